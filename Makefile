@@ -1,0 +1,44 @@
+# make demo    set up, then the main job on drawn snapshots, ending in a report
+# make test    set up, then every test
+# make check   lint, types and tests: what CI runs
+# make bench   the benchmarks of tests/benchmarks (about 15 minutes)
+# make env     build .venv alone
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: env demo test lint check bench clean
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@echo "env: building .venv with $(PYTHON) (about 5 GB; two minutes on a fast line)"
+	@$(PYTHON) -c 'import sys; sys.exit("maskbatch needs Python 3.11 or later; give make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+	@echo "env: ready"
+
+demo: env
+	@echo "demo: drawing a month of snapshots, scoring it on an embedded Ray"
+	@$(BIN)/maskbatch demo
+
+test: env
+	@echo "test: every test, on the CPU and an embedded Ray"
+	@$(BIN)/python -m pytest
+
+lint: env
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+check: lint test
+
+bench: env
+	@$(BIN)/python -m tests.benchmarks.score
+
+clean:
+	rm -rf .venv maskbatch-demo

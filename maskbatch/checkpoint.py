@@ -1,0 +1,175 @@
+"""A checkpoint: one `.safetensors` file, weights plus one JSON string of everything scoring must know.
+
+Reading the card needs no torch, so planning, reporting and the command line stay quick. No pickle
+is ever loaded.
+"""
+
+import hashlib
+import json
+import os
+import re
+import uuid
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from maskbatch.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT_VERSION = 1
+METADATA_KEY = "maskbatch"
+CLASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What a checkpoint says of itself; `classes` has K >= 2 names, in the order of the logits."""
+
+    architecture: str
+    """A name of torchvision.models."""
+    classes: tuple[str, ...]
+    compliant: tuple[str, ...]
+    """Classes that count as compliant."""
+    not_assessed: tuple[str, ...] = ()
+    """Classes that say there is nothing to assess, such as an empty gate."""
+    input_size: tuple[int, int]
+    """(H, W) in pixels."""
+    resize: str = "squash"
+    """How a picture becomes input_size; `squash`: the whole frame, its aspect ratio given up."""
+    mean: tuple[float, float, float]
+    """Of RGB in [0, 1]."""
+    std: tuple[float, float, float]
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax. Source: Guo et al. 2017."""
+    review_threshold: float = 0.0
+    """A picture whose confidence is below it is marked needs_review."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Held-out counts (K, K), true by predicted."""
+    reference: dict[str, list[int]] = field(default_factory=dict)
+    """Held-out histograms by measure, in the bins of `histograms`."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        num_classes = len(self.classes)
+        checks = {
+            f"format_version {self.format_version}, {FORMAT_VERSION} expected": self.format_version
+            == FORMAT_VERSION,
+            f"{num_classes} classes, 2 or more expected": num_classes >= 2,
+            f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected": len(
+                set(self.classes)
+            )
+            == num_classes
+            and all(CLASS_NAME.fullmatch(name) for name in self.classes),
+            "compliant and not_assessed name classes, and none is both": bool(self.compliant)
+            and {*self.compliant, *self.not_assessed} <= set(self.classes)
+            and not {*self.compliant} & {*self.not_assessed},
+            f"input_size {self.input_size}, 8 to 2048 pixels expected": all(
+                8 <= side <= 2048 for side in self.input_size
+            ),
+            f"resize {self.resize!r}, 'squash' expected": self.resize == "squash",
+            f"std {self.std}, above 0 expected": all(std > 0 for std in self.std),
+            f"temperature {self.temperature}, above 0 expected": self.temperature > 0,
+            "confusion matrix is not K by K": [len(row) for row in self.confusion]
+            == [num_classes] * num_classes,
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise ValueError(message)
+
+    @property
+    def assessed(self) -> tuple[str, ...]:
+        """The classes that enter the compliance rate."""
+        return tuple(name for name in self.classes if name not in self.not_assessed)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint file: where it lies, its sha256, its card."""
+
+    path: str
+    digest: str
+    card: Card
+
+    def card_dict(self) -> dict[str, Any]:
+        """The card as JSON-ready values."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self.card)))
+        return values
+
+    def load_state(self) -> "dict[str, torch.Tensor]":
+        """The weights as float32 tensors by name; half-precision storage is widened."""
+        from safetensors.torch import load_file
+
+        return {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in load_file(self.path).items()
+        }
+
+
+def default_path() -> str:
+    """The checkpoint inside the package."""
+    return str(resources.files("maskbatch") / "checkpoints" / "default.safetensors")
+
+
+@cache
+def open_checkpoint(path: str | None = None) -> Checkpoint:
+    """Read the card and the digest of the checkpoint at `path` (the default one when None)."""
+    path = path or default_path()
+    try:
+        data = Path(path).read_bytes()
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"checkpoint {path}: no such file; give --checkpoint FILE.safetensors") from error
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"checkpoint {path}: not a readable .safetensors file ({error})") from error
+    return Checkpoint(path, hashlib.sha256(data).hexdigest(), _parse(path, metadata.get(METADATA_KEY)))
+
+
+def _parse(path: str, text: str | None) -> Card:
+    if text is None:
+        message = f"checkpoint {path}: no '{METADATA_KEY}' metadata; export it with training/ first"
+        raise UsageError(message)
+    try:
+        values = json.loads(text)
+        known = {item.name for item in fields(Card)}
+        frozen = {k: _freeze(v) if k in FROZEN else v for k, v in values.items() if k in known}
+        return Card(**frozen)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"checkpoint {path}: its metadata cannot be used: {error}") from error
+
+
+FROZEN = ("classes", "compliant", "not_assessed", "input_size", "mean", "std", "confusion")
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
+
+
+def save_checkpoint(path: str | Path, card: Card, state: "dict[str, torch.Tensor]") -> None:
+    """Write `state` and `card` to `path`, whole or not at all.
+
+    Convolution and linear weights are stored as float16, which halves the file and is exact for
+    what is then evaluated from it; vectors (biases, batch-norm statistics) stay float32.
+    """
+    from safetensors.torch import save
+
+    stored = {
+        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
+        for name, tensor in state.items()
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        partial.write_bytes(save(stored, {METADATA_KEY: json.dumps(asdict(card), sort_keys=True)}))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

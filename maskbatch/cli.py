@@ -1,0 +1,272 @@
+"""The command line: `maskbatch plan | score | report | demo`.
+
+Exit codes: 0 done; 1 the run failed and can be resumed; 2 bad usage; 3 committed, but more images
+failed than --max-error-rate allows; 5 another live run holds OUT; 130 Ctrl-C.
+"""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from maskbatch import archive, config, terminal
+from maskbatch.errors import DONE, INTERRUPTED, MaskbatchError, UsageError
+from maskbatch.progress import say
+
+app = typer.Typer(
+    name="maskbatch",
+    help="Score an archive of camera snapshots for mask compliance, every image accounted for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Archives = Annotated[list[str], typer.Argument(metavar="ARCHIVE...", help="Folders of images, any depth.")]
+Out = Annotated[str, typer.Option(help="Run directory: made if missing, resumed if unfinished.")]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        help="What a path below ARCHIVE says, such as "
+        "'{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg'; * is any text in one name. "
+        "Without it, folders like camera=07/date=2026-10-01/ are recognised."
+    ),
+]
+Timezone = Annotated[
+    list[str] | None, typer.Option(metavar="ZONE|SITE=ZONE", help="Zone of the archive's local times [UTC].")
+]
+Since = Annotated[str | None, typer.Option(help="First local date or time planned; unknown times are kept.")]
+Until = Annotated[str | None, typer.Option(help="Local date or time before which images are planned.")]
+Camera = Annotated[list[str] | None, typer.Option(help="Only this camera; may be repeated.")]
+Limit = Annotated[int | None, typer.Option(help="At most this many images, in the plan's order.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away an unfinished run in OUT first.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of these flags; flags on the line win.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own logs too.")]
+CheckpointFile = Annotated[str | None, typer.Option(help="A .safetensors checkpoint [the packaged one].")]
+Dtype = Annotated[
+    str | None, typer.Option(help="auto, bfloat16 or float32 [auto: bfloat16 where the hardware has it].")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images the model sees at a time [32].")]
+MaxBytes = Annotated[int | None, typer.Option(help="Largest encoded image, bytes [67108864].")]
+MaxPixels = Annotated[int | None, typer.Option(help="Largest image, pixels [89478485].")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join, such as auto [local: one started here].")
+]
+Workers = Annotated[int | None, typer.Option(help="Decoding workers [one a core].")]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="Share of a GPU for one scoring actor, where there are GPUs [1.0].")
+]
+MaxErrorRate = Annotated[float | None, typer.Option(help="Share of failed images above which to exit 3 [0.05].")]
+StallTimeout = Annotated[
+    float | None, typer.Option(help="Stop, resumable, after so many seconds without progress [600].")
+]
+
+
+def _values(config_file: Path | None, **flags: Any) -> dict[str, Any]:
+    """Flags over the --config file; what neither sets is left to the defaults."""
+    toml = config.read_toml(config_file) if config_file else {}
+    return {**toml, **{name: value for name, value in flags.items() if value is not None}}
+
+
+def _plan_config(archives: list[str], values: dict[str, Any]) -> config.PlanConfig:
+    roots = [str(archive.local_root(name)) for name in archives]
+    return config.make(config.PlanConfig, {**values, "archives": roots})
+
+
+@app.command()
+def plan(
+    archives: Archives,
+    out: Annotated[str | None, typer.Option(help="Run directory to write the plan to.")] = None,
+    layout: Layout = None,
+    timezone: Timezone = None,
+    since: Since = None,
+    until: Until = None,
+    camera: Camera = None,
+    limit: Limit = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List, print what was found, write nothing.")] = False,
+    fresh: Fresh = False,
+    config_file: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """List the archive and number its images, opening none; `score` goes on from there."""
+    from maskbatch import runner
+
+    values = _values(
+        config_file, layout=layout, timezone=timezone, since=since, until=until, camera=camera, limit=limit
+    )
+    planned = _plan_config(archives, values)
+    if dry_run:
+        listing = runner.dry_run(planned).as_dict()
+    elif out is None:
+        raise UsageError("--out OUT is missing; name a run directory, or give --dry-run to write nothing")
+    else:
+        listing = runner.make_plan(out, planned, fresh=fresh)["listing"]
+    if as_json:
+        print(json.dumps({"out": out, "listing": listing}))
+    else:
+        terminal.print_listing(listing, terminal.stdout_console())
+        if not dry_run:
+            say(f"Next: maskbatch score {' '.join(archives)} --out {out}, with the same flags.")
+
+
+@app.command()
+def score(
+    archives: Archives,
+    out: Out,
+    checkpoint: CheckpointFile = None,
+    layout: Layout = None,
+    timezone: Timezone = None,
+    since: Since = None,
+    until: Until = None,
+    camera: Camera = None,
+    limit: Limit = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    max_bytes: MaxBytes = None,
+    max_pixels: MaxPixels = None,
+    address: Address = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    max_error_rate: MaxErrorRate = None,
+    stall_timeout: StallTimeout = None,
+    fresh: Fresh = False,
+    config_file: ConfigFile = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Score the archive into a committed run and its report; the same command resumes a stopped one."""
+    from maskbatch import runner
+
+    values = _values(
+        config_file,
+        checkpoint=checkpoint,
+        layout=layout,
+        timezone=timezone,
+        since=since,
+        until=until,
+        camera=camera,
+        limit=limit,
+        dtype=dtype,
+        batch_size=batch_size,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        address=address,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        max_error_rate=max_error_rate,
+        stall_timeout_s=stall_timeout,
+    )
+    result = runner.score(
+        out,
+        _plan_config(archives, values),
+        config.make(config.ScoreConfig, values),
+        config.make(config.JobConfig, values),
+        checkpoint=values.get("checkpoint"),
+        fresh=fresh,
+        verbose=verbose,
+    )
+    if as_json:
+        print(json.dumps(_summary(result)))
+    else:
+        terminal.print_report(result.report, terminal.stdout_console())
+    _closing_lines(result)
+    return int(result.success["exit_code"])
+
+
+def _summary(result: Any) -> dict[str, Any]:
+    success = result.success
+    kept = ("planned", "statuses", "devices", "timings_s", "exit_code")
+    return {
+        "out": str(result.run.path),
+        "rescored": result.rescored,
+        **{name: success[name] for name in kept},
+        "overall": result.report.overall,
+    }
+
+
+def _closing_lines(result: Any) -> None:
+    success, path = result.success, result.run.path
+    if not result.rescored:
+        say(f"{path} was finished before; nothing was scored again.")
+    if success["exit_code"]:
+        failed = 1 - success["statuses"].get("ok", 0) / success["planned"]
+        say(
+            f"{failed:.1%} of the images failed, more than --max-error-rate {success['max_error_rate']:g} "
+            f"allows: look at status and error in {path}/scores."
+        )
+    say(f"Rows: {path}/scores   Report: {path}/report   Again: maskbatch report {path}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished run directories.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the report of one finished run again, or one report over several."""
+    from maskbatch.report import make_report
+    from maskbatch.rundir import RunDir
+
+    opened = [RunDir.at(name) for name in runs]
+    if len(opened) > 1 and out is None:
+        raise UsageError("several runs make a report of their own: name its folder with --out")
+    made = make_report(opened, out or opened[0].report)
+    if as_json:
+        print(json.dumps({"out": str(out or opened[0].report), "overall": made.overall}))
+    else:
+        terminal.print_report(made, terminal.stdout_console())
+    say(f"Report: {out or opened[0].report}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the drawn archive and its run.")] = Path("maskbatch-demo"),
+    images: Annotated[int, typer.Option(min=240, help="Snapshots drawn, of four cameras over a month.")] = 720,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> int:
+    """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
+    from maskbatch import demo as demo_module
+
+    result, compared = demo_module.run(out, images, verbose=verbose)
+    if as_json:
+        print(json.dumps({**_summary(result), "truth": compared.as_dict()}))
+    else:
+        terminal.print_report(result.report, terminal.stdout_console())
+        compared.print(terminal.stdout_console())
+    _closing_lines(result)
+    return int(result.success["exit_code"])
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: every error a user can cause is one sentence and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except MaskbatchError as error:
+        say(f"maskbatch: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("maskbatch: interrupted; what is scored stays, and the same command goes on from there")
+        sys.exit(INTERRUPTED)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except typer.Abort:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors
+            say(f"maskbatch: {error.format_message()}; see maskbatch --help")
+            sys.exit(2)
+        raise
+    sys.exit(code if isinstance(code, int) else DONE)

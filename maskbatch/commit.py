@@ -1,0 +1,128 @@
+"""Prove that every planned image is there exactly once, write scores/, then `_SUCCESS`.
+
+At-least-once work and this one exact commit make every image exactly once. File names come from
+fixed ranges of shards, so a commit that was cut off and repeated writes the same names.
+"""
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from maskbatch import schema
+from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
+from maskbatch.plan import read_plan
+from maskbatch.progress import Step
+from maskbatch.rows import Work
+from maskbatch.rundir import FORMAT_VERSION, RunDir, whole, write_json
+from maskbatch.staging import shard_path
+
+RANGE_ROWS = 262_144
+"""Rows committed at a time, about 150 MB."""
+UNKNOWN_DATE = "unknown"
+
+
+def commit(
+    run: RunDir, work: Work, devices: dict[str, int], timings: dict[str, float], max_error_rate: float, step: Step
+) -> dict[str, Any]:
+    """Commit a run whose every shard is staged; returns what `_SUCCESS` says.
+
+    Raises RunFailedError when an image is missing, repeated or not the planned one: nothing is
+    committed then, and nothing lost.
+    """
+    shutil.rmtree(run.scores, ignore_errors=True)  # of a commit that was cut off
+    statuses: Counter[str] = Counter()
+    files = [_describe(run, run.run_json, None)]
+    files += [_describe(run, path, pq.read_metadata(path).num_rows) for path in sorted(run.plan.iterdir())]
+    for ids, table in _ranges(run, work):
+        _prove(run, ids, table)
+        statuses.update(table.filter(pc.equal(table["region"], 0))["status"].to_pylist())
+        files += _write_range(run, ids.start, table)
+        step.advance(len(ids))
+    if sum(statuses.values()) != work.num_images:
+        _fail(run, f"{sum(statuses.values()):,} rows for {work.num_images:,} planned images")
+    failed = work.num_images - statuses["ok"]
+    success = {
+        "format_version": FORMAT_VERSION,
+        "planned": work.num_images,
+        "statuses": {name: statuses[name] for name in schema.STATUSES if statuses[name]},
+        "max_error_rate": max_error_rate,
+        "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * work.num_images else DONE,
+        "devices": devices,
+        "timings_s": timings,
+        "files": files,
+    }
+    write_json(run.success, success, exclusive=True)
+    return success
+
+
+def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
+    """The staged rows in fixed ranges of shards, each sorted by (id, region), with the ids it must hold."""
+    shards_each = max(1, RANGE_ROWS // work.shard_size)
+    target = None
+    with ThreadPoolExecutor(4) as pool:
+        for first in range(0, work.num_shards, shards_each):
+            shards = range(first, min(first + shards_each, work.num_shards))
+            try:
+                tables = list(pool.map(pq.read_table, (shard_path(run.staging, shard) for shard in shards)))
+            except (OSError, pa.ArrowInvalid) as error:
+                message = f"{run.staging}: a staged shard does not read ({error}); run the same command again"
+                raise RunFailedError(message) from error
+            target = target or tables[0].schema.remove_metadata()
+            table = pa.concat_tables([part.cast(target) for part in tables])
+            yield (
+                range(work.ids(shards.start).start, work.ids(shards.stop - 1).stop),
+                table.sort_by([("id", "ascending"), ("region", "ascending")]),
+            )
+
+
+def _prove(run: RunDir, ids: range, table: pa.Table) -> None:
+    """Exactly one whole-image row for each id, of the uri that was planned under it, with a known status."""
+    whole_images = table.filter(pc.equal(table["region"], 0))
+    found = whole_images["id"].to_numpy()
+    expected = np.arange(ids.start, ids.stop)
+    if not np.array_equal(found, expected):
+        missing = np.setdiff1d(expected, found)
+        extra = np.setdiff1d(found, expected)
+        _fail(run, f"ids {ids.start}..{ids.stop - 1}: {len(missing)} missing, {len(found)} rows, {len(extra)} foreign")
+    if not whole_images["uri"].equals(_flat(read_plan(run.plan, ids.start, ids.stop)["uri"], whole_images)):
+        _fail(run, f"ids {ids.start}..{ids.stop - 1}: a row's uri is not the planned one")
+    unknown = set(whole_images["status"].unique().to_pylist()) - set(schema.STATUSES)
+    if unknown:
+        _fail(run, f"unknown status {sorted(unknown)[0]!r}")
+
+
+def _flat(column: pa.ChunkedArray, like: pa.Table) -> pa.ChunkedArray:
+    return column.cast(like["uri"].type)
+
+
+def _fail(run: RunDir, what: str) -> None:
+    raise RunFailedError(f"{run.path} cannot be committed: {what}; --fresh starts the run again")
+
+
+def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any]]:
+    """One file for each local day of the range: `scores/date=D/part-<first id of the range>.parquet`."""
+    days = pc.fill_null(pc.strftime(table["captured_local"].cast(pa.timestamp("s"), safe=False), "%Y-%m-%d"), UNKNOWN_DATE)
+    files = []
+    for day in sorted(days.unique().to_pylist()):
+        path = run.scores / f"date={day}" / f"part-{first:012d}.parquet"
+        rows = table.filter(pc.equal(days, day))
+        with whole(path) as partial:
+            pq.write_table(rows, partial, compression="zstd")
+        files.append(_describe(run, path, rows.num_rows))
+    return files
+
+
+def _describe(run: RunDir, path: Path, rows: int | None) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = path.relative_to(run.path).as_posix()
+    return {"name": name, "rows": rows, "num_bytes": path.stat().st_size, "sha256": digest}

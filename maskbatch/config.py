@@ -1,0 +1,149 @@
+"""Every setting, its default and its bounds; flags over a --config TOML file over these defaults."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from maskbatch.clock import EARLIEST, Clock, parse_bound
+from maskbatch.errors import UsageError
+from maskbatch.layout import Template
+
+PILLOW_LIMIT_PIXELS = 89_478_485
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanConfig:
+    """Which images are planned, and what their paths say."""
+
+    archives: tuple[str, ...]
+    """Local folders, absolute."""
+    layout: str | None = None
+    """Template of a path below the archive; None recognises hive-style folders."""
+    timezone: tuple[str, ...] = ()
+    """`ZONE` or `SITE=ZONE` of the times in paths and EXIF; UTC without any."""
+    since: str | None = None
+    """First local time planned, ISO 8601; images of unknown time are kept."""
+    until: str | None = None
+    """Local time before which images are planned."""
+    camera: tuple[str, ...] = ()
+    """Only these cameras; all without any."""
+    limit: int | None = None
+    """At most this many images, the first in the plan's order."""
+
+    def __post_init__(self) -> None:
+        _check("limit", self.limit, 1)
+        if self.layout is not None:
+            Template(self.layout)
+        Clock.parse(self.timezone, EARLIEST)
+        parse_bound("--since", self.since)
+        parse_bound("--until", self.until)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreConfig:
+    """What decides a row's content; together with the checkpoint it is fixed once scoring starts."""
+
+    dtype: str = "auto"
+    """`auto` (bfloat16 where the hardware has it), `bfloat16` or `float32`."""
+    batch_size: int = 32
+    """Images the model sees at a time; the one batch shape of the run."""
+    max_bytes: int = 64 * 2**20
+    """Largest encoded image read, bytes; larger ones become `too_large`."""
+    max_pixels: int = PILLOW_LIMIT_PIXELS
+    """Largest image decoded, pixels; larger ones become `too_large`."""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "bfloat16", "float32"):
+            raise UsageError(f"dtype {self.dtype}: auto, bfloat16 or float32 expected")
+        _check("batch_size", self.batch_size, 1, 4096)
+        _check("max_bytes", self.max_bytes, 1)
+        _check("max_pixels", self.max_pixels, 1, 2 * PILLOW_LIMIT_PIXELS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobConfig:
+    """How a run is carried out; nothing here changes a row."""
+
+    address: str = "local"
+    """Ray cluster: `local` starts one in this process, `auto` or `ray://HOST:PORT` joins one."""
+    workers: int | None = None
+    """Workers that decode (and score, without GPUs); one a core without it."""
+    gpus_per_worker: float = 1.0
+    """Share of a GPU that one scoring actor takes; several fit one GPU below 1."""
+    max_error_rate: float = 0.05
+    """Share of failed images above which the exit code is 3."""
+    stall_timeout_s: float = 600.0
+    """The run stops, resumable, when nothing was scored for so long."""
+
+    def __post_init__(self) -> None:
+        _check("workers", self.workers, 1)
+        _check("gpus_per_worker", self.gpus_per_worker, 0.01, 64)
+        _check("max_error_rate", self.max_error_rate, 0, 1)
+        _check("stall_timeout_s", self.stall_timeout_s, 1)
+
+
+def _check(name: str, value: float | None, least: float, most: float = float("inf")) -> None:
+    if value is not None and not least <= value <= most:
+        bounds = f"{least:g} or more" if most == float("inf") else f"{least:g} to {most:g}"
+        raise UsageError(f"{name} {value}: {bounds} expected")
+
+
+Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig)
+
+
+def make(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """The config of `kind` from those of `values` that are its own and set."""
+    own = {item.name for item in fields(kind)}
+    chosen = {name: value for name, value in values.items() if name in own and value is not None}
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()})
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings of a --config file: the flags' names, with `-` or `_`. Raises UsageError."""
+    try:
+        values = {name.replace("-", "_"): value for name, value in tomllib.loads(path.read_text()).items()}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--config {path}: cannot be read as TOML: {error}") from error
+    types = {item.name: item.type for kind in (PlanConfig, ScoreConfig, JobConfig) for item in fields(kind)}
+    types = {name: kind for name, kind in types.items() if name != "archives"} | {"checkpoint": "str | None"}
+    for name, value in values.items():
+        if name not in types:
+            raise UsageError(f"--config {path}: {name!r} is no setting; one of {', '.join(types)} expected")
+        values[name] = _coerce(path, name, value, str(types[name]))
+    return values
+
+
+def _coerce(path: Path, name: str, value: Any, kind: str) -> Any:
+    if kind.startswith("tuple") and isinstance(value, str):
+        value = [value]
+    if "float" in kind and type(value) is int:
+        value = float(value)
+    expected = list if kind.startswith("tuple") else float if "float" in kind else int if "int" in kind else str
+    if type(value) is not expected or expected is list and not all(type(item) is str for item in value):
+        raise UsageError(f"--config {path}: {name} = {value!r}, a {expected.__name__} expected")
+    return value
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The names of settings that differ, in words: `limit 10 instead of 20`."""
+    return [
+        f"{name} {_show(ours.get(name))} instead of {_show(theirs.get(name))}"
+        for name in {**theirs, **ours}
+        if _plain(ours.get(name)) != _plain(theirs.get(name))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _show(value: Any) -> str:
+    plain = _plain(value)
+    return ", ".join(map(str, plain)) or "none" if isinstance(plain, list) else str(plain)
+
+
+def as_dict(config: PlanConfig | ScoreConfig | JobConfig) -> dict[str, Any]:
+    """The config as JSON-ready values."""
+    return {name: _plain(value) for name, value in asdict(config).items()}

@@ -1,0 +1,259 @@
+"""Encoded bytes to fixed-size RGB: the hop that decides how fast an archive is scored.
+
+A JPEG is decoded at the smallest DCT scale that leaves at least 1.5 times the model's input on
+each side, then resized. Against decoding it whole, that is 3 times faster at 1920x1080 and moves
+a pixel by 0.3 to 0.5 grey levels on average. Everything else goes through Pillow.
+
+Bytes from an archive are hostile: what is wrong with them becomes a status and a sentence.
+"""
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import (  # noqa: F401  each plugin registers its format; Image.open alone would try all 40
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from maskbatch import quality
+from maskbatch.read import Encoded
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+SIGNATURES = {
+    b"\xff\xd8": "JPEG",
+    b"\x89PNG": "PNG",
+    b"RIFF": "WEBP",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+JPEG_HEADROOM = 1.5
+# Some webcams write a few stray bytes before the end marker of a sound picture; data that went
+# out of step leaves tens of them.
+STRAY_BYTES = re.compile(r"Corrupt JPEG data: [1-4] extraneous bytes before marker 0xd9")
+TURN = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT,),
+    3: (Image.Transpose.ROTATE_180,),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM,),
+    5: (Image.Transpose.TRANSPOSE,),
+    6: (Image.Transpose.ROTATE_270,),
+    7: (Image.Transpose.TRANSVERSE,),
+    8: (Image.Transpose.ROTATE_90,),
+}
+
+
+class BadImageError(Exception):
+    """One image cannot be used: `status` is its row's status, the message its row's error."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(status, message)
+        self.status, self.message = status, message
+
+
+@dataclass(slots=True)
+class Picture:
+    """One decoded image."""
+
+    image: Image.Image
+    """RGB, resized to the model's input, upright."""
+    width: int
+    """Pixels of the source, upright."""
+    height: int
+    exif_time: str | None
+    """EXIF time, ISO 8601, with an offset only where the camera wrote one."""
+
+
+@dataclass(slots=True)
+class Decoded:
+    """One shard's images, in plan order; a column has one entry an image."""
+
+    images_NHWC: NDArray[np.uint8]
+    """RGB; zeros where the image is not ok."""
+    columns: dict[str, list[object]] = field(default_factory=dict)
+    """status, error, width, height, num_bytes, sha256, brightness, contrast, sharpness, dhash, exif_time."""
+
+
+COLUMNS = (
+    "status", "error", "width", "height", "num_bytes", "sha256",
+    "brightness", "contrast", "sharpness", "dhash", "exif_time",
+)  # fmt: skip
+
+
+def decode_batch(
+    encoded: Iterable[Encoded], num_images: int, input_size: Sequence[int], max_pixels: int
+) -> Decoded:
+    """Decode and resize `num_images` encoded images to `input_size` (H, W), one after another.
+
+    Errors: bad bytes give a status, a sentence and a zero image; never raises for an image.
+    """
+    height, width = input_size
+    out = Decoded(np.zeros((num_images, height, width, 3), np.uint8), {name: [] for name in COLUMNS})
+    for i, item in enumerate(encoded):
+        row: dict[str, object] = dict.fromkeys(COLUMNS)
+        row["status"], row["error"], row["num_bytes"] = item.status, item.error, item.num_bytes
+        if item.data is not None:
+            row["sha256"] = hashlib.sha256(item.data).hexdigest()
+            try:
+                picture = decode_image(item.data, input_size, max_pixels)
+            except BadImageError as error:
+                row["status"], row["error"] = error.status, error.message
+            else:
+                out.images_NHWC[i] = np.asarray(picture.image)
+                row.update(_describe(picture))
+        for name in COLUMNS:
+            out.columns[name].append(row[name])
+    return out
+
+
+def _describe(picture: Picture) -> dict[str, object]:
+    luma = picture.image.convert("L")
+    brightness, contrast, sharpness = quality.measure(np.asarray(luma))
+    return {
+        "width": picture.width,
+        "height": picture.height,
+        "brightness": brightness,
+        "contrast": contrast,
+        "sharpness": sharpness,
+        "dhash": quality.dhash(luma),
+        "exif_time": picture.exif_time,
+    }
+
+
+def decode_image(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
+    """Decode one image to upright RGB of `input_size` (H, W); the whole frame is squashed to it.
+
+    EXIF orientation is applied, alpha is laid over white, 16-bit grey is scaled to 8, an animation
+    gives its first frame. Raises BadImageError and nothing else.
+    Source: EXIF orientation and times, CIPA DC-008, tags 0x0112, 0x9003, 0x9011, 0x0132.
+    """
+    if not data:
+        raise BadImageError("truncated", "the file is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of sizes that we bound below
+            return _decode(data, input_size, max_pixels)
+    except BadImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImageError("too_large", f"more than the {max_pixels:,} pixels allowed") from None
+    except Image.UnidentifiedImageError:
+        kind = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
+        if kind is None:
+            raise BadImageError("unsupported", _unsupported(data)) from None
+        raise BadImageError(_spoilt(data, kind), f"{kind} header cannot be read") from None
+    except Exception as error:  # decoders raise anything on hostile bytes; each is this image's fault
+        kind = next((name for start, name in SIGNATURES.items() if data.startswith(start)), "image")
+        message = _stable(error)
+        status = "truncated" if "truncated" in message.lower() else _spoilt(data, kind)
+        raise BadImageError(status, f"{kind} data is {status}: {message}") from None
+
+
+def _decode(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as source:
+        width, height = source.size
+        if width * height > max_pixels:
+            message = f"{width} x {height} pixels, {max_pixels:,} allowed"
+            raise BadImageError("too_large", message)
+        # A TIFF's own tags are its EXIF; elsewhere only a block that the header showed is parsed.
+        exif = source.getexif() if source.format == "TIFF" or "exif" in source.info else None
+        orientation = exif.get(ExifTags.Base.Orientation, 1) if exif else 1
+        swapped = orientation in (5, 6, 7, 8)
+        target = (input_size[0], input_size[1]) if swapped else (input_size[1], input_size[0])
+        if source.format in ("JPEG", "MPO") and source.mode in ("L", "RGB"):
+            image = _decode_jpeg(data, target)
+        else:
+            source.draft(None, (round(target[0] * JPEG_HEADROOM), round(target[1] * JPEG_HEADROOM)))
+            image = _to_rgb(source)
+        image = image.resize(target, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        for turn in TURN.get(orientation, ()):
+            image = image.transpose(turn)
+        if swapped:
+            width, height = height, width
+        return Picture(image, width, height, _exif_time(exif))
+
+
+def _decode_jpeg(data: bytes, target: tuple[int, int]) -> Image.Image:
+    """`data` as RGB at a reduced DCT scale, at least JPEG_HEADROOM times `target` (W, H) where it has that many."""
+    least = {"min_width": target[0] * JPEG_HEADROOM, "min_height": target[1] * JPEG_HEADROOM}
+    try:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **least)
+    except ValueError as error:
+        message = str(error)
+        if message.startswith("Premature end"):
+            raise BadImageError("truncated", "JPEG data ends early") from None
+        if not STRAY_BYTES.match(message):
+            raise BadImageError("corrupt", f"JPEG data is corrupt: {_stable(error)}") from None
+        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False, **least)
+    return Image.fromarray(pixels)
+
+
+def _to_rgb(source: Image.Image) -> Image.Image:
+    """Any mode that a photograph comes in, as RGB; alpha over white, 16-bit grey by its high byte."""
+    if source.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(source) >> 8).astype(np.uint8)).convert("RGB")
+    if source.mode in ("I", "F"):
+        raise BadImageError("unsupported", f"{source.format} of 32-bit grey values, 8 or 16 expected")
+    if source.has_transparency_data:
+        layer = source.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return source.convert("RGB")
+
+
+def _exif_time(exif: Image.Exif | None) -> str | None:
+    """When the picture was taken, ISO 8601, local unless the camera wrote its offset; None where unusable."""
+    if not exif:
+        return None
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    original = details.get(ExifTags.Base.DateTimeOriginal)
+    taken = original or exif.get(ExifTags.Base.DateTime)
+    try:
+        time = datetime.strptime(str(taken).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+        offset = details.get(ExifTags.Base.OffsetTimeOriginal) if original else None
+        return datetime.fromisoformat(f"{time.isoformat()}{(offset or '').strip()}").isoformat()
+    except ValueError:
+        return None
+
+
+def _unsupported(data: bytes) -> str:
+    if data.lstrip()[:1] == b"<":
+        return "the file holds HTML or XML, not an image"
+    try:
+        data[:512].decode("ascii")
+    except UnicodeDecodeError:
+        return f"not an image of a known format ({', '.join(sorted(set(SIGNATURES.values())))})"
+    return "the file holds text, not an image"
+
+
+def _spoilt(data: bytes, kind: str) -> str:
+    """`truncated` where the end that every file of this kind has is missing, otherwise `corrupt`."""
+    whole = {
+        "JPEG": b"\xff\xd9" in data[-64:],
+        "PNG": b"IEND" in data[-16:],
+        "GIF": data.rstrip(b"\0").endswith(b";"),
+        "WEBP": len(data) >= 12 and int.from_bytes(data[4:8], "little") + 8 <= len(data),
+        "BMP": len(data) >= 14 and int.from_bytes(data[2:6], "little") <= len(data),
+    }
+    return "corrupt" if whole.get(kind, True) else "truncated"
+
+
+def _stable(error: Exception) -> str:
+    """The decoder's own message without what differs from run to run, at most 200 characters."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r"<[^>]*0x[0-9a-f]+>", "the image", text)[:200]

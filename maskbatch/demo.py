@@ -1,0 +1,217 @@
+"""`maskbatch demo`: a month of four drawn cameras with a known truth, scored by the ordinary job.
+
+The archive is what a real one is: day and night light, people and empty gates, a few spoilt files,
+a file that is no image, one camera frozen for a day.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from math import cos, pi
+from multiprocessing import get_context
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from maskbatch import runner
+from maskbatch.archive import local_path
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.errors import UsageError
+from maskbatch.progress import say, step
+from maskbatch.rundir import RunDir
+
+LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
+TIMEZONE = "Europe/Paris"
+FIRST_DAY = datetime(2026, 10, 1)
+NUM_DAYS = 30
+SEED = 20261001
+SPOILT = ("truncated", "corrupt", "unsupported")
+"""What every 80th file becomes, in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """One drawn camera; `mix` is the share of each of LABELS among its snapshots."""
+
+    path: str
+    seed: int
+    mix: tuple[float, float, float, float]
+
+
+CAMERAS = (
+    Camera("north/gate-1", 1, (0.74, 0.06, 0.05, 0.15)),
+    Camera("north/gate-2", 2, (0.62, 0.14, 0.09, 0.15)),
+    Camera("south/dock", 3, (0.48, 0.22, 0.15, 0.15)),
+    Camera("south/lobby", 4, (0.70, 0.05, 0.05, 0.20)),
+)
+FROZEN = ("north/gate-2", 11)
+"""The camera, and the day of the month from 0, that repeats one frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One file to draw, and its truth."""
+
+    path: str
+    """Below the archive."""
+    label: str
+    spoilt: str | None
+    """Status that the file must get, or None for a sound one."""
+    seed: tuple[int, ...]
+    camera_seed: int
+    time: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What was found beside what was drawn."""
+
+    drawn: dict[str, int]
+    """Sound images by drawn label."""
+    found: dict[str, int]
+    """Those images by the label they got."""
+    right: dict[str, int]
+    """Those whose label is the drawn one."""
+    spoilt: int
+    """Files drawn spoilt."""
+    spoilt_right: int
+    """Of them, those with the status they were drawn for."""
+    true_compliance: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def print(self, console: Console) -> None:
+        """The truth beside the report."""
+        table = Table(title="Drawn and found", title_justify="left", header_style="bold")
+        for name in ("label", "drawn", "found", "right"):
+            table.add_column(name, justify="left" if name == "label" else "right")
+        for name in LABELS:
+            share = self.right[name] / self.drawn[name] if self.drawn[name] else 1
+            table.add_row(name, f"{self.drawn[name]:,}", f"{self.found[name]:,}", f"{share:.1%}")
+        console.print(table)
+        console.print(f"Spoilt files: {self.spoilt} drawn, {self.spoilt_right} found with the right reason.")
+        console.print(f"Compliance drawn: {self.true_compliance:.1%}; the report's interval should hold it.")
+        console.print(f"{FROZEN[0]} is frozen on {FIRST_DAY + timedelta(days=FROZEN[1]):%Y-%m-%d}.")
+
+
+def run(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runner.Result, Comparison]:
+    """Draw the archive at `out`/archive unless it is there, score it to `out`/run, compare."""
+    archive, truth_path = out.absolute() / "archive", out.absolute() / "truth.parquet"
+    snapshots = list(plan_month(num_images))
+    if truth_path.exists():
+        truth = pq.read_table(truth_path)
+        if truth["path"].to_pylist() != [snapshot.path for snapshot in snapshots]:
+            raise UsageError(f"{out} holds a demo of {truth.num_rows} images; name another --out")
+    elif archive.exists() and any(archive.iterdir()) and not (out / ".drawing").exists():
+        raise UsageError(f"{archive} is not empty and holds no demo; name another --out")
+    else:
+        draw_archive(archive, snapshots)
+        pq.write_table(pa.Table.from_pylist([_truth(snapshot) for snapshot in snapshots]), truth_path)
+        (out / ".drawing").unlink()
+    result = runner.score(
+        str(out / "run"),
+        PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=(TIMEZONE,)),
+        ScoreConfig(),
+        JobConfig(),
+        verbose=verbose,
+    )
+    say(f"Archive: {archive}   Truth: {truth_path}")
+    return result, compare(result.run, archive, snapshots)
+
+
+def plan_month(num_images: int) -> Iterator[Snapshot]:
+    """The snapshots of the month, about `num_images`, evenly over cameras and days; always the same."""
+    number = 0
+    each_day = max(2, round(num_images / len(CAMERAS) / NUM_DAYS))
+    for camera in CAMERAS:
+        rng = np.random.default_rng((SEED, camera.seed))
+        for day in range(NUM_DAYS):
+            frozen = (camera.path, day) == FROZEN
+            hours = np.sort(rng.uniform(6, 22, each_day))
+            frozen_label = str(rng.choice(LABELS[:3]))
+            for k, hour in enumerate(hours):
+                time = FIRST_DAY + timedelta(days=day, seconds=round(hour * 3600))
+                label = frozen_label if frozen else str(rng.choice(LABELS, p=camera.mix))
+                number += 1
+                spoilt = SPOILT[number // 80 % len(SPOILT)] if number % 80 == 40 and not frozen else None
+                yield Snapshot(
+                    path=f"{camera.path}/{time:%Y/%m/%d/%H%M%S}.jpg",
+                    label=label,
+                    spoilt=spoilt,
+                    seed=(SEED, camera.seed, day, 0 if frozen else k),
+                    camera_seed=camera.seed,
+                    time=time.replace(hour=12) if frozen else time,
+                )
+
+
+def draw_archive(archive: Path, snapshots: list[Snapshot]) -> None:
+    """Draw `snapshots` below `archive`, on every core."""
+    archive.mkdir(parents=True, exist_ok=True)
+    (archive.parent / ".drawing").touch()
+    (archive / "README.txt").write_text("Drawn by maskbatch demo; nobody is shown.\n")
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool, step("draw", len(snapshots)) as shown:
+        for _ in pool.map(_draw, [archive] * len(snapshots), snapshots, chunksize=16):
+            shown.advance()
+
+
+def _draw(archive: Path, snapshot: Snapshot) -> None:
+    rng = np.random.default_rng(snapshot.seed)
+    gate = Gate.draw_lots(np.random.default_rng((SEED, snapshot.camera_seed, 7)))
+    hour = snapshot.time.hour + snapshot.time.minute / 60
+    light = float(np.clip(0.62 - 0.55 * cos(2 * pi * (hour - 1.5) / 24), 0.1, 1))
+    picture = draw_snapshot(snapshot.label, gate, rng, light=light, clock=f"{snapshot.time:%Y-%m-%d %H:%M:%S}")
+    path = archive / snapshot.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=88)
+    if snapshot.spoilt:
+        path.write_bytes(_spoil(path.read_bytes(), snapshot.spoilt))
+
+
+def _spoil(data: bytes, how: str) -> bytes:
+    """A file as a full disk, a bad cable or a failed download leaves it."""
+    if how == "truncated":
+        return data[: len(data) // 2]
+    if how == "corrupt":
+        middle = len(data) // 2
+        return data[:middle] + b"\0" * 2000 + data[middle + 2000 :]
+    return b"<html><body>502 Bad Gateway</body></html>"
+
+
+def _truth(snapshot: Snapshot) -> dict[str, Any]:
+    return {"path": snapshot.path, "label": snapshot.label, "status": snapshot.spoilt or "ok"}
+
+
+def compare(committed: RunDir, archive: Path, snapshots: list[Snapshot]) -> Comparison:
+    """Join the committed rows to the truth by path."""
+    rows = ds.dataset(committed.scores, partitioning="hive").to_table(columns=["uri", "status", "label"])
+    scored = {local_path(row["uri"]).decode(): row for row in rows.to_pylist()}
+    drawn, found, right = (Counter[str]({name: 0 for name in LABELS}) for _ in range(3))
+    spoilt = spoilt_right = 0
+    for snapshot in snapshots:
+        row = scored[str(archive / snapshot.path)]
+        if snapshot.spoilt:
+            spoilt += 1
+            spoilt_right += row["status"] == snapshot.spoilt
+        else:
+            drawn[snapshot.label] += 1
+            found[row["label"]] += 1
+            right[snapshot.label] += row["label"] == snapshot.label
+    return Comparison(
+        drawn=drawn,
+        found=found,
+        right=right,
+        spoilt=spoilt,
+        spoilt_right=spoilt_right,
+        true_compliance=drawn["with_mask"] / (drawn.total() - drawn["no_face"]),
+    )

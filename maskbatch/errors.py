@@ -1,0 +1,37 @@
+"""What can go wrong with a run; a bad image is never one of these, it is a row with a status.
+
+    MaskbatchError          exit code 1
+    ├── UsageError          2   the command, the archive, the checkpoint or the settings cannot be used as given
+    ├── RunLockedError      5   another live run holds OUT
+    └── RunFailedError      1   the run stopped; it is resumable
+
+Messages are one sentence: what, where, got, expected, what to do. All survive pickling, because
+workers raise them too.
+"""
+
+DONE = 0
+FAILED = 1
+TOO_MANY_FAILED_IMAGES = 3
+INTERRUPTED = 130
+
+
+class MaskbatchError(Exception):
+    """Base of everything maskbatch raises on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = FAILED
+
+
+class UsageError(MaskbatchError):
+    """The request itself is wrong: nothing was started and nothing was lost."""
+
+    exit_code = 2
+
+
+class RunLockedError(MaskbatchError):
+    """Another driver is working on this run directory."""
+
+    exit_code = 5
+
+
+class RunFailedError(MaskbatchError):
+    """The run could not go on; what is staged stays, and the same command resumes it."""

@@ -1,0 +1,125 @@
+"""What a path says: site, camera and time, by a template or by hive-style `key=value` folders."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote
+
+from maskbatch.errors import UsageError
+
+DIRECTIVES = {
+    "Y": r"\d{4}", "y": r"\d{2}", "m": r"\d{2}", "d": r"\d{2}", "j": r"\d{3}",
+    "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}", "f": r"\d{1,6}", "s": r"\d{9,11}",
+}  # fmt: skip
+"""strptime directives that a template may use; `%s` is seconds since 1970, in UTC."""
+
+TOKEN = re.compile(r"\{(?P<field>\w+)(?::(?P<format>[^}]*))?\}|(?P<stars>\*\*?)|(?P<text>[^{*]+|[{])")
+HIVE = re.compile(r"(?<![^/])(site|camera|date|year|month|day|hour|minute)=([^/]+)/")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What one path says; None where it does not say."""
+
+    site: str | None = None
+    camera: str | None = None
+    time: datetime | None = None
+    """Local and naive, or UTC from `%s`."""
+    has_hour: bool = False
+
+
+class Template:
+    """A compiled `--layout`, such as `{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg`.
+
+    `*` stands for any text within one folder or file name, `**` for any text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._seen: set[str] = set()
+        self._parts = [self._compile(token) for token in TOKEN.finditer(text)]
+        self._whole = re.compile("".join(self._parts))
+        if not self._seen:
+            self._refuse("names no field; use {site}, {camera} or {captured_at:%Y%m%d%H%M%S}")
+        times = {name[2:] for name in self._seen if name.startswith("t_")}
+        if times and not ({"s"} <= times or times & {"Y", "y"} and ({"m", "d"} <= times or "j" in times)):
+            self._refuse("its {captured_at:...} lacks a year, month or day")
+
+    def _refuse(self, why: str) -> None:
+        raise UsageError(f"--layout {self.text}: {why}")
+
+    def _compile(self, token: re.Match[str]) -> str:
+        if token["stars"]:
+            return ".*" if token["stars"] == "**" else "[^/]*"
+        name, form = token["field"], token["format"]
+        if name in ("site", "camera") and form is None:
+            return self._group(name, "[^/]+?")
+        if name == "captured_at" and form:
+            return re.sub(r"%(.)|([^%]+)|%", self._directive, form)
+        if name is not None or token["text"] == "{":
+            self._refuse(
+                f"{token[0]} is not known; {{site}}, {{camera}} or {{captured_at:%Y%m%d}} expected"
+            )
+        return re.escape(token["text"])
+
+    def _directive(self, part: re.Match[str]) -> str:
+        if part[2]:
+            return re.escape(part[2])
+        if part[1] not in DIRECTIVES:
+            self._refuse(f"{part[0]} is not known; one of %{' %'.join(DIRECTIVES)} expected")
+        return self._group(f"t_{part[1]}", DIRECTIVES[part[1]])
+
+    def _group(self, name: str, pattern: str) -> str:
+        """A named group; a field named twice must read the same both times."""
+        if name in self._seen:
+            return f"(?P={name})"
+        self._seen.add(name)
+        return f"(?P<{name}>{pattern})"
+
+    def parse(self, path: str) -> Parsed | None:
+        """What `path`, relative to the archive, says; None where the template does not match it."""
+        match = self._whole.fullmatch(path)
+        return _parsed(match.groupdict()) if match else None
+
+    def explain(self, path: str) -> str:
+        """How far `path` follows the template, for an error message."""
+        for count in range(len(self._parts), 0, -1):
+            match = re.match("".join(self._parts[:count]).replace("+?", "+"), path)
+            if match:
+                known = ", ".join(f"{k.removeprefix('t_')}={v}" for k, v in match.groupdict().items())
+                return f"{known or 'nothing'}, then stops at '{path[match.end() :]}'"
+        return f"nothing, and stops at '{path}'"
+
+
+def _parsed(groups: dict[str, str | None]) -> Parsed:
+    numbers = {name[2:]: int(text) for name, text in groups.items() if name.startswith("t_") and text}
+    fraction = groups.get("t_f")
+    if fraction:
+        numbers["f"] = int(fraction.ljust(6, "0"))
+    return Parsed(groups.get("site"), groups.get("camera"), _time(numbers), bool({"H", "s"} & set(numbers)))
+
+
+def _time(numbers: dict[str, int]) -> datetime | None:
+    """The time that directives' values make; None without a date, or where there is no such day."""
+    try:
+        if "s" in numbers:
+            return datetime.fromtimestamp(numbers["s"], UTC)
+        year = numbers["Y"] if "Y" in numbers else 2000 + numbers["y"]
+        month, day = (1, 1) if "j" in numbers else (numbers["m"], numbers["d"])
+        clock = [numbers.get(name, 0) for name in "HMSf"]
+        time = datetime(year, month, day, *clock)
+        if "j" in numbers:
+            time += timedelta(days=numbers["j"] - 1)
+            return time if time.year == year and numbers["j"] else None
+        return time
+    except (KeyError, ValueError):
+        return None
+
+
+def parse_hive(path: str) -> Parsed:
+    """What hive-style folders say, such as `site=north/camera=07/date=2026-10-01/hour=13/x.jpg`."""
+    found = {key: unquote(value) for key, value in HIVE.findall(path)}
+    parts = found["date"].split("-") if "date" in found else [found.get(k, "") for k in ("year", "month", "day")]
+    words = {**dict(zip("Ymd", parts, strict=False)), "H": found.get("hour"), "M": found.get("minute")}
+    numbers = {name: int(text) for name, text in words.items() if text and text.isdecimal()}
+    return Parsed(found.get("site"), found.get("camera"), _time(numbers), "H" in numbers)

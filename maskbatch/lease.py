@@ -1,0 +1,98 @@
+"""The lease on a run directory: keeps a second driver from repeating the first one's work.
+
+It only saves work; what makes a run right is fixed names and `_SUCCESS`. A lease is stale three
+minutes after it was last renewed, or at once when its process on this host is gone.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from maskbatch.errors import RunLockedError
+from maskbatch.rundir import RunDir, write_json
+
+RENEW_S = 20.0
+STALE_S = 180.0
+
+
+class Lease:
+    """Holds OUT for this process while the `with` block runs; `counts` is what a watcher reads."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.owner = uuid.uuid4().hex
+        self.counts: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> "Lease":
+        """Take the lease. Raises RunLockedError while another live driver holds it."""
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        try:
+            write_json(self.run.lease, self._content(), exclusive=True)
+        except FileExistsError:
+            held = read_lease(self.run)
+            if held is not None and is_live(held):
+                raise RunLockedError(self._refusal(held)) from None
+            write_json(self.run.lease, self._content())
+            held = read_lease(self.run)
+            if held is None or held["owner"] != self.owner:  # two drivers found the same stale lease
+                raise RunLockedError(self._refusal(held or {})) from None
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        held = read_lease(self.run)
+        if held is not None and held["owner"] == self.owner:
+            self.run.lease.unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_S):
+            write_json(self.run.lease, self._content())
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "owner": self.owner,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "expires_at": datetime.fromtimestamp(time.time() + STALE_S, UTC).isoformat(),
+            "counts": dict(self.counts),
+        }
+
+    def _refusal(self, held: dict[str, Any]) -> str:
+        who = f"process {held.get('pid', '?')} on {held.get('host', '?')}"
+        return f"{self.run.path} is in use by {who}; wait for it, stop it, or name another --out"
+
+
+def read_lease(run: RunDir) -> dict[str, Any] | None:
+    """The lease as it stands, or None."""
+    try:
+        values: dict[str, Any] = json.loads(run.lease.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return values
+
+
+def is_live(held: dict[str, Any]) -> bool:
+    """Whether the driver that wrote this lease may still be at work."""
+    if datetime.fromisoformat(held["expires_at"]) < datetime.now(UTC):
+        return False
+    if held["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(held["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,291 @@
+"""The Ray Data job: shards in, staged shards out. The one module that names Ray, CPUs, GPUs and batch sizes.
+
+    without GPUs   shard number -> Scorer actor, one a core: read, decode, score, stage
+    with GPUs      shard number -> decode task on a CPU -> Scorer actor on a GPU: score, stage
+
+A shard travels as one row of one block. Pixels cross the object store only on the way to a GPU,
+as uint8.
+"""
+
+import io
+import logging
+import os
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from maskbatch import staging
+from maskbatch.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.config import JobConfig
+from maskbatch.decode import Decoded
+from maskbatch.errors import MaskbatchError, RunFailedError, UsageError
+from maskbatch.progress import quiet_stderr
+from maskbatch.rows import Work, decode_shard, scores_rows
+
+WORKER_CPUS = 0.9
+"""Of a core for a worker that decodes and scores: one fits a core, and a little room stays for Ray's own tasks."""
+DECODE_CPUS = 1.0
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """What a worker reports of one staged shard."""
+
+    shard: int
+    statuses: dict[str, int]
+    """Images by status."""
+    device: str
+    decode_s: float
+    """Wall time in read, decode and quality."""
+    score_s: float
+
+
+def _open(work: Work) -> Checkpoint:
+    checkpoint = open_checkpoint(work.checkpoint)
+    if checkpoint.digest != work.digest:
+        message = f"checkpoint {work.checkpoint} changed while the run was going; put the first one back"
+        raise UsageError(message)
+    return checkpoint
+
+
+def decode(batch: Batch, work: Work) -> Batch:
+    """One shard number to its decoded images, as bytes: `images` (n, H, W, 3) uint8, `rows` pickled columns."""
+    began = time.perf_counter()
+    shard = int(batch["shard"][0])
+    planned, decoded = decode_shard(work, _open(work).card, shard)
+    sink = io.BytesIO()
+    columns = pa.table({name: _nullable(values) for name, values in decoded.columns.items()})
+    for table in (planned, columns):
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    return {
+        "shard": [shard],
+        "rows": [sink.getvalue()],
+        "images": [decoded.images_NHWC.tobytes()],
+        "decode_s": [time.perf_counter() - began],
+    }
+
+
+def _nullable(values: list[object]) -> pa.Array:
+    return pa.array(values)
+
+
+class Scorer:
+    """An actor: holds the classifier, stages what it scored, reports one row a shard."""
+
+    def __init__(self, work: Work) -> None:
+        from maskbatch.classifier import Classifier
+
+        checkpoint = _open(work)
+        self.work, self.card = work, checkpoint.card
+        self.classifier = Classifier(checkpoint, dtype=work.config.dtype, batch_size=work.config.batch_size)
+        self.device = f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"
+
+    def __call__(self, batch: Batch) -> Batch:
+        began = time.perf_counter()
+        shard = int(batch["shard"][0])
+        if "images" in batch:
+            planned, decoded = self._unpack(batch)
+            decode_s = float(batch["decode_s"][0])
+        else:
+            planned, decoded = decode_shard(self.work, self.card, shard)
+            decode_s = time.perf_counter() - began
+            began = time.perf_counter()
+        probs = self.classifier.probs(decoded.images_NHWC)
+        table = scores_rows(planned, decoded, probs, self.card, self.work.clock)
+        statuses = staging.write_shard(Path(self.work.out) / "staging", shard, table, self.device)
+        return {
+            "shard": [shard],
+            "statuses": [list(statuses)],
+            "counts": [list(statuses.values())],
+            "device": [self.device],
+            "decode_s": [decode_s],
+            "score_s": [time.perf_counter() - began],
+        }
+
+    def _unpack(self, batch: Batch) -> tuple[pa.Table, Decoded]:
+        source = io.BytesIO(batch["rows"][0])
+        planned, columns = (pa.ipc.open_stream(source).read_all() for _ in range(2))
+        height, width = self.card.input_size
+        images = np.frombuffer(bytearray(batch["images"][0]), np.uint8).reshape(-1, height, width, 3)
+        return planned, Decoded(images, {name: columns[name].to_pylist() for name in columns.column_names})
+
+
+class Cluster:
+    """Ray, started or joined in the background while the archive is being planned."""
+
+    def __init__(self, job: JobConfig, *, verbose: bool) -> None:
+        self.job, self.verbose = job, verbose
+        self._error: Exception | None = None
+        self._quiet = ExitStack()
+        self._ready, self._leave = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold, name="ray", daemon=True)
+
+    def __enter__(self) -> "Cluster":
+        if not self.verbose:
+            self._quiet.enter_context(quiet_stderr())
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave.set()
+        self._thread.join()
+        self._quiet.close()
+
+    def _hold(self) -> None:
+        """Start Ray, and stay: the kernel ends Ray's processes with the thread that started them."""
+        owned = False
+        try:
+            owned = self._start()
+        except (ConnectionError, RuntimeError, OSError, ValueError, TimeoutError) as error:
+            self._error = error
+        finally:
+            self._ready.set()
+        self._leave.wait()
+        if owned:
+            import ray
+
+            ray.shutdown()
+
+    def _start(self) -> bool:
+        """Start or join Ray; whether it is ours to shut down."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        owned = not ray.is_initialized()
+        if owned:
+            options: dict[str, Any] = {}
+            if self.job.address == "local":
+                options["include_dashboard"] = False
+            ray.init(
+                address=self.job.address,
+                log_to_driver=self.verbose,
+                logging_level=logging.INFO if self.verbose else logging.ERROR,
+                **options,
+            )
+        import ray.data  # a second of imports, while the plan is being made
+
+        return owned
+
+    def ready(self) -> None:
+        """Wait for Ray. Raises RunFailedError where it did not start."""
+        self._ready.wait()
+        if self._error is not None:
+            first = str(self._error).strip().splitlines()[0] if str(self._error).strip() else "no reason given"
+            message = f"Ray at {self.job.address!r} did not start: {first}; check --address, or leave it out"
+            raise RunFailedError(message) from self._error
+
+    def num_gpus(self) -> float:
+        """GPUs of the whole cluster."""
+        import ray
+
+        return float(ray.cluster_resources().get("GPU", 0))
+
+    def num_workers(self) -> int:
+        """Decoding workers: as asked, else one a core."""
+        import ray
+
+        return self.job.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def score(self, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
+        """Score `shards`, yielding each as it is staged, in any order.
+
+        Raises RunFailedError when the job fails or nothing was staged for `stall_timeout_s`; what
+        is staged stays.
+        """
+        done: queue.Queue[ShardDone | BaseException | None] = queue.Queue()
+        thread = threading.Thread(target=self._drain, args=(work, shards, done), daemon=True)
+        thread.start()
+        while True:
+            try:
+                item = done.get(timeout=self.job.stall_timeout_s)
+            except queue.Empty:
+                message = (
+                    f"nothing was scored for {self.job.stall_timeout_s:.0f} s; look at the cluster's free "
+                    f"CPUs and GPUs, then run the same command to go on"
+                )
+                raise RunFailedError(message) from None
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise _explain(item) from item
+            yield item
+
+    def _drain(
+        self, work: Work, shards: Sequence[int], done: "queue.Queue[ShardDone | BaseException | None]"
+    ) -> None:
+        try:
+            dataset = self._dataset(work, shards)
+            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+                for row in batch.to_pylist():
+                    statuses = dict(zip(row.pop("statuses"), row.pop("counts"), strict=True))
+                    done.put(ShardDone(statuses=statuses, **row))
+            done.put(None)
+        except BaseException as error:  # whatever ends this thread must reach the driver, which waits
+            done.put(error)
+
+    def _dataset(self, work: Work, shards: Sequence[int]) -> Any:
+        import ray
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = self.verbose
+        context.raise_original_map_exception = True
+        if not self.verbose:
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module=r"ray\.")
+        # Not from_arrow: it runs a task a block, in the workers that were warmed up for the actors.
+        source = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+        num_gpus = self.num_gpus()
+        if num_gpus < self.job.gpus_per_worker:
+            size = min(self.num_workers(), len(shards))
+            return self._actors(source, work, size, num_cpus=WORKER_CPUS)
+        decoded = source.map_batches(
+            decode,
+            fn_kwargs={"work": work},
+            batch_size=1,
+            batch_format="numpy",
+            num_cpus=DECODE_CPUS,
+            compute=ray.data.TaskPoolStrategy(self.job.workers),
+        )
+        size = min(int(num_gpus / self.job.gpus_per_worker), len(shards))
+        return self._actors(decoded, work, size, num_cpus=0, num_gpus=self.job.gpus_per_worker)
+
+    @staticmethod
+    def _actors(source: Any, work: Work, size: int, **resources: float) -> Any:
+        import ray
+
+        return source.map_batches(
+            Scorer,
+            fn_constructor_kwargs={"work": work},
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=size),
+            **resources,
+        )
+
+
+def _explain(error: BaseException) -> MaskbatchError:
+    """What stopped the job, as one of our errors: a worker's own one where there is one in the chain."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MaskbatchError):
+            return type(cause)(str(cause))
+        last, cause = cause, cause.__cause__
+    lines = str(last).strip().splitlines() or [type(last).__name__]
+    message = f"a worker failed: {type(last).__name__}: {lines[-1].strip()}; --verbose shows the workers' logs"
+    return RunFailedError(message)

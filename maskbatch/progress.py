@@ -1,0 +1,123 @@
+"""Progress of every long step, on stderr: a bar on a terminal, plain lines elsewhere."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+
+console = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Keep what others write to stderr away while the block runs; our own lines still come through.
+
+    Ray's C++ core writes to the file descriptor itself, past every setting of Python's logging.
+    """
+    sys.stderr.flush()
+    before = console.file
+    with os.fdopen(os.dup(2), "w") as kept, open(os.devnull, "wb") as nowhere:
+        if before is sys.stderr:
+            console.file = kept
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept.fileno(), 2)
+            console.file = before
+
+
+def say(message: str) -> None:
+    """One line for a person, on stderr."""
+    console.print(message, markup=False, soft_wrap=True)
+
+
+class Step:
+    """One step that counts up to `total`, or to an end not known yet."""
+
+    def __init__(self, name: str, total: int | None, unit: str) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done = 0
+        self._first = 0
+        self._began = self._spoke = time.monotonic()
+
+    def start_at(self, done: int) -> None:
+        """Count `done` as there already: shown, and left out of the rate."""
+        self.done = self._first = done
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self.done += count
+        if time.monotonic() - self._spoke >= LINE_EVERY_S:
+            self._spoke = time.monotonic()
+            say(self.line())
+
+    def rate(self) -> float:
+        """Per second, since the step began."""
+        return (self.done - self._first) / max(time.monotonic() - self._began, 1e-9)
+
+    def line(self) -> str:
+        """Where the step stands, in one line."""
+        if not self.total:
+            return f"{self.name}: {self.done:,} {self.unit}, {self.rate():,.0f}/s"
+        left = timedelta(seconds=round((self.total - self.done) / max(self.rate(), 1e-9)))
+        share = self.done / self.total
+        return f"{self.name}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), {self.rate():,.0f}/s, {left} left"
+
+    def finish(self) -> None:
+        say(f"{self.name}: {self.done:,} {self.unit} in {time.monotonic() - self._began:.1f} s")
+
+
+class BarStep(Step):
+    """A step drawn as a bar with total, rate and time left."""
+
+    def __init__(self, name: str, total: int | None, unit: str) -> None:
+        super().__init__(name, total, unit)
+        self._bar = Progress(
+            TextColumn("{task.description:<7}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}/s"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        of = f"{total:,}" if total else "?"
+        self._task = self._bar.add_task(name, total=total, of=of, unit=unit, rate="-")
+        self._bar.start()
+
+    def start_at(self, done: int) -> None:
+        super().start_at(done)
+        self._bar.update(self._task, completed=done)
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        self._bar.update(self._task, completed=self.done, rate=f"{self.rate():,.0f}")
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+@contextmanager
+def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
+    """Show a step while the block runs; it ends with a line that says how long it took."""
+    if console.is_terminal:
+        bar = BarStep(name, total, unit)
+        try:
+            yield bar
+        finally:
+            bar.close()
+        bar.finish()
+    else:
+        plain = Step(name, total, unit)
+        yield plain
+        plain.finish()

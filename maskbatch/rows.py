@@ -1,0 +1,121 @@
+"""One shard's work as functions without Ray: plan rows to pixels, pixels and probabilities to scores rows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from maskbatch import schema
+from maskbatch.checkpoint import Card
+from maskbatch.clock import Clock
+from maskbatch.config import ScoreConfig
+from maskbatch.decode import Decoded, decode_batch
+from maskbatch.plan import read_plan
+from maskbatch.read import Encoded, read_images
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What every worker of a run must know; small, and sent once to each."""
+
+    out: str
+    checkpoint: str
+    digest: str
+    """sha256 of the checkpoint that the run began with."""
+    config: ScoreConfig
+    clock: Clock
+    num_images: int
+    shard_size: int
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_images // self.shard_size)
+
+    def ids(self, shard: int) -> range:
+        """The ids of a shard, consecutive."""
+        start = shard * self.shard_size
+        return range(start, min(start + self.shard_size, self.num_images))
+
+
+def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
+    """Rows of a shard: about 10,000 shards, 64 to 1,024 rows, its pixels under 96 MB, a multiple of 32."""
+    rows = min(max(64, num_images // 10_000), 1024)
+    pixels_bytes = input_size[0] * input_size[1] * 3
+    return max(32, min(rows, 96 * 2**20 // pixels_bytes) // 32 * 32)
+
+
+def decode_shard(work: Work, card: Card, shard: int) -> tuple[pa.Table, Decoded]:
+    """Read and decode a shard: its plan rows, and its images in the same order."""
+    ids = work.ids(shard)
+    planned = read_plan(Path(work.out) / "plan", ids.start, ids.stop)
+    refused = planned["status"].to_pylist()
+    wanted = [
+        uri for uri, status in zip(planned["uri"].to_pylist(), refused, strict=True) if status is None
+    ]
+    read = read_images(wanted, work.config.max_bytes)
+    encoded = (
+        next(read) if status is None else Encoded(None, status, error)
+        for status, error in zip(refused, planned["error"].to_pylist(), strict=True)
+    )
+    return planned, decode_batch(encoded, len(ids), card.input_size, work.config.max_pixels)
+
+
+def scores_rows(
+    planned: pa.Table, decoded: Decoded, probs_NK: NDArray[np.float32], card: Card, clock: Clock
+) -> pa.Table:
+    """The scores rows of a shard, in the order of its plan rows.
+
+    probs_NK: probabilities (N, K) of every image, whatever its status; those of images that are
+    not ok are dropped here. Values that are not finite make the row a `score_error`.
+    """
+    columns: dict[str, Any] = dict(decoded.columns)
+    ok = np.array([status == "ok" for status in columns["status"]], bool)
+    broken = ok & ~np.isfinite(probs_NK).all(axis=1)
+    for i in np.flatnonzero(broken):
+        columns["status"][i] = "score_error"
+        columns["error"][i] = "the model's output is not a finite number"
+    ok &= ~broken
+    best = probs_NK.argmax(axis=1)
+    confidence = probs_NK.max(axis=1, initial=0)
+    labels = np.array(card.classes, object)[best]
+    times = _times(planned, columns.pop("exif_time"), clock)
+    values = {
+        **{name: planned[name] for name in ("id", "uri", "site", "camera")},
+        **times,
+        **columns,
+        "num_bytes": [
+            read if read is not None else listed
+            for read, listed in zip(columns["num_bytes"], planned["num_bytes"].to_pylist(), strict=True)
+        ],
+        "region": np.zeros(planned.num_rows, np.int16),
+        "box": pa.nulls(planned.num_rows, pa.list_(pa.float32(), 4)),
+        "label": pa.array(labels, pa.string(), mask=~ok),
+        **{f"prob_{n}": pa.array(probs_NK[:, k], mask=~ok) for k, n in enumerate(card.classes)},
+        "confidence": pa.array(confidence, pa.float32(), mask=~ok),
+        "needs_review": ok & (confidence < card.review_threshold),
+    }
+    target = schema.scores(card.classes)
+    return pa.table({field.name: _column(values[field.name], field.type) for field in target}, target)
+
+
+def _column(value: Any, kind: pa.DataType) -> Any:
+    return value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value, kind)
+
+
+def _times(planned: pa.Table, exif_times: list[object], clock: Clock) -> dict[str, list[Any]]:
+    """captured_at, captured_local and time_source: the plan's time, else what EXIF said."""
+    out: dict[str, list[Any]] = {"captured_at": [], "captured_local": [], "time_source": []}
+    rows = zip(planned["captured_at"].to_pylist(), planned["site"].to_pylist(), exif_times, strict=True)
+    for time, site, exif in rows:
+        source = "path" if time else None
+        if time is None and exif is not None:
+            time = clock.to_utc(datetime.fromisoformat(str(exif)), site)
+            source = "exif" if time else None
+        out["captured_at"].append(time)
+        out["captured_local"].append(clock.to_local(time, site))
+        out["time_source"].append(source)
+    return out

@@ -1,0 +1,134 @@
+"""The run directory OUT: its names, how a file in it is made whole, and what run.json holds.
+
+    OUT/run.json   settings, completed step by step until scoring starts, then never changed
+    OUT/plan/  staging/  scores/  _SUCCESS  report/  _lease.json
+
+State is derived, never stored: `_SUCCESS` means committed, a live lease running, otherwise
+interrupted. No rename of anything visible is relied on.
+"""
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskbatch.errors import RunFailedError, UsageError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The paths of one run."""
+
+    path: Path
+
+    @classmethod
+    def at(cls, out: str) -> "RunDir":
+        """The run directory that `--out` names, made or not. Raises UsageError."""
+        path = out.removeprefix("file://")
+        if "://" in path:
+            raise UsageError(f"--out {out}: only a local folder can hold a run yet; give a path")
+        folder = Path(path).expanduser().absolute()
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"--out {out}: a file stands there; name a folder")
+        return cls(folder)
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan"
+
+    @property
+    def staging(self) -> Path:
+        return self.path / "staging"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores"
+
+    @property
+    def success(self) -> Path:
+        return self.path / "_SUCCESS"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    @property
+    def lease(self) -> Path:
+        return self.path / "_lease.json"
+
+    def read_run(self) -> dict[str, Any] | None:
+        """run.json, or None where no run was begun. Raises UsageError for one we cannot read."""
+        values = self._read_json(self.run_json)
+        if values is not None and values.get("format_version") != FORMAT_VERSION:
+            version = values.get("format_version")
+            message = f"{self.run_json}: run format {version}, {FORMAT_VERSION} expected; use the maskbatch that made it"
+            raise UsageError(message)
+        if values is None and self.path.is_dir() and any(self.path.iterdir()):
+            others = [item.name for item in self.path.iterdir() if item != self.lease]
+            if others:
+                message = f"{self.path} is not empty and holds no run (found {sorted(others)[0]!r}); name a new folder"
+                raise UsageError(message)
+        return values
+
+    def read_success(self) -> dict[str, Any] | None:
+        """The commit, or None where the run is not committed."""
+        return self._read_json(self.success)
+
+    def _read_json(self, path: Path) -> dict[str, Any] | None:
+        try:
+            values: dict[str, Any] = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise UsageError(f"{path} is not readable as JSON ({error}); name another --out") from error
+        return values
+
+    def clear(self) -> None:
+        """Throw away an unfinished run, its lease kept."""
+        for folder in (self.staging, self.scores, self.plan, self.report):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.run_json.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
+    """A temporary path that becomes `path` when the block ends well, and otherwise leaves nothing.
+
+    With `exclusive`, FileExistsError where `path` is there already, decided by the file system.
+    A full or read-only disk raises RunFailedError.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if exclusive:
+            os.link(partial, path)
+        else:
+            os.replace(partial, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        message = f"cannot write {path}: {os.strerror(error.errno)}; make room or give access, then run the same command"
+        raise RunFailedError(message) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any], *, exclusive: bool = False) -> None:
+    """Write `values` as sorted JSON, whole."""
+    with whole(path, exclusive=exclusive) as partial:
+        partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")

@@ -1,0 +1,68 @@
+"""The columns of the plan and of the scores: what every hop agrees on."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+STATUSES = (
+    "ok", "missing", "read_error", "timeout", "unsupported", "truncated", "corrupt", "too_large",
+    "score_error",
+)  # fmt: skip
+"""Every image has exactly one. All but `ok` are failures, each with its reason in `error`."""
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+PLAN = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        ("container", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        pa.field("encoding", pa.string(), nullable=False),
+        ("num_bytes", pa.int64()),
+        ("version", pa.string()),
+        ("site", pa.string()),
+        ("camera", pa.string()),
+        ("captured_at", TIMESTAMP),
+        ("status", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+"""One row an image, `id` 0..N-1. `status` and `error` only on rows refused at planning."""
+
+
+def scores(classes: Sequence[str]) -> pa.Schema:
+    """The columns of staging/ and scores/; one row an image (region 0), joined to the plan by `id`."""
+    return pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            ("site", pa.string()),
+            ("camera", pa.string()),
+            ("captured_at", TIMESTAMP),
+            ("captured_local", pa.timestamp("us")),
+            ("time_source", pa.string()),
+            pa.field("region", pa.int16(), nullable=False),
+            ("box", pa.list_(pa.float32(), 4)),
+            pa.field("status", pa.string(), nullable=False),
+            ("error", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("num_bytes", pa.int64()),
+            ("sha256", pa.string()),
+            ("brightness", pa.float32()),
+            ("contrast", pa.float32()),
+            ("sharpness", pa.float32()),
+            ("dhash", pa.binary(8)),
+            ("label", pa.string()),
+            *[(f"prob_{name}", pa.float32()) for name in classes],
+            ("confidence", pa.float32()),
+            pa.field("needs_review", pa.bool_(), nullable=False),
+        ]
+    )
+
+
+def classes_of(schema: pa.Schema) -> tuple[str, ...]:
+    """The class names that a scores schema holds, in the order of the checkpoint."""
+    return tuple(name.removeprefix("prob_") for name in schema.names if name.startswith("prob_"))

@@ -1,0 +1,118 @@
+"""The report and the plan's summary as a person reads them in a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from maskbatch.report import GROUPINGS, Report
+
+MAX_ROWS = 31
+TITLES = {
+    "overall": "Overall",
+    "by_site": "By site",
+    "by_camera": "By camera",
+    "by_day": "By day",
+    "by_hour": "By hour",
+}
+
+
+def stdout_console() -> Console:
+    """For tables on stdout: as wide as the terminal, and wide enough where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The report's tables, camera x day left to its Parquet file."""
+    for name, title in TITLES.items():
+        rows = report.tables[name]
+        if name == "overall" or len(rows) > 1:
+            console.print(_table(title, GROUPINGS[name], rows[:MAX_ROWS], report))
+            if len(rows) > MAX_ROWS:
+                console.print(f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet")
+    if any(star(row) for name in TITLES for row in report.tables[name]):
+        console.print("* under ten camera-days: the interval leans on the other groups and is too narrow")
+    overall = report.overall
+    failed = {
+        name.removeprefix("failed_"): count
+        for name, count in overall.items()
+        if name.startswith("failed_") and count
+    }
+    console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{plus(failed)}.")
+    console.print(f"Compliance: {headline(report)}.")
+
+
+def plus(counts: Mapping[str, int]) -> str:
+    """` + 3 truncated + 1 missing`."""
+    return "".join(f" + {name} {count:,}" for name, count in counts.items())
+
+
+def headline(report: Report) -> str:
+    """The compliance rate in one line, with what it rests on."""
+    overall = report.overall
+    compliant = " or ".join(report.meaning.compliant)
+    if overall["compliance"] is None:
+        return f"nothing to assess: none of {overall['scored']:,} scored images shows a face"
+    text = (
+        f"{overall['compliance']:.1%} {compliant} ({overall['compliant']:,} of {overall['assessed']:,} "
+        f"assessed), 95 % interval {_interval(overall)}"
+    )
+    if overall["few_clusters"]:
+        text += f"; only {overall['num_clusters']} camera-days, so the interval is too narrow"
+    return text
+
+
+def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report: Report) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for key in keys:
+        table.add_column(key, no_wrap=True)
+    for name in ("listed", "failed", "assessed", *report.meaning.classes, "compliance (95 %)", "review"):
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=name not in report.meaning.classes)
+    for row in rows:
+        table.add_row(
+            *["unknown" if row[key] is None else str(row[key]) for key in keys],
+            f"{row['listed']:,}",
+            f"{row['listed'] - row['scored']:,}",
+            f"{row['assessed']:,}",
+            *[f"{row[f'num_{name}']:,}" for name in report.meaning.classes],
+            "-" if row["compliance"] is None else f"{row['compliance']:.1%} ({_interval(row)}){star(row)}",
+            f"{row['num_review']:,}",
+        )
+    return table
+
+
+def star(row: dict[str, Any]) -> str:
+    """What marks an interval that rests on too few clusters."""
+    return "*" if row["few_clusters"] and row["assessed"] else ""
+
+
+def _interval(row: dict[str, Any]) -> str:
+    if row["compliance_low"] is None:
+        return "-"
+    return f"{100 * row['compliance_low']:.1f} to {row['compliance_high']:.1%}"
+
+
+def print_listing(listing: Mapping[str, Any], console: Console) -> None:
+    """What planning found and what it left out."""
+    size = listing["num_bytes"] / 2**20
+    when = ""
+    if listing["first_time"]:
+        when = f", {listing['first_time']} to {listing['last_time']}"
+    console.print(f"Planned {listing['num_images']:,} images, {size:,.1f} MiB{when}.")
+    cameras = listing["cameras"]
+    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(cameras.items())[:12])
+    more = f" and {len(cameras) - 12:,} more" if len(cameras) > 12 else ""
+    console.print(f"Cameras: {shown}{more}.")
+    for title, counts in (
+        ("Not images", listing["skipped"]),
+        ("Left out", listing["filtered"]),
+        ("Noted", listing["notes"]),
+    ):
+        if counts:
+            items = sorted(counts.items(), key=lambda item: -item[1])
+            console.print(f"{title}: {', '.join(f'{count:,} {name}' for name, count in items)}.")
+    if "camera unknown" in listing["notes"] and listing["notes"]["camera unknown"] == listing["num_images"]:
+        console.print(f"No path names a camera, such as '{listing['example']}': give --layout to read it.")
