@@ -1,0 +1,27 @@
+"""maskbatch: score archives of camera snapshots for mask compliance, every image accounted for.
+
+The path of a snapshot, one line a module:
+
+    cli         flags, exit codes, what is printed
+    config      every setting, its default and bounds
+    runner      a whole run: plan, score, commit, report
+    archive     what lies in a folder, in a stable order
+    layout      what a path says: site, camera, time
+    clock       local times and zones
+    plan        one numbered row an image, Parquet
+    pipeline    the Ray Data job; the only module that names Ray, CPUs and GPUs
+    read        bytes by URI
+    decode      bytes to fixed-size RGB, or a status with its reason
+    quality     brightness, contrast, sharpness, dhash
+    classifier  uint8 images to probabilities, on a CPU or GPU
+    rows        one shard's hops as plain functions, ending in scores rows
+    staging     one object a shard: what a resumed run starts from
+    commit      the proof that nothing is lost, scores/, _SUCCESS
+    cells       committed rows to the counts that every figure is made of
+    intervals   how sure a rate is
+    report      tables and report.json from cells
+    terminal    the report in a terminal
+
+Beside the path: checkpoint (the file format of a model), schema (columns), rundir and lease (the
+run directory), progress, errors, histograms, drawing and demo.
+"""

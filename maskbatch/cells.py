@@ -96,7 +96,9 @@ def cells_of_run(path: Path, success: dict[str, Any]) -> pa.Table:
             try:
                 rows = pq.ParquetFile(path / item["name"]).read(columns=list(COLUMNS))
             except (OSError, pa.ArrowInvalid) as error:
-                message = f"{path / item['name']} does not read ({error}); restore it, or score again to a new --out"
+                message = (
+                    f"{path / item['name']} does not read ({error}); restore it, or score to a new --out"
+                )
                 raise UsageError(message) from error
             parts.append(cells_of_rows(rows, date))
             if len(parts) >= 256:

@@ -63,9 +63,7 @@ class Card:
             f"format_version {self.format_version}, {FORMAT_VERSION} expected": self.format_version
             == FORMAT_VERSION,
             f"{num_classes} classes, 2 or more expected": num_classes >= 2,
-            f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected": len(
-                set(self.classes)
-            )
+            f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected": len(set(self.classes))
             == num_classes
             and all(CLASS_NAME.fullmatch(name) for name in self.classes),
             "compliant and not_assessed name classes, and none is both": bool(self.compliant)

@@ -89,9 +89,8 @@ class Classifier:
             first = str(error).splitlines()[1].strip()
             message = f"checkpoint {checkpoint.path}: its weights do not fit {card.architecture}: {first}"
             raise UsageError(message) from error
-        self.model = _fold_batch_norms(model.eval()).to(
-            self.device, self.dtype, memory_format=torch.channels_last
-        )
+        model = _fold_batch_norms(model.eval()).to(self.device, self.dtype)
+        self.model = model.to(memory_format=torch.channels_last)
         self.mean, self.std = (
             torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
             for values in (card.mean, card.std)

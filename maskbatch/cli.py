@@ -63,7 +63,9 @@ Workers = Annotated[int | None, typer.Option(help="Decoding workers [one a core]
 GpusPerWorker = Annotated[
     float | None, typer.Option(help="Share of a GPU for one scoring actor, where there are GPUs [1.0].")
 ]
-MaxErrorRate = Annotated[float | None, typer.Option(help="Share of failed images above which to exit 3 [0.05].")]
+MaxErrorRate = Annotated[
+    float | None, typer.Option(help="Share of failed images above which to exit 3 [0.05].")
+]
 StallTimeout = Annotated[
     float | None, typer.Option(help="Stop, resumable, after so many seconds without progress [600].")
 ]
@@ -90,7 +92,9 @@ def plan(
     until: Until = None,
     camera: Camera = None,
     limit: Limit = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List, print what was found, write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List, print what was found, write nothing.")
+    ] = False,
     fresh: Fresh = False,
     config_file: ConfigFile = None,
     as_json: Json = False,
@@ -227,8 +231,12 @@ def report(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the drawn archive and its run.")] = Path("maskbatch-demo"),
-    images: Annotated[int, typer.Option(min=240, help="Snapshots drawn, of four cameras over a month.")] = 720,
+    out: Annotated[Path, typer.Option(help="Folder for the drawn archive and its run.")] = Path(
+        "maskbatch-demo"
+    ),
+    images: Annotated[
+        int, typer.Option(min=240, help="Snapshots drawn, of four cameras over a month.")
+    ] = 720,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> int:

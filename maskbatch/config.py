@@ -96,8 +96,12 @@ Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig)
 def make(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """The config of `kind` from those of `values` that are its own and set."""
     own = {item.name for item in fields(kind)}
-    chosen = {name: value for name, value in values.items() if name in own and value is not None}
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in chosen.items()})
+    chosen: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in own and value is not None
+    }
+    return kind(**chosen)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -120,9 +124,11 @@ def _coerce(path: Path, name: str, value: Any, kind: str) -> Any:
         value = [value]
     if "float" in kind and type(value) is int:
         value = float(value)
-    expected = list if kind.startswith("tuple") else float if "float" in kind else int if "int" in kind else str
-    if type(value) is not expected or expected is list and not all(type(item) is str for item in value):
-        raise UsageError(f"--config {path}: {name} = {value!r}, a {expected.__name__} expected")
+    expected = next(t for t in (tuple, float, int, str) if t.__name__ in kind)
+    fits = all(type(item) is str for item in value) if type(value) is list else type(value) is expected
+    if not fits or (expected is tuple) != (type(value) is list):
+        wanted = "list of strings" if expected is tuple else expected.__name__
+        raise UsageError(f"--config {path}: {name} = {value!r}, a {wanted} expected")
     return value
 
 

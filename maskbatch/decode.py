@@ -24,16 +24,16 @@ from PIL import (  # noqa: F401  each plugin registers its format; Image.open al
     GifImagePlugin,
     Image,
     JpegImagePlugin,
-    MpoImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
 )
 
 from maskbatch import quality
 from maskbatch.read import Encoded
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
 SIGNATURES = {
     b"\xff\xd8": "JPEG",
     b"\x89PNG": "PNG",
@@ -152,7 +152,7 @@ def decode_image(data: bytes, input_size: Sequence[int], max_pixels: int) -> Pic
         raise
     except Image.DecompressionBombError:
         raise BadImageError("too_large", f"more than the {max_pixels:,} pixels allowed") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         kind = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
         if kind is None:
             raise BadImageError("unsupported", _unsupported(data)) from None
@@ -189,7 +189,7 @@ def _decode(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
 
 
 def _decode_jpeg(data: bytes, target: tuple[int, int]) -> Image.Image:
-    """`data` as RGB at a reduced DCT scale, at least JPEG_HEADROOM times `target` (W, H) where it has that many."""
+    """`data` as RGB at a reduced DCT scale, JPEG_HEADROOM times `target` (W, H) or more where it has that."""
     least = {"min_width": target[0] * JPEG_HEADROOM, "min_height": target[1] * JPEG_HEADROOM}
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **least)
@@ -217,7 +217,7 @@ def _to_rgb(source: Image.Image) -> Image.Image:
 
 
 def _exif_time(exif: Image.Exif | None) -> str | None:
-    """When the picture was taken, ISO 8601, local unless the camera wrote its offset; None where unusable."""
+    """When the picture was taken, ISO 8601, local unless the camera wrote its offset; None where unknown."""
     if not exif:
         return None
     details = exif.get_ifd(ExifTags.IFD.Exif)

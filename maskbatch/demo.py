@@ -160,7 +160,10 @@ def draw_archive(archive: Path, snapshots: list[Snapshot]) -> None:
     archive.mkdir(parents=True, exist_ok=True)
     (archive.parent / ".drawing").touch()
     (archive / "README.txt").write_text("Drawn by maskbatch demo; nobody is shown.\n")
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool, step("draw", len(snapshots)) as shown:
+    with (
+        ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool,
+        step("draw", len(snapshots)) as shown,
+    ):
         for _ in pool.map(_draw, [archive] * len(snapshots), snapshots, chunksize=16):
             shown.advance()
 
@@ -170,7 +173,9 @@ def _draw(archive: Path, snapshot: Snapshot) -> None:
     gate = Gate.draw_lots(np.random.default_rng((SEED, snapshot.camera_seed, 7)))
     hour = snapshot.time.hour + snapshot.time.minute / 60
     light = float(np.clip(0.62 - 0.55 * cos(2 * pi * (hour - 1.5) / 24), 0.1, 1))
-    picture = draw_snapshot(snapshot.label, gate, rng, light=light, clock=f"{snapshot.time:%Y-%m-%d %H:%M:%S}")
+    picture = draw_snapshot(
+        snapshot.label, gate, rng, light=light, clock=f"{snapshot.time:%Y-%m-%d %H:%M:%S}"
+    )
     path = archive / snapshot.path
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=88)
@@ -196,7 +201,7 @@ def compare(committed: RunDir, archive: Path, snapshots: list[Snapshot]) -> Comp
     """Join the committed rows to the truth by path."""
     rows = ds.dataset(committed.scores, partitioning="hive").to_table(columns=["uri", "status", "label"])
     scored = {local_path(row["uri"]).decode(): row for row in rows.to_pylist()}
-    drawn, found, right = (Counter[str]({name: 0 for name in LABELS}) for _ in range(3))
+    drawn, found, right = (Counter(dict.fromkeys(LABELS, 0)) for _ in range(3))
     spoilt = spoilt_right = 0
     for snapshot in snapshots:
         row = scored[str(archive / snapshot.path)]

@@ -1,7 +1,7 @@
 """What can go wrong with a run; a bad image is never one of these, it is a row with a status.
 
     MaskbatchError          exit code 1
-    ├── UsageError          2   the command, the archive, the checkpoint or the settings cannot be used as given
+    ├── UsageError          2   the command, archive, checkpoint or settings cannot be used
     ├── RunLockedError      5   another live run holds OUT
     └── RunFailedError      1   the run stopped; it is resumable
 

@@ -38,7 +38,7 @@ def design_effects(
     """
 
     def total(values_C: Floats) -> Floats:
-        return np.bincount(group_C, values_C, num_groups)
+        return np.bincount(group_C, values_C, num_groups).astype(np.float64)
 
     clusters_G = np.bincount(group_C, minlength=num_groups)
     assessed_G = total(assessed_C)

@@ -42,7 +42,8 @@ class Template:
         if not self._seen:
             self._refuse("names no field; use {site}, {camera} or {captured_at:%Y%m%d%H%M%S}")
         times = {name[2:] for name in self._seen if name.startswith("t_")}
-        if times and not ({"s"} <= times or times & {"Y", "y"} and ({"m", "d"} <= times or "j" in times)):
+        has_date = times & {"Y", "y"} and ({"m", "d"} <= times or "j" in times)
+        if times and "s" not in times and not has_date:
             self._refuse("its {captured_at:...} lacks a year, month or day")
 
     def _refuse(self, why: str) -> None:
@@ -57,9 +58,7 @@ class Template:
         if name == "captured_at" and form:
             return re.sub(r"%(.)|([^%]+)|%", self._directive, form)
         if name is not None or token["text"] == "{":
-            self._refuse(
-                f"{token[0]} is not known; {{site}}, {{camera}} or {{captured_at:%Y%m%d}} expected"
-            )
+            self._refuse(f"{token[0]} is not known; {{site}}, {{camera}} or {{captured_at:%Y%m%d}} expected")
         return re.escape(token["text"])
 
     def _directive(self, part: re.Match[str]) -> str:
@@ -106,8 +105,8 @@ def _time(numbers: dict[str, int]) -> datetime | None:
             return datetime.fromtimestamp(numbers["s"], UTC)
         year = numbers["Y"] if "Y" in numbers else 2000 + numbers["y"]
         month, day = (1, 1) if "j" in numbers else (numbers["m"], numbers["d"])
-        clock = [numbers.get(name, 0) for name in "HMSf"]
-        time = datetime(year, month, day, *clock)
+        hour, minute, second, micro = (numbers.get(name, 0) for name in "HMSf")
+        time = datetime(year, month, day, hour, minute, second, micro)
         if "j" in numbers:
             time += timedelta(days=numbers["j"] - 1)
             return time if time.year == year and numbers["j"] else None
@@ -119,7 +118,9 @@ def _time(numbers: dict[str, int]) -> datetime | None:
 def parse_hive(path: str) -> Parsed:
     """What hive-style folders say, such as `site=north/camera=07/date=2026-10-01/hour=13/x.jpg`."""
     found = {key: unquote(value) for key, value in HIVE.findall(path)}
-    parts = found["date"].split("-") if "date" in found else [found.get(k, "") for k in ("year", "month", "day")]
+    parts = (
+        found["date"].split("-") if "date" in found else [found.get(k, "") for k in ("year", "month", "day")]
+    )
     words = {**dict(zip("Ymd", parts, strict=False)), "H": found.get("hour"), "M": found.get("minute")}
     numbers = {name: int(text) for name, text in words.items() if text and text.isdecimal()}
     return Parsed(found.get("site"), found.get("camera"), _time(numbers), "H" in numbers)

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import queue
+import re
 import threading
 import time
 import warnings
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskbatch import staging
+from maskbatch import errors, staging
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.config import JobConfig
 from maskbatch.decode import Decoded
@@ -33,7 +34,7 @@ from maskbatch.progress import quiet_stderr
 from maskbatch.rows import Work, decode_shard, scores_rows
 
 WORKER_CPUS = 0.9
-"""Of a core for a worker that decodes and scores: one fits a core, and a little room stays for Ray's own tasks."""
+"""Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
 DECODE_CPUS = 1.0
 
 Batch = dict[str, Any]
@@ -61,12 +62,12 @@ def _open(work: Work) -> Checkpoint:
 
 
 def decode(batch: Batch, work: Work) -> Batch:
-    """One shard number to its decoded images, as bytes: `images` (n, H, W, 3) uint8, `rows` pickled columns."""
+    """One shard number to its decoded images (n, H, W, 3) uint8 as bytes, and its columns as Arrow IPC."""
     began = time.perf_counter()
     shard = int(batch["shard"][0])
     planned, decoded = decode_shard(work, _open(work).card, shard)
     sink = io.BytesIO()
-    columns = pa.table({name: _nullable(values) for name, values in decoded.columns.items()})
+    columns = pa.table(decoded.columns)
     for table in (planned, columns):
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
@@ -76,10 +77,6 @@ def decode(batch: Batch, work: Work) -> Batch:
         "images": [decoded.images_NHWC.tobytes()],
         "decode_s": [time.perf_counter() - began],
     }
-
-
-def _nullable(values: list[object]) -> pa.Array:
-    return pa.array(values)
 
 
 class Scorer:
@@ -186,7 +183,9 @@ class Cluster:
         """Wait for Ray. Raises RunFailedError where it did not start."""
         self._ready.wait()
         if self._error is not None:
-            first = str(self._error).strip().splitlines()[0] if str(self._error).strip() else "no reason given"
+            first = (
+                str(self._error).strip().splitlines()[0] if str(self._error).strip() else "no reason given"
+            )
             message = f"Ray at {self.job.address!r} did not start: {first}; check --address, or leave it out"
             raise RunFailedError(message) from self._error
 
@@ -286,6 +285,12 @@ def _explain(error: BaseException) -> MaskbatchError:
         if isinstance(cause, MaskbatchError):
             return type(cause)(str(cause))
         last, cause = cause, cause.__cause__
+    told = re.search(r"maskbatch\.errors\.(\w+): (.+)", str(last))
+    if told:  # an actor that dies while it is made leaves only its text
+        kind: type[MaskbatchError] = getattr(errors, told[1], RunFailedError)
+        return kind(told[2])
     lines = str(last).strip().splitlines() or [type(last).__name__]
-    message = f"a worker failed: {type(last).__name__}: {lines[-1].strip()}; --verbose shows the workers' logs"
+    message = (
+        f"a worker failed: {type(last).__name__}: {lines[-1].strip()}; --verbose shows the workers' logs"
+    )
     return RunFailedError(message)

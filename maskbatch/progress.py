@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 LINE_EVERY_S = 10.0
 
-console = Console(stderr=True, highlight=False)
+_consoles = [Console(stderr=True, highlight=False)]
+"""The one to write to is the last."""
 
 
 @contextmanager
@@ -22,22 +23,20 @@ def quiet_stderr() -> Iterator[None]:
     Ray's C++ core writes to the file descriptor itself, past every setting of Python's logging.
     """
     sys.stderr.flush()
-    before = console.file
     with os.fdopen(os.dup(2), "w") as kept, open(os.devnull, "wb") as nowhere:
-        if before is sys.stderr:
-            console.file = kept
+        _consoles.append(Console(file=kept, highlight=False))
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(kept.fileno(), 2)
-            console.file = before
+            _consoles.pop()
 
 
 def say(message: str) -> None:
     """One line for a person, on stderr."""
-    console.print(message, markup=False, soft_wrap=True)
+    _consoles[-1].print(message, markup=False, soft_wrap=True)
 
 
 class Step:
@@ -70,7 +69,8 @@ class Step:
             return f"{self.name}: {self.done:,} {self.unit}, {self.rate():,.0f}/s"
         left = timedelta(seconds=round((self.total - self.done) / max(self.rate(), 1e-9)))
         share = self.done / self.total
-        return f"{self.name}: {self.done:,} of {self.total:,} {self.unit} ({share:.0%}), {self.rate():,.0f}/s, {left} left"
+        of = f"{self.done:,} of {self.total:,} {self.unit} ({share:.0%})"
+        return f"{self.name}: {of}, {self.rate():,.0f}/s, {left} left"
 
     def finish(self) -> None:
         say(f"{self.name}: {self.done:,} {self.unit} in {time.monotonic() - self._began:.1f} s")
@@ -88,7 +88,7 @@ class BarStep(Step):
             TextColumn("{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}"),
             TextColumn("{task.fields[rate]}/s"),
             TimeRemainingColumn(),
-            console=console,
+            console=_consoles[-1],
             transient=True,
         )
         of = f"{total:,}" if total else "?"
@@ -110,7 +110,7 @@ class BarStep(Step):
 @contextmanager
 def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
     """Show a step while the block runs; it ends with a line that says how long it took."""
-    if console.is_terminal:
+    if _consoles[-1].is_terminal:
         bar = BarStep(name, total, unit)
         try:
             yield bar

@@ -15,9 +15,7 @@ def measure(luma_HW: NDArray[np.uint8]) -> tuple[float, float, float]:
     Source: Pech-Pacheco et al. 2000, variance of the Laplacian as a focus measure.
     """
     luma = luma_HW.astype(np.int16)
-    laplacian = (
-        luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
-    )
+    laplacian = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:] - 4 * luma[1:-1, 1:-1]
     sharpness = float(laplacian.var()) if laplacian.size else 0.0
     return float(luma_HW.mean()) / 255, float(luma_HW.std()) / 255, sharpness
 

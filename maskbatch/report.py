@@ -62,7 +62,8 @@ def make_report(runs: Sequence[RunDir], out: Path) -> Report:
         names = " and ".join("/".join(meaning.classes) for meaning in meanings)
         raise UsageError(f"these runs do not add up: their classes differ ({names}); report them apart")
     merged = cells_module.merge(
-        cells_module.cells_of_run(run.path, success) for run, (_, _, success) in zip(runs, opened, strict=True)
+        cells_module.cells_of_run(run.path, success)
+        for run, (_, _, success) in zip(runs, opened, strict=True)
     )
     meaning = opened[0][1]
     report = Report(
@@ -77,9 +78,13 @@ def make_report(runs: Sequence[RunDir], out: Path) -> Report:
 def _open(run: RunDir) -> tuple[dict[str, Any], Meaning, dict[str, Any]]:
     settings, success = run.read_run(), run.read_success()
     if settings is None:
-        raise UsageError(f"{run.path}: no run is there; make one with `maskbatch score ARCHIVE --out {run.path}`")
+        raise UsageError(
+            f"{run.path}: no run is there; make one with `maskbatch score ARCHIVE --out {run.path}`"
+        )
     if success is None:
-        raise UsageError(f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it")
+        raise UsageError(
+            f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it"
+        )
     card = settings["checkpoint"]["card"]
     meaning = Meaning(**{name: tuple(card[name]) for name in ("classes", "compliant", "not_assessed")})
     identity = {
@@ -103,7 +108,9 @@ def group_table(cells: pa.Table, keys: tuple[str, ...], meaning: Meaning) -> lis
     groups = frame.groupby(["_all", *keys], dropna=False)
     sums = groups[[name for name in frame if name not in ("_all", *KEYS)]].sum().reset_index()
     frame["_group"] = groups.ngroup()
-    by_cluster = frame.groupby(["_group", *clusters], dropna=False)[["compliant", "assessed"]].sum().reset_index()
+    by_cluster = (
+        frame.groupby(["_group", *clusters], dropna=False)[["compliant", "assessed"]].sum().reset_index()
+    )
     by_cluster = by_cluster[by_cluster["assessed"] > 0]
     effects = design_effects(
         by_cluster["compliant"].to_numpy(np.float64),
@@ -111,9 +118,7 @@ def group_table(cells: pa.Table, keys: tuple[str, ...], meaning: Meaning) -> lis
         by_cluster["_group"].to_numpy(np.int64),
         len(sums),
     )
-    low, high = wilson(
-        sums["compliant"].to_numpy(np.float64), sums["assessed"].to_numpy(np.float64), effects
-    )
+    low, high = wilson(sums["compliant"].to_numpy(np.float64), sums["assessed"].to_numpy(np.float64), effects)
     for name in meaning.classes:
         sums[f"share_{name}"] = sums[f"num_{name}"] / sums["scored"]
     sums["compliance"] = sums["compliant"] / sums["assessed"]
@@ -156,9 +161,7 @@ def _write(report: Report, merged: pa.Table, out: Path) -> None:
         with whole(out / f"{name}.parquet") as partial:
             pq.write_table(table, partial)
     values = {"runs": report.runs, "classes": report.meaning.classes, "compliant": report.meaning.compliant}
-    write_json(
-        out / "report.json", {**values, "not_assessed": report.meaning.not_assessed, **report.tables}
-    )
+    write_json(out / "report.json", {**values, "not_assessed": report.meaning.not_assessed, **report.tables})
 
 
 def _table_schema(keys: tuple[str, ...], meaning: Meaning) -> pa.Schema:

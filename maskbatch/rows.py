@@ -53,9 +53,7 @@ def decode_shard(work: Work, card: Card, shard: int) -> tuple[pa.Table, Decoded]
     ids = work.ids(shard)
     planned = read_plan(Path(work.out) / "plan", ids.start, ids.stop)
     refused = planned["status"].to_pylist()
-    wanted = [
-        uri for uri, status in zip(planned["uri"].to_pylist(), refused, strict=True) if status is None
-    ]
+    wanted = [uri for uri, status in zip(planned["uri"].to_pylist(), refused, strict=True) if status is None]
     read = read_images(wanted, work.config.max_bytes)
     encoded = (
         next(read) if status is None else Encoded(None, status, error)

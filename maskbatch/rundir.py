@@ -73,12 +73,16 @@ class RunDir:
         values = self._read_json(self.run_json)
         if values is not None and values.get("format_version") != FORMAT_VERSION:
             version = values.get("format_version")
-            message = f"{self.run_json}: run format {version}, {FORMAT_VERSION} expected; use the maskbatch that made it"
+            message = (
+                f"{self.run_json}: run format {version}, {FORMAT_VERSION} expected; "
+                "use the maskbatch that made it"
+            )
             raise UsageError(message)
         if values is None and self.path.is_dir() and any(self.path.iterdir()):
             others = [item.name for item in self.path.iterdir() if item != self.lease]
             if others:
-                message = f"{self.path} is not empty and holds no run (found {sorted(others)[0]!r}); name a new folder"
+                found = sorted(others)[0]
+                message = f"{self.path} is not empty and holds no run (found {found!r}); name a new folder"
                 raise UsageError(message)
         return values
 
@@ -122,7 +126,8 @@ def whole(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-        message = f"cannot write {path}: {os.strerror(error.errno)}; make room or give access, then run the same command"
+        why = os.strerror(error.errno)
+        message = f"cannot write {path}: {why}; make room or give access, then run the same command"
         raise RunFailedError(message) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -140,7 +140,9 @@ def _planned(run: RunDir, config: PlanConfig, *, fresh: bool) -> Settings:
         }
         write_json(run.run_json, settings, exclusive=True)
     elif changed := differences(as_dict(config), settings["plan"]):
-        message = f"{run.path} holds another plan: {'; '.join(changed)}; --fresh throws an unfinished run away"
+        message = (
+            f"{run.path} holds another plan: {'; '.join(changed)}; --fresh throws an unfinished run away"
+        )
         raise UsageError(message)
     if "listing" in settings:
         say(f"plan: {settings['listing']['num_images']:,} images, listed before")
@@ -187,7 +189,9 @@ def _work(
     )
 
 
-def _stage(run: RunDir, work: Work, cluster: Cluster, lease: Lease) -> tuple[dict[str, int], dict[str, float]]:
+def _stage(
+    run: RunDir, work: Work, cluster: Cluster, lease: Lease
+) -> tuple[dict[str, int], dict[str, float]]:
     """Score every shard that is not staged; shards by device, and seconds by phase."""
     done = staging.staged(run.staging)
     statuses: Counter[str] = Counter()

@@ -66,7 +66,14 @@ def headline(report: Report) -> str:
 
 
 def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report: Report) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for key in keys:
         table.add_column(key, no_wrap=True)
     for name in ("listed", "failed", "assessed", *report.meaning.classes, "compliance (95 %)", "review"):

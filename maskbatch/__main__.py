@@ -1,0 +1,6 @@
+"""`python -m maskbatch` is the same as `maskbatch`."""
+
+from maskbatch.cli import main
+
+if __name__ == "__main__":
+    main()

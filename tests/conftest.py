@@ -1,0 +1,103 @@
+"""What many tests share: a small real checkpoint, small real archives, the real photographs if they are there."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskbatch.checkpoint import Card, save_checkpoint
+from maskbatch.drawing import LABELS, Gate, draw_snapshot
+
+SHARED = Path(__file__).parents[2] / "shared"
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photographs beside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the real photographs in ../shared/data")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real, untrained checkpoint of three classes at 32 x 32, saved by the real code."""
+    import torch
+
+    from maskbatch.classifier import build
+
+    torch.manual_seed(7)
+    classes = ("with_mask", "without_mask", "no_face")
+    card = Card(
+        architecture="mobilenet_v3_small",
+        classes=classes,
+        compliant=("with_mask",),
+        not_assessed=("no_face",),
+        input_size=(32, 32),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        review_threshold=0.5,
+        confusion=((9, 1, 0), (1, 9, 0), (0, 0, 10)),
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, card, build(card.architecture, len(classes)).state_dict())
+    return path
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 drawn snapshots of two cameras over five days, four of them spoilt, and two files that are none."""
+    root = tmp_path_factory.mktemp("archive")
+    for k in range(200):
+        rng = np.random.default_rng(k)
+        folder = root / "north" / f"gate-{k % 2}" / f"2026/10/{k // 40 + 1:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = draw_snapshot(LABELS[k % 4], Gate.draw_lots(rng), rng, size=(96, 72))
+        picture.save(folder / f"{8 + k % 12:02d}{k % 60:02d}00.jpg", quality=90)
+    paths = sorted(root.rglob("*.jpg"))
+    paths[3].write_bytes(b"")
+    paths[50].write_bytes(paths[50].read_bytes()[:900])
+    paths[90].write_text("not an image")
+    paths[120].write_bytes(b"<html>502</html>")
+    (root / "notes.txt").write_text("x")
+    (root / "Thumbs.db").write_bytes(b"x")
+    return root
+
+
+LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run the real command line in a process of its own."""
+
+    def run(*arguments: object, script: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
+        command = (
+            ["-c", f"{script}\nfrom maskbatch.cli import main\nmain()"] if script else ["-m", "maskbatch"]
+        )
+        return subprocess.run(
+            [sys.executable, *command, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=tmp_path,
+            env={**os.environ, **env},
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ray_with_a_logical_gpu() -> Iterator[None]:
+    """An embedded Ray of two CPUs and one GPU that is only counted, not there."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
