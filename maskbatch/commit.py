@@ -6,6 +6,7 @@ fixed ranges of shards, so a commit that was cut off and repeated writes the sam
 
 import hashlib
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,10 +36,13 @@ def commit(
     work: Work,
     devices: dict[str, int],
     timings: dict[str, float],
+    began: float,
     max_error_rate: float,
     step: Step,
 ) -> dict[str, Any]:
     """Commit a run whose every shard is staged; returns what `_SUCCESS` says.
+
+    `timings` are seconds by phase; `whole` is added, counted from `began` of the monotonic clock.
 
     Raises RunFailedError when an image is missing, repeated or not the planned one: nothing is
     committed then, and nothing lost.
@@ -62,7 +66,7 @@ def commit(
         "max_error_rate": max_error_rate,
         "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * work.num_images else DONE,
         "devices": devices,
-        "timings_s": timings,
+        "timings_s": {**timings, "whole": time.monotonic() - began},
         "files": files,
     }
     write_json(run.success, success, exclusive=True)

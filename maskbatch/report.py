@@ -61,6 +61,8 @@ def make_report(runs: Sequence[RunDir], out: Path) -> Report:
     if len(meanings) > 1:
         names = " and ".join("/".join(meaning.classes) for meaning in meanings)
         raise UsageError(f"these runs do not add up: their classes differ ({names}); report them apart")
+    if len(runs) > 1:
+        _refuse_overlap(runs, [success for _, _, success in opened])
     merged = cells_module.merge(
         cells_module.cells_of_run(run.path, success)
         for run, (_, _, success) in zip(runs, opened, strict=True)
@@ -98,6 +100,20 @@ def _open(run: RunDir) -> tuple[dict[str, Any], Meaning, dict[str, Any]]:
         "statuses": success["statuses"],
     }
     return identity, meaning, success
+
+
+def _refuse_overlap(runs: Sequence[RunDir], successes: Sequence[dict[str, Any]]) -> None:
+    """Raises UsageError where two runs hold the same uri: adding them would count it twice."""
+    seen = np.empty(0, np.uint64)
+    for run, success in zip(runs, successes, strict=True):
+        names = [item["name"] for item in success["files"] if item["name"].startswith("scores/")]
+        columns = [pq.read_table(run.path / name, columns=["uri"])["uri"].to_pandas() for name in names]
+        hashes = pd.util.hash_array(pd.concat(columns).to_numpy(object)) if columns else seen[:0]
+        shared = len(np.intersect1d(seen, hashes))
+        if shared:
+            message = f"{run.path}: {shared:,} of its images are in another of these runs too; report them apart"
+            raise UsageError(message)
+        seen = np.concatenate([seen, hashes])
 
 
 def group_table(cells: pa.Table, keys: tuple[str, ...], meaning: Meaning) -> list[dict[str, Any]]:

@@ -98,8 +98,7 @@ def score(
         devices, timings = _stage(run, work, cluster, lease)
         timings = {"plan": planned_s, **timings}
         with step("commit", work.num_images) as shown:
-            timings["whole"] = time.monotonic() - began
-            success = commit(run, work, devices, timings, job.max_error_rate, shown)
+            success = commit(run, work, devices, timings, began, job.max_error_rate, shown)
     return _finish(run, success, rescored=True)
 
 

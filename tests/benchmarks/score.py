@@ -1,0 +1,260 @@
+"""`maskbatch score` against a bare loop on each core, and against Ray's documented recipe.
+
+    make bench                                        every size, about 20 minutes on two cores
+    python -m tests.benchmarks.score --sizes 640x480  one size
+
+All three read the same files with the same model, one process tree after another:
+
+    limit      one process a core: read, decode, digest, quality, bf16 score, and nothing else
+    maskbatch  the command line, from its start to its exit
+    recipe     ray.data.read_images(size=...) -> actor pool -> write_parquet
+
+A hundred pictures are drawn for each size; the rest differ by a JPEG comment. They are kept in
+.bench/ for the next call.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(".bench")
+NUM_DRAWN = 100
+SIZES = {"640x480": 2000, "1920x1080": 8000, "3840x2160": 300}
+CORES = os.cpu_count() or 1
+
+
+@dataclass
+class Timing:
+    """One run of one contender."""
+
+    whole_s: float
+    steady: float
+    """Images per second between start-up and the end."""
+    fixed_s: float
+    """Start to first batch, and last batch to the end."""
+    driver_mb: int
+    worker_mb: int
+
+
+def draw(task: tuple[Path, int, tuple[int, int]]) -> None:
+    from maskbatch.drawing import LABELS, Gate, draw_snapshot
+
+    path, seed, size = task
+    rng = np.random.default_rng(seed)
+    picture = draw_snapshot(LABELS[seed % 4], Gate.draw_lots(rng), rng, size=size, clock="2026-10-01 12:00:00")
+    picture.save(path, quality=88)
+
+
+def make_files(name: str, count: int) -> Path:
+    """`count` distinct JPEGs of the size `name`, drawn once."""
+    width, height = map(int, name.split("x"))
+    folder, drawn = FOLDER / name, FOLDER / f"drawn-{name}"
+    drawn.mkdir(parents=True, exist_ok=True)
+    tasks = [(drawn / f"{k:03d}.jpg", k, (width, height)) for k in range(NUM_DRAWN)]
+    with ProcessPoolExecutor(CORES) as pool:
+        list(pool.map(draw, [task for task in tasks if not task[0].exists()]))
+    for k in range(count):
+        path = folder / f"cam-{k % 4}" / f"{k:06d}.jpg"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = tasks[k % NUM_DRAWN][0].read_bytes()
+            comment = f"{k:08d}".encode()
+            path.write_bytes(data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:])
+    for path in sorted(folder.rglob("*.jpg"))[count:]:
+        path.unlink()
+    return folder
+
+
+def measure(command: list[str]) -> tuple[float, str, int, int]:
+    """Wall seconds, stdout, and peak resident MB of the process itself and of its largest descendant."""
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peaks: dict[int, int] = {}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            for pid in family(process.pid):
+                try:
+                    status = Path(f"/proc/{pid}/status").read_text()
+                except OSError:
+                    continue
+                peak = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), "0")
+                peaks[pid] = max(peaks.get(pid, 0), int(peak) // 1024)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    output, _ = process.communicate()
+    ended.set()
+    watcher.join()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    driver = peaks.pop(process.pid, 0)
+    return time.monotonic() - began, output, driver, max(peaks.values(), default=0)
+
+
+def family(root: int) -> set[int]:
+    """`root` and all its descendants."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, IndexError):
+            continue
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def limit(files: Path) -> Timing:
+    """The bare loop, one process a core."""
+    whole, output, driver, worker = measure([sys.executable, "-m", "tests.benchmarks.score", "--loop", str(files)])
+    spans = json.loads(output)
+    count = sum(span["images"] for span in spans)
+    busy = max(span["ended"] for span in spans) - min(span["began"] for span in spans)
+    return Timing(whole, count / busy, whole - busy, driver, worker)
+
+
+def loop(files: Path) -> None:
+    paths = sorted(files.rglob("*.jpg"))
+    with ProcessPoolExecutor(CORES) as pool:
+        barrier_at = time.time() + 25
+        shares = [(paths[k::CORES], barrier_at) for k in range(CORES)]
+        print(json.dumps(list(pool.map(work_alone, shares))))
+
+
+def work_alone(share: tuple[list[Path], float]) -> dict[str, float]:
+    """All of one core's images: the functions that maskbatch's worker calls, without anything around them."""
+    from maskbatch.checkpoint import open_checkpoint
+    from maskbatch.classifier import Classifier
+    from maskbatch.config import ScoreConfig
+    from maskbatch.decode import decode_batch
+    from maskbatch.read import Encoded
+
+    paths, barrier_at = share
+    checkpoint, config = open_checkpoint(), ScoreConfig()
+    model = Classifier(checkpoint, dtype=config.dtype, batch_size=config.batch_size)
+    size = checkpoint.card.input_size
+    model.probs(np.zeros((config.batch_size, *size, 3), np.uint8))
+    time.sleep(max(0, barrier_at - time.time()))  # both begin together, warm
+    began = time.time()
+    for i in range(0, len(paths), config.batch_size):
+        batch = [Encoded(path.read_bytes()) for path in paths[i : i + config.batch_size]]
+        model.probs(decode_batch(iter(batch), len(batch), size, config.max_pixels).images_NHWC)
+    return {"images": len(paths), "began": began, "ended": time.time()}
+
+
+def maskbatch(files: Path) -> Timing:
+    """The command line on the same files, its run thrown away."""
+    out = FOLDER / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "-m", "maskbatch", "score", str(files), "--out", str(out), "--json"]
+    whole, output, driver, worker = measure(command)
+    summary = json.loads(output)
+    if summary["statuses"] != {"ok": summary["planned"]}:
+        sys.exit(f"not every image is ok: {summary['statuses']}")
+    timings = summary["timings_s"]
+    # When the first shard is done each other worker is near the end of its own first one.
+    shard_size = json.loads((out / "run.json").read_text())["shard_size"]
+    steady = (summary["planned"] - CORES * shard_size) / timings["score"]
+    return Timing(whole, steady, timings["whole"] - timings["score"], driver, worker)
+
+
+def recipe(files: Path) -> Timing:
+    """Ray's documentation by the letter, with this model."""
+    whole, output, driver, worker = measure([sys.executable, "-m", "tests.benchmarks.score", "--recipe", str(files)])
+    span = json.loads(output.strip().splitlines()[-1])
+    return Timing(whole, span["images"] / span["busy"], whole - span["busy"], driver, worker)
+
+
+def recipe_job(files: Path) -> None:
+    import ray
+
+    from maskbatch.checkpoint import open_checkpoint
+
+    size = open_checkpoint().card.input_size
+
+    class Predictor:
+        def __init__(self) -> None:
+            from maskbatch.classifier import Classifier
+
+            self.model = Classifier(open_checkpoint(), dtype="auto", batch_size=64)
+
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            probs = self.model.probs(batch.pop("image"))
+            return {"path": batch["path"], "label": probs.argmax(axis=1), "probs": probs}
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    out = FOLDER / "recipe"
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.time()
+    dataset = ray.data.read_images(str(files), size=size, mode="RGB", include_paths=True)
+    scored = dataset.map_batches(
+        Predictor, batch_size=64, num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=CORES)
+    )
+    scored.write_parquet(str(out.absolute()))
+    print(json.dumps({"images": len(list(files.rglob("*.jpg"))), "busy": time.time() - began}))
+
+
+def show(name: str, count: int, runs: dict[str, list[Timing]]) -> None:
+    """A table of medians, and the two ratios that matter."""
+
+    def median(contender: str, value: Callable[[Timing], float]) -> float:
+        return statistics.median(value(run) for run in runs[contender])
+
+    print(f"\n{count:,} files of {name}, {CORES} cores, median of {len(runs['maskbatch'])}\n")
+    print("| | whole img/s | steady img/s | fixed s | driver MB | largest worker MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for contender in runs:
+        whole = median(contender, lambda run: count / run.whole_s)
+        print(
+            f"| {contender} | {whole:.0f} | {median(contender, lambda run: run.steady):.0f} "
+            f"| {median(contender, lambda run: run.fixed_s):.1f} "
+            f"| {median(contender, lambda run: run.driver_mb):.0f} "
+            f"| {median(contender, lambda run: run.worker_mb):.0f} |"
+        )
+    pairs = [ours.steady / bare.steady for ours, bare in zip(runs["maskbatch"], runs["limit"], strict=True)]
+    print(f"\nmaskbatch / limit, steady: {statistics.median(pairs):.2f}")
+    if "recipe" in runs:
+        ours = median("maskbatch", lambda run: run.whole_s)
+        print(f"maskbatch / recipe, whole: {median('recipe', lambda run: run.whole_s) / ours:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--repeat", type=int, default=2, help="runs of limit and maskbatch, in turn")
+    parser.add_argument("--without-recipe", action="store_true")
+    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.loop or options.recipe:
+        loop(options.loop) if options.loop else recipe_job(options.recipe)
+        return
+    for name in options.sizes:
+        files = make_files(name, SIZES[name])
+        runs: dict[str, list[Timing]] = {"limit": [], "maskbatch": []}
+        for _ in range(options.repeat):
+            runs["limit"].append(limit(files))
+            runs["maskbatch"].append(maskbatch(files))
+        if not options.without_recipe:
+            runs["recipe"] = [recipe(files)]
+        show(name, SIZES[name], runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The README, the module map and the help are held to the code."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import maskbatch
+from maskbatch import errors, schema
+from tests.conftest import Cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = ("plan", "score", "report", "demo")
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    import sys
+
+    def text(command: str) -> str:
+        result = subprocess.run(
+            [sys.executable, "-m", "maskbatch", command, "--help"], capture_output=True, text=True, check=True
+        )
+        return result.stdout
+
+    return {command: text(command) for command in COMMANDS}
+
+
+def test_every_command_has_help_and_stands_in_the_readme(helps: dict[str, str], cli: Cli) -> None:
+    listed = set(re.findall(r"^  (\w+) ", cli("--help").stdout.split("Commands:")[1], re.MULTILINE))
+    assert listed == set(COMMANDS)
+    for command in COMMANDS:
+        assert f"`maskbatch {command}" in README
+        assert helps[command].count("\n") > 5
+
+
+def test_every_flag_that_the_readme_names_exists(helps: dict[str, str]) -> None:
+    known = set(re.findall(r"--[a-z][a-z-]+", " ".join(helps.values())))
+    training = {"--data", "--out", "--checkpoint"}
+    in_code = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--date"}
+    assert in_code <= known | training
+
+
+def test_every_flag_has_a_sentence(helps: dict[str, str]) -> None:
+    for text in helps.values():
+        for flag, rest in re.findall(r"^  (--[a-z-]+)(.*(?:\n {10,}.*)*)", text, re.MULTILINE):
+            assert len(rest.split()) > 2, flag
+
+
+def test_the_readme_explains_every_status_and_exit_code() -> None:
+    for status in schema.STATUSES:
+        assert f"`{status}`" in README
+    codes = {kind.exit_code for kind in (errors.UsageError, errors.RunLockedError, errors.RunFailedError)}
+    for code in codes | {errors.DONE, errors.TOO_MANY_FAILED_IMAGES, errors.INTERRUPTED}:
+        assert f"\n| {code} | " in README
+
+
+def test_the_readme_names_every_column_of_scores() -> None:
+    text = README.replace("\n", " ")
+    for name in schema.scores(()).names:
+        assert re.search(rf"\b{name}\b", text), name
+
+
+def test_the_module_map_names_every_module() -> None:
+    named = set(re.findall(r"\w+", maskbatch.__doc__ or ""))
+    modules = {path.stem for path in (ROOT / "maskbatch").glob("*.py")} - {"__init__", "__main__"}
+    assert modules <= named
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
+
+
+def test_the_make_targets_that_the_readme_names_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"make (\w+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_public_functions_say_what_they_do() -> None:
+    import ast
+
+    for path in (ROOT / "maskbatch").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if public and path.stem not in ("cli", "pipeline") and isinstance(node, ast.FunctionDef):
+                trivial = len(node.body) <= 2 and node.args.args[:1] and node.args.args[0].arg == "self"
+                assert ast.get_docstring(node) or trivial or len(node.body) == 1, f"{path.stem}.{node.name}"
