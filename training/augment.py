@@ -1,0 +1,119 @@
+"""The train preset: what a gate camera does to a face, on whole batches of tensors.
+
+Evaluation has no preset of its own: it is scoring's decode, resized and nothing else.
+"""
+
+from dataclasses import dataclass
+from math import exp, log, sqrt
+
+import simplejpeg
+import torch
+from torch.nn import functional as F
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """How far a training picture may differ from its original; a chance is per picture."""
+
+    zoom: Range = (0.75, 1.2)
+    """Size of the content; below 1 the picture's surroundings are its mirror image."""
+    rotation_deg: float = 12.0
+    shift: float = 0.08
+    """Standard deviation, in picture sides."""
+    squash_chance: float = 0.4
+    squash: float = 1.78
+    """Aspect ratios up to it and its inverse: 16:9 and 9:16 frames pressed into a square."""
+    gain: Range = (0.55, 1.5)
+    gamma: Range = (0.6, 1.7)
+    night_chance: float = 0.1
+    night_gain: Range = (0.2, 0.5)
+    cast: float = 0.12
+    """Standard deviation of the logarithm of each channel's gain."""
+    saturation: Range = (0.5, 1.5)
+    grey_chance: float = 0.12
+    """Infrared pictures have no colour."""
+    blur_chance: float = 0.25
+    blur_px: tuple[int, int] = (28, 72)
+    """A blurred picture is one seen at so few pixels a side."""
+    noise_chance: float = 0.3
+    noise: float = 0.06
+    """Largest standard deviation, of values in [0, 1]."""
+    jpeg_chance: float = 0.2
+    jpeg_quality: tuple[int, int] = (20, 80)
+    erase_chance: float = 0.2
+    erase_area: Range = (0.02, 0.1)
+
+
+def augment(images_NHWC: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
+    """Random versions of RGB images (N, H, W, 3) uint8: (N, 3, size, size) float32 in [0, 1]."""
+    images = images_NHWC.permute(0, 3, 1, 2).float() / 255
+    images = _degrade(_light(_warp(images, size, preset), preset), preset)
+    return _erase(images, preset)
+
+
+def _uniform(num: int, bounds: Range) -> torch.Tensor:
+    return torch.empty(num, 1, 1, 1).uniform_(*bounds)
+
+
+def _chosen(num: int, chance: float) -> torch.Tensor:
+    return torch.rand(num, 1, 1, 1) < chance
+
+
+def _warp(images: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
+    """Zoom, squash, flip, rotate and shift in one bilinear resampling."""
+    num, reach = len(images), log(preset.squash) / 2
+    zoom = _uniform(num, (log(preset.zoom[0]), log(preset.zoom[1]))).exp()
+    squash = (_uniform(num, (-reach, reach)) * _chosen(num, preset.squash_chance)).exp()
+    flip = 1 - 2 * _chosen(num, 0.5).float()
+    angle = _uniform(num, (-preset.rotation_deg, preset.rotation_deg)).deg2rad()
+    wide, tall = flip / (zoom * squash), squash / zoom
+    turn = [angle.cos() * wide, -angle.sin() * wide, angle.sin() * tall, angle.cos() * tall]
+    shift = (torch.randn(num, 2) * 2 * preset.shift)[:, :, None]
+    theta = torch.cat([torch.cat(turn, dim=1).view(num, 2, 2), shift], dim=2)
+    grid = F.affine_grid(theta, [num, 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _light(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
+    """Exposure by day or night, colour cast, saturation and gamma."""
+    num = len(images)
+    night = _chosen(num, preset.night_chance)
+    gain = torch.where(night, _uniform(num, preset.night_gain), _uniform(num, preset.gain))
+    gain = gain * (torch.randn(num, 3, 1, 1) * preset.cast).exp()
+    saturation = _uniform(num, preset.saturation) * ~_chosen(num, preset.grey_chance)
+    grey = images.mean(dim=1, keepdim=True)
+    coloured = (grey + (images - grey) * saturation).clamp(1e-4, 1)
+    return (coloured ** _uniform(num, preset.gamma) * gain).clamp(0, 1)
+
+
+def _degrade(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
+    """Blur (one degree a group of four), noise, JPEG artefacts."""
+    num, images = len(images), images.clone()
+    for part in images.split(4):
+        chosen = torch.rand(len(part)) < preset.blur_chance
+        if chosen.any():
+            side = int(torch.randint(*preset.blur_px, ()))
+            small = F.interpolate(part[chosen], side, mode="bilinear", antialias=True)
+            part[chosen] = F.interpolate(small, part.shape[-1], mode="bilinear")
+    strength = _uniform(num, (0, preset.noise)) * _chosen(num, preset.noise_chance)
+    images = (images + torch.randn_like(images) * strength).clamp(0, 1)
+    for i in _chosen(num, preset.jpeg_chance).flatten().nonzero().flatten().tolist():
+        quality = int(torch.randint(*preset.jpeg_quality, ()))
+        pixels_HWC = (images[i] * 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        jpeg = simplejpeg.encode_jpeg(pixels_HWC, quality, colorsubsampling="420")
+        images[i] = torch.from_numpy(simplejpeg.decode_jpeg(jpeg)).permute(2, 0, 1).float() / 255
+    return images
+
+
+def _erase(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
+    """A hand, a badge, a sign before the lens: one rectangle of one colour."""
+    size = images.shape[-1]
+    for i in _chosen(len(images), preset.erase_chance).flatten().nonzero().flatten().tolist():
+        area = float(_uniform(1, preset.erase_area)) * size**2
+        height = min(size, round(sqrt(area) * exp(float(torch.randn(()) * 0.3))))
+        width = min(size, round(area / height))
+        x, y = (int(torch.randint(size - side + 1, ())) for side in (width, height))
+        images[i, :, y : y + height, x : x + width] = torch.rand(3, 1, 1)
+    return images
