@@ -10,7 +10,6 @@ import os
 import re
 import uuid
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,10 +115,9 @@ def default_path() -> str:
     return str(resources.files("maskbatch") / "checkpoints" / "default.safetensors")
 
 
-@cache
 def open_checkpoint(path: str | None = None) -> Checkpoint:
     """Read the card and the digest of the checkpoint at `path` (the default one when None)."""
-    path = path or default_path()
+    path = str(Path(path or default_path()).absolute())
     try:
         data = Path(path).read_bytes()
         with safe_open(path, framework="numpy") as file:

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -93,7 +94,13 @@ class Comparison:
 
     def print(self, console: Console) -> None:
         """The truth beside the report."""
-        table = Table(title="Drawn and found", title_justify="left", header_style="bold")
+        table = Table(
+            title="Drawn and found",
+            title_justify="left",
+            title_style="bold",
+            header_style="",
+            box=SIMPLE_HEAD,
+        )
         for name in ("label", "drawn", "found", "right"):
             table.add_column(name, justify="left" if name == "label" else "right")
         for name in LABELS:

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,11 +54,12 @@ class ShardDone:
     score_s: float
 
 
-def _open(work: Work) -> Checkpoint:
-    checkpoint = open_checkpoint(work.checkpoint)
-    if checkpoint.digest != work.digest:
-        message = f"checkpoint {work.checkpoint} changed while the run was going; put the first one back"
-        raise UsageError(message)
+@cache
+def _open(path: str, digest: str) -> Checkpoint:
+    """The run's checkpoint, once a worker. Raises UsageError where it is not the one the run began with."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.digest != digest:
+        raise UsageError(f"checkpoint {path} changed while the run was going; put the first one back")
     return checkpoint
 
 
@@ -65,7 +67,7 @@ def decode(batch: Batch, work: Work) -> Batch:
     """One shard number to its decoded images (n, H, W, 3) uint8 as bytes, and its columns as Arrow IPC."""
     began = time.perf_counter()
     shard = int(batch["shard"][0])
-    planned, decoded = decode_shard(work, _open(work).card, shard)
+    planned, decoded = decode_shard(work, _open(work.checkpoint, work.digest).card, shard)
     sink = io.BytesIO()
     columns = pa.table(decoded.columns)
     for table in (planned, columns):
@@ -85,7 +87,7 @@ class Scorer:
     def __init__(self, work: Work) -> None:
         from maskbatch.classifier import Classifier
 
-        checkpoint = _open(work)
+        checkpoint = _open(work.checkpoint, work.digest)
         self.work, self.card = work, checkpoint.card
         self.classifier = Classifier(checkpoint, dtype=work.config.dtype, batch_size=work.config.batch_size)
         self.device = f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"

@@ -111,8 +111,9 @@ def _refuse_overlap(runs: Sequence[RunDir], successes: Sequence[dict[str, Any]])
         hashes = pd.util.hash_array(pd.concat(columns).to_numpy(object)) if columns else seen[:0]
         shared = len(np.intersect1d(seen, hashes))
         if shared:
-            message = f"{run.path}: {shared:,} of its images are in another of these runs too; report them apart"
-            raise UsageError(message)
+            raise UsageError(
+                f"{run.path}: {shared:,} of its images are in another run too; report them apart"
+            )
         seen = np.concatenate([seen, hashes])
 
 

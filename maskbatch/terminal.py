@@ -1,6 +1,6 @@
 """The report and the plan's summary as a person reads them in a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -25,15 +25,15 @@ def stdout_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=120)
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Report, console: Console, groupings: Sequence[str] = tuple(TITLES)) -> None:
     """The report's tables, camera x day left to its Parquet file."""
-    for name, title in TITLES.items():
+    for name in groupings:
         rows = report.tables[name]
         if name == "overall" or len(rows) > 1:
-            console.print(_table(title, GROUPINGS[name], rows[:MAX_ROWS], report))
+            console.print(_table(TITLES[name], GROUPINGS[name], rows[:MAX_ROWS], report))
             if len(rows) > MAX_ROWS:
                 console.print(f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet")
-    if any(star(row) for name in TITLES for row in report.tables[name]):
+    if any(star(row) for name in groupings for row in report.tables[name]):
         console.print("* under ten camera-days: the interval leans on the other groups and is too narrow")
     overall = report.overall
     failed = {
@@ -72,12 +72,14 @@ def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report
         title_style="bold",
         header_style="",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     for key in keys:
         table.add_column(key, no_wrap=True)
     for name in ("listed", "failed", "assessed", *report.meaning.classes, "compliance (95 %)", "review"):
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=name not in report.meaning.classes)
+        words, is_class = name.replace("_", " "), name in report.meaning.classes
+        least = max(map(len, words.split())) if is_class else len(words)
+        table.add_column(words, justify="right", no_wrap=not is_class, min_width=least)
     for row in rows:
         table.add_row(
             *["unknown" if row[key] is None else str(row[key]) for key in keys],

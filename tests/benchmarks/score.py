@@ -54,7 +54,9 @@ def draw(task: tuple[Path, int, tuple[int, int]]) -> None:
 
     path, seed, size = task
     rng = np.random.default_rng(seed)
-    picture = draw_snapshot(LABELS[seed % 4], Gate.draw_lots(rng), rng, size=size, clock="2026-10-01 12:00:00")
+    picture = draw_snapshot(
+        LABELS[seed % 4], Gate.draw_lots(rng), rng, size=size, clock="2026-10-01 12:00:00"
+    )
     picture.save(path, quality=88)
 
 
@@ -72,7 +74,9 @@ def make_files(name: str, count: int) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             data = tasks[k % NUM_DRAWN][0].read_bytes()
             comment = f"{k:08d}".encode()
-            path.write_bytes(data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:])
+            path.write_bytes(
+                data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
+            )
     for path in sorted(folder.rglob("*.jpg"))[count:]:
         path.unlink()
     return folder
@@ -92,7 +96,9 @@ def measure(command: list[str]) -> tuple[float, str, int, int]:
                     status = Path(f"/proc/{pid}/status").read_text()
                 except OSError:
                     continue
-                peak = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), "0")
+                peak = next(
+                    (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), "0"
+                )
                 peaks[pid] = max(peaks.get(pid, 0), int(peak) // 1024)
 
     watcher = threading.Thread(target=watch)
@@ -122,7 +128,9 @@ def family(root: int) -> set[int]:
 
 def limit(files: Path) -> Timing:
     """The bare loop, one process a core."""
-    whole, output, driver, worker = measure([sys.executable, "-m", "tests.benchmarks.score", "--loop", str(files)])
+    whole, output, driver, worker = measure(
+        [sys.executable, "-m", "tests.benchmarks.score", "--loop", str(files)]
+    )
     spans = json.loads(output)
     count = sum(span["images"] for span in spans)
     busy = max(span["ended"] for span in spans) - min(span["began"] for span in spans)
@@ -176,7 +184,9 @@ def maskbatch(files: Path) -> Timing:
 
 def recipe(files: Path) -> Timing:
     """Ray's documentation by the letter, with this model."""
-    whole, output, driver, worker = measure([sys.executable, "-m", "tests.benchmarks.score", "--recipe", str(files)])
+    whole, output, driver, worker = measure(
+        [sys.executable, "-m", "tests.benchmarks.score", "--recipe", str(files)]
+    )
     span = json.loads(output.strip().splitlines()[-1])
     return Timing(whole, span["images"] / span["busy"], whole - span["busy"], driver, worker)
 

@@ -1,0 +1,89 @@
+"""Fixtures of the library's tests: one tiny real checkpoint, one archive, one staged and one committed run."""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from samples import CLASSES, SIZE, make_card, stage_run, write_month
+from torch import nn
+
+from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.classifier import build
+from maskbatch.commit import commit
+from maskbatch.progress import Step
+from maskbatch.rows import Work
+from maskbatch.rundir import RunDir
+
+settings.register_profile("shared-cores", deadline=None)
+settings.load_profile("shared-cores")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, what its workers knew, and how it is committed."""
+
+    run: RunDir
+    work: Work
+
+    def commit(self, max_error_rate: float = 0.05) -> dict[str, Any]:
+        step = Step("commit", self.work.num_images, "images")
+        return commit(
+            self.run,
+            self.work,
+            devices={"cpu/float32": self.work.num_shards},
+            timings={"plan": 1.0},
+            began=time.monotonic(),
+            max_error_rate=max_error_rate,
+            step=step,
+        )
+
+    def copy(self, out: Path) -> "Run":
+        shutil.copytree(self.run.path, out)
+        return Run(RunDir.at(str(out)), replace(self.work, out=str(out)))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A mobilenet_v3_small of four classes at 32 x 32, random, but with logits that tell pictures apart."""
+    torch.manual_seed(3)
+    model = build("mobilenet_v3_small", len(CLASSES))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics of what it sees, not a running mean of them
+            nn.init.uniform_(module.weight, 0.7, 1.3)
+            nn.init.normal_(module.bias, 0, 0.2)
+    nn.init.normal_(model.classifier[-1].weight, 0, 0.3)
+    with torch.inference_mode():
+        model(torch.randn(64, 3, *SIZE))
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
+    save_checkpoint(path, make_card(), model.state_dict())
+    return open_checkpoint(str(path))
+
+
+@pytest.fixture(scope="session")
+def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_month(tmp_path_factory.mktemp("month"))
+
+
+@pytest.fixture(scope="session")
+def staged_session(tmp_path_factory: pytest.TempPathFactory, month: Path, checkpoint: Checkpoint) -> Run:
+    return Run(*stage_run(tmp_path_factory.mktemp("staged") / "run", month, checkpoint))
+
+
+@pytest.fixture
+def staged(staged_session: Run, tmp_path: Path) -> Run:
+    """A copy of a run whose every shard is staged, to be spoilt and committed."""
+    return staged_session.copy(tmp_path / "run")
+
+
+@pytest.fixture(scope="session")
+def committed(staged_session: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A committed run that no test changes."""
+    made = staged_session.copy(tmp_path_factory.mktemp("committed") / "run")
+    made.commit()
+    return made

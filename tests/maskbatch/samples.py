@@ -1,0 +1,101 @@
+"""Small real pictures, archives and runs that the tests of this folder share."""
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskbatch import runner, staging
+from maskbatch.checkpoint import Card, Checkpoint
+from maskbatch.classifier import Classifier
+from maskbatch.config import PlanConfig, ScoreConfig
+from maskbatch.drawing import Gate, draw_snapshot
+from maskbatch.rows import Work, decode_shard, scores_rows
+from maskbatch.rundir import RunDir
+
+CLASSES = ("with_mask", "without_mask", "incorrect_mask", "no_face")
+SIZE = (32, 32)
+LAYOUT = "{site}/{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg"
+NOW = datetime(2026, 11, 15, tzinfo=UTC)
+
+
+def make_card(**changes: Any) -> Card:
+    values: dict[str, Any] = {
+        "architecture": "mobilenet_v3_small",
+        "classes": CLASSES,
+        "compliant": ("with_mask",),
+        "not_assessed": ("no_face",),
+        "input_size": SIZE,
+        "mean": (0.5, 0.45, 0.4),
+        "std": (0.25, 0.25, 0.3),
+        "review_threshold": 0.6,
+        "confusion": ((9, 1, 0, 0), (0, 8, 1, 1), (1, 1, 8, 0), (0, 0, 0, 10)),
+    }
+    return Card(**(values | changes))
+
+
+def encode(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, form, **options)
+    return sink.getvalue()
+
+
+def draw(seed: int = 0, size: tuple[int, int] = (160, 120), label: str = "with_mask") -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return draw_snapshot(label, Gate.draw_lots(rng), rng, size=size)
+
+
+def speckle(seed: int, size: tuple[int, int] = (48, 36)) -> bytes:
+    """A small sound JPEG that no other seed gives."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8))
+    return encode(coarse.resize(size), quality=90)
+
+
+def write_files(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def write_month(root: Path) -> Path:
+    """102 images of three cameras over three local days: 98 sound, 4 bad, 2 of unknown time, and a note."""
+    times = [(day, hour, i) for day in (1, 2, 3) for hour in (0, 9, 21) for i in range(11)]
+    cameras = ("north/gate-1", "north/gate-2", "south/dock")
+    files = {
+        f"{cameras[k % 3]}/2026-10-{day:02d}/{hour:02d}30{i:02d}.jpg": speckle(k)
+        for k, (day, hour, i) in enumerate(times)
+    }
+    names = list(files)
+    files[names[5]] = files[names[5]][:700]
+    files[names[40]] = b"no image at all"
+    files[names[77]] = b""
+    files |= {"extra/late.jpg": speckle(900), "extra/later.jpg": speckle(901), "notes.txt": b"hello"}
+    write_files(root, files)
+    os.symlink("nowhere.jpg", root / "south" / "gone.jpg")
+    return root
+
+
+def stage_run(out: Path, archive: Path, checkpoint: Checkpoint) -> tuple[RunDir, Work]:
+    """Plan, decode, score and stage `archive` by the real functions, in shards of 32; not committed."""
+    plan_config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
+    score_config = ScoreConfig(dtype="float32")
+    settings = runner.make_plan(str(out), plan_config)
+    run = RunDir.at(str(out))
+    settings = runner._scoring(run, settings, score_config, checkpoint)
+    work = replace(runner._work(run, settings, plan_config, score_config, checkpoint), shard_size=32)
+    classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
+    for shard in range(work.num_shards):
+        planned, decoded = decode_shard(work, checkpoint.card, shard)
+        probs = classifier.probs(decoded.images_NHWC)
+        table = scores_rows(planned, decoded, probs, checkpoint.card, work.clock)
+        staging.write_shard(run.staging, shard, table, "cpu/float32")
+    return run, work

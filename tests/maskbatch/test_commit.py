@@ -1,0 +1,175 @@
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from conftest import Run
+from samples import CLASSES
+
+from maskbatch import commit as commit_module
+from maskbatch import schema
+from maskbatch.errors import RunFailedError
+from maskbatch.plan import read_plan
+from maskbatch.staging import shard_path
+
+NUM_IMAGES = 102
+STATUSES = {"ok": 98, "missing": 1, "unsupported": 1, "truncated": 2}
+
+
+def scores(made: Run) -> pa.Table:
+    return ds.dataset(made.run.scores, partitioning="hive").to_table().sort_by("id")
+
+
+def change(made: Run, shard: int, **columns: Any) -> None:
+    """Rewrite a staged shard with some of its columns replaced."""
+    table = pq.read_table(shard_path(made.run.staging, shard))
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(
+            place, table.schema.field(name), pa.array(values, table.schema.field(name).type)
+        )
+    pq.write_table(table, shard_path(made.run.staging, shard))
+
+
+def test_every_planned_image_is_committed_exactly_once(committed: Run) -> None:
+    table = scores(committed)
+    assert table["id"].to_pylist() == list(range(NUM_IMAGES))
+    assert table["uri"].to_pylist() == read_plan(committed.run.plan, 0, NUM_IMAGES)["uri"].to_pylist()
+    assert Counter(table["status"].to_pylist()) == STATUSES
+    success = committed.run.read_success()
+    assert (success["planned"], success["statuses"]) == (NUM_IMAGES, STATUSES)
+    assert table.schema.names == [*schema.scores(CLASSES).names, "date"]
+
+
+def test_rows_are_partitioned_by_local_day_and_unknown(committed: Run) -> None:
+    for row in scores(committed).to_pylist():
+        local = row["captured_local"]
+        assert row["date"] == ("unknown" if local is None else f"{local:%Y-%m-%d}")
+    assert sorted(path.name for path in committed.run.scores.iterdir()) == [
+        "date=2026-10-01", "date=2026-10-02", "date=2026-10-03", "date=unknown",
+    ]  # fmt: skip
+
+
+def test_half_past_midnight_in_paris_belongs_to_the_local_day(committed: Run) -> None:
+    midnight = [
+        r for r in scores(committed).to_pylist() if r["captured_local"] and r["captured_local"].hour == 0
+    ]
+    assert len(midnight) == 33
+    assert all(f"{r['captured_at']:%Y-%m-%d %H:%M}" < r["date"] for r in midnight)
+
+
+def test_pandas_duckdb_and_pyarrow_read_the_same_scores(committed: Run) -> None:
+    folder = committed.run.scores
+    frame = pd.read_parquet(folder)
+    assert len(frame) == NUM_IMAGES
+    by_pandas = frame.astype({"date": str}).groupby("date").size().to_dict()
+    query = (
+        f"select date, count(*) from read_parquet('{folder}/*/*.parquet', hive_partitioning=true, "
+        "hive_types={'date': VARCHAR}) group by date"
+    )
+    by_duckdb = dict(duckdb.sql(query).fetchall())
+    by_pyarrow = Counter(ds.dataset(folder, partitioning="hive").to_table(["date"])["date"].to_pylist())
+    assert by_pandas == by_duckdb == by_pyarrow
+    assert set(by_duckdb) == {"2026-10-01", "2026-10-02", "2026-10-03", "unknown"}
+
+
+def test_success_lists_every_file_with_its_rows_and_digest(committed: Run) -> None:
+    listed = {item["name"]: item for item in committed.run.read_success()["files"]}
+    there = [path for path in committed.run.path.rglob("*") if path.is_file()]
+    names = {path.relative_to(committed.run.path).as_posix() for path in there}
+    assert set(listed) == {n for n in names if n == "run.json" or n.startswith(("plan/", "scores/"))}
+    for name, item in listed.items():
+        path = committed.run.path / name
+        assert item == commit_module._describe(committed.run, path, item["rows"])
+        if path.suffix == ".parquet":
+            assert item["rows"] == pq.read_metadata(path).num_rows
+
+
+def test_a_repeated_commit_writes_the_same_files(staged: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit_module, "RANGE_ROWS", 64)  # two ranges
+    first = staged.commit()
+    staged.run.success.unlink()
+    (staged.run.scores / "date=2026-10-01" / "part-000000000007.parquet").write_bytes(b"of another commit")
+    assert staged.commit()["files"] == first["files"]
+    assert {Path(item["name"]).name for item in first["files"] if item["name"].startswith("scores/")} == {
+        "part-000000000000.parquet", "part-000000000064.parquet",
+    }  # fmt: skip
+    assert scores(staged)["id"].to_pylist() == list(range(NUM_IMAGES))
+
+
+def test_a_second_commit_over_a_committed_run_does_not_replace_its_success(staged: Run) -> None:
+    staged.commit()
+    with pytest.raises(FileExistsError):
+        staged.commit(max_error_rate=1)
+    assert staged.run.read_success()["max_error_rate"] == 0.05
+
+
+def test_a_run_below_a_folder_named_like_a_partition_commits(staged_session: Run, tmp_path: Path) -> None:
+    made = staged_session.copy(tmp_path / "date=1999-01-01" / "site=x" / "run")
+    made.commit()
+    assert "1999-01-01" not in scores(made)["date"].to_pylist()
+
+
+@pytest.mark.parametrize(("allowed", "code"), [(0.05, 0), (4 / NUM_IMAGES, 0), (0.039, 3), (0.0, 3)])
+def test_more_failures_than_allowed_give_exit_code_3(staged: Run, allowed: float, code: int) -> None:
+    assert staged.commit(allowed)["exit_code"] == code
+
+
+def missing_shard(made: Run) -> None:
+    shard_path(made.run.staging, 1).unlink()
+
+
+def unreadable_shard(made: Run) -> None:
+    shard_path(made.run.staging, 1).write_bytes(b"PAR1 cut off")
+
+
+def duplicated_id(made: Run) -> None:
+    change(made, 0, id=[0, 0, *range(2, 32)])
+
+
+def missing_row(made: Run) -> None:
+    path = shard_path(made.run.staging, 3)
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+def foreign_id(made: Run) -> None:
+    change(made, 3, id=[*range(96, 101), 500])
+
+
+def another_shards_rows(made: Run) -> None:
+    shutil.copy(shard_path(made.run.staging, 0), shard_path(made.run.staging, 1))
+
+
+def foreign_uri(made: Run) -> None:
+    uris = pq.read_table(shard_path(made.run.staging, 2))["uri"].to_pylist()
+    change(made, 2, uri=[uris[1], uris[0], *uris[2:]])
+
+
+def unknown_status(made: Run) -> None:
+    change(made, 1, status=["fine", *["ok"] * 31])
+
+
+def no_whole_image(made: Run) -> None:
+    change(made, 0, region=[1, *[0] * 31])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        missing_shard, unreadable_shard, duplicated_id, missing_row, foreign_id, another_shards_rows, foreign_uri,
+        unknown_status, no_whole_image,
+    ],
+)  # fmt: skip
+def test_nothing_is_committed_when_the_rows_are_not_the_planned_ones(staged: Run, spoil: Any) -> None:
+    spoil(staged)
+    with pytest.raises(RunFailedError) as failed:
+        staged.commit()
+    assert str(staged.run.path) in str(failed.value)
+    assert not staged.run.success.exists()
+    assert len(list(staged.run.staging.iterdir())) >= 3  # what is staged stays

@@ -1,0 +1,58 @@
+from collections import Counter
+
+import pytest
+from samples import SIZE, draw, encode
+
+from maskbatch.decode import decode_batch
+from maskbatch.demo import CAMERAS, FIRST_DAY, FROZEN, LAYOUT, NUM_DAYS, SPOILT, _spoil, plan_month
+from maskbatch.drawing import LABELS
+from maskbatch.layout import Template
+from maskbatch.read import Encoded
+
+
+@pytest.mark.parametrize("num_images", [240, 720, 2400])
+def test_a_month_has_the_images_asked_for_evenly_and_always_the_same(num_images: int) -> None:
+    month = list(plan_month(num_images))
+    assert month == list(plan_month(num_images))
+    by_camera_day = Counter((s.path.rsplit("/", 4)[0], s.path[-17:-11]) for s in month)
+    assert len(month) == num_images
+    assert set(by_camera_day.values()) == {num_images // (len(CAMERAS) * NUM_DAYS)}
+    assert {s.label for s in month} == set(LABELS)
+
+
+def test_no_two_snapshots_have_one_path() -> None:
+    # BUG: `demo --images 5000` already draws two of one camera in the same second.
+    paths = Counter(snapshot.path for snapshot in plan_month(10_000))
+    assert [path for path, count in paths.items() if count > 1] == []
+
+
+def test_a_path_says_its_camera_and_time_by_the_layout_of_the_demo() -> None:
+    for snapshot in plan_month(240):
+        parsed = Template(LAYOUT).parse(snapshot.path)
+        assert parsed is not None
+        assert parsed.time is not None
+        assert f"{parsed.site}/{parsed.camera}" in {camera.path for camera in CAMERAS}
+        frozen = (f"{parsed.site}/{parsed.camera}", (parsed.time - FIRST_DAY).days) == FROZEN
+        assert frozen or parsed.time == snapshot.time
+
+
+def test_the_frozen_camera_repeats_one_frame_for_one_day() -> None:
+    scenes: dict[object, list[tuple[str, tuple[int, ...], int]]] = {}
+    for s in plan_month(720):
+        day = (s.time - FIRST_DAY).days
+        scenes.setdefault((s.path.rsplit("/", 4)[0], day), []).append((s.label, s.seed, s.time.hour))
+    assert len(set(scenes.pop(FROZEN))) == 1
+    assert all(len(set(day)) == len(day) for day in scenes.values())
+
+
+def test_every_kind_of_spoilt_file_is_drawn() -> None:
+    kinds = Counter(s.spoilt for s in plan_month(720))
+    assert set(kinds) == {None, *SPOILT}
+    assert sum(count for kind, count in kinds.items() if kind) == 9
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_file_gets_the_status_it_was_spoilt_for(how: str) -> None:
+    files = [encode(draw(k, (640, 480), LABELS[k % 4]), quality=88) for k in range(6)]
+    spoilt = (Encoded(_spoil(data, how)) for data in files)
+    assert decode_batch(spoilt, 6, SIZE, 10**6).columns["status"] == [how] * 6

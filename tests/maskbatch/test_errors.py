@@ -1,0 +1,19 @@
+import pickle
+
+import pytest
+
+from maskbatch.decode import BadImageError
+from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(MaskbatchError, 1), (UsageError, 2), (RunLockedError, 5), (RunFailedError, 1)]
+)
+def test_errors_cross_processes_with_their_exit_code(kind: type[MaskbatchError], code: int) -> None:
+    error = pickle.loads(pickle.dumps(kind("what, where; what to do")))
+    assert (type(error), str(error), error.exit_code) == (kind, "what, where; what to do", code)
+
+
+def test_a_bad_image_error_crosses_processes_too() -> None:
+    error = pickle.loads(pickle.dumps(BadImageError("corrupt", "why")))
+    assert (error.status, error.message) == ("corrupt", "why")

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from maskbatch.intervals import FEW_CLUSTERS, DesignEffects, design_effects, wilson
+
+clusters = st.lists(
+    st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n), st.integers(0, 2))),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(clusters, st.floats(0.5, 0.999))
+def test_an_interval_holds_the_rate_and_lies_in_zero_to_one(
+    drawn: list[tuple[int, int, int]], level: float
+) -> None:
+    compliant, assessed, group = (np.array(column) for column in zip(*drawn, strict=True))
+    effects = design_effects(compliant.astype(float), assessed.astype(float), group, 3)
+    assert (effects.effect_G >= 1).all()
+    assert effects.num_clusters_G.sum() == len(drawn)
+    totals = [np.bincount(group, column, 3) for column in (compliant, assessed)]
+    low, high = wilson(totals[0], totals[1], effects, level)
+    there = totals[1] > 0
+    rate = totals[0][there] / totals[1][there]
+    assert (low[there] - 1e-12 <= rate).all()
+    assert (rate <= high[there] + 1e-12).all()
+    assert ((low[there] >= 0) & (high[there] <= 1)).all()
+    assert np.isnan(low[~there]).all()
+    assert np.isnan(high[~there]).all()
+
+
+def one(effect: float, freedom: float) -> DesignEffects:
+    return DesignEffects(np.array([effect]), np.array([freedom]), np.array([50]))
+
+
+@pytest.mark.parametrize(("compliant", "assessed"), [(0, 30), (27, 30), (30, 30), (900, 1000)])
+def test_without_clustering_it_is_wilsons_interval(compliant: int, assessed: int) -> None:
+    expected = binomtest(compliant, assessed).proportion_ci(0.95, "wilson")
+    low, high = wilson(np.array([float(compliant)]), np.array([float(assessed)]), one(1, 1e9))
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_a_design_effect_counts_as_that_many_fewer_images() -> None:
+    clustered = wilson(np.array([900.0]), np.array([1000.0]), one(10, 1e9))
+    fewer = wilson(np.array([90.0]), np.array([100.0]), one(1, 1e9))
+    assert np.allclose(clustered, fewer)
+
+
+def test_fewer_degrees_of_freedom_and_a_higher_level_widen_it() -> None:
+    def width(freedom: float, level: float) -> float:
+        low, high = wilson(np.array([90.0]), np.array([100.0]), one(1, freedom), level)
+        return float(high[0] - low[0])
+
+    assert width(5, 0.95) > width(50, 0.95) > width(50, 0.9)
+
+
+def test_independent_images_have_a_design_effect_near_one_and_identical_ones_their_number() -> None:
+    rng = np.random.default_rng(1)
+    images = np.full(2000, 50.0)
+    free = design_effects(rng.binomial(50, 0.8, 2000).astype(float), images, np.zeros(2000, int), 1)
+    stuck = design_effects(50.0 * rng.binomial(1, 0.8, 2000), images, np.zeros(2000, int), 1)
+    assert free.effect_G[0] == pytest.approx(1, abs=0.12)
+    assert stuck.effect_G[0] == pytest.approx(50, rel=0.01)
+
+
+def test_a_group_of_few_clusters_takes_the_pooled_effect() -> None:
+    rng = np.random.default_rng(2)
+    group = np.array([0] * 40 + [1] * (FEW_CLUSTERS - 1))
+    compliant = rng.binomial(30, rng.beta(2, 1, len(group))).astype(float)
+    effects = design_effects(compliant, np.full(len(group), 30.0), group, 2)
+    alone = design_effects(
+        compliant[40:], np.full(FEW_CLUSTERS - 1, 30.0), np.zeros(FEW_CLUSTERS - 1, int), 1
+    )
+    assert effects.effect_G[1] != pytest.approx(alone.effect_G[0])
+    assert effects.freedom_G.tolist() == [39, 39 + FEW_CLUSTERS - 2]
+
+
+def test_the_interval_covers_the_truth_in_clustered_data_where_a_plain_one_does_not() -> None:
+    """400 archives of 120 camera-days, true rate 0.9, intra-cluster correlation 0.3, one group each."""
+    rng = np.random.default_rng(20261001)
+    repetitions, days, rate, correlation = 400, 120, 0.9, 0.3
+    sum_ab = 1 / correlation - 1
+    assessed = rng.integers(20, 80, (repetitions, days))
+    compliant = rng.binomial(assessed, rng.beta(rate * sum_ab, (1 - rate) * sum_ab, assessed.shape))
+    group = np.repeat(np.arange(repetitions), days)
+    effects = design_effects(
+        compliant.ravel().astype(float), assessed.ravel().astype(float), group, repetitions
+    )
+    plain = DesignEffects(np.ones(repetitions), np.full(repetitions, 1e9), effects.num_clusters_G)
+    covered = []
+    for used in (effects, plain):
+        low, high = wilson(compliant.sum(1).astype(float), assessed.sum(1).astype(float), used)
+        covered.append(np.mean((low <= rate) & (rate <= high)))
+    assert 0.90 <= covered[0] <= 0.98
+    assert covered[1] < 0.6
