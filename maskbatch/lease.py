@@ -4,6 +4,7 @@ It only saves work; what makes a run right is fixed names and `_SUCCESS`. A leas
 minutes after it was last renewed, or at once when its process on this host is gone.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from maskbatch.errors import RunLockedError
+from maskbatch.errors import RunFailedError, RunLockedError
 from maskbatch.rundir import RunDir, write_json
 
 RENEW_S = 20.0
@@ -58,7 +59,8 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            write_json(self.run.lease, self._content())
+            with contextlib.suppress(OSError, RunFailedError):  # the next renewal may do; the work goes on
+                write_json(self.run.lease, self._content())
 
     def _content(self) -> dict[str, Any]:
         return {

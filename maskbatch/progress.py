@@ -45,32 +45,42 @@ class Step:
     def __init__(self, name: str, total: int | None, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done = 0
-        self._first = 0
+        self._before = 0
+        """Done before the rate is counted from."""
+        self._rated: float | None = None
         self._began = self._spoke = time.monotonic()
 
     def start_at(self, done: int) -> None:
         """Count `done` as there already: shown, and left out of the rate."""
-        self.done = self._first = done
+        self.done = self._before = done
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done."""
+        """`count` more are done; the first ones, which waited for the start, are left out of the rate."""
+        if self._rated is None:
+            self._before, self._rated = self.done + count, time.monotonic()
         self.done += count
+        self._show()
+
+    def _show(self) -> None:
         if time.monotonic() - self._spoke >= LINE_EVERY_S:
             self._spoke = time.monotonic()
             say(self.line())
 
     def rate(self) -> float:
-        """Per second, since the step began."""
-        return (self.done - self._first) / max(time.monotonic() - self._began, 1e-9)
+        """Per second, since the first ones were done; 0 before there are any."""
+        if self._rated is None:
+            return 0.0
+        return (self.done - self._before) / max(time.monotonic() - self._rated, 1e-9)
 
     def line(self) -> str:
         """Where the step stands, in one line."""
         if not self.total:
             return f"{self.name}: {self.done:,} {self.unit}, {self.rate():,.0f}/s"
-        left = timedelta(seconds=round((self.total - self.done) / max(self.rate(), 1e-9)))
-        share = self.done / self.total
-        of = f"{self.done:,} of {self.total:,} {self.unit} ({share:.0%})"
-        return f"{self.name}: {of}, {self.rate():,.0f}/s, {left} left"
+        of = f"{self.name}: {self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+        rate = self.rate()
+        if not rate:
+            return of
+        return f"{of}, {rate:,.0f}/s, {timedelta(seconds=round((self.total - self.done) / rate))} left"
 
     def finish(self) -> None:
         say(f"{self.name}: {self.done:,} {self.unit} in {time.monotonic() - self._began:.1f} s")
@@ -99,8 +109,7 @@ class BarStep(Step):
         super().start_at(done)
         self._bar.update(self._task, completed=done)
 
-    def advance(self, count: int = 1) -> None:
-        self.done += count
+    def _show(self) -> None:
         self._bar.update(self._task, completed=self.done, rate=f"{self.rate():,.0f}")
 
     def close(self) -> None:

@@ -79,7 +79,11 @@ class RunDir:
             )
             raise UsageError(message)
         if values is None and self.path.is_dir() and any(self.path.iterdir()):
-            others = [item.name for item in self.path.iterdir() if item != self.lease]
+            others = [
+                item.name
+                for item in self.path.iterdir()
+                if item != self.lease and not item.name.startswith(".")  # `whole` cut off leaves a dot name
+            ]
             if others:
                 found = sorted(others)[0]
                 message = f"{self.path} is not empty and holds no run (found {found!r}); name a new folder"
@@ -100,7 +104,13 @@ class RunDir:
         return values
 
     def clear(self) -> None:
-        """Throw away an unfinished run, its lease kept."""
+        """Throw away an unfinished run, its lease kept; cut off, it can be called again.
+
+        Raises UsageError, and removes nothing, where something else than a run lies here.
+        """
+        if self.read_run() is None:
+            return
+        write_json(self.run_json, {"format_version": FORMAT_VERSION, "plan": {}})
         for folder in (self.staging, self.scores, self.plan, self.report):
             shutil.rmtree(folder, ignore_errors=True)
         self.run_json.unlink(missing_ok=True)

@@ -146,7 +146,7 @@ def _planned(run: RunDir, config: PlanConfig, *, fresh: bool) -> Settings:
     if "listing" in settings:
         say(f"plan: {settings['listing']['num_images']:,} images, listed before")
         return settings
-    shutil.rmtree(run.plan, ignore_errors=True)
+    shutil.rmtree(run.plan, ignore_errors=True)  # of a listing that was cut off
     listing = Listing()
     clock = Clock.parse(config.timezone, datetime.fromisoformat(settings["created_at"]))
     try:

@@ -140,7 +140,7 @@ def limit(files: Path) -> Timing:
 def loop(files: Path) -> None:
     paths = sorted(files.rglob("*.jpg"))
     with ProcessPoolExecutor(CORES) as pool:
-        barrier_at = time.time() + 25
+        barrier_at = time.time() + 20
         shares = [(paths[k::CORES], barrier_at) for k in range(CORES)]
         print(json.dumps(list(pool.map(work_alone, shares))))
 
