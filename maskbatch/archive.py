@@ -98,16 +98,18 @@ def _walk(
 
 def _entry(item: "os.DirEntry[str]", relative: str, uri: str, skipped: Counter[str]) -> Entry | None:
     extension = os.path.splitext(item.name)[1].lower()
-    if extension not in IMAGE_EXTENSIONS and not item.is_dir():
-        skipped[extension or "no extension"] += 1
-        return None
     try:
         info = item.stat()
     except OSError:  # a dangling link, or gone since: planned, and found missing when it is read
-        return Entry(uri, relative)
-    if stat.S_ISDIR(info.st_mode):
+        info = None
+    if info and stat.S_ISDIR(info.st_mode):
         skipped["link to a folder (not followed)"] += 1
         return None
+    if extension not in IMAGE_EXTENSIONS:
+        skipped[extension or "no extension"] += 1
+        return None
+    if info is None:
+        return Entry(uri, relative)
     if not stat.S_ISREG(info.st_mode):
         return Entry(uri, relative, refused="not a regular file")
     return Entry(uri, relative, info.st_size, str(info.st_mtime_ns))

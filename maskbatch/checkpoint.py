@@ -134,7 +134,7 @@ def _parse(path: str, text: str | None) -> Card:
         message = f"checkpoint {path}: no '{METADATA_KEY}' metadata; export it with training/ first"
         raise UsageError(message)
     try:
-        values = json.loads(text)
+        values = dict(json.loads(text))
         known = {item.name for item in fields(Card)}
         frozen = {k: _freeze(v) if k in FROZEN else v for k, v in values.items() if k in known}
         return Card(**frozen)

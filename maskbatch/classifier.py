@@ -19,8 +19,8 @@ def build(architecture: str, num_classes: int) -> nn.Module:
     models = _torchvision_models()
     try:
         model: nn.Module = models.get_model(architecture, weights=None, num_classes=num_classes)
-    except ValueError as error:
-        message = f"architecture {architecture!r} is not one of torchvision.models.list_models()"
+    except (ValueError, TypeError) as error:
+        message = f"architecture {architecture!r} is not a classifier of torchvision.models"
         raise UsageError(message) from error
     return model
 

@@ -66,7 +66,7 @@ GpusPerWorker = Annotated[
 MaxErrorRate = Annotated[
     float | None, typer.Option(help="Share of failed images above which to exit 3 [0.05].")
 ]
-StallTimeout = Annotated[
+StallTimeoutS = Annotated[
     float | None, typer.Option(help="Stop, resumable, after so many seconds without progress [600].")
 ]
 
@@ -139,7 +139,7 @@ def score(
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
     max_error_rate: MaxErrorRate = None,
-    stall_timeout: StallTimeout = None,
+    stall_timeout_s: StallTimeoutS = None,
     fresh: Fresh = False,
     config_file: ConfigFile = None,
     as_json: Json = False,
@@ -165,7 +165,7 @@ def score(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         max_error_rate=max_error_rate,
-        stall_timeout_s=stall_timeout,
+        stall_timeout_s=stall_timeout_s,
     )
     result = runner.score(
         out,

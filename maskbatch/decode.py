@@ -172,12 +172,16 @@ def _decode(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
             raise BadImageError("too_large", message)
         # A TIFF's own tags are its EXIF; elsewhere only a block that the header showed is parsed.
         exif = source.getexif() if source.format == "TIFF" or "exif" in source.info else None
-        orientation = exif.get(ExifTags.Base.Orientation, 1) if exif else 1
+        if source.format == "TIFF":
+            source.load()  # which turns it upright
+            width, height = source.size
+        orientation = exif.get(ExifTags.Base.Orientation, 1) if exif and source.format != "TIFF" else 1
         swapped = orientation in (5, 6, 7, 8)
         target = (input_size[0], input_size[1]) if swapped else (input_size[1], input_size[0])
+        image = None
         if source.format in ("JPEG", "MPO") and source.mode in ("L", "RGB"):
             image = _decode_jpeg(data, target)
-        else:
+        if image is None:
             source.draft(None, (round(target[0] * JPEG_HEADROOM), round(target[1] * JPEG_HEADROOM)))
             image = _to_rgb(source)
         image = image.resize(target, Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -188,19 +192,22 @@ def _decode(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
         return Picture(image, width, height, _exif_time(exif))
 
 
-def _decode_jpeg(data: bytes, target: tuple[int, int]) -> Image.Image:
-    """`data` as RGB at a reduced DCT scale, JPEG_HEADROOM times `target` (W, H) or more where it has that."""
+def _decode_jpeg(data: bytes, target: tuple[int, int]) -> Image.Image | None:
+    """`data` as RGB at a reduced DCT scale, JPEG_HEADROOM times `target` (W, H) or more where it has that.
+
+    None where the decoder only warns, of an odd JFIF version, say: the picture is whole, and Pillow
+    takes it. Raises BadImageError for data that ends early or is damaged.
+    """
     least = {"min_width": target[0] * JPEG_HEADROOM, "min_height": target[1] * JPEG_HEADROOM}
     try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=True, **least)
+        return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", strict=True, **least))
     except ValueError as error:
-        message = str(error)
-        if message.startswith("Premature end"):
-            raise BadImageError("truncated", "JPEG data ends early") from None
-        if not STRAY_BYTES.match(message):
-            raise BadImageError("corrupt", f"JPEG data is corrupt: {_stable(error)}") from None
-        pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False, **least)
-    return Image.fromarray(pixels)
+        message = _stable(error)
+    if message.startswith("Premature end") or _spoilt(data, "JPEG") == "truncated":
+        raise BadImageError("truncated", "JPEG data ends early")
+    if message.startswith("Corrupt JPEG data") and not STRAY_BYTES.match(message):
+        raise BadImageError("corrupt", f"JPEG data is corrupt: {message}")
+    return None
 
 
 def _to_rgb(source: Image.Image) -> Image.Image:
@@ -225,8 +232,9 @@ def _exif_time(exif: Image.Exif | None) -> str | None:
     taken = original or exif.get(ExifTags.Base.DateTime)
     try:
         time = datetime.strptime(str(taken).strip("\0 "), "%Y:%m:%d %H:%M:%S")
-        offset = details.get(ExifTags.Base.OffsetTimeOriginal) if original else None
-        return datetime.fromisoformat(f"{time.isoformat()}{(offset or '').strip()}").isoformat()
+        offset = str(details.get(ExifTags.Base.OffsetTimeOriginal)).strip("\0 ") if original else ""
+        known = re.fullmatch(r"[+-]\d\d:\d\d", offset)  # DC-008 writes an unknown one as blanks
+        return datetime.fromisoformat(f"{time.isoformat()}{offset if known else ''}").isoformat()
     except ValueError:
         return None
 
@@ -234,11 +242,9 @@ def _exif_time(exif: Image.Exif | None) -> str | None:
 def _unsupported(data: bytes) -> str:
     if data.lstrip()[:1] == b"<":
         return "the file holds HTML or XML, not an image"
-    try:
-        data[:512].decode("ascii")
-    except UnicodeDecodeError:
-        return f"not an image of a known format ({', '.join(sorted(set(SIGNATURES.values())))})"
-    return "the file holds text, not an image"
+    if re.fullmatch(rb"[\t\n\r\f -~]+", data[:512]):
+        return "the file holds text, not an image"
+    return f"not an image of a known format ({', '.join(sorted(set(SIGNATURES.values())))})"
 
 
 def _spoilt(data: bytes, kind: str) -> str:

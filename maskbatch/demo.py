@@ -145,10 +145,10 @@ def plan_month(num_images: int) -> Iterator[Snapshot]:
         rng = np.random.default_rng((SEED, camera.seed))
         for day in range(NUM_DAYS):
             frozen = (camera.path, day) == FROZEN
-            hours = np.sort(rng.uniform(6, 22, each_day))
+            seconds = 6 * 3600 + np.sort(rng.choice(16 * 3600, each_day, replace=False))
             frozen_label = str(rng.choice(LABELS[:3]))
-            for k, hour in enumerate(hours):
-                time = FIRST_DAY + timedelta(days=day, seconds=round(hour * 3600))
+            for k, second in enumerate(seconds):
+                time = FIRST_DAY + timedelta(days=day, seconds=int(second))
                 label = frozen_label if frozen else str(rng.choice(LABELS, p=camera.mix))
                 number += 1
                 spoilt = SPOILT[number // 80 % len(SPOILT)] if number % 80 == 40 and not frozen else None

@@ -38,7 +38,7 @@ class Template:
         self.text = text
         self._seen: set[str] = set()
         self._parts = [self._compile(token) for token in TOKEN.finditer(text)]
-        self._whole = re.compile("".join(self._parts))
+        self._whole = re.compile("".join(self._parts), re.DOTALL)
         if not self._seen:
             self._refuse("names no field; use {site}, {camera} or {captured_at:%Y%m%d%H%M%S}")
         times = {name[2:] for name in self._seen if name.startswith("t_")}
@@ -83,7 +83,7 @@ class Template:
     def explain(self, path: str) -> str:
         """How far `path` follows the template, for an error message."""
         for count in range(len(self._parts), 0, -1):
-            match = re.match("".join(self._parts[:count]).replace("+?", "+"), path)
+            match = re.match("".join(self._parts[:count]).replace("+?", "+"), path, re.DOTALL)
             if match:
                 known = ", ".join(f"{k.removeprefix('t_')}={v}" for k, v in match.groupdict().items())
                 return f"{known or 'nothing'}, then stops at '{path[match.end() :]}'"
@@ -95,7 +95,8 @@ def _parsed(groups: dict[str, str | None]) -> Parsed:
     fraction = groups.get("t_f")
     if fraction:
         numbers["f"] = int(fraction.ljust(6, "0"))
-    return Parsed(groups.get("site"), groups.get("camera"), _time(numbers), bool({"H", "s"} & set(numbers)))
+    site, camera = (unquote(groups[k] or "") or None if k in groups else None for k in ("site", "camera"))
+    return Parsed(site, camera, _time(numbers), bool({"H", "s"} & set(numbers)))
 
 
 def _time(numbers: dict[str, int]) -> datetime | None:
@@ -111,7 +112,7 @@ def _time(numbers: dict[str, int]) -> datetime | None:
             time += timedelta(days=numbers["j"] - 1)
             return time if time.year == year and numbers["j"] else None
         return time
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None
 
 

@@ -80,9 +80,9 @@ def read_lease(run: RunDir) -> dict[str, Any] | None:
     """The lease as it stands, or None."""
     try:
         values: dict[str, Any] = json.loads(run.lease.read_bytes())
-    except (FileNotFoundError, ValueError):
+        return values if {"owner", "host", "pid", "expires_at"} <= set(values) else None
+    except (FileNotFoundError, ValueError, TypeError):
         return None
-    return values
 
 
 def is_live(held: dict[str, Any]) -> bool:

@@ -186,7 +186,8 @@ def read_plan(folder: Path, start: int, stop: int) -> pa.Table:
     while start < stop:
         first = start // FILE_ROWS * FILE_ROWS
         group = (start - first) // GROUP_ROWS
-        table = _read_group(str(folder / f"part-{first:012d}.parquet"), group)
+        path = folder / f"part-{first:012d}.parquet"
+        table = _read_group(path, path.stat().st_mtime_ns, group)
         offset = start - first - group * GROUP_ROWS
         part = table.slice(offset, min(stop - start, table.num_rows - offset))
         parts.append(part)
@@ -195,7 +196,8 @@ def read_plan(folder: Path, start: int, stop: int) -> pa.Table:
 
 
 @lru_cache(maxsize=2)
-def _read_group(path: str, group: int) -> pa.Table:
+def _read_group(path: Path, mtime_ns: int, group: int) -> pa.Table:
+    """One row group; `mtime_ns` keeps the cache from serving a plan that was thrown away."""
     with pq.ParquetFile(path) as file:
         return file.read_row_group(group)
 

@@ -80,7 +80,8 @@ class Step:
         rate = self.rate()
         if not rate:
             return of
-        return f"{of}, {rate:,.0f}/s, {timedelta(seconds=round((self.total - self.done) / rate))} left"
+        left_s = min((self.total - self.done) / rate, 1e8)
+        return f"{of}, {rate:,.0f}/s, {timedelta(seconds=round(left_s))} left"
 
     def finish(self) -> None:
         say(f"{self.name}: {self.done:,} {self.unit} in {time.monotonic() - self._began:.1f} s")

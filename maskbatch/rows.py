@@ -70,7 +70,7 @@ def scores_rows(
     probs_NK: probabilities (N, K) of every image, whatever its status; those of images that are
     not ok are dropped here. Values that are not finite make the row a `score_error`.
     """
-    columns: dict[str, Any] = dict(decoded.columns)
+    columns: dict[str, Any] = {name: list(values) for name, values in decoded.columns.items()}
     ok = np.array([status == "ok" for status in columns["status"]], bool)
     broken = ok & ~np.isfinite(probs_NK).all(axis=1)
     for i in np.flatnonzero(broken):
