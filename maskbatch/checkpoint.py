@@ -72,7 +72,8 @@ class Card:
                 8 <= side <= 2048 for side in self.input_size
             ),
             f"resize {self.resize!r}, 'squash' expected": self.resize == "squash",
-            f"std {self.std}, above 0 expected": all(std > 0 for std in self.std),
+            f"mean {self.mean}, 3 values expected": len(self.mean) == 3,
+            f"std {self.std}, 3 values above 0 expected": len(self.std) == 3 and min(self.std) > 0,
             f"temperature {self.temperature}, above 0 expected": self.temperature > 0,
             "confusion matrix is not K by K": [len(row) for row in self.confusion]
             == [num_classes] * num_classes,

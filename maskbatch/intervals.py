@@ -47,7 +47,8 @@ def design_effects(
     between_G = spread_G * clusters_G / np.maximum(clusters_G - 1, 1)
     within_G = np.where(clusters_G > 1, assessed_G * rate_G * (1 - rate_G), 0)
     freedom_G = np.maximum(clusters_G - 1, 0).astype(np.float64)
-    few_G = clusters_G < FEW_CLUSTERS
+    # Where all or none comply, the own clusters say nothing of how alike they are.
+    few_G = (clusters_G < FEW_CLUSTERS) | (within_G == 0)
     pooled = between_G.sum() / within_G.sum() if within_G.sum() > 0 else 1.0
     own_G = np.divide(between_G, within_G, out=np.ones(num_groups), where=within_G > 0)
     return DesignEffects(

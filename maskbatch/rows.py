@@ -42,10 +42,13 @@ class Work:
 
 
 def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
-    """Rows of a shard: about 10,000 shards, 64 to 1,024 rows, its pixels under 96 MB, a multiple of 32."""
+    """Rows of a shard: about 10,000 shards of 64 to 1,024 rows, fewer where pixels would pass 96 MB.
+
+    A multiple of 32, the default batch, where it is that large.
+    """
     rows = min(max(64, num_images // 10_000), 1024)
-    pixels_bytes = input_size[0] * input_size[1] * 3
-    return max(32, min(rows, 96 * 2**20 // pixels_bytes) // 32 * 32)
+    rows = max(1, min(rows, 96 * 2**20 // (input_size[0] * input_size[1] * 3)))
+    return rows // 32 * 32 or rows
 
 
 def decode_shard(work: Work, card: Card, shard: int) -> tuple[pa.Table, Decoded]:

@@ -45,7 +45,9 @@ def test_a_month_of_real_faces_is_reported_as_labelled(
     print(json.dumps({"accuracy": right.total() / len(truth), "recalls": recalls}))
     assert np.mean(list(recalls.values())) >= 0.90
     for name in MASK_CLASSES:
-        assert abs(result.report.overall[f"num_{name}"] - drawn[name]) <= 0.15 * drawn[name]
+        reported = result.report.overall[f"num_{name}"]
+        assert reported == list(found.values()).count(name)
+        assert abs(reported - drawn[name]) <= 0.2 * drawn[name]
     assert {row["camera"] for row in result.report.tables["by_camera"]} == {
         "gate-1",
         "gate-2",

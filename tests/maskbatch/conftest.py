@@ -1,50 +1,18 @@
 """Fixtures of the library's tests: one tiny real checkpoint, one archive, one staged and one committed run."""
 
-import shutil
-import time
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
-from samples import CLASSES, SIZE, make_card, stage_run, write_month
+from samples import CLASSES, SIZE, Run, make_card, stage_run, write_month
 from torch import nn
 
 from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.classifier import build
-from maskbatch.commit import commit
-from maskbatch.progress import Step
-from maskbatch.rows import Work
-from maskbatch.rundir import RunDir
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run directory, what its workers knew, and how it is committed."""
-
-    run: RunDir
-    work: Work
-
-    def commit(self, max_error_rate: float = 0.05) -> dict[str, Any]:
-        step = Step("commit", self.work.num_images, "images")
-        return commit(
-            self.run,
-            self.work,
-            devices={"cpu/float32": self.work.num_shards},
-            timings={"plan": 1.0},
-            began=time.monotonic(),
-            max_error_rate=max_error_rate,
-            step=step,
-        )
-
-    def copy(self, out: Path) -> "Run":
-        shutil.copytree(self.run.path, out)
-        return Run(RunDir.at(str(out)), replace(self.work, out=str(out)))
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +40,7 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def staged_session(tmp_path_factory: pytest.TempPathFactory, month: Path, checkpoint: Checkpoint) -> Run:
-    return Run(*stage_run(tmp_path_factory.mktemp("staged") / "run", month, checkpoint))
+    return stage_run(tmp_path_factory.mktemp("staged") / "run", month, checkpoint)
 
 
 @pytest.fixture

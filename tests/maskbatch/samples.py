@@ -2,20 +2,24 @@
 
 import io
 import os
+import shutil
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from maskbatch import runner, staging
 from maskbatch.checkpoint import Card, Checkpoint
 from maskbatch.classifier import Classifier
+from maskbatch.commit import commit
 from maskbatch.config import PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
+from maskbatch.progress import Step
 from maskbatch.rows import Work, decode_shard, scores_rows
 from maskbatch.rundir import RunDir
 
@@ -84,9 +88,32 @@ def write_month(root: Path) -> Path:
     return root
 
 
-def stage_run(out: Path, archive: Path, checkpoint: Checkpoint) -> tuple[RunDir, Work]:
+@dataclass(frozen=True)
+class Run:
+    """A run directory, what its workers knew, and how it is committed."""
+
+    run: RunDir
+    work: Work
+
+    def commit(self, max_error_rate: float = 0.05) -> dict[str, Any]:
+        return commit(
+            self.run,
+            self.work,
+            devices={"cpu/float32": self.work.num_shards},
+            timings={"plan": 1.0},
+            began=time.monotonic(),
+            max_error_rate=max_error_rate,
+            step=Step("commit", self.work.num_images, "images"),
+        )
+
+    def copy(self, out: Path) -> "Run":
+        shutil.copytree(self.run.path, out)
+        return Run(RunDir.at(str(out)), replace(self.work, out=str(out)))
+
+
+def stage_run(out: Path, archive: Path, checkpoint: Checkpoint, **filters: Any) -> Run:
     """Plan, decode, score and stage `archive` by the real functions, in shards of 32; not committed."""
-    plan_config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
+    plan_config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",), **filters)
     score_config = ScoreConfig(dtype="float32")
     settings = runner.make_plan(str(out), plan_config)
     run = RunDir.at(str(out))
@@ -98,4 +125,11 @@ def stage_run(out: Path, archive: Path, checkpoint: Checkpoint) -> tuple[RunDir,
         probs = classifier.probs(decoded.images_NHWC)
         table = scores_rows(planned, decoded, probs, checkpoint.card, work.clock)
         staging.write_shard(run.staging, shard, table, "cpu/float32")
-    return run, work
+    return Run(run, work)
+
+
+def with_exif_time(time: str) -> bytes:
+    """A sound JPEG that its camera says it took at `time`."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = time
+    return encode(draw(1), exif=exif)

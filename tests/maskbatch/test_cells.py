@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import Run
 from hypothesis import given
 from hypothesis import strategies as st
+from samples import Run
 
 from maskbatch import cells
 from maskbatch.cells import MEASURES, cells_of_rows, cells_of_run, merge

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,6 @@ def test_equal_checkpoints_have_equal_digests(tmp_path: Path) -> None:
     assert made[0] == made[1] != open_checkpoint(str(tmp_path / "c")).digest
 
 
-def test_a_card_is_json_ready(checkpoint: Checkpoint) -> None:
-    values = checkpoint.card_dict()
-    assert json.loads(json.dumps(values)) == values
-    assert values["classes"] == list(checkpoint.card.classes)
-
-
 def test_the_packaged_checkpoint_opens() -> None:
     card = open_checkpoint().card
     assert open_checkpoint().path == default_path()
@@ -79,7 +72,6 @@ def test_an_unusable_card_is_refused(changes: dict[str, Any], expected: str) -> 
         ({METADATA_KEY: "{"}, "cannot be used"),
         ({METADATA_KEY: "{}"}, "cannot be used"),
         ({METADATA_KEY: '{"classes": 3}'}, "cannot be used"),
-        # BUG: JSON that is no object raises AttributeError ('list' object has no attribute 'items').
         ({METADATA_KEY: "[]"}, "cannot be used"),
     ],
 )
@@ -89,12 +81,6 @@ def test_metadata_that_is_no_card_is_refused_in_a_sentence(
     save_file({"w": torch.zeros(2)}, tmp_path / "c.safetensors", metadata)
     with pytest.raises(UsageError, match=expected):
         open_checkpoint(str(tmp_path / "c.safetensors"))
-
-
-def test_unknown_fields_of_a_later_card_are_passed_over(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    values = checkpoint.card_dict() | {"added_later": 1}
-    save_file({"w": torch.zeros(2)}, tmp_path / "c.safetensors", {METADATA_KEY: json.dumps(values)})
-    assert open_checkpoint(str(tmp_path / "c.safetensors")).card == checkpoint.card
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04pickle", b"\xff" * 64, "half", None, "folder"])

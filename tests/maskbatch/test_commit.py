@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from conftest import Run
-from samples import CLASSES
+from samples import CLASSES, Run
 
 from maskbatch import commit as commit_module
 from maskbatch import schema
@@ -51,17 +50,16 @@ def test_rows_are_partitioned_by_local_day_and_unknown(committed: Run) -> None:
     for row in scores(committed).to_pylist():
         local = row["captured_local"]
         assert row["date"] == ("unknown" if local is None else f"{local:%Y-%m-%d}")
+    midnight = [
+        row
+        for row in scores(committed).to_pylist()
+        if row["captured_local"] and not row["captured_local"].hour
+    ]
+    assert all(f"{row['captured_at']:%Y-%m-%d}" < row["date"] for row in midnight)
+    assert len(midnight) == 33
     assert sorted(path.name for path in committed.run.scores.iterdir()) == [
         "date=2026-10-01", "date=2026-10-02", "date=2026-10-03", "date=unknown",
     ]  # fmt: skip
-
-
-def test_half_past_midnight_in_paris_belongs_to_the_local_day(committed: Run) -> None:
-    midnight = [
-        r for r in scores(committed).to_pylist() if r["captured_local"] and r["captured_local"].hour == 0
-    ]
-    assert len(midnight) == 33
-    assert all(f"{r['captured_at']:%Y-%m-%d %H:%M}" < r["date"] for r in midnight)
 
 
 def test_pandas_duckdb_and_pyarrow_read_the_same_scores(committed: Run) -> None:
@@ -101,6 +99,15 @@ def test_a_repeated_commit_writes_the_same_files(staged: Run, monkeypatch: pytes
         "part-000000000000.parquet", "part-000000000064.parquet",
     }  # fmt: skip
     assert scores(staged)["id"].to_pylist() == list(range(NUM_IMAGES))
+
+
+def test_rows_staged_in_another_order_are_committed_by_id(staged: Run) -> None:
+    path = shard_path(staged.run.staging, 1)
+    pq.write_table(pq.read_table(path).take(list(range(31, -1, -1))), path)
+    staged.commit()
+    for path in staged.run.scores.rglob("*.parquet"):
+        ids = pq.read_table(path, columns=["id"], partitioning=None)["id"].to_pylist()
+        assert ids == sorted(ids)
 
 
 def test_a_second_commit_over_a_committed_run_does_not_replace_its_success(staged: Run) -> None:

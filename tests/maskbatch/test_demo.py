@@ -21,7 +21,6 @@ def test_a_month_has_the_images_asked_for_evenly_and_always_the_same(num_images:
 
 
 def test_no_two_snapshots_have_one_path() -> None:
-    # BUG: `demo --images 5000` already draws two of one camera in the same second.
     paths = Counter(snapshot.path for snapshot in plan_month(10_000))
     assert [path for path, count in paths.items() if count > 1] == []
 

@@ -33,13 +33,6 @@ def test_night_is_darker_than_day() -> None:
         assert night < day
 
 
-def test_a_clock_changes_the_corner_alone() -> None:
-    plain, clocked = picture("with_mask"), picture("with_mask", clock="2026-10-03 17:20:05")
-    changed = (plain != clocked).any(axis=2)
-    assert changed[:48].any()
-    assert not changed[48:].any()
-
-
 def test_an_unknown_label_is_refused() -> None:
-    with pytest.raises(ValueError, match="label must be one of .*got 'hat'"):
+    with pytest.raises(ValueError, match="got 'hat'"):
         picture("hat")

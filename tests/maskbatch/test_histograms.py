@@ -9,17 +9,10 @@ values = st.lists(st.floats(0, 1e7), max_size=50).map(lambda v: np.array(v, np.f
 
 
 @pytest.mark.parametrize("measure", EDGES)
-@given(values)
-def test_every_value_falls_in_one_bin(measure: str, values: np.ndarray) -> None:
-    counts = histogram(measure, values)
-    assert len(counts) == NUM_BINS
-    assert sum(counts) == len(values)
-
-
-@pytest.mark.parametrize("measure", EDGES)
 @given(values, values)
 def test_histograms_of_parts_add_up(measure: str, one: np.ndarray, other: np.ndarray) -> None:
     added = np.add(histogram(measure, one), histogram(measure, other))
+    assert added.sum() == len(one) + len(other)
     assert added.tolist() == histogram(measure, np.concatenate([one, other]))
 
 
@@ -29,8 +22,3 @@ def test_a_bin_holds_its_lower_edge_and_the_last_bin_all_beyond(measure: str) ->
     assert bin_index(measure, edges).tolist() == [*range(NUM_BINS), NUM_BINS - 1]
     assert bin_index(measure, np.nextafter(edges[1:], 0)).tolist() == list(range(NUM_BINS))
     assert bin_index(measure, np.array([1e30])).tolist() == [NUM_BINS - 1]
-
-
-def test_within_the_edges_the_counts_are_numpys_own() -> None:
-    drawn = np.random.default_rng(0).random(500)
-    assert histogram("confidence", drawn) == np.histogram(drawn, EDGES["confidence"])[0].tolist()

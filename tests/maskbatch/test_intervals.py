@@ -49,20 +49,14 @@ def test_a_design_effect_counts_as_that_many_fewer_images() -> None:
     assert np.allclose(clustered, fewer)
 
 
-def test_fewer_degrees_of_freedom_and_a_higher_level_widen_it() -> None:
-    def width(freedom: float, level: float) -> float:
-        low, high = wilson(np.array([90.0]), np.array([100.0]), one(1, freedom), level)
-        return float(high[0] - low[0])
-
-    assert width(5, 0.95) > width(50, 0.95) > width(50, 0.9)
-
-
 def test_independent_images_have_a_design_effect_near_one_and_identical_ones_their_number() -> None:
     rng = np.random.default_rng(1)
     images = np.full(2000, 50.0)
     free = design_effects(rng.binomial(50, 0.8, 2000).astype(float), images, np.zeros(2000, int), 1)
     stuck = design_effects(50.0 * rng.binomial(1, 0.8, 2000), images, np.zeros(2000, int), 1)
     assert free.effect_G[0] == pytest.approx(1, abs=0.12)
+    two = design_effects(np.array([10.0, 0]), np.array([10.0, 10]), np.zeros(2, int), 1)
+    assert two.effect_G[0] == 2 / 1 * (5**2 + 5**2) / (20 * 0.5 * 0.5)  # Cochran 1977, by hand
     assert stuck.effect_G[0] == pytest.approx(50, rel=0.01)
 
 

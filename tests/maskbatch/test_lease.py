@@ -1,0 +1,110 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskbatch import lease as lease_module
+from maskbatch.errors import RunLockedError
+from maskbatch.lease import Lease, is_live, read_lease
+from maskbatch.rundir import RunDir
+
+
+def held(**changes: Any) -> dict[str, Any]:
+    expires = datetime.now(UTC) + timedelta(seconds=100)
+    values = {"owner": "other", "host": socket.gethostname(), "pid": os.getpid(), "counts": {}}
+    return values | {"expires_at": expires.isoformat()} | changes
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+PAST = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+
+
+def write(run: RunDir, text: str) -> None:
+    run.path.mkdir(exist_ok=True)
+    run.lease.write_text(text)
+
+
+def test_a_lease_stands_while_it_is_held_and_is_gone_after(run: RunDir) -> None:
+    with Lease(run) as lease:
+        found = read_lease(run)
+        assert found is not None
+        assert (found["owner"], found["pid"]) == (lease.owner, os.getpid())
+        assert is_live(found)
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_lease_is_released_when_the_work_fails(run: RunDir) -> None:
+    with pytest.raises(KeyError), Lease(run):
+        raise KeyError
+    assert read_lease(run) is None
+
+
+def test_a_second_holder_is_refused_with_exit_code_5(run: RunDir) -> None:
+    with Lease(run) as first:
+        with pytest.raises(RunLockedError, match=f"in use by process {os.getpid()}") as refused, Lease(run):
+            pass
+        assert refused.value.exit_code == 5
+        assert read_lease(run)["owner"] == first.owner  # type: ignore[index]
+    with Lease(run):
+        pass
+
+
+def test_a_lease_of_another_host_is_respected_until_it_expires(run: RunDir, dead_pid: int) -> None:
+    write(run, json.dumps(held(host="elsewhere", pid=dead_pid)))
+    with pytest.raises(RunLockedError, match="on elsewhere"), Lease(run):
+        pass
+    write(run, json.dumps(held(host="elsewhere", pid=dead_pid, expires_at=PAST)))
+    with Lease(run):
+        pass
+
+
+def test_the_lease_of_a_dead_process_is_taken_over(run: RunDir, dead_pid: int) -> None:
+    write(run, json.dumps(held(pid=dead_pid)))
+    with Lease(run) as lease:
+        assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "text", [json.dumps(held(expires_at=PAST)), "", "{", "{}", "[]"]
+)  # fmt: skip
+def test_an_expired_or_unreadable_lease_is_taken_over(run: RunDir, text: str) -> None:
+    write(run, text)
+    with Lease(run) as lease:
+        assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
+
+
+def test_a_lease_is_renewed_with_its_counts(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
+    with Lease(run) as lease:
+        first = read_lease(run)
+        lease.counts.update(planned=7)
+        deadline = time.monotonic() + 5
+        while (found := read_lease(run)) is None or found["counts"] != {"planned": 7}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert first is not None
+        assert found["expires_at"] > first["expires_at"]
+
+
+def test_a_lease_that_was_taken_over_is_left_to_its_new_owner(run: RunDir) -> None:
+    with Lease(run):
+        write(run, json.dumps(held()))
+    assert read_lease(run)["owner"] == "other"  # type: ignore[index]
