@@ -1,7 +1,7 @@
 # make demo    set up, then the main job on drawn snapshots, ending in a report
 # make test    set up, then every test
 # make check   lint, types and tests: what CI runs
-# make bench   the benchmarks of tests/benchmarks (about 15 minutes)
+# make bench   the benchmarks of tests/benchmarks (about 20 minutes)
 # make env     build .venv alone
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

@@ -87,20 +87,31 @@ def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return values
 
 
+def read_scores(path: Path, item: dict[str, Any], columns: Sequence[str]) -> pa.Table:
+    """Columns of one file that `_SUCCESS` lists. Raises UsageError where it is not as committed."""
+    file = path / item["name"]
+    try:
+        rows = pq.ParquetFile(file).read(columns=list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise UsageError(f"{file} does not read ({what}); restore it, or score to another --out") from error
+    if rows.num_rows != item["rows"]:
+        message = f"{file} has {rows.num_rows:,} rows, {item['rows']:,} were committed; restore it"
+        raise UsageError(message)
+    return rows
+
+
+def score_files(success: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files of scores/ that `_SUCCESS` lists."""
+    return [item for item in success["files"] if item["name"].startswith("scores/")]
+
+
 def cells_of_run(path: Path, success: dict[str, Any]) -> pa.Table:
     """Cells of the committed files that `_SUCCESS` lists, one file at a time."""
     parts: list[pa.Table] = []
-    for item in success["files"]:
-        if item["name"].startswith("scores/"):
-            date = item["name"].split("/")[1].removeprefix("date=")
-            try:
-                rows = pq.ParquetFile(path / item["name"]).read(columns=list(COLUMNS))
-            except (OSError, pa.ArrowInvalid) as error:
-                message = (
-                    f"{path / item['name']} does not read ({error}); restore it, or score to a new --out"
-                )
-                raise UsageError(message) from error
-            parts.append(cells_of_rows(rows, date))
-            if len(parts) >= 256:
-                parts = [merge(parts)]
+    for item in score_files(success):
+        date = item["name"].split("/")[1].removeprefix("date=")
+        parts.append(cells_of_rows(read_scores(path, item, COLUMNS), date))
+        if len(parts) >= 256:
+            parts = [merge(parts)]
     return merge(parts)

@@ -5,6 +5,8 @@ failed than --max-error-rate allows; 5 another live run holds OUT; 130 Ctrl-C.
 """
 
 import json
+import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +15,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from maskbatch import archive, config, terminal
-from maskbatch.errors import DONE, INTERRUPTED, MaskbatchError, UsageError
+from maskbatch import archive, config
+from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import say
 
 app = typer.Typer(
@@ -100,7 +102,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """List the archive and number its images, opening none; `score` goes on from there."""
-    from maskbatch import runner
+    from maskbatch import runner, terminal
 
     values = _values(
         config_file, layout=layout, timezone=timezone, since=since, until=until, camera=camera, limit=limit
@@ -117,7 +119,8 @@ def plan(
     else:
         terminal.print_listing(listing, terminal.stdout_console())
         if not dry_run:
-            say(f"Next: maskbatch score {' '.join(archives)} --out {out}, with the same flags.")
+            again = shlex.join(["maskbatch", "score", *archives, "--out", str(out)])
+            say(f"Next: {again}, with the same flags.")
 
 
 @app.command()
@@ -179,6 +182,8 @@ def score(
     if as_json:
         print(json.dumps(_summary(result)))
     else:
+        from maskbatch import terminal
+
         terminal.print_report(result.report, terminal.stdout_console())
     _closing_lines(result)
     return int(result.success["exit_code"])
@@ -215,6 +220,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Make the report of one finished run again, or one report over several."""
+    from maskbatch import terminal
     from maskbatch.report import make_report
     from maskbatch.rundir import RunDir
 
@@ -242,6 +248,7 @@ def demo(
 ) -> int:
     """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
     from maskbatch import demo as demo_module
+    from maskbatch import terminal
 
     result, compared = demo_module.run(out, images, verbose=verbose)
     if as_json:
@@ -266,8 +273,11 @@ def main() -> None:
         say(f"maskbatch: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("maskbatch: interrupted; what is scored stays, and the same command goes on from there")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        say(f"maskbatch: {where}{error.strerror or error}; check the path and your access to it")
+        sys.exit(FAILED)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except typer.Abort:
@@ -277,4 +287,6 @@ def main() -> None:
             say(f"maskbatch: {error.format_message()}; see maskbatch --help")
             sys.exit(2)
         raise
+    if code == INTERRUPTED:
+        say("maskbatch: interrupted; what is scored stays, and the same command goes on from there")
     sys.exit(code if isinstance(code, int) else DONE)

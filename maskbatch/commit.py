@@ -47,10 +47,16 @@ def commit(
     Raises RunFailedError when an image is missing, repeated or not the planned one: nothing is
     committed then, and nothing lost.
     """
+    committed = run.read_success()
+    if committed is not None:  # by another driver, while this one slept through its lease
+        return committed
     shutil.rmtree(run.scores, ignore_errors=True)  # of a commit that was cut off
     statuses: Counter[str] = Counter()
     files = [_describe(run, run.run_json, None)]
-    files += [_describe(run, path, pq.read_metadata(path).num_rows) for path in sorted(run.plan.iterdir())]
+    files += [
+        _describe(run, path, pq.read_metadata(path).num_rows)
+        for path in sorted(run.plan.glob("part-*.parquet"))
+    ]
     for ids, table in _ranges(run, work):
         _prove(run, ids, table)
         statuses.update(table.filter(pc.equal(table["region"], 0))["status"].to_pylist())
@@ -69,7 +75,10 @@ def commit(
         "timings_s": {**timings, "whole": time.monotonic() - began},
         "files": files,
     }
-    write_json(run.success, success, exclusive=True)
+    try:
+        write_json(run.success, success, exclusive=True)
+    except FileExistsError:
+        _fail(run, "another driver committed it at the same moment; look at it with `maskbatch report`")
     return success
 
 
@@ -83,6 +92,7 @@ def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
             try:
                 tables = list(pool.map(pq.read_table, (shard_path(run.staging, shard) for shard in shards)))
             except (OSError, pa.ArrowInvalid) as error:
+                _drop_unreadable(shards, run)
                 message = f"{run.staging}: a staged shard does not read ({error}); run the same command again"
                 raise RunFailedError(message) from error
             target = target or tables[0].schema.remove_metadata()
@@ -91,6 +101,16 @@ def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
                 range(work.ids(shards.start).start, work.ids(shards.stop - 1).stop),
                 table.sort_by([("id", "ascending"), ("region", "ascending")]),
             )
+
+
+def _drop_unreadable(shards: range, run: RunDir) -> None:
+    """Remove the staged shards that do not read, so that the next call scores them again."""
+    for shard in shards:
+        path = shard_path(run.staging, shard)
+        try:
+            pq.read_table(path)
+        except (OSError, pa.ArrowInvalid):
+            path.unlink(missing_ok=True)
 
 
 def _prove(run: RunDir, ids: range, table: pa.Table) -> None:
@@ -122,7 +142,7 @@ def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any
     for day in sorted(days.unique().to_pylist()):
         path = run.scores / f"date={day}" / f"part-{first:012d}.parquet"
         rows = table.filter(pc.equal(days, day))
-        with whole(path) as partial:
+        with whole(path, durable=True) as partial:
             pq.write_table(rows, partial, compression="zstd")
         files.append(_describe(run, path, rows.num_rows))
     return files

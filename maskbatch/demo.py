@@ -29,7 +29,7 @@ from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
-from maskbatch.rundir import RunDir
+from maskbatch.rundir import RunDir, whole
 
 LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
 TIMEZONE = "Europe/Paris"
@@ -124,7 +124,8 @@ def run(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runner.Re
         raise UsageError(f"{archive} is not empty and holds no demo; name another --out")
     else:
         draw_archive(archive, snapshots)
-        pq.write_table(pa.Table.from_pylist([_truth(snapshot) for snapshot in snapshots]), truth_path)
+        with whole(truth_path) as partial:
+            pq.write_table(pa.Table.from_pylist([_truth(snapshot) for snapshot in snapshots]), partial)
         (out / ".drawing").unlink()
     result = runner.score(
         str(out / "run"),

@@ -34,7 +34,6 @@ class Lease:
 
     def __enter__(self) -> "Lease":
         """Take the lease. Raises RunLockedError while another live driver holds it."""
-        self.run.path.mkdir(parents=True, exist_ok=True)
         try:
             write_json(self.run.lease, self._content(), exclusive=True)
         except FileExistsError:
@@ -59,7 +58,10 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            with contextlib.suppress(OSError, RunFailedError):  # the next renewal may do; the work goes on
+            held = read_lease(self.run)
+            if held is not None and held["owner"] != self.owner:
+                return  # taken over while this process slept; only one of the two can commit
+            with contextlib.suppress(RunFailedError):  # the next renewal may do; the work goes on
                 write_json(self.run.lease, self._content())
 
     def _content(self) -> dict[str, Any]:
@@ -80,8 +82,9 @@ def read_lease(run: RunDir) -> dict[str, Any] | None:
     """The lease as it stands, or None."""
     try:
         values: dict[str, Any] = json.loads(run.lease.read_bytes())
-        return values if {"owner", "host", "pid", "expires_at"} <= set(values) else None
-    except (FileNotFoundError, ValueError, TypeError):
+        datetime.fromisoformat(values["expires_at"])
+        return values if {"owner", "host", "pid"} <= set(values) else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         return None
 
 

@@ -31,7 +31,7 @@ from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.config import JobConfig
 from maskbatch.decode import Decoded
 from maskbatch.errors import MaskbatchError, RunFailedError, UsageError
-from maskbatch.progress import quiet_stderr
+from maskbatch.progress import quiet_output
 from maskbatch.rows import Work, decode_shard, scores_rows
 
 WORKER_CPUS = 0.9
@@ -104,7 +104,9 @@ class Scorer:
             began = time.perf_counter()
         probs = self.classifier.probs(decoded.images_NHWC)
         table = scores_rows(planned, decoded, probs, self.card, self.work.clock)
-        statuses = staging.write_shard(Path(self.work.out) / "staging", shard, table, self.device)
+        statuses = staging.write_shard(
+            Path(self.work.out) / "staging", shard, table, self.device, self.work.run_id
+        )
         return {
             "shard": [shard],
             "statuses": [list(statuses)],
@@ -134,7 +136,7 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         if not self.verbose:
-            self._quiet.enter_context(quiet_stderr())
+            self._quiet.enter_context(quiet_output())
         self._thread.start()
         return self
 
@@ -150,7 +152,7 @@ class Cluster:
         owned = False
         try:
             owned = self._start()
-        except (ConnectionError, RuntimeError, OSError, ValueError, TimeoutError) as error:
+        except Exception as error:  # whatever it is, the driver waits to hear of it
             self._error = error
         finally:
             self._ready.set()
@@ -217,8 +219,8 @@ class Cluster:
                 item = done.get(timeout=self.job.stall_timeout_s)
             except queue.Empty:
                 message = (
-                    f"nothing was scored for {self.job.stall_timeout_s:.0f} s; look at the cluster's free "
-                    f"CPUs and GPUs, then run the same command to go on"
+                    f"nothing was scored for {self.job.stall_timeout_s:.0f} s: workers die (--verbose shows "
+                    "of what), or no CPU or GPU is free; mend that, then run the same command to go on"
                 )
                 raise RunFailedError(message) from None
             if item is None:
@@ -282,17 +284,20 @@ class Cluster:
 
 def _explain(error: BaseException) -> MaskbatchError:
     """What stopped the job, as one of our errors: a worker's own one where there is one in the chain."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MaskbatchError):
-            return type(cause)(str(cause))
-        last, cause = cause, cause.__cause__
-    told = re.search(r"maskbatch\.errors\.(\w+): (.+)", str(last))
+    chain, link = [], error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__  # type: ignore[assignment]
+    for link in chain:
+        # Ray raises a mixture of its own error and ours, whose text is a remote traceback.
+        ours = getattr(link, "cause", link)
+        if isinstance(ours, MaskbatchError):
+            return type(ours)(str(ours))
+    text = "\n".join(map(str, chain))
+    told = re.search(r"maskbatch\.errors\.(\w+): (.+)", text)
     if told:  # an actor that dies while it is made leaves only its text
         kind: type[MaskbatchError] = getattr(errors, told[1], RunFailedError)
         return kind(told[2])
-    lines = str(last).strip().splitlines() or [type(last).__name__]
-    message = (
-        f"a worker failed: {type(last).__name__}: {lines[-1].strip()}; --verbose shows the workers' logs"
-    )
+    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    message = f"a worker failed: {type(error).__name__}: {last[0].strip()}; --verbose shows the workers' logs"
     return RunFailedError(message)

@@ -17,19 +17,25 @@ _consoles = [Console(stderr=True, highlight=False)]
 
 
 @contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Keep what others write to stderr away while the block runs; our own lines still come through.
+def quiet_output() -> Iterator[None]:
+    """Keep what others write to stdout and stderr away while the block runs; `say` still comes through.
 
-    Ray's C++ core writes to the file descriptor itself, past every setting of Python's logging.
+    Ray's C++ core writes to the file descriptors themselves, past every setting of Python's logging.
     """
+    sys.stdout.flush()
     sys.stderr.flush()
+    stdout = os.dup(1)
     with os.fdopen(os.dup(2), "w") as kept, open(os.devnull, "wb") as nowhere:
         _consoles.append(Console(file=kept, highlight=False))
+        os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
         finally:
+            sys.stdout.flush()
             sys.stderr.flush()
+            os.dup2(stdout, 1)
+            os.close(stdout)
             os.dup2(kept.fileno(), 2)
             _consoles.pop()
 

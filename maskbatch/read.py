@@ -36,7 +36,7 @@ def read_images(uris: Sequence[str], max_bytes: int) -> Iterator[Encoded]:
 def read_image(uri: str, max_bytes: int) -> Encoded:
     """The bytes at `uri`; a missing, unreadable or oversized file gives a status, never an exception."""
     try:
-        with open(local_path(uri), "rb", buffering=0) as file:
+        with open(local_path(uri), "rb") as file:
             data = file.read(max_bytes + 1)
     except FileNotFoundError:
         return Encoded(None, "missing", "the file is not there any more")

@@ -106,8 +106,8 @@ def _refuse_overlap(runs: Sequence[RunDir], successes: Sequence[dict[str, Any]])
     """Raises UsageError where two runs hold the same uri: adding them would count it twice."""
     seen = np.empty(0, np.uint64)
     for run, success in zip(runs, successes, strict=True):
-        names = [item["name"] for item in success["files"] if item["name"].startswith("scores/")]
-        columns = [pq.read_table(run.path / name, columns=["uri"])["uri"].to_pandas() for name in names]
+        files = cells_module.score_files(success)
+        columns = [cells_module.read_scores(run.path, item, ["uri"])["uri"].to_pandas() for item in files]
         hashes = pd.util.hash_array(pd.concat(columns).to_numpy(object)) if columns else seen[:0]
         shared = len(np.intersect1d(seen, hashes))
         if shared:
@@ -153,6 +153,7 @@ def group_table(cells: pa.Table, keys: tuple[str, ...], meaning: Meaning) -> lis
 def _counted(cells: pa.Table, meaning: Meaning) -> pd.DataFrame:
     """Cells as a frame: their keys, and what each cell adds to every count of the report."""
     frame = cells.select([*KEYS, "count", "confidence_sum"]).to_pandas()
+    frame["hour"] = frame["hour"].astype("Int64")  # whole also where a time is unknown
     count, ok = frame.pop("count"), frame["status"] == "ok"
     frame["_all"] = 0
     frame["listed"], frame["scored"] = count, count.where(ok, 0)

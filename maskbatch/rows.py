@@ -14,6 +14,7 @@ from maskbatch.checkpoint import Card
 from maskbatch.clock import Clock
 from maskbatch.config import ScoreConfig
 from maskbatch.decode import Decoded, decode_batch
+from maskbatch.errors import RunFailedError
 from maskbatch.plan import read_plan
 from maskbatch.read import Encoded, read_images
 
@@ -22,7 +23,10 @@ from maskbatch.read import Encoded, read_images
 class Work:
     """What every worker of a run must know; small, and sent once to each."""
 
+    run_id: str
+    """Of this run alone: what another one left in staging is not taken for its own."""
     out: str
+    archives: tuple[str, ...]
     checkpoint: str
     digest: str
     """sha256 of the checkpoint that the run began with."""
@@ -62,7 +66,17 @@ def decode_shard(work: Work, card: Card, shard: int) -> tuple[pa.Table, Decoded]
         next(read) if status is None else Encoded(None, status, error)
         for status, error in zip(refused, planned["error"].to_pylist(), strict=True)
     )
-    return planned, decode_batch(encoded, len(ids), card.input_size, work.config.max_pixels)
+    decoded = decode_batch(encoded, len(ids), card.input_size, work.config.max_pixels)
+    if "missing" in decoded.columns["status"]:
+        _refuse_a_vanished_archive(work)
+    return planned, decoded
+
+
+def _refuse_a_vanished_archive(work: Work) -> None:
+    """An unmounted share is not an archive of missing images. Raises RunFailedError."""
+    for root in map(Path, work.archives):
+        if not root.is_dir() or next(root.iterdir(), None) is None:
+            raise RunFailedError(f"archive {root} is gone; mount it again, then run the same command")
 
 
 def scores_rows(

@@ -108,18 +108,25 @@ class RunDir:
 
         Raises UsageError, and removes nothing, where something else than a run lies here.
         """
-        if self.read_run() is None:
+        values = self.read_run()
+        if values is None:
             return
-        write_json(self.run_json, {"format_version": FORMAT_VERSION, "plan": {}})
+        if self.success.exists():
+            raise UsageError(f"{self.path} is committed and is never thrown away; name another --out")
+        kept = ("format_version", "created_at", "plan", "versions", "replaces")
+        write_json(
+            self.run_json, {name: values[name] for name in kept if name in values}
+        )  # as if nothing was listed yet
         for folder in (self.staging, self.scores, self.plan, self.report):
             shutil.rmtree(folder, ignore_errors=True)
         self.run_json.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
+def whole(path: Path, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
     """A temporary path that becomes `path` when the block ends well, and otherwise leaves nothing.
 
+    With `durable` its bytes are on the disk before its name is.
     With `exclusive`, FileExistsError where `path` is there already, decided by the file system.
     A full or read-only disk raises RunFailedError.
     """
@@ -127,23 +134,35 @@ def whole(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         if exclusive:
-            os.link(partial, path)
+            _create(path, partial)
         else:
             os.replace(partial, path)
     except FileExistsError:
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-        why = os.strerror(error.errno)
+        why = os.strerror(error.errno) if error.errno else str(error)
         message = f"cannot write {path}: {why}; make room or give access, then run the same command"
         raise RunFailedError(message) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
+def _create(path: Path, partial: Path) -> None:
+    """Make `path` from `partial` where it is not there; FileExistsError where it is."""
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        with path.open("xb") as file:  # a file system without hard links
+            file.write(partial.read_bytes())
+
+
 def write_json(path: Path, values: dict[str, Any], *, exclusive: bool = False) -> None:
-    """Write `values` as sorted JSON, whole."""
-    with whole(path, exclusive=exclusive) as partial:
+    """Write `values` as sorted JSON, whole and on the disk."""
+    with whole(path, exclusive=exclusive, durable=True) as partial:
         partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")

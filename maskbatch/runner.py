@@ -87,12 +87,14 @@ def score(
         _refuse_difference(run, run.read_run() or {}, plan_config, score_config, opened)
     with ExitStack() as stack:
         lease = stack.enter_context(Lease(run))
-        if not run.run_json.exists():
-            for root in plan_config.archives:  # a wrong path is refused before Ray is started
-                check_root(Path(root))
+        success = run.read_success()
+        if success is not None:  # committed by another driver since
+            return _finish(run, success, rescored=False)
+        for root in plan_config.archives:  # a wrong path is refused before Ray is started
+            check_root(Path(root))
         cluster = stack.enter_context(Cluster(job, verbose=verbose))
         settings = _planned(run, plan_config, fresh=fresh)
-        settings = _scoring(run, settings, score_config, opened)
+        settings = _scoring(run, settings, score_config, job, opened)
         planned_s = time.monotonic() - began
         work = _work(run, settings, plan_config, score_config, opened)
         devices, timings = _stage(run, work, cluster, lease)
@@ -108,11 +110,15 @@ def _refuse_committed_fresh(run: RunDir, fresh: bool) -> None:
 
 
 def _refuse_difference(
-    run: RunDir, settings: Settings, plan_config: PlanConfig, score_config: ScoreConfig, opened: Checkpoint
+    run: RunDir,
+    settings: Settings,
+    plan_config: PlanConfig,
+    score_config: ScoreConfig | None = None,
+    opened: Checkpoint | None = None,
 ) -> None:
     """Raises UsageError naming how the run at OUT differs from the one asked for."""
     found = differences(as_dict(plan_config), settings["plan"]) if settings else []
-    if settings.get("score"):
+    if score_config and opened and "score" in settings:
         found += differences(as_dict(score_config), settings["score"])
         found += differences(
             {"checkpoint": opened.digest[:12]}, {"checkpoint": settings["checkpoint"]["digest"][:12]}
@@ -138,11 +144,8 @@ def _planned(run: RunDir, config: PlanConfig, *, fresh: bool) -> Settings:
             "replaces": None,
         }
         write_json(run.run_json, settings, exclusive=True)
-    elif changed := differences(as_dict(config), settings["plan"]):
-        message = (
-            f"{run.path} holds another plan: {'; '.join(changed)}; --fresh throws an unfinished run away"
-        )
-        raise UsageError(message)
+    else:
+        _refuse_difference(run, settings, config)
     if "listing" in settings:
         say(f"plan: {settings['listing']['num_images']:,} images, listed before")
         return settings
@@ -160,13 +163,16 @@ def _planned(run: RunDir, config: PlanConfig, *, fresh: bool) -> Settings:
     return settings
 
 
-def _scoring(run: RunDir, settings: Settings, config: ScoreConfig, opened: Checkpoint) -> Settings:
+def _scoring(
+    run: RunDir, settings: Settings, config: ScoreConfig, job: JobConfig, opened: Checkpoint
+) -> Settings:
     """run.json completed by how it is scored; from here on it never changes."""
     if "score" in settings:
         return settings
     settings = {
         **settings,
         "score": as_dict(config),
+        "job": as_dict(job),
         "checkpoint": {"path": opened.path, "digest": opened.digest, "card": opened.card_dict()},
         "shard_size": shard_size(settings["listing"]["num_images"], opened.card.input_size),
     }
@@ -178,6 +184,8 @@ def _work(
     run: RunDir, settings: Settings, plan_config: PlanConfig, score_config: ScoreConfig, opened: Checkpoint
 ) -> Work:
     return Work(
+        run_id=f"{opened.digest[:16]} {settings['created_at']}",
+        archives=plan_config.archives,
         out=str(run.path),
         checkpoint=opened.path,
         digest=opened.digest,
@@ -192,7 +200,7 @@ def _stage(
     run: RunDir, work: Work, cluster: Cluster, lease: Lease
 ) -> tuple[dict[str, int], dict[str, float]]:
     """Score every shard that is not staged; shards by device, and seconds by phase."""
-    done = staging.staged(run.staging)
+    done = staging.staged(run.staging, work.run_id)
     statuses: Counter[str] = Counter()
     devices: Counter[str] = Counter()
     for counts, device in done.values():

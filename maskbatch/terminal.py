@@ -21,8 +21,8 @@ TITLES = {
 
 def stdout_console() -> Console:
     """For tables on stdout: as wide as the terminal, and wide enough where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
+    console = Console(highlight=False, markup=False)  # a camera may be named [lobby]
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
 
 
 def print_report(report: Report, console: Console, groupings: Sequence[str] = tuple(TITLES)) -> None:

@@ -172,6 +172,30 @@ def test_a_finished_run_answers_at_once_and_guards_itself(
     assert (undisturbed / "_SUCCESS").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_ctrl_c_says_that_nothing_is_lost(
+    cli: Cli, archive: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    stop = MOMENTS["while scoring"].replace("kill()", "os.kill(os.getpid(), signal.SIGINT)")
+    command = (
+        "score",
+        archive,
+        "--out",
+        tmp_path / "out",
+        "--checkpoint",
+        small_checkpoint,
+        "--layout",
+        LAYOUT,
+    )
+    stopped = cli(*command, "--json", script=KILL + stop)
+    assert stopped.returncode == 130, stopped.stderr
+    assert "interrupted; what is scored stays" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert stopped.stdout == ""
+    assert list((tmp_path / "out" / "staging").glob("0*.parquet"))
+    assert not (tmp_path / "out" / "_lease.json").exists()
+
+
 def test_a_second_driver_is_refused(cli: Cli, archive: Path, tmp_path: Path) -> None:
     with Lease(RunDir.at(str(tmp_path / "out"))):
         refused = cli("score", archive, "--out", tmp_path / "out", "--layout", LAYOUT)
@@ -227,6 +251,7 @@ def test_the_command_line_plans_scores_resumes_and_says_what_failed(
         (["plan", ".", "--dry-run", "--timezone", "Mars/Olympus"], 2, "no such zone"),
         (["plan", ".", "--dry-run", "--since", "yesterday"], 2, "--since yesterday: a date like"),
         (["report", "nowhere"], 2, "no run is there"),
+        (["plan", ".", "--out", "/proc/x"], 1, "cannot write"),
         (["plan", ".", "--dry-run", "--config", "no.toml"], 2, "cannot be read as TOML"),
     ],
 )

@@ -17,7 +17,7 @@ from maskbatch import runner, staging
 from maskbatch.checkpoint import Card, Checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.commit import commit
-from maskbatch.config import PlanConfig, ScoreConfig
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.progress import Step
 from maskbatch.rows import Work, decode_shard, scores_rows
@@ -117,14 +117,14 @@ def stage_run(out: Path, archive: Path, checkpoint: Checkpoint, **filters: Any) 
     score_config = ScoreConfig(dtype="float32")
     settings = runner.make_plan(str(out), plan_config)
     run = RunDir.at(str(out))
-    settings = runner._scoring(run, settings, score_config, checkpoint)
+    settings = runner._scoring(run, settings, score_config, JobConfig(), checkpoint)
     work = replace(runner._work(run, settings, plan_config, score_config, checkpoint), shard_size=32)
     classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
     for shard in range(work.num_shards):
         planned, decoded = decode_shard(work, checkpoint.card, shard)
         probs = classifier.probs(decoded.images_NHWC)
         table = scores_rows(planned, decoded, probs, checkpoint.card, work.clock)
-        staging.write_shard(run.staging, shard, table, "cpu/float32")
+        staging.write_shard(run.staging, shard, table, "cpu/float32", work.run_id)
     return Run(run, work)
 
 

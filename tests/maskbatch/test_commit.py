@@ -1,5 +1,6 @@
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from samples import CLASSES, Run
 
 from maskbatch import commit as commit_module
 from maskbatch import schema
-from maskbatch.errors import RunFailedError
+from maskbatch.cells import cells_of_run
+from maskbatch.checkpoint import open_checkpoint
+from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan import read_plan
+from maskbatch.rows import decode_shard
 from maskbatch.staging import shard_path
 
 NUM_IMAGES = 102
@@ -110,11 +114,44 @@ def test_rows_staged_in_another_order_are_committed_by_id(staged: Run) -> None:
         assert ids == sorted(ids)
 
 
-def test_a_second_commit_over_a_committed_run_does_not_replace_its_success(staged: Run) -> None:
+def test_a_driver_that_slept_through_its_lease_does_not_touch_what_another_committed(staged: Run) -> None:
+    committed = staged.commit()
+    files = {path: path.stat().st_mtime_ns for path in staged.run.scores.rglob("*.parquet")}
+    shutil.rmtree(staged.run.staging)
+    assert staged.commit(max_error_rate=1) == committed
+    assert {path: path.stat().st_mtime_ns for path in staged.run.scores.rglob("*.parquet")} == files
+    with pytest.raises(UsageError, match="never thrown away"):
+        staged.run.clear()
+
+
+def test_a_staged_shard_whose_pages_are_damaged_is_scored_again(staged: Run) -> None:
+    path = shard_path(staged.run.staging, 0)
+    data = bytearray(path.read_bytes())
+    data[4:2000] = bytes(1996)
+    path.write_bytes(data)
+    with pytest.raises(RunFailedError, match="does not read"):
+        staged.commit()
+    assert not path.exists()
+    assert not staged.run.success.exists()
+
+
+def test_an_archive_that_vanished_is_not_one_of_missing_images(staged: Run, tmp_path: Path) -> None:
+    card = open_checkpoint(staged.work.checkpoint).card
+    gone = replace(staged.work, archives=(str(tmp_path / "unmounted"),))
+    plan = read_plan(staged.run.plan, 0, staged.work.num_images)
+    lost = plan.set_column(1, "uri", pa.array([f"file://{tmp_path}/unmounted/{i}" for i in range(len(plan))]))
+    pq.write_table(lost, next(staged.run.plan.iterdir()))
+    with pytest.raises(RunFailedError, match="is gone; mount it again"):
+        decode_shard(gone, card, 0)
+
+
+def test_a_file_that_has_other_rows_than_were_committed_is_named(staged: Run) -> None:
     staged.commit()
-    with pytest.raises(FileExistsError):
-        staged.commit(max_error_rate=1)
-    assert staged.run.read_success()["max_error_rate"] == 0.05
+    path = next(staged.run.scores.rglob("*.parquet"))
+    rows = pq.ParquetFile(path).read()
+    pq.write_table(rows.slice(1), path)
+    with pytest.raises(UsageError, match=r"rows, [\d,]+ were committed"):
+        cells_of_run(staged.run.path, staged.run.read_success())
 
 
 def test_a_run_below_a_folder_named_like_a_partition_commits(staged_session: Run, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from maskbatch import progress
-from maskbatch.progress import Step, quiet_stderr, say, step
+from maskbatch.progress import Step, quiet_output, say, step
 
 
 def test_a_step_ends_with_a_line_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,16 +39,16 @@ def test_a_large_step_that_has_not_begun_has_a_line() -> None:
     assert "0 of 100,000,000" in Step("score", 100_000_000, "images").line()
 
 
-def test_quiet_stderr_keeps_others_out_and_lets_us_through(capfd: pytest.CaptureFixture[str]) -> None:
-    with quiet_stderr():
+def test_quiet_output_keeps_others_out_and_lets_us_through(capfd: pytest.CaptureFixture[str]) -> None:
+    with quiet_output():
         os.write(2, b"noise of a library\n")
         say("ours")
     os.write(2, b"after\n")
     assert capfd.readouterr().err == "ours\nafter\n"
 
 
-def test_say_follows_a_stderr_that_is_replaced_after_quiet_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
-    with quiet_stderr():
+def test_say_follows_a_stderr_that_is_replaced_after_quiet_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    with quiet_output():
         pass
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     say("hello")

@@ -33,7 +33,8 @@ def test_an_exclusive_file_is_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(errno.ENOSPC, RunFailedError), (errno.EROFS, RunFailedError), (errno.EIO, OSError)]
+    ("code", "kind"),
+    [(errno.ENOSPC, RunFailedError), (errno.EROFS, RunFailedError), (errno.EIO, RunFailedError)],
 )
 def test_a_full_or_read_only_disk_is_a_run_that_failed(
     tmp_path: Path, code: int, kind: type[Exception]
