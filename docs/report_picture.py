@@ -17,7 +17,7 @@ if __name__ == "__main__":
     result, compared = demo.run(Path("maskbatch-demo"), 720)
     console = Console(record=True, width=108, highlight=False, file=io.StringIO())
     print_report(result.report, console, ("overall", "by_site", "by_camera"))
-    compared.print(console)
+    compared.print(console, result.report.overall)
     svg = console.export_svg(title="maskbatch demo", theme=MONOKAI)
     fonts = re.compile(r"@font-face \{.*?\}", re.DOTALL)  # they would be fetched from a stranger's host
     Path(__file__).with_name("report.svg").write_text(fonts.sub("", svg))

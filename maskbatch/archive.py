@@ -47,7 +47,9 @@ def check_root(root: Path) -> None:
     if not root.exists():
         raise UsageError(f"archive {root}: no such folder; check the path")
     if not root.is_dir():
-        raise UsageError(f"archive {root}: a file, a folder of images expected; name the folder it lies in")
+        raise UsageError(
+            f"archive {root}: a file; only folders of images can be read yet (unpack a tar or zip first)"
+        )
 
 
 def encode_name(name: str) -> str:

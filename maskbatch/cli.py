@@ -184,6 +184,8 @@ def score(
     else:
         from maskbatch import terminal
 
+        settings = result.run.read_run() or {}
+        terminal.print_listing(settings["listing"], terminal.stdout_console())
         terminal.print_report(result.report, terminal.stdout_console())
     _closing_lines(result)
     return int(result.success["exit_code"])
@@ -227,6 +229,8 @@ def report(
     opened = [RunDir.at(name) for name in runs]
     if len(opened) > 1 and out is None:
         raise UsageError("several runs make a report of their own: name its folder with --out")
+    if out is not None and RunDir.at(str(out)).run_json.exists():
+        raise UsageError(f"--out {out}: a run lies there; name another folder for the report")
     made = make_report(opened, out or opened[0].report)
     if as_json:
         print(json.dumps({"out": str(out or opened[0].report), "overall": made.overall}))
@@ -255,7 +259,7 @@ def demo(
         print(json.dumps({**_summary(result), "truth": compared.as_dict()}))
     else:
         terminal.print_report(result.report, terminal.stdout_console())
-        compared.print(terminal.stdout_console())
+        compared.print(terminal.stdout_console(), result.report.overall)
     _closing_lines(result)
     return int(result.success["exit_code"])
 
@@ -284,7 +288,8 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors
-            say(f"maskbatch: {error.format_message()}; see maskbatch --help")
+            text = error.format_message()
+            say(text if text.startswith("Usage:") else f"maskbatch: {text}; see maskbatch COMMAND --help")
             sys.exit(2)
         raise
     if code == INTERRUPTED:

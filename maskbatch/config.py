@@ -37,8 +37,9 @@ class PlanConfig:
         if self.layout is not None:
             Template(self.layout)
         Clock.parse(self.timezone, EARLIEST)
-        parse_bound("--since", self.since)
-        parse_bound("--until", self.until)
+        since, until = parse_bound("--since", self.since), parse_bound("--until", self.until)
+        if since and until and since >= until:
+            raise UsageError(f"--since {self.since} is not before --until {self.until}; swap them")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -92,8 +92,8 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def print(self, console: Console) -> None:
-        """The truth beside the report."""
+    def print(self, console: Console, overall: dict[str, Any]) -> None:
+        """The truth beside the report's overall row."""
         table = Table(
             title="Drawn and found",
             title_justify="left",
@@ -108,8 +108,11 @@ class Comparison:
             table.add_row(name, f"{self.drawn[name]:,}", f"{self.found[name]:,}", f"{share:.1%}")
         console.print(table)
         console.print(f"Spoilt files: {self.spoilt} drawn, {self.spoilt_right} found with the right reason.")
-        console.print(f"Compliance drawn: {self.true_compliance:.1%}; the report's interval should hold it.")
-        console.print(f"{FROZEN[0]} is frozen on {FIRST_DAY + timedelta(days=FROZEN[1]):%Y-%m-%d}.")
+        held = overall["compliance_low"] <= self.true_compliance <= overall["compliance_high"]
+        holds = "holds" if held else "does not hold"
+        console.print(f"Compliance drawn: {self.true_compliance:.1%}; the report's interval {holds} it.")
+        day = FIRST_DAY + timedelta(days=FROZEN[1])
+        console.print(f"Drawn to be found later: {FROZEN[0]} repeats one frame all {day:%Y-%m-%d}.")
 
 
 def run(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runner.Result, Comparison]:

@@ -31,13 +31,13 @@ class RunDir:
 
     @classmethod
     def at(cls, out: str) -> "RunDir":
-        """The run directory that `--out` names, made or not. Raises UsageError."""
+        """The run directory named `out`, made or not. Raises UsageError."""
         path = out.removeprefix("file://")
         if "://" in path:
             raise UsageError(f"--out {out}: only a local folder can hold a run yet; give a path")
         folder = Path(path).expanduser().absolute()
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"--out {out}: a file stands there; name a folder")
+            raise UsageError(f"{out}: a file stands there; the folder of a run expected")
         return cls(folder)
 
     @property

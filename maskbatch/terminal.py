@@ -61,7 +61,7 @@ def headline(report: Report) -> str:
         f"assessed), 95 % interval {_interval(overall)}"
     )
     if overall["few_clusters"]:
-        text += f"; only {overall['num_clusters']} camera-days, so the interval is too narrow"
+        text += "; under ten camera-days, so the interval is too narrow"
     return text
 
 

@@ -95,7 +95,7 @@ def test_a_link_to_itself_does_not_stop_the_walk(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("nowhere", "no such folder"), ("file.jpg", "a file, a folder of images expected")]
+    ("name", "expected"), [("nowhere", "no such folder"), ("file.jpg", "a file; only folders of images")]
 )
 def test_a_wrong_root_is_refused_in_a_sentence(tmp_path: Path, name: str, expected: str) -> None:
     touch(tmp_path, b"file.jpg")
