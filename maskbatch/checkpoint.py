@@ -6,9 +6,7 @@ is ever loaded.
 
 import hashlib
 import json
-import os
 import re
-import uuid
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from maskbatch.errors import UsageError
+from maskbatch.rundir import whole
 
 if TYPE_CHECKING:
     import torch
@@ -81,11 +80,6 @@ class Card:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
-
-    @property
-    def assessed(self) -> tuple[str, ...]:
-        """The classes that enter the compliance rate."""
-        return tuple(name for name in self.classes if name not in self.not_assessed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +156,5 @@ def save_checkpoint(path: str | Path, card: Card, state: "dict[str, torch.Tensor
         name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
         for name, tensor in state.items()
     }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with whole(Path(path), durable=True) as partial:
         partial.write_bytes(save(stored, {METADATA_KEY: json.dumps(asdict(card), sort_keys=True)}))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -4,8 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-DHASH_BYTES = 8
-
 
 def measure(luma_HW: NDArray[np.uint8]) -> tuple[float, float, float]:
     """(brightness, contrast, sharpness) of one image's luma (H, W) uint8.

@@ -61,8 +61,3 @@ def scores(classes: Sequence[str]) -> pa.Schema:
             pa.field("needs_review", pa.bool_(), nullable=False),
         ]
     )
-
-
-def classes_of(schema: pa.Schema) -> tuple[str, ...]:
-    """The class names that a scores schema holds, in the order of the checkpoint."""
-    return tuple(name.removeprefix("prob_") for name in schema.names if name.startswith("prob_"))
