@@ -58,8 +58,7 @@ def commit(
         for path in sorted(run.plan.glob("part-*.parquet"))
     ]
     for ids, table in _ranges(run, work):
-        _prove(run, ids, table)
-        statuses.update(table.filter(pc.equal(table["region"], 0))["status"].to_pylist())
+        statuses.update(_prove(run, ids, table))
         files += _write_range(run, ids.start, table)
         step.advance(len(ids))
     if sum(statuses.values()) != work.num_images:
@@ -113,8 +112,8 @@ def _drop_unreadable(shards: range, run: RunDir) -> None:
             path.unlink(missing_ok=True)
 
 
-def _prove(run: RunDir, ids: range, table: pa.Table) -> None:
-    """Exactly one whole-image row for each id, of the uri that was planned under it, with a known status."""
+def _prove(run: RunDir, ids: range, table: pa.Table) -> Counter[str]:
+    """Images by status, once it is sure that each id has exactly one whole-image row, of its planned uri."""
     whole_images = table.filter(pc.equal(table["region"], 0))
     found = whole_images["id"].to_numpy()
     expected = np.arange(ids.start, ids.stop)
@@ -124,9 +123,11 @@ def _prove(run: RunDir, ids: range, table: pa.Table) -> None:
         _fail(run, f"ids {ids.start}..{ids.stop - 1}: {what}")
     if whole_images["uri"].to_pylist() != read_plan(run.plan, ids.start, ids.stop)["uri"].to_pylist():
         _fail(run, f"ids {ids.start}..{ids.stop - 1}: a row's uri is not the planned one")
-    unknown = set(whole_images["status"].unique().to_pylist()) - set(schema.STATUSES)
+    statuses = Counter(whole_images["status"].to_pylist())
+    unknown = set(statuses) - set(schema.STATUSES)
     if unknown:
         _fail(run, f"unknown status {sorted(unknown)[0]!r}")
+    return statuses
 
 
 def _fail(run: RunDir, what: str) -> None:

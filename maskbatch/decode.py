@@ -153,12 +153,12 @@ def decode_image(data: bytes, input_size: Sequence[int], max_pixels: int) -> Pic
     except Image.DecompressionBombError:
         raise BadImageError("too_large", f"more than the {max_pixels:,} pixels allowed") from None
     except UnidentifiedImageError:
-        kind = next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
+        kind = _kind(data)
         if kind is None:
             raise BadImageError("unsupported", _unsupported(data)) from None
         raise BadImageError(_spoilt(data, kind), f"{kind} header cannot be read") from None
     except Exception as error:  # decoders raise anything on hostile bytes; each is this image's fault
-        kind = next((name for start, name in SIGNATURES.items() if data.startswith(start)), "image")
+        kind = _kind(data) or "image"
         message = _stable(error)
         status = "truncated" if "truncated" in message.lower() else _spoilt(data, kind)
         raise BadImageError(status, f"{kind} data is {status}: {message}") from None
@@ -237,6 +237,11 @@ def _exif_time(exif: Image.Exif | None) -> str | None:
         return datetime.fromisoformat(f"{time.isoformat()}{offset if known else ''}").isoformat()
     except ValueError:
         return None
+
+
+def _kind(data: bytes) -> str | None:
+    """The format that the first bytes claim."""
+    return next((name for start, name in SIGNATURES.items() if data.startswith(start)), None)
 
 
 def _unsupported(data: bytes) -> str:

@@ -113,10 +113,9 @@ class RunDir:
             return
         if self.success.exists():
             raise UsageError(f"{self.path} is committed and is never thrown away; name another --out")
+        # As if nothing was listed yet: what a clearing that is cut off leaves can be resumed.
         kept = ("format_version", "created_at", "plan", "versions", "replaces")
-        write_json(
-            self.run_json, {name: values[name] for name in kept if name in values}
-        )  # as if nothing was listed yet
+        write_json(self.run_json, {name: values[name] for name in kept if name in values})
         for folder in (self.staging, self.scores, self.plan, self.report):
             shutil.rmtree(folder, ignore_errors=True)
         self.run_json.unlink(missing_ok=True)

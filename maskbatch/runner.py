@@ -46,7 +46,6 @@ class Result:
 def make_plan(out: str, config: PlanConfig, *, fresh: bool = False) -> Settings:
     """Plan `config` in the run directory `out`, unless it is there; returns the run's settings."""
     run = RunDir.at(out)
-    _refuse_committed_fresh(run, fresh)
     with Lease(run):
         return _planned(run, config, fresh=fresh)
 
@@ -79,9 +78,9 @@ def score(
     opened = open_checkpoint(checkpoint)
     success = run.read_success()
     if success is not None:
-        _refuse_committed_fresh(run, fresh)
-        settings = run.read_run() or {}
-        _refuse_difference(run, settings, plan_config, score_config, opened)
+        if fresh:
+            run.clear()  # which refuses a committed run
+        _refuse_difference(run, run.read_run() or {}, plan_config, score_config, opened)
         return _finish(run, success, rescored=False)
     if not fresh:
         _refuse_difference(run, run.read_run() or {}, plan_config, score_config, opened)
@@ -89,6 +88,7 @@ def score(
         lease = stack.enter_context(Lease(run))
         success = run.read_success()
         if success is not None:  # committed by another driver since
+            _refuse_difference(run, run.read_run() or {}, plan_config, score_config, opened)
             return _finish(run, success, rescored=False)
         for root in plan_config.archives:  # a wrong path is refused before Ray is started
             check_root(Path(root))
@@ -102,11 +102,6 @@ def score(
         with step("commit", work.num_images) as shown:
             success = commit(run, work, devices, timings, began, job.max_error_rate, shown)
     return _finish(run, success, rescored=True)
-
-
-def _refuse_committed_fresh(run: RunDir, fresh: bool) -> None:
-    if fresh and run.success.exists():
-        raise UsageError(f"{run.path} is committed and is never thrown away; name another --out")
 
 
 def _refuse_difference(
@@ -149,7 +144,8 @@ def _planned(run: RunDir, config: PlanConfig, *, fresh: bool) -> Settings:
     if "listing" in settings:
         say(f"plan: {settings['listing']['num_images']:,} images, listed before")
         return settings
-    shutil.rmtree(run.plan, ignore_errors=True)  # of a listing that was cut off
+    for folder in (run.plan, run.staging):  # of a listing, or a throwing away, that was cut off
+        shutil.rmtree(folder, ignore_errors=True)
     listing = Listing()
     clock = Clock.parse(config.timezone, datetime.fromisoformat(settings["created_at"]))
     try:
