@@ -22,7 +22,37 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 METADATA_KEY = "maskbatch"
+RESIZES = ("squash", "crop")
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CLASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How a picture of any size becomes the model's input; training and scoring share it."""
+
+    input_size: tuple[int, int]
+    """(H, W) in pixels."""
+    resize: str = "squash"
+    """`squash`: the whole frame, its aspect ratio given up; `crop`: a square from the middle."""
+    crop_share: float = 1.0
+    """Of the frame's shorter side, the side of that square."""
+    interpolation: str = "bilinear"
+    """A filter of Pillow's resize, antialiased."""
+
+    def __post_init__(self) -> None:
+        height, width = self.input_size
+        checks = {
+            f"input_size {self.input_size}, 8 to 2048 pixels expected": min(height, width) >= 8
+            and max(height, width) <= 2048,
+            f"resize {self.resize!r}, one of {RESIZES} expected": self.resize in RESIZES,
+            f"input_size {self.input_size} with resize crop, a square expected": self.resize != "crop"
+            or height == width,
+            f"crop_share {self.crop_share}, 0.1 to 1 expected": 0.1 <= self.crop_share <= 1,
+            f"interpolation {self.interpolation!r}, one of {INTERPOLATIONS} expected": self.interpolation
+            in INTERPOLATIONS,
+        }
+        _refuse(checks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,16 +60,19 @@ class Card:
     """What a checkpoint says of itself; `classes` has K >= 2 names, in the order of the logits."""
 
     architecture: str
-    """A name of torchvision.models."""
+    """A name that `architectures.build` knows."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What it is built with."""
     classes: tuple[str, ...]
     compliant: tuple[str, ...]
     """Classes that count as compliant."""
     not_assessed: tuple[str, ...] = ()
     """Classes that say there is nothing to assess, such as an empty gate."""
     input_size: tuple[int, int]
-    """(H, W) in pixels."""
+    """(H, W) in pixels; with the next three the `preset`."""
     resize: str = "squash"
-    """How a picture becomes input_size; `squash`: the whole frame, its aspect ratio given up."""
+    crop_share: float = 1.0
+    interpolation: str = "bilinear"
     mean: tuple[float, float, float]
     """Of RGB in [0, 1]."""
     std: tuple[float, float, float]
@@ -67,19 +100,26 @@ class Card:
             "compliant and not_assessed name classes, and none is both": bool(self.compliant)
             and {*self.compliant, *self.not_assessed} <= set(self.classes)
             and not {*self.compliant} & {*self.not_assessed},
-            f"input_size {self.input_size}, 8 to 2048 pixels expected": all(
-                8 <= side <= 2048 for side in self.input_size
-            ),
-            f"resize {self.resize!r}, 'squash' expected": self.resize == "squash",
             f"mean {self.mean}, 3 values expected": len(self.mean) == 3,
             f"std {self.std}, 3 values above 0 expected": len(self.std) == 3 and min(self.std) > 0,
             f"temperature {self.temperature}, above 0 expected": self.temperature > 0,
             "confusion matrix is not K by K": [len(row) for row in self.confusion]
             == [num_classes] * num_classes,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise ValueError(message)
+        _refuse(checks)
+        _ = self.preset  # which checks itself
+
+    @property
+    def preset(self) -> Preset:
+        """How a picture becomes the model's input."""
+        return Preset(self.input_size, self.resize, self.crop_share, self.interpolation)
+
+
+def _refuse(checks: dict[str, bool]) -> None:
+    """Raises ValueError with the first message that does not hold."""
+    for message, holds in checks.items():
+        if not holds:
+            raise ValueError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +184,20 @@ def _freeze(value: Any) -> Any:
     return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
 
 
-def save_checkpoint(path: str | Path, card: Card, state: "dict[str, torch.Tensor]") -> None:
+def save_checkpoint(
+    path: str | Path, card: Card, state: "dict[str, torch.Tensor]", *, halved: bool = True
+) -> None:
     """Write `state` and `card` to `path`, whole or not at all.
 
-    Convolution and linear weights are stored as float16, which halves the file and is exact for
-    what is then evaluated from it; vectors (biases, batch-norm statistics) stay float32.
+    Convolution and linear weights are stored as float16 where `halved`, which halves the file and is
+    exact for what is then evaluated from it; vectors (biases, batch-norm statistics) stay float32.
     """
     from safetensors.torch import save
 
     stored = {
-        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
+        name: (tensor.half() if halved and tensor.is_floating_point() and tensor.ndim > 1 else tensor)
         for name, tensor in state.items()
     }
+    stored = {name: tensor.clone().contiguous() for name, tensor in stored.items()}  # ties written twice
     with whole(Path(path), durable=True) as partial:
         partial.write_bytes(save(stored, {METADATA_KEY: json.dumps(asdict(card), sort_keys=True)}))

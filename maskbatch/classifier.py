@@ -1,8 +1,6 @@
 """The one stateful hop: a model on its device that turns uint8 images into class probabilities."""
 
-import sys
 import warnings
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,46 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from maskbatch.architectures import build
 from maskbatch.checkpoint import Card, Checkpoint
 from maskbatch.errors import UsageError
-
-
-def build(architecture: str, num_classes: int) -> nn.Module:
-    """An untrained `torchvision.models` classifier with `num_classes` logits."""
-    models = _torchvision_models()
-    try:
-        model: nn.Module = models.get_model(architecture, weights=None, num_classes=num_classes)
-    except (ValueError, TypeError) as error:
-        message = f"architecture {architecture!r} is not a classifier of torchvision.models"
-        raise UsageError(message) from error
-    return model
-
-
-def _torchvision_models() -> Any:
-    """`torchvision.models`, imported in 0.5 s instead of 3.
-
-    torchvision.ops.roi_align imports all of torch._dynamo for one function that classifiers never
-    call. A stand-in serves while torchvision is imported, and hands that call on to the real one.
-    """
-    name = "torch._dynamo"
-    if name in sys.modules or "torchvision" in sys.modules:
-        from torchvision import models
-
-        return models
-
-    def is_compile_supported(device_type: str) -> bool:
-        from torch._dynamo.utils import is_compile_supported as real
-
-        return bool(real(device_type))
-
-    package, module = ModuleType(name), ModuleType(f"{name}.utils")
-    module.is_compile_supported = is_compile_supported  # type: ignore[attr-defined]
-    sys.modules |= {name: package, f"{name}.utils": module}
-    try:
-        from torchvision import models
-    finally:
-        del sys.modules[name], sys.modules[f"{name}.utils"]
-    return models
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
@@ -82,14 +43,17 @@ class Classifier:
         self.temperature = card.temperature
         if self.device == "cpu":
             torch.set_num_threads(1)  # one worker a core beats one worker with many threads
-        model = build(card.architecture, self.num_classes)
+        model = build(card.architecture, self.num_classes, card.options)
         try:
             model.load_state_dict(checkpoint.load_state())
         except RuntimeError as error:
             first = str(error).splitlines()[1].strip()
             message = f"checkpoint {checkpoint.path}: its weights do not fit {card.architecture}: {first}"
             raise UsageError(message) from error
-        model = _fold_batch_norms(model.eval()).to(self.device, self.dtype)
+        model.eval()
+        if card.architecture != "transformers":  # torch.fx cannot trace those, and does not always say so
+            model = _fold_batch_norms(model)
+        model = model.to(self.device, self.dtype)
         self.model = model.to(memory_format=torch.channels_last)
         self.mean, self.std = (
             torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255

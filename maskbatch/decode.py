@@ -11,7 +11,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -31,6 +31,7 @@ from PIL import (  # noqa: F401  each plugin registers its format; Image.open al
 )
 
 from maskbatch import quality
+from maskbatch.checkpoint import Preset
 from maskbatch.read import Encoded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
@@ -95,14 +96,12 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def decode_batch(
-    encoded: Iterable[Encoded], num_images: int, input_size: Sequence[int], max_pixels: int
-) -> Decoded:
-    """Decode and resize `num_images` encoded images to `input_size` (H, W), one after another.
+def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, max_pixels: int) -> Decoded:
+    """Decode and resize `num_images` encoded images as `preset` says, one after another.
 
     Errors: bad bytes give a status, a sentence and a zero image; never raises for an image.
     """
-    height, width = input_size
+    height, width = preset.input_size
     out = Decoded(np.zeros((num_images, height, width, 3), np.uint8), {name: [] for name in COLUMNS})
     for i, item in enumerate(encoded):
         row: dict[str, object] = dict.fromkeys(COLUMNS)
@@ -110,7 +109,7 @@ def decode_batch(
         if item.data is not None:
             row["sha256"] = hashlib.sha256(item.data).hexdigest()
             try:
-                picture = decode_image(item.data, input_size, max_pixels)
+                picture = decode_image(item.data, preset, max_pixels)
             except BadImageError as error:
                 row["status"], row["error"] = error.status, error.message
             else:
@@ -135,8 +134,8 @@ def _describe(picture: Picture) -> dict[str, object]:
     }
 
 
-def decode_image(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
-    """Decode one image to upright RGB of `input_size` (H, W); the whole frame is squashed to it.
+def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
+    """Decode one image to upright RGB of the preset's input size.
 
     EXIF orientation is applied, alpha is laid over white, 16-bit grey is scaled to 8, an animation
     gives its first frame. Raises BadImageError and nothing else.
@@ -147,7 +146,7 @@ def decode_image(data: bytes, input_size: Sequence[int], max_pixels: int) -> Pic
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of sizes that we bound below
-            return _decode(data, input_size, max_pixels)
+            return _decode(data, preset, max_pixels)
     except BadImageError:
         raise
     except Image.DecompressionBombError:
@@ -164,7 +163,7 @@ def decode_image(data: bytes, input_size: Sequence[int], max_pixels: int) -> Pic
         raise BadImageError(status, f"{kind} data is {status}: {message}") from None
 
 
-def _decode(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
+def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
     with Image.open(io.BytesIO(data), formats=FORMATS) as source:
         width, height = source.size
         if width * height > max_pixels:
@@ -177,14 +176,16 @@ def _decode(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
             width, height = source.size
         orientation = exif.get(ExifTags.Base.Orientation, 1) if exif and source.format != "TIFF" else 1
         swapped = orientation in (5, 6, 7, 8)
-        target = (input_size[0], input_size[1]) if swapped else (input_size[1], input_size[0])
+        target = preset.input_size if swapped else preset.input_size[::-1]
+        used = _used(source.size, preset)
+        needed = (target[0] / used[0] * JPEG_HEADROOM, target[1] / used[1] * JPEG_HEADROOM)
         image = None
         if source.format in ("JPEG", "MPO") and source.mode in ("L", "RGB"):
-            image = _decode_jpeg(data, target)
+            image = _decode_jpeg(data, needed)
         if image is None:
-            source.draft(None, (round(target[0] * JPEG_HEADROOM), round(target[1] * JPEG_HEADROOM)))
+            source.draft(None, (round(needed[0]), round(needed[1])))
             image = _to_rgb(source)
-        image = image.resize(target, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        image = _resize(image, target, used, Image.Resampling[preset.interpolation.upper()])
         for turn in TURN.get(orientation, ()):
             image = image.transpose(turn)
         if swapped:
@@ -192,13 +193,30 @@ def _decode(data: bytes, input_size: Sequence[int], max_pixels: int) -> Picture:
         return Picture(image, width, height, _exif_time(exif))
 
 
-def _decode_jpeg(data: bytes, target: tuple[int, int]) -> Image.Image | None:
-    """`data` as RGB at a reduced DCT scale, JPEG_HEADROOM times `target` (W, H) or more where it has that.
+def _used(size: tuple[int, int], preset: Preset) -> tuple[float, float]:
+    """The shares of a frame's width and height, around its middle, that the model sees."""
+    if preset.resize == "squash":
+        return 1.0, 1.0
+    side = min(size) * preset.crop_share
+    return side / size[0], side / size[1]
+
+
+def _resize(
+    image: Image.Image, target: tuple[int, int], used: tuple[float, float], filter_: Image.Resampling
+) -> Image.Image:
+    """The middle of `image` at `target` (W, H); nothing larger than either is ever made."""
+    (width, height), (across, down) = image.size, used
+    left, top = width * (1 - across) / 2, height * (1 - down) / 2
+    return image.resize(target, filter_, (left, top, width - left, height - top), reducing_gap=2.0)
+
+
+def _decode_jpeg(data: bytes, needed: tuple[float, float]) -> Image.Image | None:
+    """`data` as RGB at the smallest DCT scale of at least `needed` (W, H) pixels, or whole where it has less.
 
     None where the decoder only warns, of an odd JFIF version, say: the picture is whole, and Pillow
     takes it. Raises BadImageError for data that ends early or is damaged.
     """
-    least = {"min_width": target[0] * JPEG_HEADROOM, "min_height": target[1] * JPEG_HEADROOM}
+    least = {"min_width": needed[0], "min_height": needed[1]}
     try:
         return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", strict=True, **least))
     except ValueError as error:

@@ -66,7 +66,7 @@ def decode_shard(work: Work, card: Card, shard: int) -> tuple[pa.Table, Decoded]
         next(read) if status is None else Encoded(None, status, error)
         for status, error in zip(refused, planned["error"].to_pylist(), strict=True)
     )
-    decoded = decode_batch(encoded, len(ids), card.input_size, work.config.max_pixels)
+    decoded = decode_batch(encoded, len(ids), card.preset, work.config.max_pixels)
     if "missing" in decoded.columns["status"]:
         _refuse_a_vanished_archive(work)
     return planned, decoded

@@ -29,7 +29,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real, untrained checkpoint of three classes at 32 x 32, saved by the real code."""
     import torch
 
-    from maskbatch.classifier import build
+    from maskbatch.architectures import build
 
     torch.manual_seed(7)
     classes = ("with_mask", "without_mask", "no_face")

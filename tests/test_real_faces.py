@@ -78,12 +78,14 @@ def probs(images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", dtype: str)
 
 @pytest.mark.slow
 def test_scaled_decode_agrees_with_whole_decode(val: list[bytes]) -> None:
-    size = open_checkpoint().card.input_size
-    scaled = decode_batch((Encoded(data) for data in val), len(val), size, PILLOW_LIMIT_PIXELS).images_NHWC
+    preset = open_checkpoint().card.preset
+    scaled = decode_batch((Encoded(data) for data in val), len(val), preset, PILLOW_LIMIT_PIXELS).images_NHWC
     whole = np.stack(
         [
             np.asarray(
-                Image.open(io.BytesIO(data)).convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
+                Image.open(io.BytesIO(data))
+                .convert("RGB")
+                .resize(preset.input_size[::-1], Image.Resampling.BILINEAR)
             )
             for data in val
         ]
@@ -100,8 +102,8 @@ def test_scaled_decode_agrees_with_whole_decode(val: list[bytes]) -> None:
 
 @pytest.mark.slow
 def test_bfloat16_agrees_with_float32(val: list[bytes]) -> None:
-    size = open_checkpoint().card.input_size
-    images = decode_batch((Encoded(data) for data in val), len(val), size, PILLOW_LIMIT_PIXELS).images_NHWC
+    preset = open_checkpoint().card.preset
+    images = decode_batch((Encoded(data) for data in val), len(val), preset, PILLOW_LIMIT_PIXELS).images_NHWC
     half, full = probs(images, "bfloat16"), probs(images, "float32")
     same = half.argmax(axis=1) == full.argmax(axis=1)
     top = np.sort(full[~same], axis=1)

@@ -156,13 +156,13 @@ def work_alone(share: tuple[list[Path], float]) -> dict[str, float]:
     paths, barrier_at = share
     checkpoint, config = open_checkpoint(), ScoreConfig()
     model = Classifier(checkpoint, dtype=config.dtype, batch_size=config.batch_size)
-    size = checkpoint.card.input_size
-    model.probs(np.zeros((config.batch_size, *size, 3), np.uint8))
+    preset = checkpoint.card.preset
+    model.probs(np.zeros((config.batch_size, *preset.input_size, 3), np.uint8))
     time.sleep(max(0, barrier_at - time.time()))  # both begin together, warm
     began = time.time()
     for i in range(0, len(paths), config.batch_size):
         batch = [Encoded(path.read_bytes()) for path in paths[i : i + config.batch_size]]
-        model.probs(decode_batch(iter(batch), len(batch), size, config.max_pixels).images_NHWC)
+        model.probs(decode_batch(iter(batch), len(batch), preset, config.max_pixels).images_NHWC)
     return {"images": len(paths), "began": began, "ended": time.time()}
 
 

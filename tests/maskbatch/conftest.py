@@ -8,8 +8,8 @@ from hypothesis import settings
 from samples import CLASSES, SIZE, Run, make_card, stage_run, write_month
 from torch import nn
 
+from maskbatch.architectures import build
 from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.classifier import build
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")

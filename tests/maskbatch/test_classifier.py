@@ -6,8 +6,9 @@ import torch
 from numpy.typing import NDArray
 from samples import CLASSES, SIZE, draw, encode, make_card
 
+from maskbatch.architectures import build
 from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.classifier import Classifier, build, resolve_dtype
+from maskbatch.classifier import Classifier, resolve_dtype
 from maskbatch.decode import decode_image
 from maskbatch.drawing import LABELS
 from maskbatch.errors import UsageError
@@ -48,8 +49,8 @@ def test_scores_are_those_of_the_plain_model_on_normalised_images(
 
 def test_bfloat16_agrees_with_float32_on_the_packaged_checkpoint() -> None:
     packaged = open_checkpoint()
-    size = packaged.card.input_size
-    pictures = [decode_image(encode(draw(k, label=LABELS[k % 4])), size, 10**6).image for k in range(16)]
+    preset = packaged.card.preset
+    pictures = [decode_image(encode(draw(k, label=LABELS[k % 4])), preset, 10**6).image for k in range(16)]
     full, half = (
         Classifier(packaged, dtype=dtype, batch_size=16, device="cpu").probs(np.stack(pictures))
         for dtype in ("float32", "bfloat16")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from samples import SIZE, draw, encode
 
+from maskbatch.checkpoint import Preset
 from maskbatch.decode import COLUMNS, decode_batch, decode_image
 from maskbatch.read import Encoded
 
@@ -26,11 +27,11 @@ FORMS["progressive"] = encode(draw(2, (48, 36)), progressive=True)
 
 
 def decoded(data: bytes, size: tuple[int, int] = SHAPE, limit: int = LIMIT) -> NDArray[np.int16]:
-    return np.asarray(decode_image(data, size, limit).image, np.int16)
+    return np.asarray(decode_image(data, Preset(size), limit).image, np.int16)
 
 
 def outcome(data: bytes, limit: int = LIMIT) -> tuple[str, str | None]:
-    row = decode_batch([Encoded(data, num_bytes=len(data))], 1, SIZE, limit).columns
+    row = decode_batch([Encoded(data, num_bytes=len(data))], 1, Preset(SIZE), limit).columns
     return row["status"][0], row["error"][0]  # type: ignore[return-value]
 
 
@@ -85,7 +86,7 @@ def with_exif(image: Image.Image, tags: dict[int, Any], form: str = "JPEG", **op
 def test_every_format_gives_the_picture(data: bytes, tolerance: float) -> None:
     expected = np.asarray(PICTURE.resize(SHAPE[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0), np.int16)
     assert np.abs(decoded(data) - expected).mean() <= tolerance
-    picture = decode_image(data, SHAPE, LIMIT)
+    picture = decode_image(data, Preset(SHAPE), LIMIT)
     assert (picture.width, picture.height, picture.image.mode) == (160, 120, "RGB")
 
 
@@ -144,7 +145,7 @@ def test_every_orientation_gives_the_upright_picture(orientation: int, form: str
     stored = upright if turn is None else upright.transpose(turn)
     options = {"quality": 97, "subsampling": 0} if form == "JPEG" else {}
     picture = decode_image(
-        with_exif(stored, {ExifTags.Base.Orientation: orientation}, form, **options), SHAPE, LIMIT
+        with_exif(stored, {ExifTags.Base.Orientation: orientation}, form, **options), Preset(SHAPE), LIMIT
     )
     assert (picture.width, picture.height) == SHAPE[::-1]
     assert np.abs(np.asarray(picture.image, np.int16) - np.asarray(upright, np.int16)).mean() <= tolerance
@@ -273,7 +274,7 @@ WHEN, ISO = "2026:10:03 17:20:05", "2026-10-03T17:20:05"
 def test_the_exif_time_is_the_original_one_with_its_offset(
     tags: dict[int, Any], expected: str | None
 ) -> None:
-    assert decode_image(with_exif(PICTURE, tags), SIZE, LIMIT).exif_time == expected
+    assert decode_image(with_exif(PICTURE, tags), Preset(SIZE), LIMIT).exif_time == expected
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_a_batch_keeps_order_and_zeroes_what_is_not_ok() -> None:
         Encoded(b"<html>", num_bytes=6),
         Encoded(encode(PICTURE, "PNG"), num_bytes=5),  # whatever its name says
     ]
-    out = decode_batch(iter(items), 4, SHAPE, LIMIT)
+    out = decode_batch(iter(items), 4, Preset(SHAPE), LIMIT)
     assert out.images_NHWC.shape == (4, *SHAPE, 3)
     assert [bool(image.any()) for image in out.images_NHWC] == [True, False, False, True]
     assert np.array_equal(out.images_NHWC[0], decoded(JPEG))
@@ -314,7 +315,7 @@ def test_a_batch_keeps_order_and_zeroes_what_is_not_ok() -> None:
 
 def check_hostile(data: bytes) -> None:
     """Whatever the bytes, a row comes out, and comes out the same again."""
-    rows = [decode_batch([Encoded(data)], 1, SIZE, LIMIT).columns for _ in range(2)]
+    rows = [decode_batch([Encoded(data)], 1, Preset(SIZE), LIMIT).columns for _ in range(2)]
     assert rows[0] == rows[1]
     assert set(rows[0]) == set(COLUMNS)
     status, error = rows[0]["status"][0], rows[0]["error"][0]

@@ -3,6 +3,7 @@ from collections import Counter
 import pytest
 from samples import SIZE, draw, encode
 
+from maskbatch.checkpoint import Preset
 from maskbatch.decode import decode_batch
 from maskbatch.demo import CAMERAS, FIRST_DAY, FROZEN, LAYOUT, NUM_DAYS, SPOILT, _spoil, plan_month
 from maskbatch.drawing import LABELS
@@ -54,4 +55,4 @@ def test_every_kind_of_spoilt_file_is_drawn() -> None:
 def test_a_spoilt_file_gets_the_status_it_was_spoilt_for(how: str) -> None:
     files = [encode(draw(k, (640, 480), LABELS[k % 4]), quality=88) for k in range(6)]
     spoilt = (Encoded(_spoil(data, how)) for data in files)
-    assert decode_batch(spoilt, 6, SIZE, 10**6).columns["status"] == [how] * 6
+    assert decode_batch(spoilt, 6, Preset(SIZE), 10**6).columns["status"] == [how] * 6

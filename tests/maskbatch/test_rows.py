@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from samples import CLASSES, NOW, SIZE, Run, draw, encode, make_card, with_exif_time
 
 from maskbatch import schema
+from maskbatch.checkpoint import Preset
 from maskbatch.clock import Clock
 from maskbatch.decode import Decoded, decode_batch
 from maskbatch.read import Encoded
@@ -30,7 +31,7 @@ def planned(num_rows: int, **columns: list[Any]) -> pa.Table:
 
 
 def decode(*items: Encoded) -> Decoded:
-    return decode_batch(items, len(items), SIZE, 10**6)
+    return decode_batch(items, len(items), Preset(SIZE), 10**6)
 
 
 def probs(*rows: list[float]) -> NDArray[np.float32]:

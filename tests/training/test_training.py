@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from maskbatch.architectures import build
 from maskbatch.checkpoint import default_path, open_checkpoint
-from maskbatch.classifier import Classifier, build
+from maskbatch.classifier import Classifier
 from training import evaluate, finetune
 from training.augment import Augmentation, augment
 from training.data import (
