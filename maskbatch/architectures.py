@@ -62,7 +62,7 @@ def dense_head(
 
 
 def plain_cnn(
-    num_classes: int, widths: Sequence[int] = (32, 64, 128, 128), units: int = 128, dropout: float = 0.4
+    num_classes: int, widths: Sequence[int] = (16, 32, 64, 128), units: int = 128, dropout: float = 0.4
 ) -> nn.Sequential:
     """Convolution and pooling, `widths` channels in turn, then two dense layers; any input size."""
     layers: list[nn.Module] = []

@@ -5,6 +5,7 @@ Evaluation has no preset of its own: it is scoring's decode, resized and nothing
 
 from dataclasses import dataclass
 from math import exp, log, sqrt
+from typing import Any
 
 import simplejpeg
 import torch
@@ -17,6 +18,7 @@ Range = tuple[float, float]
 class Augmentation:
     """How far a training picture may differ from its original; a chance is per picture."""
 
+    flip: bool = True
     zoom: Range = (0.75, 1.2)
     """Size of the content; below 1 the picture's surroundings are its mirror image."""
     rotation_deg: float = 12.0
@@ -35,7 +37,7 @@ class Augmentation:
     grey_chance: float = 0.12
     """Infrared pictures have no colour."""
     blur_chance: float = 0.25
-    blur_px: tuple[int, int] = (28, 72)
+    blur_px: tuple[int, int] = (20, 72)
     """A blurred picture is one seen at so few pixels a side."""
     noise_chance: float = 0.3
     noise: float = 0.06
@@ -46,31 +48,48 @@ class Augmentation:
     erase_area: Range = (0.02, 0.1)
 
 
+NO_LIGHT: dict[str, Any] = {
+    "gain": (1, 1), "gamma": (1, 1), "night_chance": 0, "cast": 0, "saturation": (1, 1), "grey_chance": 0,
+}  # fmt: skip
+NO_DAMAGE: dict[str, Any] = {"blur_chance": 0, "noise_chance": 0, "jpeg_chance": 0, "erase_chance": 0}
+STILL: dict[str, Any] = {
+    "flip": False, "zoom": (1, 1), "rotation_deg": 0, "shift": 0, "squash_chance": 0,
+}  # fmt: skip
+PRESETS = {
+    "camera": Augmentation(),
+    "geometry": Augmentation(squash_chance=0, **NO_LIGHT, **NO_DAMAGE),
+    "none": Augmentation(**STILL, **NO_LIGHT, **NO_DAMAGE),
+}
+
+
 def augment(images_NHWC: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
-    """Random versions of RGB images (N, H, W, 3) uint8: (N, 3, size, size) float32 in [0, 1]."""
+    """Random versions of RGB images (N, H, W, 3) uint8: (N, 3, size, size) float32 in [0, 1].
+
+    On the device of the images, but for JPEG artefacts, which a CPU makes.
+    """
     images = images_NHWC.permute(0, 3, 1, 2).float() / 255
     images = _degrade(_light(_warp(images, size, preset), preset), preset)
     return _erase(images, preset)
 
 
-def _uniform(num: int, bounds: Range) -> torch.Tensor:
-    return torch.empty(num, 1, 1, 1).uniform_(*bounds)
+def _uniform(like: torch.Tensor, bounds: Range) -> torch.Tensor:
+    return torch.empty(len(like), 1, 1, 1, device=like.device).uniform_(*bounds)
 
 
-def _chosen(num: int, chance: float) -> torch.Tensor:
-    return torch.rand(num, 1, 1, 1) < chance
+def _chosen(like: torch.Tensor, chance: float) -> torch.Tensor:
+    return torch.rand(len(like), 1, 1, 1, device=like.device) < chance
 
 
 def _warp(images: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
     """Zoom, squash, flip, rotate and shift in one bilinear resampling."""
     num, reach = len(images), log(preset.squash) / 2
-    zoom = _uniform(num, (log(preset.zoom[0]), log(preset.zoom[1]))).exp()
-    squash = (_uniform(num, (-reach, reach)) * _chosen(num, preset.squash_chance)).exp()
-    flip = 1 - 2 * _chosen(num, 0.5).float()
-    angle = _uniform(num, (-preset.rotation_deg, preset.rotation_deg)).deg2rad()
+    zoom = _uniform(images, (log(preset.zoom[0]), log(preset.zoom[1]))).exp()
+    squash = (_uniform(images, (-reach, reach)) * _chosen(images, preset.squash_chance)).exp()
+    flip = 1 - 2 * _chosen(images, 0.5 if preset.flip else 0).float()
+    angle = _uniform(images, (-preset.rotation_deg, preset.rotation_deg)).deg2rad()
     wide, tall = flip / (zoom * squash), squash / zoom
     turn = [angle.cos() * wide, -angle.sin() * wide, angle.sin() * tall, angle.cos() * tall]
-    shift = (torch.randn(num, 2) * 2 * preset.shift)[:, :, None]
+    shift = (torch.randn(num, 2, device=images.device) * 2 * preset.shift)[:, :, None]
     theta = torch.cat([torch.cat(turn, dim=1).view(num, 2, 2), shift], dim=2)
     grid = F.affine_grid(theta, [num, 3, size, size], align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -78,42 +97,42 @@ def _warp(images: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor
 
 def _light(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
     """Exposure by day or night, colour cast, saturation and gamma."""
-    num = len(images)
-    night = _chosen(num, preset.night_chance)
-    gain = torch.where(night, _uniform(num, preset.night_gain), _uniform(num, preset.gain))
-    gain = gain * (torch.randn(num, 3, 1, 1) * preset.cast).exp()
-    saturation = _uniform(num, preset.saturation) * ~_chosen(num, preset.grey_chance)
+    night = _chosen(images, preset.night_chance)
+    gain = torch.where(night, _uniform(images, preset.night_gain), _uniform(images, preset.gain))
+    gain = gain * (torch.randn(len(images), 3, 1, 1, device=images.device) * preset.cast).exp()
+    saturation = _uniform(images, preset.saturation) * ~_chosen(images, preset.grey_chance)
     grey = images.mean(dim=1, keepdim=True)
     coloured = (grey + (images - grey) * saturation).clamp(1e-4, 1)
-    return (coloured ** _uniform(num, preset.gamma) * gain).clamp(0, 1)
+    return (coloured ** _uniform(images, preset.gamma) * gain).clamp(0, 1)
 
 
 def _degrade(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
     """Blur (one degree a group of four), noise, JPEG artefacts."""
-    num, images = len(images), images.clone()
+    images = images.clone()
     for part in images.split(4):
         chosen = torch.rand(len(part)) < preset.blur_chance
         if chosen.any():
             side = int(torch.randint(*preset.blur_px, ()))
             small = F.interpolate(part[chosen], side, mode="bilinear", antialias=True)
             part[chosen] = F.interpolate(small, part.shape[-1], mode="bilinear")
-    strength = _uniform(num, (0, preset.noise)) * _chosen(num, preset.noise_chance)
+    strength = _uniform(images, (0, preset.noise)) * _chosen(images, preset.noise_chance)
     images = (images + torch.randn_like(images) * strength).clamp(0, 1)
-    for i in _chosen(num, preset.jpeg_chance).flatten().nonzero().flatten().tolist():
+    for i in _chosen(images, preset.jpeg_chance).flatten().nonzero().flatten().tolist():
         quality = int(torch.randint(*preset.jpeg_quality, ()))
-        pixels_HWC = (images[i] * 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+        pixels_HWC = (images[i] * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         jpeg = simplejpeg.encode_jpeg(pixels_HWC, quality, colorsubsampling="420")
-        images[i] = torch.from_numpy(simplejpeg.decode_jpeg(jpeg)).permute(2, 0, 1).float() / 255
+        decoded = torch.from_numpy(simplejpeg.decode_jpeg(jpeg)).to(images.device)
+        images[i] = decoded.permute(2, 0, 1).float() / 255
     return images
 
 
 def _erase(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
     """A hand, a badge, a sign before the lens: one rectangle of one colour."""
     size = images.shape[-1]
-    for i in _chosen(len(images), preset.erase_chance).flatten().nonzero().flatten().tolist():
-        area = float(_uniform(1, preset.erase_area)) * size**2
+    for i in _chosen(images, preset.erase_chance).flatten().nonzero().flatten().tolist():
+        area = float(torch.empty(()).uniform_(*preset.erase_area)) * size**2
         height = min(size, round(sqrt(area) * exp(float(torch.randn(()) * 0.3))))
         width = min(size, round(area / height))
         x, y = (int(torch.randint(size - side + 1, ())) for side in (width, height))
-        images[i, :, y : y + height, x : x + width] = torch.rand(3, 1, 1)
+        images[i, :, y : y + height, x : x + width] = torch.rand(3, 1, 1, device=images.device)
     return images

@@ -1,220 +1,205 @@
-"""What the classifier learns from and is measured on: faces, scenes without them, drawings.
+"""Labelled pictures from anywhere, as one table, and their pixels by scoring's own decode.
 
-Every sample is an encoded image that goes through `maskbatch.decode`, as an archive's images do.
-A near-duplicate group (`cluster` in the manifest) lies wholly in one of fit, slice and val.
+A source is a folder with a folder for each class (or `train/CLASS/`, `val/CLASS/`), a CSV or Parquet
+manifest of `uri,label[,split,cluster,source,suspect]`, a folder that holds a manifest.csv, each on any
+fsspec URL, or the run of `maskbatch score`, whose corrections are taken.
 """
 
-import csv
-import io
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import exp, log
-from pathlib import Path
-from zlib import crc32
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import fsspec
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
-from maskbatch.decode import Decoded, decode_batch
-from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.archive import IMAGE_EXTENSIONS, local_path
+from maskbatch.checkpoint import Preset
+from maskbatch.config import PILLOW_LIMIT_PIXELS
+from maskbatch.decode import decode_batch
 from maskbatch.errors import UsageError
+from maskbatch.progress import say, step
 from maskbatch.read import Encoded
 
-CLASSES = LABELS
-NO_FACE = CLASSES.index("no_face")
-SLICE_PERCENT = 12
-"""Groups of `train` kept from fitting: they choose the epoch, the temperature and the threshold."""
-CUTS = 2
-"""Windows a face, and crops without a face a scene."""
-MIN_FACE_PX = 28
-ASPECTS = log(0.56), log(1.78)
-"""Frames of 9:16 to 16:9 are squashed to the square input, so windows take every such shape."""
-
-Box = tuple[float, float, float, float]
-"""xmin, ymin, xmax, ymax in pixels."""
+COLUMNS = {"uri": "", "label": "", "split": "", "cluster": "", "source": "", "suspect": "0", "sha256": ""}
+"""Of every table of pictures, with what stands where a source says nothing."""
+SPLITS = {
+    "train": "train", "fit": "train", "extra": "extra", "train_extra": "extra",
+    "val": "val", "valid": "val", "validation": "val", "test": "val",
+}  # fmt: skip
+THREADS = 16
+CHUNK = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One encoded image; `label` indexes CLASSES, `source` is faces, extra, scenes or drawn."""
-
-    data: bytes
-    label: int
-    source: str
-    group: str
-    suspect: bool = False
-
-
-def load_training(root: Path, num_drawn: int, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """What is learned from, and the slice of `train` that chooses; suspect labels in neither."""
-    faces = [face for face in read_faces(root, "train") if not face.suspect]
-    cuts = cut_scenes(root, "train", seed)
-    windows = [cut for cut in cuts if cut.label != NO_FACE]
-    empty = [cut for cut in cuts if cut.label == NO_FACE]
-    fit = [sample for sample in [*faces, *windows] if not in_slice(sample.group)]
-    fit += read_faces(root, "train_extra")
-    fit += [crop for crop in empty if not in_slice(crop.group)] + draw(num_drawn, seed)
-    return fit, [sample for sample in [*faces, *empty] if in_slice(sample.group)]
+def load(sources: Sequence[str]) -> pd.DataFrame:
+    """The pictures of all sources: COLUMNS, every one a string. Raises UsageError."""
+    tables = [_load(source) for source in sources]
+    table = pd.concat(tables, ignore_index=True)
+    repeated = int(table["uri"].duplicated().sum())
+    if repeated:
+        say(f"{repeated:,} pictures are listed twice; the last label counts")
+        table = table.drop_duplicates("uri", keep="last", ignore_index=True)
+    return table
 
 
-def load_val(root: Path) -> list[Sample]:
-    """The held-out set of every figure: val faces, suspects too, and crops without a face."""
-    crops = [crop for crop in cut_scenes(root, "val", seed=0) if crop.label == NO_FACE]
-    return [*read_faces(root, "val"), *crops]
-
-
-def load_val_in_context(root: Path) -> list[Sample]:
-    """Val faces again, suspects left out, in as much context and in such frames as a camera gives."""
-    return [cut for cut in cut_scenes(root, "val", seed=0) if cut.label != NO_FACE]
-
-
-def in_slice(group: str) -> bool:
-    """Whether a near-duplicate group is kept from fitting; a function of its name alone."""
-    return crc32(group.encode()) % 100 < SLICE_PERCENT
-
-
-def read_faces(root: Path, split: str) -> list[Sample]:
-    """The labelled face crops of `train`, `val` or `train_extra`."""
-    folder, source = root / "data" / "faces", "extra" if split == "train_extra" else "faces"
-    return [
-        Sample(
-            (folder / row["file"]).read_bytes(), CLASSES.index(row["label"]), source,
-            row["cluster"] or row["file"], row["suspect"] == "1",
-        )
-        for row in _rows(folder / "manifest.csv") if row["file"].startswith(f"{split}/")
-    ]  # fmt: skip
-
-
-def cut_scenes(root: Path, split: str, seed: int) -> list[Sample]:
-    """Cuts of the photographs of a split: its faces in random context, and crops without a face."""
-    manifest = _rows(root / "data" / "faces" / "manifest.csv")
-    sound = {
-        Path(row["file"]).stem: CLASSES.index(row["label"])
-        for row in manifest if row["suspect"] == "0"
-    }  # fmt: skip
-    groups = {Path(row["file"]).stem.rpartition("_")[0]: row["cluster"] for row in manifest}
-    scenes: defaultdict[str, dict[str, Box]] = defaultdict(dict)
-    for row in _rows(root / "data" / "scenes" / "boxes.csv"):
-        if row["split"] == split:
-            xmin, ymin, xmax, ymax = (float(row[side]) for side in ("xmin", "ymin", "xmax", "ymax"))
-            face = f"{Path(row['file']).stem}_{int(row['face']):02d}"
-            scenes[row["file"]][face] = (xmin, ymin, xmax, ymax)
-    face_rng, empty_rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
-    samples = []
-    for file, boxes in sorted(scenes.items()):
-        with Image.open(root / "data" / "scenes" / file) as picture:
-            scene = picture.convert("RGB")
-        group = groups.get(Path(file).stem, file)
-        for name, box in boxes.items():
-            if max(box[2] - box[0], box[3] - box[1]) < MIN_FACE_PX or name not in sound:
-                continue
-            others = [other for other in boxes.values() if other is not box]
-            for _ in range(CUTS):
-                if window := place_window(box, others, scene.size, face_rng):
-                    data = encode(scene.crop(window))
-                    samples.append(Sample(data, sound[name], "scenes", group))
-        for window in place_empty(boxes.values(), scene.size, empty_rng):
-            samples.append(Sample(encode(scene.crop(window)), NO_FACE, "scenes", group))
-    return samples
-
-
-def place_window(
-    box: Box, others: Sequence[Box], size: tuple[int, int], rng: np.random.Generator
-) -> tuple[int, int, int, int] | None:
-    """A window of a scene of `size` (W, H), 1.2 to 3 times as long as `box`, clear of others."""
-    for _ in range(8):
-        side = max(box[2] - box[0], box[3] - box[1]) * exp(rng.uniform(0.18, 1.1))
-        stretch = exp(rng.uniform(*ASPECTS) / 2)
-        x = (box[0] + box[2]) / 2 + rng.normal(0, 0.12) * side
-        y = (box[1] + box[3]) / 2 + rng.normal(0, 0.12) * side
-        left, top = max(0, round(x - side * stretch / 2)), max(0, round(y - side / stretch / 2))
-        right = min(size[0], round(x + side * stretch / 2))
-        bottom = min(size[1], round(y + side / stretch / 2))
-        whole = left <= box[0] and top <= box[1] and right >= box[2] and bottom >= box[3]
-        if whole and not any(overlaps((left, top, right, bottom), other) for other in others):
-            return left, top, right, bottom
-    return None
-
-
-def place_empty(
-    boxes: Iterable[Box], size: tuple[int, int], rng: np.random.Generator
-) -> list[tuple[int, int, int, int]]:
-    """Windows of a scene of `size` (W, H), clear of every box widened 1.3 times."""
-    widened = [
-        (x0 - 0.15 * (x1 - x0), y0 - 0.15 * (y1 - y0), x1 + 0.15 * (x1 - x0), y1 + 0.15 * (y1 - y0))
-        for x0, y0, x1, y1 in boxes
-    ]
-    windows: list[tuple[int, int, int, int]] = []
-    for _ in range(30):
-        side = exp(rng.uniform(log(40), log(0.9 * min(size))))
-        stretch = exp(rng.uniform(*ASPECTS) / 2)
-        width, height = min(size[0], round(side * stretch)), min(size[1], round(side / stretch))
-        x, y = int(rng.integers(size[0] - width + 1)), int(rng.integers(size[1] - height + 1))
-        if not any(overlaps((x, y, x + width, y + height), box) for box in widened):
-            windows.append((x, y, x + width, y + height))
-        if len(windows) == CUTS:
-            break
-    return windows
-
-
-def overlaps(one: Box, other: Box) -> bool:
-    """Whether two boxes share any area."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def draw(
-    num_each: int, seed: int, sizes: Sequence[tuple[int, int]] = ((320, 240), (640, 480))
-) -> list[Sample]:
-    """`num_each` drawn pictures a label, day to night, each at a gate of its own.
-
-    To no_face come a tenth as many frames of a covered or dark lens.
-    """
-    rng = np.random.default_rng([seed, 3])
-    pictures = []
-    for label, name in enumerate(CLASSES):
-        for i in range(num_each):
-            gate, light, size = Gate.draw_lots(rng), rng.uniform(), sizes[i % len(sizes)]
-            pictures.append((label, draw_snapshot(name, gate, rng, light=light, size=size)))
-    for _ in range(num_each // 10):
-        noise = rng.normal(rng.uniform(0, 255, 3) * rng.uniform(), rng.uniform(0, 12), (48, 64, 3))
-        pictures.append((NO_FACE, Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8))))
-    return [
-        Sample(encode(picture), label, "drawn", f"drawn-{seed}-{i}")
-        for i, (label, picture) in enumerate(pictures)
-    ]
-
-
-def encode(picture: Image.Image) -> bytes:
-    """A picture as JPEG bytes, as a camera would write it."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
-def decode(samples: Sequence[Sample], size: int) -> tuple[Decoded, NDArray[np.int64]]:
-    """Samples as scoring decodes them, to `size` by `size` pixels, and their labels (N,)."""
-    encoded = (Encoded(sample.data, num_bytes=len(sample.data)) for sample in samples)
-    decoded = decode_batch(encoded, len(samples), (size, size), max_pixels=50_000_000)
-    for sample, error in zip(samples, decoded.columns["error"], strict=True):
-        if error is not None:
-            raise UsageError(f"an image of group {sample.group}: {error}; fetch the data again")
-    return decoded, np.array([sample.label for sample in samples], np.int64)
-
-
-def sampling_weights(samples: Sequence[Sample], shares: Mapping[str, float]) -> NDArray[np.float64]:
-    """Weights (N,) that draw each source by its share and, within a source, each label alike."""
-    counts = Counter((sample.source, sample.label) for sample in samples)
-    labels = Counter(source for source, _ in counts)
-    each = [shares[s.source] / labels[s.source] / counts[s.source, s.label] for s in samples]
-    return np.array(each) / sum(each)
-
-
-def _rows(file: Path) -> list[dict[str, str]]:
+def _load(source: str) -> pd.DataFrame:
     try:
-        with file.open(newline="") as lines:
-            return list(csv.DictReader(lines))
-    except OSError as error:
-        message = f"training data {file}: {error.strerror}; give --data the folder that holds data/"
-        raise UsageError(message) from error
+        files, path = fsspec.core.url_to_fs(source)
+        if files.isfile(path):
+            table = _manifest(source)
+        elif files.isfile(f"{path}/run.json"):
+            table = _corrections(source, files, path)
+        elif files.isfile(f"{path}/manifest.csv"):
+            table = _manifest(f"{source.rstrip('/')}/manifest.csv")
+        else:
+            table = _folder(source, files, path)
+    except (OSError, ImportError, ValueError) as error:
+        raise UsageError(f"training data {source}: cannot be read ({error}); check --data") from error
+    for name, default in COLUMNS.items():
+        if name not in table:
+            table[name] = default
+    return table[list(COLUMNS)].astype(str)
+
+
+def _folder(source: str, files: Any, path: str) -> pd.DataFrame:
+    """`CLASS/*` or `SPLIT/CLASS/*`, at any depth below the class."""
+    rows = []
+    for file in sorted(files.find(path)):
+        parts = PurePosixPath(file).relative_to(path).parts
+        if PurePosixPath(file).suffix.lower() in IMAGE_EXTENSIONS and len(parts) > 1:
+            split = SPLITS.get(parts[0], "") if len(parts) > 2 else ""
+            label = parts[1] if split else parts[0]
+            rows.append({"uri": files.unstrip_protocol(file), "label": label, "split": split})
+    if not rows:
+        message = "no picture in a class's folder; give a folder with one for each class, a manifest or a run"
+        raise UsageError(f"training data {source}: {message}")
+    return pd.DataFrame(rows)
+
+
+def _manifest(source: str) -> pd.DataFrame:
+    """A CSV or Parquet table; a uri that is no URL and not absolute is relative to the table's folder."""
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False}
+    table = pd.read_parquet(source) if source.endswith(".parquet") else pd.read_csv(source, **options)
+    table = table.rename(columns={"file": "uri"} if "uri" not in table else {}).fillna("")
+    if missing := {"uri", "label"} - set(table.columns):
+        message = f"no column {sorted(missing)[0]!r}; it has {', '.join(table.columns)}"
+        raise UsageError(f"training data {source}: {message}")
+    if "split" not in table:
+        table["split"] = [SPLITS.get(str(uri).partition("/")[0], "") for uri in table["uri"]]
+    else:
+        table["split"] = [SPLITS.get(str(split), str(split)) for split in table["split"]]
+    base = source.rpartition("/")[0] or "."
+    absolute = table["uri"].str.contains("://", regex=False) | table["uri"].str.startswith("/")
+    table["uri"] = table["uri"].where(absolute, base + "/" + table["uri"])
+    if "suspect" in table:
+        table["suspect"] = table["suspect"].astype(str).str.lower().isin(("1", "true")).astype(int)
+    return table
+
+
+def _corrections(source: str, files: Any, path: str) -> pd.DataFrame:
+    """What people corrected in a run: `uri,label,by,at[,region,sha256]`, Parquet below its corrections/.
+
+    The last word of each person counts; pictures about which two disagree are left out, and said.
+    """
+    found = [file for file in sorted(files.find(f"{path}/corrections")) if file.endswith(".parquet")]
+    if not found:
+        raise UsageError(f"training data {source}: this run holds no corrections; correct some rows first")
+    rows = pd.concat([pd.read_parquet(files.open(file)) for file in found], ignore_index=True)
+    if "region" in rows:
+        rows = rows[rows["region"] == 0]
+    rows = rows.sort_values("at", kind="stable").drop_duplicates(["uri", "by"], keep="last")
+    disputed = rows.groupby("uri")["label"].nunique() > 1
+    if disputed.any():
+        say(f"{int(disputed.sum()):,} pictures of {source} are left out: people gave them different labels")
+    rows = rows.drop_duplicates("uri", keep="last")
+    rows = rows[~rows["uri"].map(disputed)]
+    local = rows["uri"].str.startswith("file://")
+    plain = [local_path(uri).decode(errors="surrogateescape") for uri in rows["uri"][local]]
+    rows.loc[local, "uri"] = plain
+    return rows.assign(source="corrections")
+
+
+def select(
+    table: pd.DataFrame, classes: Sequence[str], drop: Sequence[str], leave_out: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The rows whose label is one of `classes`, with their index in `target`. Raises UsageError."""
+    unknown = table[~table["label"].isin([*classes, *drop])]
+    if len(unknown):
+        first = unknown.iloc[0]
+        message = (
+            f"{len(unknown):,} pictures have a label that is neither in classes ({', '.join(classes)}) nor "
+            f"in drop, first {first['label']!r} of {first['uri']}; add it to one of them in the recipe"
+        )
+        raise UsageError(message)
+    table = table[table["label"].isin(classes) & ~table["source"].isin(leave_out)].reset_index(drop=True)
+    present = [name for name in classes if (table["label"] == name).any()]
+    if len(present) < 2:
+        held = f"all pictures are {present[0]!r}" if present else "no picture is left"
+        raise UsageError(f"{held}; pictures of at least 2 of {', '.join(classes)} are needed")
+    table["target"] = table["label"].map({name: k for k, name in enumerate(classes)}).astype(int)
+    return table
+
+
+def decode(
+    table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = None
+) -> tuple[NDArray[np.uint8], pd.DataFrame]:
+    """Pixels (M, H, W, 3) uint8 RGB as scoring would see them, and the rows that have some.
+
+    Row i of the pixels is the row whose `pixel` is i; the table also gains width, height, brightness
+    and dhash. What cannot be decoded is said and left out. With `cache` the pixels lie in that file
+    and not in memory.
+    """
+    shape = (len(table), *preset.input_size, 3)
+    pixels: NDArray[np.uint8]
+    if cache:
+        with cache.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk shows now, not as a crash
+        pixels = np.memmap(cache, np.uint8, "r+", shape=shape)
+    else:
+        pixels = np.zeros(shape, np.uint8)
+    rows = list(table[["uri", "sha256"]].itertuples(index=False, name=None))
+    chunks = range(0, len(rows), CHUNK)
+
+    def work(start: int) -> dict[str, list[object]]:
+        part = rows[start : start + CHUNK]
+        decoded = decode_batch((_read(*row) for row in part), len(part), preset, PILLOW_LIMIT_PIXELS)
+        pixels[start : start + len(part)] = decoded.images_NHWC
+        return decoded.columns
+
+    columns: dict[str, list[object]] = {
+        key: [] for key in ("status", "error", "width", "height", "brightness", "sharpness", "dhash")
+    }
+    with step(name, len(rows)) as progress, ThreadPoolExecutor(THREADS) as pool:
+        for start, found in zip(chunks, pool.map(work, chunks), strict=True):
+            for key, values in columns.items():
+                values += found[key]
+            progress.advance(len(rows[start : start + CHUNK]))
+    whole = table.reset_index(drop=True).assign(**columns, pixel=range(len(table)))
+    bad = whole[whole["status"] != "ok"]
+    if len(bad):
+        first = bad.iloc[0]
+        say(
+            f"{len(bad):,} pictures cannot be used, first {first['uri']}: {first['error']}; they are left out"
+        )
+    if len(bad) == len(whole):
+        raise UsageError(f"none of {len(whole):,} pictures can be read; the first: {bad.iloc[0]['error']}")
+    good = whole[whole["status"] == "ok"].reset_index(drop=True)
+    return pixels, good.drop(columns=["status", "error"])
+
+
+def _read(uri: str, sha256: str) -> Encoded:
+    try:
+        with fsspec.open(uri, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return Encoded(None, "missing", "no such file")
+    except (OSError, ValueError) as error:
+        return Encoded(None, "read_error", str(error))
+    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
+        return Encoded(None, "read_error", "it is not the picture that was corrected any more")
+    return Encoded(data, num_bytes=len(data))

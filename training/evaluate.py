@@ -1,148 +1,198 @@
 """Every figure that a checkpoint states, measured from the exported file as scoring would use it.
 
-python -m training.evaluate --data ../shared --checkpoint FILE.safetensors
+    python -m training.evaluate --checkpoint FILE --data DATA --out DIR [--checkpoint OTHER]
+
+Of two checkpoints it says which is right where the other is not, with McNemar's test.
 """
 
-import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
+import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
+from scipy.special import softmax
 
-from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
-from maskbatch.errors import MaskbatchError
-from maskbatch.histograms import histogram
-from training.data import CLASSES, NO_FACE, Sample, decode, draw, load_val, load_val_in_context
+from maskbatch.errors import UsageError
+from maskbatch.progress import say
+from maskbatch.rundir import whole, write_json
+from training import data, metrics, plots, splits
+from training.console import one_sentence
 
 BATCH_SIZE = 64
-NUM_DRAWN = 500
-"""Drawings a label, of DRAWN_SEED, which training must not use."""
-DRAWN_SEED = 20_000
-
-Confusion = tuple[tuple[int, ...], ...]
+FACE_PX = (0, 48, 96, 144, float("inf"))
+BRIGHTNESS = (0.0, 0.2, 0.35, 0.5, 0.65, 1.0)
 
 
-def measure(checkpoint: Checkpoint, root: Path) -> tuple[Confusion, dict[str, list[int]], dict[str, Any]]:
-    """Confusion matrix and histograms of val (crops without a face included), and its figures."""
-    samples = load_val(root)
-    decoded, labels = decode(samples, checkpoint.card.input_size[0])
-    probs, halved = (
-        Classifier(checkpoint, dtype=dtype, batch_size=BATCH_SIZE).probs(decoded.images_NHWC)
-        for dtype in ("float32", "bfloat16")
-    )
-    predicted, confidence = probs.argmax(axis=1), probs.max(axis=1)
-    faces = labels != NO_FACE
-    sound = faces & ~np.array([sample.suspect for sample in samples])
-    automatic = faces & (confidence >= checkpoint.card.review_threshold)
-    right = (predicted == labels)[automatic].sum() / max(1, automatic.sum())
-    figures = rates(labels[faces], predicted[faces]) | {
-        "without_suspects": rates(labels[sound], predicted[sound]),
-        "with_no_face": rates(labels, predicted),
-        "review_share": round(float(1 - automatic.sum() / faces.sum()), 4),
-        "automatic_accuracy": round(float(right), 4),
-        "bfloat16": {
-            "equal_labels": round(float((predicted == halved.argmax(axis=1)).mean()), 4),
-            "largest_difference": round(float(np.abs(probs - halved).max()), 4),
-        },
-        "in_context": measure_rates(checkpoint, load_val_in_context(root)),
-    }
-    reference = {"confidence": histogram("confidence", confidence)} | {
-        name: histogram(name, np.array(decoded.columns[name], np.float64))
-        for name in ("brightness", "sharpness")
-    }
-    return confusion_matrix(labels, predicted), reference, figures
-
-
-def measure_drawn(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Rates on drawings of 640x480, day to night, and on covered lenses."""
-    return measure_rates(checkpoint, draw(NUM_DRAWN, DRAWN_SEED, sizes=((640, 480),)))
-
-
-def measure_rates(checkpoint: Checkpoint, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Rates of a checkpoint, in float32, on any samples."""
-    decoded, labels = decode(samples, checkpoint.card.input_size[0])
-    classifier = Classifier(checkpoint, dtype="float32", batch_size=BATCH_SIZE)
-    return rates(labels, classifier.probs(decoded.images_NHWC).argmax(axis=1))
-
-
-def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Confusion:
-    """Counts (K, K), true by predicted, of class indices (N,)."""
-    counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return tuple(map(tuple, counts.tolist()))
-
-
-def rates(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, Any]:
-    """Accuracy, recall of each class that occurs, and their mean (balanced accuracy)."""
-    hits = labels == predicted
-    recall = {CLASSES[k]: float(hits[labels == k].mean()) for k in np.unique(labels).tolist()}
-    return {
-        "num_val": len(labels),
-        "accuracy": round(float(hits.mean()), 4),
-        "balanced_accuracy": round(sum(recall.values()) / len(recall), 4),
-        "recall": {name: round(value, 4) for name, value in recall.items()},
-    }
-
-
-def model_card(card: Card) -> str:
-    """The model card, Markdown: `model_card.md` filled with what a measured checkpoint states."""
-    figures = card.recipe["figures"]
-    subsets = {
-        "val faces": figures,
-        "val faces without suspect labels": figures["without_suspects"],
-        "val faces and crops without a face": figures["with_no_face"],
-        "val faces in context": figures["in_context"],
-    }
-    results = [["held out", "images", "accuracy", "balanced accuracy", *card.classes]] + [
-        [subset, str(rate["num_val"]), f"{rate['accuracy']:.3f}", f"{rate['balanced_accuracy']:.3f}"]
-        + [f"{rate['recall'][name]:.3f}" if name in rate["recall"] else "" for name in card.classes]
-        for subset, rate in subsets.items()
+def logits_of(
+    checkpoint: Checkpoint, pixels_NHWC: NDArray[np.uint8], *, dtype: str = "float32", device: str = "cpu"
+) -> NDArray[np.float32]:
+    """Logits (N, K) of pixels (N, H, W, 3) uint8, as scoring computes them."""
+    threads = torch.get_num_threads()
+    classifier = Classifier(checkpoint, dtype=dtype, batch_size=BATCH_SIZE, device=device)
+    torch.set_num_threads(threads)
+    parts = [
+        classifier.logits(pixels_NHWC[i : i + BATCH_SIZE]) for i in range(0, len(pixels_NHWC), BATCH_SIZE)
     ]
-    rows = zip(card.classes, card.confusion, strict=True)
-    confusion = [["true", *card.classes]] + [[name, *map(str, counts)] for name, counts in rows]
-    values = {
-        **card.recipe,
-        **figures,
-        "architecture": card.architecture,
-        "size": card.input_size[0],
-        "classes": ", ".join(card.classes),
-        "versions": ", ".join(f"{name} {it}" for name, it in card.recipe["versions"].items()),
-        "temperature": card.temperature,
-        "review_threshold": card.review_threshold,
-        "num_incorrect": sum(card.confusion[CLASSES.index("incorrect_mask")]),
-        "lowest_drawn": min(figures["drawn"]["recall"].values()),
-        "results": _table(results),
-        "confusion": _table(confusion),
-    }
-    return Path(__file__).with_name("model_card.md").read_text().format_map(values)
+    return torch.cat(parts).numpy()
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def measure(
+    checkpoint: Checkpoint, table: pd.DataFrame, pixels_NHWC: NDArray[np.uint8]
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Figures of a checkpoint on pictures it never saw, and one row a picture.
+
+    table: `pixel`, `target`, `group`, `suspect`, `width`, `height`, `brightness`. The probabilities are
+    cross-fitted: those of a group are calibrated without it.
+    """
+    card = checkpoint.card
+    pixels = pixels_NHWC[table["pixel"].to_numpy()]
+    labels, groups = (table[name].to_numpy(np.int64) for name in ("target", "group"))
+    logits, halved = (logits_of(checkpoint, pixels, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    raw = softmax(logits, axis=1)
+    probs = metrics.cross_fit(logits, labels, groups) if len(np.unique(groups)) >= 10 else raw
+    predicted, confidence = probs.argmax(axis=1), probs.max(axis=1)
+    assessed = [name for name in card.classes if name not in card.not_assessed]
+    faces = np.isin(labels, [card.classes.index(name) for name in assessed])
+    sound = (table["suspect"] != "1").to_numpy()
+    subsets = {"all": np.ones(len(labels), bool), "faces": faces, "faces_without_suspects": faces & sound}
+    automatic = faces & (softmax(logits / card.temperature, axis=1).max(axis=1) >= card.review_threshold)
+    hits = predicted == labels
+    figures: dict[str, Any] = {
+        name: metrics.rates(labels[rows], probs[rows], groups[rows], card.classes, assessed)
+        for name, rows in subsets.items() if rows.any()
+    }  # fmt: skip
+    figures |= {
+        "confusion": metrics.confusion_matrix(labels, predicted, len(card.classes)),
+        "ece_before": metrics.rates(labels, raw, groups, card.classes, assessed)["ece"],
+        "reliability": {
+            "before": metrics.reliability(labels, raw), "after": metrics.reliability(labels, probs)
+        },
+        "review": {
+            "share": round(1 - float(automatic.sum() / max(1, faces.sum())), 4),
+            "automatic_accuracy": round(float(hits[automatic].mean()), 4) if automatic.any() else None,
+        },
+        "by_face_size": metrics.by_bin(
+            table[["width", "height"]].max(axis=1).to_numpy(float)[faces], FACE_PX, hits[faces], "px"
+        ),
+        "by_brightness": metrics.by_bin(
+            table["brightness"].to_numpy(float)[faces], BRIGHTNESS, hits[faces], "of 1"
+        ),
+        "bfloat16": {
+            "equal_labels": round(float((logits.argmax(axis=1) == halved.argmax(axis=1)).mean()), 4),
+            "largest_difference": round(float(np.abs(
+                softmax(logits / card.temperature, axis=1) - softmax(halved / card.temperature, axis=1)
+            ).max()), 4),
+        },
+        "temperature_of_these": metrics.fit_temperature(logits, labels),
+    }  # fmt: skip
+    names = np.array(card.classes)
+    rows = table[["uri", "label", "group", "suspect", "width", "height", "brightness"]].assign(
+        predicted=names[predicted], confidence=confidence, correct=hits, pixel=table["pixel"]
+    )
+    return figures, rows.assign(**{f"prob_{name}": probs[:, k] for k, name in enumerate(card.classes)})
+
+
+def milliseconds(checkpoint: Checkpoint) -> float:
+    """Processor time an image on one core, in the dtype that scoring takes here, the median of batches."""
+    classifier = Classifier(checkpoint, dtype="auto", batch_size=BATCH_SIZE, device="cpu")
+    batch = np.zeros((BATCH_SIZE, *checkpoint.card.input_size, 3), np.uint8)
+    spent = []
+    for _ in range(8):
+        began = time.process_time()
+        classifier.logits(batch)
+        spent.append(time.process_time() - began)
+    return round(float(np.median(spent[1:])) / BATCH_SIZE * 1000, 2)
+
+
+def write(
+    out: Path, classes: Sequence[str], figures: dict[str, Any], rows: pd.DataFrame, pixels: NDArray[np.uint8]
+) -> None:
+    """evaluation.json, predictions.parquet and the plots, in the folder `out`."""
+    write_json(out / "evaluation.json", figures)
+    with whole(out / "predictions.parquet") as partial:
+        rows.drop(columns="pixel").to_parquet(partial, index=False)
+    labels = rows["label"].map({name: k for k, name in enumerate(classes)}).to_numpy(np.int64)
+    probs = rows[[f"prob_{name}" for name in classes]].to_numpy()
+    plots.confusion(np.array(figures["confusion"]), classes, out / "confusion.png")
+    plots.reliability(figures["reliability"], out / "reliability.png")
+    plots.roc_and_pr(labels, probs, classes, out / "roc_pr.png")
+    num = plots.GRID[0] * plots.GRID[1]
+    wrong = rows[~rows["correct"]].sort_values("confidence", ascending=False)
+    for name, chosen in (("pictures", rows.sample(min(num, len(rows)), random_state=0)), ("mistakes", wrong)):
+        titles = [
+            f"{it.label}\n{'is' if it.correct else 'taken for'} {it.predicted} {it.confidence:.2f}"
+            for it in chosen.head(num).itertuples()
+        ]
+        plots.sheet(pixels[chosen["pixel"].head(num).to_numpy()], titles, out / f"{name}.png")
+
+
+def held_out(
+    sources: Sequence[str], classes: Sequence[str], drop: Sequence[str], split: str, source: str | None
+) -> pd.DataFrame:
+    """The rows to measure on: those of `split`, or all where the data names no split. Raises UsageError."""
+    table = data.load(sources)
+    if source:
+        table = table[table["source"] == source]
+    elif (table["split"] != "").any():
+        table = table[table["split"] == split]
+    if table.empty:
+        raise UsageError(f"no picture of split {split!r} or source {source!r} in the data; check --split")
+    return data.select(table, classes, drop)
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder that holds data/.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Default: the package's own.")] = None,
+    data_: Annotated[list[str], typer.Option("--data", help="Folder, manifest or run; may be repeated.")],
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="One, or two to compare; default: the package's.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures, predictions and plots.")] = None,
+    split: Annotated[str, typer.Option(help="Which split of the data to measure on.")] = "val",
+    source: Annotated[
+        str | None, typer.Option(help="Measure on this source instead, whatever its split.")
+    ] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="A label of the data to leave out; may be repeated.")
+    ] = None,
 ) -> None:
-    """Measure a checkpoint on val; exit code 1 if its card states another confusion matrix."""
-    try:
-        opened = open_checkpoint(str(checkpoint) if checkpoint else None)
-        confusion, _, figures = measure(opened, data)
-        figures["drawn"] = measure_drawn(opened)
-    except MaskbatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
-    Console().print_json(data={"confusion": confusion, **figures})
-    if confusion != opened.card.confusion:
-        print(f"error: {opened.path} states other counts: {opened.card.confusion}", file=sys.stderr)
-        raise typer.Exit(1)
+    """Measure a checkpoint on labelled pictures, or compare two on the same ones."""
+    with one_sentence():
+        opened = [open_checkpoint(str(path)) for path in checkpoint or []] or [open_checkpoint()]
+        if len(opened) > 2 or len({one.card.classes for one in opened}) > 1:
+            raise UsageError(
+                "two checkpoints of the same classes can be compared; give --checkpoint once or twice"
+            )
+        table = held_out(data_, opened[0].card.classes, drop or [], split, source)
+        results, correct = [], []
+        for k, one in enumerate(opened):
+            pixels, found = data.decode(table, one.card.preset, "decode")
+            found = found.assign(group=splits.groups_of(found))
+            figures, rows = measure(one, found, pixels)
+            figures["milliseconds_an_image"] = milliseconds(one)
+            if out:
+                write(out / f"{k + 1}" if len(opened) > 1 else out, one.card.classes, figures, rows, pixels)
+            results.append({"checkpoint": one.path, "digest": one.digest, **figures})
+            correct.append(rows["correct"].to_numpy())
+        summary: dict[str, Any] = results[0] if len(results) == 1 else {"checkpoints": results}
+        if len(results) == 2:
+            summary["mcnemar"] = metrics.mcnemar(*correct)
+            say(_verdict(summary["mcnemar"]))
+        Console().print_json(data=summary)
+
+
+def _verdict(test: dict[str, Any]) -> str:
+    first, second = test["only_first_right"], test["only_second_right"]
+    counts = f"the first alone is right on {first:,} pictures, the second alone on {second:,}"
+    if test["p_value"] >= 0.05:
+        return f"{counts}: no difference that could not be chance (p = {test['p_value']:.3f})"
+    return f"{counts}: the {'first' if first > second else 'second'} is better (p = {test['p_value']:.4f})"
 
 
 if __name__ == "__main__":

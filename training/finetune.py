@@ -1,245 +1,247 @@
-"""Fine-tune MobileNetV2 on faces, scenes and drawings, and export the default checkpoint.
+"""Train a recipe on labelled pictures and export what `maskbatch score --checkpoint` runs.
 
-    python -m training.finetune --data ../shared --out maskbatch/checkpoints
+    python -m training.finetune --recipe default --data prepared --out trained
 
-The first blocks keep their ImageNet weights: without their gradients a CPU trains twice as fast.
+Interrupted, the same command goes on after the last whole epoch.
 """
 
+import copy
 import hashlib
-import platform
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
-import torchvision
 import typer
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
-from safetensors.torch import load_file
-from scipy.optimize import minimize_scalar
 from torch import nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from maskbatch.checkpoint import Card, open_checkpoint, save_checkpoint
-from maskbatch.classifier import build
-from maskbatch.errors import MaskbatchError, UsageError
-from training.augment import Augmentation, augment
-from training.data import CLASSES, NO_FACE, Sample, decode, load_training, sampling_weights
-from training.evaluate import measure, measure_drawn, model_card
+from maskbatch.errors import UsageError
+from maskbatch.progress import say
+from maskbatch.rundir import whole, write_json
+from training import data, splits
+from training.augment import augment
+from training.card import interval
+from training.console import one_sentence
+from training.export import Pictures, decode_held, finish
+from training.fit import Inputs, fit
+from training.network import batches, head_of, normalise, pick_device, predict, start
+from training.recipe import Recipe, read_recipe
 
-ARCHITECTURE = "mobilenet_v2"
-INPUT_PX = 128
-STORED_PX = 160
-"""Training pictures are kept at this side, so that zooming in shows detail."""
-SHARES = {"faces": 0.40, "extra": 0.16, "scenes": 0.32, "drawn": 0.12}
-"""Of the pictures of an epoch, by source; within a source every label is as frequent."""
-MEAN = STD = (0.5, 0.5, 0.5)
-TARGET_ACCURACY = 0.98
-"""Of what is not marked for review."""
+PROBED = 2000
+"""Pictures of the probe that says what a split by file would have claimed."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """How the weights are found."""
+def finetune(
+    recipe: Recipe, sources: list[str], out: Path, *, weights: Path | None = None, device: str = "auto",
+    limit: int | None = None, title: str = "", command: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Train, choose the epoch on the slice, export, measure on val; returns the figures.
 
-    epochs: int = 6
-    samples_per_epoch: int = 6144
-    batch_size: int = 64
-    learning_rate: float = 1.5e-3
-    """At its highest, after a tenth of the steps; a cosine to 0 follows."""
-    weight_decay: float = 0.02
-    label_smoothing: float = 0.05
-    ema_decay: float = 0.99
-    """Of the averaged weights, a step; they are what is exported."""
-    frozen_blocks: int = 4
-    """Of `features`: they learn nothing."""
-    seed: int = 7
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The averaged weights of the best epoch, and their logits (N, K) of the slice."""
-
-    epoch: int
-    state: dict[str, torch.Tensor]
-    slice_logits: torch.Tensor
-    slice_labels: torch.Tensor
-
-
-def load_backbone(root: Path) -> nn.Module:
-    """MobileNetV2 with ImageNet weights below a new head of len(CLASSES) logits."""
-    file = root / "weights" / "mobilenet_v2_imagenet.safetensors"
-    if not file.is_file():
-        raise UsageError(f"weights {file}: no such file; give --data the folder with weights/")
-    model = build(ARCHITECTURE, len(CLASSES))
-    head = {name: tensor for name, tensor in model.state_dict().items() if "classifier" in name}
-    model.load_state_dict(load_file(file) | head)
-    return model
+    Raises UsageError for what cannot be trained, RunFailedError for a training that went wrong.
+    """
+    where = pick_device(device)
+    model = start(recipe, weights).to(where)
+    table = data.select(data.load(sources), recipe.classes, recipe.drop, recipe.leave_out)
+    if limit:
+        table = table.sample(frac=1, random_state=recipe.seed).groupby(["split", "label"]).head(limit)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pixels-", dir=out) as cache:
+        pixels, table = data.decode(table, recipe.stored, "decode", Path(cache) / "pixels.npy")
+        table = splits.assign(table, recipe.seed)
+        held = decode_held(table, recipe)
+        facts = _facts(table, recipe, weights)
+        facts |= {"title": title, "command": command, "data": sources}
+        facts["leak"] = _leak(model, table, pixels, recipe, where)
+        _write_split(out, table, facts)
+        inputs_of = _feature_inputs if recipe.train == "head" else _image_inputs
+        learner, head, inputs = inputs_of(model, (pixels, table[table["part"] == "fit"]), held, recipe, where)
+        progress = fit(learner, head, inputs, recipe, where, out / "state.pt")
+    return finish(out / "checkpoint.safetensors", recipe, model, progress, held, facts)
 
 
-def fit(model: nn.Module, samples: Sequence[Sample], held_out: Sequence[Sample], recipe: Recipe) -> Fit:
-    """Train `model`; the epoch with the lowest class-balanced loss on the slice `held_out` wins."""
-    console = Console()
-    torch.manual_seed(recipe.seed)
-    images, labels = to_tensors(samples, STORED_PX)
-    slice_images, slice_labels = to_tensors(held_out, INPUT_PX)
-    weights = torch.from_numpy(sampling_weights(samples, SHARES))
-    model = model.to(memory_format=torch.channels_last)
-    blocks: Any = model.features
-    blocks[: recipe.frozen_blocks].requires_grad_(False)
-    ema = get_ema_multi_avg_fn(recipe.ema_decay)
-    average = AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
-    learned = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learned, weight_decay=recipe.weight_decay)
-    steps = recipe.samples_per_epoch // recipe.batch_size
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.epochs * steps, pct_start=0.1
+def _facts(table: pd.DataFrame, recipe: Recipe, weights: Path | None) -> dict[str, Any]:
+    """What the card says of the data, and what an export of this training needs later."""
+    counts = table[table["part"] != ""].groupby(["source", "part", "label"]).size()
+    lines = "\n".join(map("\t".join, table[["uri", "label", "part"]].itertuples(index=False)))
+    return {
+        "recipe": recipe.as_dict(),
+        "weights": str(weights) if weights else None,
+        "fingerprint": hashlib.sha256(lines.encode()).hexdigest(),
+        "counts": [[source or "-", part, label, int(num)] for (source, part, label), num in counts.items()],
+    }
+
+
+def _write_split(out: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
+    """split.parquet, a manifest that --data takes: evaluate and export then see the same parts."""
+    split = table.assign(split=table["part"], cluster=table["group"].astype(str))
+    with whole(out / "split.parquet") as partial:
+        split[list(data.COLUMNS)].to_parquet(partial, index=False)
+    write_json(out / "training.json", facts)
+    leak = facts["leak"]
+    claimed, reached = (leak["probe_accuracy"][name] for name in ("by_file", "by_group"))
+    say(
+        f"{leak['num_pictures']:,} pictures in {leak['num_groups']:,} groups: split by file, "
+        f"{leak['num_leaked_by_file']:,} of {leak['num_test_by_file']:,} test pictures have a relative "
+        f"in training, and a probe would claim an accuracy of {claimed:.1%} where it reaches {reached:.1%}"
     )
-    lowest = float("inf")
-    for epoch in range(1, recipe.epochs + 1):
-        model.train()
-        for _ in track(range(steps), f"epoch {epoch} of {recipe.epochs}", console=console):
-            chosen = torch.multinomial(weights, recipe.batch_size, replacement=True)
-            inputs = normalise(augment(images[chosen], INPUT_PX, Augmentation()))
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = model(inputs).float()
-            loss = F.cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            average.update_parameters(model)
-        logits = predict(average, slice_images)
-        slice_loss = balanced_loss(logits, slice_labels)
-        right = (logits.argmax(dim=1) == slice_labels).float().mean()
-        console.print(f"loss {loss:.3f}; slice {slice_loss:.4f}, accuracy {right:.3f}")
-        if epoch == 1 or slice_loss < lowest:
-            lowest, state = slice_loss, average.module.state_dict()
-            kept = {name: value.clone() for name, value in state.items()}
-            best = Fit(epoch, kept, logits, slice_labels)
-    return best
 
 
-def to_tensors(samples: Sequence[Sample], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (N, size, size, 3) uint8 and labels (N,) int64."""
-    decoded, labels = decode(samples, size)
-    return torch.from_numpy(decoded.images_NHWC), torch.from_numpy(labels)
+def _backbone(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The network without its head: what gives the head its features (N, D)."""
+    backbone = copy.deepcopy(model)
+    if recipe.architecture == "mobilenet_v1":  # its head is a convolution
+        return nn.Sequential(backbone.features, nn.Flatten())
+    backbone.set_submodule(head_of(model, recipe)[0], nn.Identity())
+    return backbone
 
 
-def normalise(images_NCHW: torch.Tensor) -> torch.Tensor:
-    """Model inputs of images (N, 3, H, W) in [0, 1]."""
-    return ((images_NCHW - MEAN[0]) / STD[0]).contiguous(memory_format=torch.channels_last)
+def _leak(
+    model: nn.Module, table: pd.DataFrame, pixels: Any, recipe: Recipe, device: torch.device
+) -> dict[str, Any]:
+    rows = table[(table["part"] != "") & (table["split"] != "extra")]
+    groups = pd.Series(rows["group"].unique()).sample(frac=1, random_state=recipe.seed)
+    taken = groups[rows["group"].value_counts()[groups].cumsum().to_numpy() <= PROBED]
+    sample = rows[rows["group"].isin(taken)]
+    features = predict(_backbone(model, recipe), batches(pixels[sample["pixel"].to_numpy()], recipe, device))
+    return splits.measure_leak(rows, sample, features.numpy(), recipe.seed)
 
 
-@torch.inference_mode()
-def predict(model: nn.Module, images_NHWC: torch.Tensor) -> torch.Tensor:
-    """Logits (N, K) float32 of RGB images (N, H, W, 3) uint8."""
-    model.eval()
-    batches = (part.permute(0, 3, 1, 2).float() / 255 for part in images_NHWC.split(64))
-    return torch.cat([model(normalise(batch)) for batch in batches])
+def _chances(rows: pd.DataFrame, recipe: Recipe) -> torch.Tensor | None:
+    """The chance (N,) of each row to be drawn; None: each once an epoch. Raises UsageError."""
+    if not recipe.shares and recipe.imbalance != "sampler":
+        return None
+    sources = rows["source"] if recipe.shares else pd.Series("", index=rows.index)
+    shares = recipe.shares or {"": 1.0}
+    if missing := {*sources} ^ {*shares}:
+        found = ", ".join(sorted({*sources}))
+        message = f"shares: source {sorted(missing)[0]!r} is not in both the recipe and the data ({found})"
+        raise UsageError(f"{message}; set a share for each source, or shares={{}}")
+    keys = list(zip(sources, rows["target"], strict=True))
+    counts = Counter(keys)
+    labels = Counter(source for source, _ in counts)
+    return torch.tensor([shares[key[0]] / labels[key[0]] / counts[key] for key in keys], dtype=torch.float64)
 
 
-def balanced_loss(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
-    """Cross entropy in which every class that occurs weighs the same."""
-    losses = F.cross_entropy(logits_NK, labels, reduction="none")
-    return float(torch.stack([losses[labels == k].mean() for k in labels.unique()]).mean())
+def _image_inputs(
+    model: nn.Module, fit_on: Pictures, held: dict[str, Pictures], recipe: Recipe, device: torch.device
+) -> tuple[nn.Module, nn.Module, Inputs]:
+    """The whole network learns from augmented pictures."""
+    pixels, rows = fit_on
+    where = rows["pixel"].to_numpy()
 
+    def batch(chosen: torch.Tensor) -> torch.Tensor:
+        images = torch.from_numpy(pixels[where[chosen.numpy()]]).to(device)
+        return normalise(augment(images, recipe.input_px, recipe.augmenter), recipe)
 
-def fit_temperature(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
-    """The divisor of the logits with the lowest cross entropy. Source: Guo et al. 2017."""
-    found = minimize_scalar(
-        lambda t: float(F.cross_entropy(logits_NK / t, labels)), bounds=(0.2, 5), method="bounded"
-    )
-    return round(float(found.x), 4)
-
-
-def find_threshold(confidence: NDArray[np.float32], hits: NDArray[np.bool_]) -> float:
-    """The lowest confidence (N,) from which on TARGET_ACCURACY of the pictures are right."""
-    order = np.argsort(-confidence, kind="stable")
-    accuracy = np.cumsum(hits[order]) / np.arange(1, len(hits) + 1)
-    good = np.flatnonzero(accuracy >= TARGET_ACCURACY)
-    return round(float(confidence[order][good[-1] if len(good) else 0]), 4)
-
-
-def describe(root: Path, best: Fit, recipe: dict[str, Any]) -> Card:
-    """The card of weights that are not measured yet: all that the slice and the recipe say."""
-    temperature = fit_temperature(best.slice_logits, best.slice_labels)
-    confidence, predicted = torch.softmax(best.slice_logits / temperature, dim=1).max(dim=1)
-    faces = best.slice_labels != NO_FACE
-    hits = predicted == best.slice_labels
-    tables = [root / "data" / name for name in ("faces/manifest.csv", "scenes/boxes.csv")]
-    return Card(
-        architecture=ARCHITECTURE,
-        classes=CLASSES,
-        compliant=("with_mask",),
-        not_assessed=("no_face",),
-        input_size=(INPUT_PX, INPUT_PX),
-        mean=MEAN,
-        std=STD,
-        temperature=temperature,
-        review_threshold=find_threshold(confidence[faces].numpy(), hits[faces].numpy()),
-        confusion=((0,) * len(CLASSES),) * len(CLASSES),
-        data_fingerprint=hashlib.sha256(b"".join(file.read_bytes() for file in tables)).hexdigest(),
-        recipe=recipe | {
-            "best_epoch": best.epoch,
-            "shares": SHARES,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "torchvision": torchvision.__version__,
-            },
-        },
+    labels = torch.tensor(rows["target"].to_numpy())
+    head = head_of(model, recipe)[1] if recipe.head_epochs else model
+    slice_pixels, slice_rows = held["slice"]
+    slice_pixels = slice_pixels[slice_rows["pixel"].to_numpy()]
+    return model, head, Inputs(
+        batch, labels, _chances(rows, recipe),
+        lambda: batches(slice_pixels, recipe, device), torch.tensor(slice_rows["target"].to_numpy()),
+        _fingerprint(rows),
     )  # fmt: skip
 
 
-def export(out: Path, root: Path, state: dict[str, torch.Tensor], card: Card) -> Card:
-    """Write `out`/default.safetensors and its model card; the figures are the file's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / "draft.safetensors"
-        save_checkpoint(draft, card, state)
-        checkpoint = open_checkpoint(str(draft))
-        confusion, reference, figures = measure(checkpoint, root)
-        figures["drawn"] = measure_drawn(checkpoint)
-    recipe = card.recipe | {"figures": figures}
-    card = replace(card, confusion=confusion, reference=reference, recipe=recipe)
-    save_checkpoint(out / "default.safetensors", card, state)
-    (out / "MODEL_CARD.md").write_text(model_card(card))
-    return card
+def _feature_inputs(
+    model: nn.Module, fit_on: Pictures, held: dict[str, Pictures], recipe: Recipe, device: torch.device
+) -> tuple[nn.Module, nn.Module, Inputs]:
+    """Only the head learns, from features of the frozen backbone that are computed once."""
+    _pixels, rows = fit_on
+    _, head = head_of(model, recipe)
+    backbone = _backbone(model, recipe)
+    torch.manual_seed(recipe.seed)
+    views = []
+    for _ in range(recipe.views):
+        _, _, inputs = _image_inputs(model, fit_on, held, recipe, device)
+        order = torch.arange(len(rows)).split(recipe.batch_size)
+        with data.step("features", len(rows)) as progress:
+            views.append(predict(backbone, _told((inputs.batch(chosen) for chosen in order), progress)))
+    features, labels = torch.cat(views), torch.tensor(rows["target"].to_numpy()).repeat(recipe.views)
+    chances = _chances(rows, recipe)
+    if recipe.imbalance == "smote":
+        features, labels = _smote(features, labels, recipe)
+    slice_pixels, slice_rows = held["slice"]
+    slice_features = predict(backbone, batches(slice_pixels[slice_rows["pixel"].to_numpy()], recipe, device))
+    return head, head, Inputs(
+        lambda chosen: features[chosen].to(device), labels,
+        None if chances is None else chances.repeat(recipe.views),
+        lambda: (part.to(device) for part in slice_features.split(512)),
+        torch.tensor(slice_rows["target"].to_numpy()), _fingerprint(rows),
+    )  # fmt: skip
+
+
+def _told(parts: Any, progress: Any) -> Any:
+    for part in parts:
+        progress.advance(len(part))
+        yield part
+
+
+def _smote(features: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """As many rows of every class, the missing ones between neighbours. Source: Chawla et al. 2002."""
+    from imblearn.over_sampling import SMOTE
+
+    try:
+        more, targets = SMOTE(random_state=recipe.seed).fit_resample(features.numpy(), labels.numpy())
+    except ValueError as error:
+        message = f"SMOTE cannot oversample ({error}); add pictures, or set imbalance=sampler"
+        raise UsageError(message) from error
+    return torch.from_numpy(np.ascontiguousarray(more)), torch.from_numpy(targets)
+
+
+def _fingerprint(rows: pd.DataFrame) -> str:
+    return hashlib.sha256("\n".join(rows["uri"] + "\t" + rows["label"]).encode()).hexdigest()
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder that holds data/ and weights/.")],
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and its model card.")],
-    epochs: Annotated[int, typer.Option(min=1)] = 6,
-    seed: Annotated[int, typer.Option(min=0, max=9999)] = 7,
-    drawn: Annotated[int, typer.Option(min=0, help="Drawn pictures a label.")] = 400,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    data_: Annotated[
+        list[str], typer.Option("--data", help="Folder of classes, manifest or run; may be repeated.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the checkpoint, its card, figures and what is needed to go on.")
+    ],
+    recipe: Annotated[str, typer.Option(help="A name in training/recipes, or a TOML file.")] = "default",
+    weights: Annotated[
+        Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth; loaded strictly.")
+    ] = None,
+    architecture: Annotated[str | None, typer.Option(help="Another network than the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Other than the recipe's.")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of a recipe; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one a core.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many pictures of each label and split: a trial.")
+    ] = None,
 ) -> None:
-    """Fine-tune, export and measure the default checkpoint."""
-    torch.set_num_threads(threads)
-    try:
-        model = load_backbone(data)
-        samples, held_out = load_training(data, drawn, seed)
-        best = fit(model, samples, held_out, Recipe(epochs=epochs, seed=seed))
-        facts = {
-            "command": " ".join(["python -m training.finetune", *sys.argv[1:]]),
-            "epochs": epochs,
-            "seed": seed,
-            "num_fit": len(samples),
-            "num_slice": len(held_out),
-        }
-        card = export(out, data, best.state, describe(data, best, facts))
-    except MaskbatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
-    Console().print_json(data={"confusion": card.confusion, **card.recipe["figures"]})
+    """Train a recipe and export its checkpoint; the same command goes on where it was interrupted."""
+    with one_sentence():
+        if threads:
+            torch.set_num_threads(threads)
+        chosen = read_recipe(recipe, changes or [], architecture=architecture, epochs=epochs, seed=seed)
+        command = " ".join(["python -m training.finetune", *sys.argv[1:]])
+        figures = finetune(
+            chosen,
+            data_,
+            out,
+            weights=weights,
+            device=device,
+            limit=limit,
+            title=Path(recipe).stem,
+            command=command,
+        )
+        best = figures.get("faces_without_suspects", figures["all"])
+        say(
+            f"{out / 'checkpoint.safetensors'}: val accuracy {interval(best['accuracy'])}, balanced "
+            f"{interval(best['balanced_accuracy'])}; its card is MODEL_CARD.md, its plots are in evaluation/"
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,209 @@
+"""The training loop: epochs of augmented batches, the best one by the slice, resumable after each."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.progress import say, step
+from maskbatch.rundir import whole
+from training.network import predict
+from training.recipe import Recipe
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamax": torch.optim.Adamax,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda weights, **options: torch.optim.SGD(weights, momentum=0.9, nesterov=True, **options),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a network learns from: functions of row numbers, so that nothing is held twice."""
+
+    batch: Callable[[torch.Tensor], torch.Tensor]
+    """Row numbers (N,) to network inputs on the device."""
+    labels: torch.Tensor
+    """(M,) int64 of all rows."""
+    weights: torch.Tensor | None
+    """(M,) float64: the chance of a row to be drawn; None: each row once an epoch."""
+    slice_batches: Callable[[], Iterator[torch.Tensor]]
+    slice_labels: torch.Tensor
+    fingerprint: str
+    """Changes with the data: a training is resumed only on the same."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a training stands: what is saved after each epoch."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    best_state: dict[str, torch.Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    model: nn.Module, head: nn.Module, inputs: Inputs, recipe: Recipe, device: torch.device, saved: Path
+) -> Progress:
+    """Train `model`, of which `head` is the new part; goes on from `saved` where that is of this training.
+
+    The epoch with the lowest class-balanced cross entropy on the slice is kept. Raises RunFailedError
+    where the loss is not finite, UsageError where `saved` is of another training.
+    """
+    model = model.to(device, memory_format=torch.channels_last)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    num_steps = max(1, (recipe.samples_per_epoch or len(inputs.labels)) // recipe.batch_size)
+    optimizer, schedule = _optimizer(model, recipe, recipe.epochs * num_steps)
+    parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
+    told = hashlib.sha256(f"{recipe.as_dict()} {inputs.fingerprint}".encode()).hexdigest()
+    now = _resume(saved, told, parts, device)
+    weights = _class_weights(inputs.labels).to(device) if recipe.imbalance == "weights" else None
+    while now.epoch < recipe.epochs and not _stopped(now, recipe):
+        now.epoch += 1
+        torch.manual_seed(recipe.seed * 1000 + now.epoch)
+        _set_learning(model, head, recipe, now.epoch)
+        began, total_loss, hits = time.monotonic(), 0.0, 0
+        order = _order(inputs, num_steps * recipe.batch_size)
+        with step(f"epoch {now.epoch} of {recipe.epochs}", len(order)) as progress:
+            for chosen in order.split(recipe.batch_size):
+                labels = inputs.labels[chosen].to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    logits = model(inputs.batch(chosen)).float()
+                loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=recipe.label_smoothing)
+                _refuse_nan(loss, now.epoch, recipe)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                average.update_parameters(model)
+                total_loss += loss.item() * len(chosen)
+                hits += int((logits.argmax(dim=1) == labels).sum())
+                progress.advance(len(chosen))
+        row = {"epoch": now.epoch, "loss": total_loss / len(order), "accuracy": hits / len(order)}
+        _judge(now, row, average, inputs)
+        now.history.append(row | {"seconds": time.monotonic() - began})
+        _save(saved, told, parts, now)
+    return now
+
+
+def _optimizer(
+    model: nn.Module, recipe: Recipe, num_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The recipe's optimizer and learning rate by step; biases and norms do not decay."""
+    matrices, vectors = (
+        [weight for weight in model.parameters() if (weight.ndim > 1) is matrix] for matrix in (True, False)
+    )
+    optimizer = OPTIMIZERS[recipe.optimizer](
+        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+        lr=recipe.learning_rate, weight_decay=recipe.weight_decay,
+    )  # fmt: skip
+    if recipe.schedule == "one_cycle":
+        rate = recipe.learning_rate
+        one_cycle = torch.optim.lr_scheduler.OneCycleLR
+        return optimizer, one_cycle(optimizer, rate, total_steps=num_steps + 1, pct_start=0.1)
+    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def _refuse_nan(loss: torch.Tensor, epoch: int, recipe: Recipe) -> None:
+    if not torch.isfinite(loss):
+        message = (
+            f"the loss is {loss.item()} in epoch {epoch}; give another --out and a smaller learning rate, "
+            f"such as --set learning_rate={recipe.learning_rate / 3:.1g}"
+        )
+        raise RunFailedError(message)
+
+
+def _judge(now: Progress, row: dict[str, float], average: AveragedModel, inputs: Inputs) -> None:
+    """Measure the averaged weights on the slice, complete `row` with it, keep the best."""
+    logits = predict(average, inputs.slice_batches())
+    loss = row["slice_loss"] = balanced_loss(logits, inputs.slice_labels)
+    row["slice_accuracy"] = float((logits.argmax(dim=1) == inputs.slice_labels).float().mean())
+    if not now.best_epoch or loss < now.best_loss:
+        now.best_epoch, now.best_loss = now.epoch, loss
+        state = average.module.state_dict()
+        now.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    say(
+        f"epoch {now.epoch}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}; "
+        f"slice loss {loss:.3f}, accuracy {row['slice_accuracy']:.3f}; best epoch {now.best_epoch}"
+    )
+
+
+def _set_learning(model: nn.Module, head: nn.Module, recipe: Recipe, epoch: int) -> None:
+    """Let learn what the recipe lets in this epoch."""
+    only_head = epoch <= recipe.head_epochs
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(not only_head and not name.startswith(recipe.frozen or ("\0",)))
+    if only_head:
+        head.requires_grad_(True)
+    model.train()
+
+
+def _order(inputs: Inputs, num: int) -> torch.Tensor:
+    """Row numbers of an epoch: drawn by weight, or each in turn."""
+    if inputs.weights is not None:
+        return torch.multinomial(inputs.weights, num, replacement=True)
+    return torch.cat([torch.randperm(len(inputs.labels)) for _ in range(-(-num // len(inputs.labels)))])[:num]
+
+
+def _stopped(now: Progress, recipe: Recipe) -> bool:
+    return bool(recipe.patience) and now.epoch - now.best_epoch >= recipe.patience
+
+
+def _class_weights(labels: torch.Tensor) -> torch.Tensor:
+    """N / (K n_k) of each class. Source: scikit-learn's `balanced`."""
+    counts = labels.bincount().float()
+    return len(labels) / (len(counts) * counts.clamp(min=1))
+
+
+def balanced_loss(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
+    """Cross entropy in which every class that occurs weighs the same."""
+    losses = F.cross_entropy(logits_NK, labels, reduction="none")
+    return float(torch.stack([losses[labels == k].mean() for k in labels.unique()]).mean())
+
+
+def _save(saved: Path, told: str, parts: dict[str, Any], now: Progress) -> None:
+    values = {name: part.state_dict() for name, part in parts.items()}
+    progress = {name: getattr(now, name) for name in Progress.__slots__}
+    with whole(saved, durable=True) as partial:
+        try:
+            torch.save({"told": told, "progress": progress, **values}, partial)
+        except RuntimeError as error:  # torch's writer says so of a full disk
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def _resume(saved: Path, told: str, parts: dict[str, Any], device: torch.device) -> Progress:
+    if not saved.exists():
+        return Progress()
+    values = _load(saved, device)
+    if values["told"] != told:
+        message = f"{saved.parent} holds a training of other settings or data; name another --out"
+        raise UsageError(message)
+    for name, part in parts.items():
+        part.load_state_dict(values[name])
+    now = Progress(**values["progress"])
+    say(f"going on after epoch {now.epoch}")
+    return now
+
+
+def load_progress(saved: Path) -> Progress:
+    """Where the training that `saved` is of stands. Raises UsageError."""
+    return Progress(**_load(saved, torch.device("cpu"))["progress"])
+
+
+def _load(saved: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = torch.load(saved, map_location=device, weights_only=True)
+        return values | {"told": values["told"]}
+    except Exception as error:  # a cut-off or foreign file: torch's unpickler raises many
+        raise UsageError(f"{saved}: not the state of a training; remove it or name another --out") from error

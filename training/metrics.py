@@ -1,0 +1,164 @@
+"""Figures of a classifier from labels, probabilities and groups; intervals resample whole groups.
+
+K classes; `probs` are (N, K) in the order of the classes, `labels` and `groups` (N,) integers.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import GroupKFold
+
+NUM_BINS = 15
+NUM_RESAMPLES = 1000
+
+Floats = NDArray[np.floating[Any]]
+Ints = NDArray[np.int64]
+
+
+def rates(
+    labels: Ints, probs: Floats, groups: Ints, classes: Sequence[str], assessed: Sequence[str]
+) -> dict[str, Any]:
+    """Every figure of one set of pictures, each as {value, low, high}: 95 % by a cluster bootstrap.
+
+    balanced_accuracy is the mean recall of the `assessed` classes that occur; `two_way` the accuracy
+    on with_mask and without_mask when only these two are asked for. Source: Efron & Tibshirani 1993,
+    chapter 13 (percentile interval), groups resampled.
+    """
+    num_classes = len(classes)
+    predicted = probs.argmax(axis=1)
+    kept = [k for k, name in enumerate(classes) if name in assessed]
+    eye = np.eye(num_classes)
+    cells = eye[labels][:, :, None] * eye[predicted][:, None, :]
+    figures: dict[str, tuple[Floats, Callable[[Floats], Floats]]] = {
+        "accuracy": (cells, lambda c: _ratio(np.trace(c, axis1=-2, axis2=-1), c.sum(axis=(-2, -1)))),
+        "balanced_accuracy": (cells, lambda c: np.nanmean(_recall(c)[..., kept], axis=-1)),
+        "ece": (_calibration_sums(labels, probs), _ece),
+    }
+    for k, name in enumerate(classes):
+        figures[f"precision_{name}"] = (cells, lambda c, k=k: _ratio(c[..., k, k], c[..., :, k].sum(axis=-1)))
+        figures[f"recall_{name}"] = (cells, lambda c, k=k: _recall(c)[..., k])
+        figures[f"f1_{name}"] = (
+            cells, lambda c, k=k: _ratio(2 * c[..., k, k], c[..., k, :].sum(-1) + c[..., :, k].sum(-1)),
+        )  # fmt: skip
+    if {"with_mask", "without_mask"} <= set(classes):
+        pair = [classes.index("with_mask"), classes.index("without_mask")]
+        asked = np.isin(labels, pair)
+        right = asked & (labels == np.array(pair)[probs[:, pair].argmax(axis=1)])
+        figures["two_way"] = (np.stack([right, asked], axis=1), lambda c: _ratio(c[..., 0], c[..., 1]))
+    members = np.unique(groups, return_inverse=True)[1]
+    num_groups = int(members.max()) + 1
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=NUM_RESAMPLES)
+    out: dict[str, Any] = {"num": len(labels), "num_groups": num_groups}
+    for name, (rows, figure) in figures.items():
+        flat = rows.reshape(len(rows), -1).astype(np.float64)
+        sums = np.zeros((num_groups, flat.shape[1]))
+        np.add.at(sums, members, flat)
+        with np.errstate(invalid="ignore"):
+            value = float(figure(flat.sum(axis=0).reshape(rows.shape[1:])))
+            resampled = figure((drawn @ sums).reshape(NUM_RESAMPLES, *rows.shape[1:]))
+        if np.isfinite(value):
+            low, high = np.nanpercentile(resampled, [2.5, 97.5])
+            out[name] = {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    for name, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+        out[name] = {
+            classes[k]: round(float(score(labels == k, probs[:, k])), 4)
+            for k in range(num_classes) if 0 < (labels == k).sum() < len(labels)
+        }  # fmt: skip
+    return out
+
+
+def _ratio(over: Floats, under: Floats) -> Floats:
+    return np.divide(over, under, out=np.full(np.shape(under), np.nan), where=np.asarray(under) > 0)
+
+
+def _recall(cells: Floats) -> Floats:
+    return _ratio(np.diagonal(cells, axis1=-2, axis2=-1), cells.sum(axis=-1))
+
+
+def confusion_matrix(labels: Ints, predicted: Ints, num_classes: int) -> tuple[tuple[int, ...], ...]:
+    """Counts (K, K), true by predicted."""
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return tuple(map(tuple, counts.tolist()))
+
+
+def _calibration_sums(labels: Ints, probs: Floats) -> Floats:
+    """(N, NUM_BINS, 2): confidence and hit of each row, in the bin of its confidence."""
+    confidence, hits = probs.max(axis=1), probs.argmax(axis=1) == labels
+    bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+    sums = np.zeros((len(labels), NUM_BINS, 3))
+    sums[np.arange(len(labels)), bins] = np.stack([confidence, hits, np.ones(len(labels))], axis=1)
+    return sums
+
+
+def _ece(sums: Floats) -> Floats:
+    """Expected calibration error of sums (..., NUM_BINS, 3). Source: Guo et al. 2017, equation 3."""
+    gaps: Floats = np.abs(sums[..., 0] - sums[..., 1]).sum(axis=-1) / sums[..., 2].sum(axis=-1)
+    return gaps
+
+
+def reliability(labels: Ints, probs: Floats) -> list[dict[str, float]]:
+    """Mean confidence, accuracy and count of each bin of confidence that has any."""
+    sums = _calibration_sums(labels, probs).sum(axis=0)
+    return [
+        {"confidence": confidence / num, "accuracy": hits / num, "num": num}
+        for confidence, hits, num in sums.tolist() if num
+    ]  # fmt: skip
+
+
+def fit_temperature(logits: Floats, labels: Ints) -> float:
+    """The divisor of the logits (N, K) with the lowest cross entropy. Source: Guo et al. 2017."""
+    rows = np.arange(len(labels))
+    found = minimize_scalar(
+        lambda t: -log_softmax(logits / t, axis=1)[rows, labels].mean(), bounds=(0.1, 10), method="bounded"
+    )
+    return round(float(found.x), 4)
+
+
+def cross_fit(logits: Floats, labels: Ints, groups: Ints, num_folds: int = 5) -> Floats:
+    """Calibrated probabilities (N, K): each fold of groups by the temperature of the others."""
+    probs = np.zeros_like(logits, dtype=np.float64)
+    for others, fold in GroupKFold(num_folds).split(logits, labels, groups):
+        probs[fold] = softmax(logits[fold] / fit_temperature(logits[others], labels[others]), axis=1)
+    return probs
+
+
+def find_threshold(confidence: Floats, hits: NDArray[np.bool_], target: float) -> float:
+    """The lowest confidence from which on `target` of the pictures (N,) are right; 1 where none is."""
+    order = np.argsort(-confidence, kind="stable")
+    accuracy = np.cumsum(hits[order]) / np.arange(1, len(hits) + 1)
+    good = np.flatnonzero(accuracy >= target)
+    return round(float(confidence[order][good[-1]]), 4) if len(good) else 1.0
+
+
+def by_bin(
+    values: Floats, edges: Sequence[float], hits: NDArray[np.bool_], unit: str
+) -> list[dict[str, Any]]:
+    """Accuracy of the pictures whose value lies between each two edges."""
+    rows = []
+    for low, high in itertools.pairwise(edges):
+        chosen = (values >= low) & (values < high)
+        if num := int(chosen.sum()):
+            exact = binomtest(int(hits[chosen].sum()), num).proportion_ci(method="wilson")
+            accuracy = round(float(hits[chosen].mean()), 4)
+            interval = {"low": round(float(exact.low), 4), "high": round(float(exact.high), 4)}
+            rows.append({"from": low, "to": high, "unit": unit, "num": num, "value": accuracy, **interval})
+    return rows
+
+
+def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> dict[str, Any]:
+    """Whether two classifiers differ on the same pictures: hits (N,) of each.
+
+    Exact, of the pictures that one alone gets right. Source: McNemar 1947.
+    """
+    only_a, only_b = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    return {"only_first_right": only_a, "only_second_right": only_b, "p_value": round(float(p_value), 5)}

@@ -1,0 +1,191 @@
+"""Make the default classifier's data from labelled faces, the photographs they come from, and drawings.
+
+    python -m training.prepare ../shared --out DIR
+
+Writes DIR/manifest.csv: `uri,label,split,cluster,source,suspect`. Cut from the photographs are faces in
+as much context as a camera shows (`scenes`) and pictures without a face (`empty`); `drawn` are the
+demo's. Split `extra` is only ever learned from; `context` and `drawn` are more sets to measure on.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from math import exp, log
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+from PIL import Image
+
+from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.errors import UsageError
+from maskbatch.progress import say, step
+from maskbatch.rundir import whole
+from training.console import one_sentence
+
+CUTS = {"train": 6, "val": 2}
+"""Windows a face, and windows without a face a photograph, by split."""
+MIN_FACE_PX = 28
+ASPECTS = log(0.56), log(1.78)
+"""Frames of 9:16 to 16:9 are squashed to the square input, so windows take every such shape."""
+DRAWN = {"train": (500, 7, ((320, 240), (640, 480))), "drawn": (250, 20_000, ((640, 480),))}
+"""Drawings a label, their seed and their sizes, by split."""
+
+Box = tuple[float, float, float, float]
+"""xmin, ymin, xmax, ymax in pixels."""
+Window = tuple[int, int, int, int]
+Cut = tuple[Image.Image, dict[str, Any]]
+"""A picture, and its row of the manifest but for the uri."""
+
+
+def prepare(root: Path, out: Path) -> pd.DataFrame:
+    """Write the pictures that are cut and drawn to `out`, and the manifest of all of them."""
+    faces = pd.read_csv(root / "data/faces/manifest.csv", dtype=str, keep_default_na=False)
+    boxes = pd.read_csv(root / "data/scenes/boxes.csv")
+    rows = [_face(root / "data/faces", row) for row in faces.to_dict("records")]
+    shutil.rmtree(out / "pictures", ignore_errors=True)
+    (out / "pictures").mkdir(parents=True)
+    scenes = dict(boxes.groupby("file"))
+    with step("cut", len(scenes), "photographs") as progress:
+        for file, group in scenes.items():
+            for k, (picture, row) in enumerate(cut_scene(root / "data/scenes", file, group, faces)):
+                rows.append(row | {"uri": _write(picture, out, f"{Path(file).stem}-{row['split']}-{k}")})
+            progress.advance()
+    for split, (num_each, seed, sizes) in DRAWN.items():
+        with step("draw", num_each * len(LABELS), "pictures") as progress:
+            for k, (picture, label) in enumerate(draw(num_each, seed, sizes)):
+                row = {"label": label, "split": split, "cluster": f"{split}-{k}", "source": "drawn"}
+                rows.append(row | {"suspect": 0, "uri": _write(picture, out, f"drawn-{split}-{k}")})
+                progress.advance()
+    manifest = pd.DataFrame(rows)[["uri", "label", "split", "cluster", "source", "suspect"]]
+    manifest.loc[(manifest["split"] == "train") & manifest["source"].isin(["scenes", "drawn"]), "split"] = (
+        "extra"
+    )
+    with whole(out / "manifest.csv") as partial:
+        manifest.to_csv(partial, index=False)
+    return manifest
+
+
+def _face(folder: Path, row: dict[str, str]) -> dict[str, Any]:
+    """A row of the faces' own manifest as one of ours."""
+    split = row["file"].partition("/")[0].removeprefix("train_")
+    return {
+        "uri": str((folder / row["file"]).resolve()),
+        "label": row["label"],
+        "split": split,
+        "cluster": row["cluster"],
+        "source": "extra" if split == "extra" else "faces",
+        "suspect": int(row["suspect"]),
+    }
+
+
+def _write(picture: Image.Image, out: Path, name: str) -> str:
+    path = out / "pictures" / f"{name}.jpg"
+    picture.save(path, quality=92)
+    return f"pictures/{path.name}"
+
+
+def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame) -> Iterator[Cut]:
+    """The faces of a photograph in random context, and windows of it without a face.
+
+    Faces with a suspect label, or so small that nobody could tell, are not cut.
+    """
+    split, stem = str(group["split"].iloc[0]), Path(file).stem
+    own = faces[faces["file"].str.contains(f"/{stem}_", regex=False)]
+    sound = {Path(row.file).stem: row.label for row in own[own["suspect"] == "0"].itertuples()}
+    cluster = own["cluster"].iloc[0] if len(own) else file
+    boxes = list(group[["xmin", "ymin", "xmax", "ymax"]].astype(float).itertuples(index=False, name=None))
+    rng = np.random.default_rng(list(file.encode()))
+    with Image.open(folder / file) as picture:
+        scene = picture.convert("RGB")
+    row = {"cluster": cluster, "suspect": 0}
+    for face, box in zip(group["face"], boxes, strict=True):
+        label = sound.get(f"{stem}_{int(face):02d}")
+        if label is None or max(box[2] - box[0], box[3] - box[1]) < MIN_FACE_PX:
+            continue
+        others = [other for other in boxes if other is not box]
+        where = {"split": "context" if split == "val" else split, "source": "scenes", "label": label}
+        for _ in range(CUTS[split]):
+            if window := place_window(box, others, scene.size, rng):
+                yield scene.crop(window), row | where
+    for window in place_empty(boxes, scene.size, rng, CUTS[split]):
+        yield scene.crop(window), row | {"split": split, "source": "empty", "label": "no_face"}
+
+
+def place_window(
+    box: Box, others: Sequence[Box], size: tuple[int, int], rng: np.random.Generator
+) -> Window | None:
+    """A window of a scene of `size` (W, H), 1.2 to 3 times as long as `box`, clear of others."""
+    for _ in range(8):
+        side = max(box[2] - box[0], box[3] - box[1]) * exp(rng.uniform(0.18, 1.1))
+        stretch = exp(rng.uniform(*ASPECTS) / 2)
+        x = (box[0] + box[2]) / 2 + rng.normal(0, 0.12) * side
+        y = (box[1] + box[3]) / 2 + rng.normal(0, 0.12) * side
+        left, top = max(0, round(x - side * stretch / 2)), max(0, round(y - side / stretch / 2))
+        right = min(size[0], round(x + side * stretch / 2))
+        bottom = min(size[1], round(y + side / stretch / 2))
+        inside = left <= box[0] and top <= box[1] and right >= box[2] and bottom >= box[3]
+        if inside and not any(overlaps((left, top, right, bottom), other) for other in others):
+            return left, top, right, bottom
+    return None
+
+
+def place_empty(
+    boxes: Iterable[Box], size: tuple[int, int], rng: np.random.Generator, num: int
+) -> list[Window]:
+    """At most `num` windows of a scene of `size` (W, H), clear of every box widened 1.3 times."""
+    widened = [
+        (x0 - 0.15 * (x1 - x0), y0 - 0.15 * (y1 - y0), x1 + 0.15 * (x1 - x0), y1 + 0.15 * (y1 - y0))
+        for x0, y0, x1, y1 in boxes
+    ]
+    windows: list[Window] = []
+    for _ in range(15 * num):
+        side = exp(rng.uniform(log(40), log(0.9 * min(size))))
+        stretch = exp(rng.uniform(*ASPECTS) / 2)
+        width, height = min(size[0], round(side * stretch)), min(size[1], round(side / stretch))
+        x, y = int(rng.integers(size[0] - width + 1)), int(rng.integers(size[1] - height + 1))
+        if not any(overlaps((x, y, x + width, y + height), box) for box in widened):
+            windows.append((x, y, x + width, y + height))
+        if len(windows) == num:
+            break
+    return windows
+
+
+def overlaps(one: Box, other: Box) -> bool:
+    """Whether two boxes share any area."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def draw(
+    num_each: int, seed: int, sizes: Sequence[tuple[int, int]] = ((320, 240), (640, 480))
+) -> Iterator[tuple[Image.Image, str]]:
+    """`num_each` drawn pictures a label, day to night, each at a gate of its own.
+
+    To no_face come a tenth as many frames of a covered or dark lens.
+    """
+    rng = np.random.default_rng([seed, 3])
+    for label in LABELS:
+        for i in range(num_each):
+            gate, light, size = Gate.draw_lots(rng), rng.uniform(), sizes[i % len(sizes)]
+            yield draw_snapshot(label, gate, rng, light=light, size=size), label
+    for _ in range(num_each // 10):
+        noise = rng.normal(rng.uniform(0, 255, 3) * rng.uniform(), rng.uniform(0, 12), (48, 64, 3))
+        yield Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)), "no_face"
+
+
+def main(
+    root: Annotated[Path, typer.Argument(help="Folder that holds data/faces and data/scenes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and manifest.csv.")],
+) -> None:
+    """Cut and draw the default classifier's training data."""
+    with one_sentence():
+        for table in ("data/faces/manifest.csv", "data/scenes/boxes.csv"):
+            if not (root / table).is_file():
+                raise UsageError(f"training data {root / table}: no such file; give the folder above data/")
+        manifest = prepare(root, out)
+        say(f"{out / 'manifest.csv'}: {len(manifest):,} pictures")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,149 @@
+"""Splits that cannot leak: a group of near-duplicates lies wholly in one of fit, slice and val.
+
+fit     learned from
+slice   of train; chooses the epoch, the recipe and the review threshold
+val     gives every reported figure, and chooses nothing
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from maskbatch.errors import UsageError
+from maskbatch.progress import say
+
+NEAR_BITS = 5
+"""Two dhashes of 64 bits that differ in so few are near-duplicates."""
+PLAIN_BITS = 8
+"""A hash with fewer bits set, or unset, is of a plain surface and says nothing."""
+VAL_FOLDS = 5
+"""Without a given split, val is a fifth of the pictures."""
+SLICE_FOLDS = 8
+FEWEST = 10
+"""Groups of each class, so that fit, slice and val all see it."""
+
+
+def near_duplicates(hashes: Sequence[bytes]) -> NDArray[np.int64]:
+    """A group number (N,) for each 8-byte dhash: near-duplicates, and theirs in turn, share one."""
+    words, telling = _words(hashes)
+    told = np.flatnonzero(telling)
+    pairs: list[NDArray[np.int64]] = []
+    for i, word in enumerate(words[told]):
+        near = np.flatnonzero(np.bitwise_count(words[told[i + 1 :]] ^ word) <= NEAR_BITS)
+        pairs.append(np.stack([np.full(len(near), told[i]), told[i + 1 :][near]]))
+    edges = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), np.int64)
+    graph = coo_array((np.ones(edges.shape[1], bool), tuple(edges)), shape=(len(words), len(words)))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
+
+def _words(hashes: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Hashes as numbers (N,), and whether each says anything."""
+    words = np.frombuffer(b"".join(hashes), np.uint64)
+    ones = np.bitwise_count(words)
+    return words, (ones >= PLAIN_BITS) & (ones <= 64 - PLAIN_BITS)
+
+
+def groups_of(table: pd.DataFrame) -> NDArray[np.int64]:
+    """A group number (N,) for each row: one cluster, or near-duplicates where a row names no cluster."""
+    names = table["cluster"].where(table["cluster"] != "", None)
+    found = pd.Series(near_duplicates(table["dhash"].tolist())).map("dhash {}".format)
+    return pd.factorize(names.fillna(found))[0].astype(np.int64)
+
+
+def assign(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """The table with `group` and `part` (fit, slice, val, or '' where it takes no part).
+
+    A given split is kept; otherwise val is a fifth. Suspect labels are never learned from or chosen
+    by; rows of split `extra` are only learned from. What is near a picture of a later part is left
+    out of the earlier one, and said. Raises UsageError.
+    """
+    table = table.assign(group=groups_of(table), part="")
+    given = table["split"].isin(["train", "extra"]).any() and (table["split"] == "val").any()
+    trainable = table["split"] == "train" if given else table["split"] == ""
+    held = table["split"] == "val" if given else trainable & _fold(table, trainable, VAL_FOLDS, seed)
+    sound = table["suspect"] == "0"
+    fit = (trainable & ~held | (table["split"] == "extra")) & sound
+    fit = _without(table, fit, held, "val")
+    chosen = fit & (table["split"] != "extra")
+    picked = chosen & _fold(table, chosen, SLICE_FOLDS, seed)
+    fit = _without(table, fit & ~picked, picked, "")
+    for part, rows in (("fit", fit), ("slice", picked), ("val", held)):
+        table.loc[rows, "part"] = part
+    for part in ("fit", "slice", "val"):
+        if (table.loc[table["part"] == part, "target"].nunique()) < 2:
+            message = f"one class only in {part}; pictures of two or more are needed in train and in val"
+            raise UsageError(message)
+    return table
+
+
+def _fold(table: pd.DataFrame, rows: pd.Series, num_folds: int, seed: int) -> pd.Series:
+    """One fold of `rows` as a mask: whole groups, the classes as in the whole. Raises UsageError."""
+    part = table[rows]
+    for label, group in part.groupby("label")["group"]:
+        if group.nunique() < FEWEST:
+            message = (
+                f"class {label!r}: {len(group):,} pictures in {group.nunique()} groups of near-duplicates, "
+                f"{FEWEST} or more are needed; add some, or name it in drop"
+            )
+            raise UsageError(message)
+    if part.empty:
+        raise UsageError("no picture to learn from: the data has no split 'train'; check its column split")
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    _, picked = next(folds.split(part, part["target"], part["group"]))
+    mask = pd.Series(False, index=table.index)
+    mask[part.index[picked]] = True
+    return mask
+
+
+def _without(table: pd.DataFrame, rows: pd.Series, held: pd.Series, name: str) -> pd.Series:
+    """`rows` but for those in a group of `held`, or near a picture of it by hash whatever their groups."""
+    words, telling = _words(table["dhash"].tolist())
+    known = words[held.to_numpy() & telling]
+    near = np.array(
+        [
+            bool(tells) and bool((np.bitwise_count(known ^ word) <= NEAR_BITS).any())
+            for word, tells in zip(words, telling, strict=True)
+        ]
+    )
+    crossing = rows & (table["group"].isin(table.loc[held, "group"]) | near)
+    if name and crossing.any():
+        say(f"{int(crossing.sum()):,} pictures are near-duplicates of {name} and are not learned from")
+    return rows & ~crossing
+
+
+def measure_leak(
+    table: pd.DataFrame, sample: pd.DataFrame, features: NDArray[np.float32], seed: int
+) -> dict[str, Any]:
+    """What a split by file of `table` would have leaked, and claimed.
+
+    `features` (N, D) of the rows of `sample` come from the network before it learned anything. The
+    accuracies are those of a logistic regression on them, cross-validated by file and by group.
+    """
+    labels, groups = table["target"].to_numpy(), table["group"].to_numpy()
+    _, naive = next(StratifiedKFold(VAL_FOLDS, shuffle=True, random_state=seed).split(labels, labels))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    targets = sample["target"].to_numpy()
+
+    def accuracy(folds: StratifiedKFold | StratifiedGroupKFold) -> float:
+        found = cross_val_predict(probe, features, targets, groups=sample["group"], cv=folds)
+        return float((found == targets).mean())
+
+    return {
+        "num_pictures": len(table),
+        "num_groups": int(table["group"].nunique()),
+        "num_test_by_file": len(naive),
+        "num_leaked_by_file": int(np.isin(groups[naive], np.delete(groups, naive)).sum()),
+        "probe_accuracy": {
+            "by_file": accuracy(StratifiedKFold(VAL_FOLDS, shuffle=True, random_state=seed)),
+            "by_group": accuracy(StratifiedGroupKFold(VAL_FOLDS, shuffle=True, random_state=seed)),
+        },
+    }
