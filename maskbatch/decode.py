@@ -178,7 +178,10 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         swapped = orientation in (5, 6, 7, 8)
         target = preset.input_size if swapped else preset.input_size[::-1]
         used = _used(source.size, preset)
-        needed = (target[0] / used[0] * JPEG_HEADROOM, target[1] / used[1] * JPEG_HEADROOM)
+        needed = (
+            JPEG_HEADROOM * target[0] / (used[2] - used[0]),
+            JPEG_HEADROOM * target[1] / (used[3] - used[1]),
+        )
         image = None
         if source.format in ("JPEG", "MPO") and source.mode in ("L", "RGB"):
             image = _decode_jpeg(data, needed)
@@ -193,21 +196,28 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         return Picture(image, width, height, _exif_time(exif))
 
 
-def _used(size: tuple[int, int], preset: Preset) -> tuple[float, float]:
-    """The shares of a frame's width and height, around its middle, that the model sees."""
+def _used(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, float]:
+    """The part of a frame of `size` (W, H) that the model sees: left, top, right, bottom, as shares of it.
+
+    A crop stands where torchvision's Resize and CenterCrop would put it, to the pixel, without the
+    picture in between, which would be endless for an endless strip.
+    """
     if preset.resize == "squash":
-        return 1.0, 1.0
-    side = min(size) * preset.crop_share
-    return side / size[0], side / size[1]
+        return 0.0, 0.0, 1.0, 1.0
+    side = preset.input_size[0]
+    shorter = int(round(side / preset.crop_share, 6))
+    width, height = (shorter * length // min(size) for length in size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return left / width, top / height, (left + side) / width, (top + side) / height
 
 
 def _resize(
-    image: Image.Image, target: tuple[int, int], used: tuple[float, float], filter_: Image.Resampling
+    image: Image.Image, target: tuple[int, int], used: tuple[float, ...], interpolation: Image.Resampling
 ) -> Image.Image:
-    """The middle of `image` at `target` (W, H); nothing larger than either is ever made."""
-    (width, height), (across, down) = image.size, used
-    left, top = width * (1 - across) / 2, height * (1 - down) / 2
-    return image.resize(target, filter_, (left, top, width - left, height - top), reducing_gap=2.0)
+    """The `used` part of `image` at `target` (W, H)."""
+    width, height = image.size
+    box = (used[0] * width, used[1] * height, used[2] * width, used[3] * height)
+    return image.resize(target, interpolation, box, reducing_gap=2.0)
 
 
 def _decode_jpeg(data: bytes, needed: tuple[float, float]) -> Image.Image | None:

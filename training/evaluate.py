@@ -62,7 +62,11 @@ def measure(
     assessed = [name for name in card.classes if name not in card.not_assessed]
     faces = np.isin(labels, [card.classes.index(name) for name in assessed])
     sound = (table["suspect"] != "1").to_numpy()
-    subsets = {"all": np.ones(len(labels), bool), "faces": faces, "faces_without_suspects": faces & sound}
+    subsets = {"all": np.ones(len(labels), bool)}
+    if not faces.all():
+        subsets["faces"] = faces
+    if not sound.all():
+        subsets["faces_without_suspects"] = faces & sound
     automatic = faces & (softmax(logits / card.temperature, axis=1).max(axis=1) >= card.review_threshold)
     hits = predicted == labels
     figures: dict[str, Any] = {

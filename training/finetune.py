@@ -237,7 +237,7 @@ def main(
             title=Path(recipe).stem,
             command=command,
         )
-        best = figures.get("faces_without_suspects", figures["all"])
+        best = figures.get("faces", figures["all"])
         say(
             f"{out / 'checkpoint.safetensors'}: val accuracy {interval(best['accuracy'])}, balanced "
             f"{interval(best['balanced_accuracy'])}; its card is MODEL_CARD.md, its plots are in evaluation/"

@@ -30,7 +30,7 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
         raise UsageError("importing from Hugging Face needs: pip install 'maskbatch[hf]'") from error
     try:
         auto: Any = AutoModelForImageClassification
-        model = auto.from_pretrained(source, torch_dtype=torch.float32, use_safetensors=True).eval()
+        model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
         processor = AutoImageProcessor.from_pretrained(source).to_dict()
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0]
