@@ -39,6 +39,7 @@ class Classifier:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype: torch.dtype = getattr(torch, resolve_dtype(dtype, self.device))
         self.batch_size = batch_size
+        self.input_size = card.input_size
         self.num_classes = len(card.classes)
         self.temperature = card.temperature
         if self.device == "cpu":

@@ -8,6 +8,8 @@ fsspec URL, or the run of `maskbatch score`, whose corrections are taken.
 import hashlib
 import math
 import os
+import re
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -32,8 +34,12 @@ SPLITS = {
     "train": "train", "fit": "train", "extra": "extra", "train_extra": "extra",
     "val": "val", "valid": "val", "validation": "val", "test": "val",
 }  # fmt: skip
+Pictures = tuple[NDArray[np.uint8], pd.DataFrame]
+"""Pixels (M, H, W, 3) uint8 RGB, and the rows whose `pixel` points into them."""
 THREADS = 16
 CHUNK = 32
+READING = (OSError, ImportError, ValueError, TypeError, pd.errors.ParserWarning)
+"""What fsspec and pandas raise for what cannot be read."""
 
 
 def load(sources: Sequence[str]) -> pd.DataFrame:
@@ -42,8 +48,13 @@ def load(sources: Sequence[str]) -> pd.DataFrame:
     table = pd.concat(tables, ignore_index=True)
     repeated = int(table["uri"].duplicated().sum())
     if repeated:
-        say(f"{repeated:,} pictures are listed twice; the last label counts")
-        table = table.drop_duplicates("uri", keep="last", ignore_index=True)
+        say(
+            f"{repeated:,} pictures are listed twice: the last label counts, with the split that either names"
+        )
+        told = table.replace("", None).groupby("uri", sort=False)
+        last, first = told.last(), told.first()
+        keep = ["split", "cluster", "source"]
+        table = last.assign(**first[keep]).reset_index().fillna("")[list(COLUMNS)]
     return table
 
 
@@ -58,18 +69,20 @@ def _load(source: str) -> pd.DataFrame:
             table = _manifest(f"{source.rstrip('/')}/manifest.csv")
         else:
             table = _folder(source, files, path)
-    except (OSError, ImportError, ValueError) as error:
+    except READING as error:
         raise UsageError(f"training data {source}: cannot be read ({error}); check --data") from error
     for name, default in COLUMNS.items():
         if name not in table:
             table[name] = default
-    return table[list(COLUMNS)].astype(str)
+    table = table[list(COLUMNS)].astype(str)
+    table["uri"] = table["uri"].str.removeprefix("file://")
+    return table
 
 
 def _folder(source: str, files: Any, path: str) -> pd.DataFrame:
     """`CLASS/*` or `SPLIT/CLASS/*`, at any depth below the class."""
     rows = []
-    for file in sorted(files.find(path)):
+    for file in sorted(_find(files, path)):
         parts = PurePosixPath(file).relative_to(path).parts
         if PurePosixPath(file).suffix.lower() in IMAGE_EXTENSIONS and len(parts) > 1:
             split = SPLITS.get(parts[0], "") if len(parts) > 2 else ""
@@ -81,14 +94,27 @@ def _folder(source: str, files: Any, path: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _find(files: Any, path: str) -> list[str]:
+    """Every file below `path`; a local folder may be a link."""
+    if "file" in files.protocol:
+        walked = os.walk(path, followlinks=True)
+        found = [str(Path(folder, name)) for folder, _, names in walked for name in names]
+        told = [file for file in found if file.isascii() or not re.search("[\udc80-\udcff]", file)]
+        if len(told) < len(found):
+            say(f"{len(found) - len(told):,} files are left out: their names are not UTF-8")
+        return told
+    return list(files.find(path))
+
+
 def _manifest(source: str) -> pd.DataFrame:
     """A CSV or Parquet table; a uri that is no URL and not absolute is relative to the table's folder."""
-    options: dict[str, Any] = {"dtype": str, "keep_default_na": False}
-    table = pd.read_parquet(source) if source.endswith(".parquet") else pd.read_csv(source, **options)
-    table = table.rename(columns={"file": "uri"} if "uri" not in table else {}).fillna("")
-    if missing := {"uri", "label"} - set(table.columns):
-        message = f"no column {sorted(missing)[0]!r}; it has {', '.join(table.columns)}"
-        raise UsageError(f"training data {source}: {message}")
+    options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
+        table = pd.read_parquet(source) if source.endswith(".parquet") else pd.read_csv(source, **options)
+    table = table.rename(columns={"file": "uri"} if "uri" not in table else {})
+    table = table.astype(object).where(table.notna(), "").astype(str)
+    _require(table, {"uri", "label"}, source)
     if "split" not in table:
         table["split"] = [SPLITS.get(str(uri).partition("/")[0], "") for uri in table["uri"]]
     else:
@@ -97,7 +123,7 @@ def _manifest(source: str) -> pd.DataFrame:
     absolute = table["uri"].str.contains("://", regex=False) | table["uri"].str.startswith("/")
     table["uri"] = table["uri"].where(absolute, base + "/" + table["uri"])
     if "suspect" in table:
-        table["suspect"] = table["suspect"].astype(str).str.lower().isin(("1", "true")).astype(int)
+        table["suspect"] = table["suspect"].astype(str).str.lower().isin(("1", "1.0", "true")).astype(int)
     return table
 
 
@@ -110,6 +136,7 @@ def _corrections(source: str, files: Any, path: str) -> pd.DataFrame:
     if not found:
         raise UsageError(f"training data {source}: this run holds no corrections; correct some rows first")
     rows = pd.concat([pd.read_parquet(files.open(file)) for file in found], ignore_index=True)
+    _require(rows, {"uri", "label", "by", "at"}, source)
     if "region" in rows:
         rows = rows[rows["region"] == 0]
     rows = rows.sort_values("at", kind="stable").drop_duplicates(["uri", "by"], keep="last")
@@ -122,6 +149,12 @@ def _corrections(source: str, files: Any, path: str) -> pd.DataFrame:
     plain = [local_path(uri).decode(errors="surrogateescape") for uri in rows["uri"][local]]
     rows.loc[local, "uri"] = plain
     return rows.assign(source="corrections")
+
+
+def _require(table: pd.DataFrame, names: set[str], source: str) -> None:
+    if missing := sorted(names - set(table.columns)):
+        message = f"no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}"
+        raise UsageError(f"training data {source}: {message}")
 
 
 def select(
@@ -145,12 +178,10 @@ def select(
     return table
 
 
-def decode(
-    table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = None
-) -> tuple[NDArray[np.uint8], pd.DataFrame]:
-    """Pixels (M, H, W, 3) uint8 RGB as scoring would see them, and the rows that have some.
+def decode(table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = None) -> Pictures:
+    """The pictures as scoring would see them, and the rows of those that can be decoded.
 
-    Row i of the pixels is the row whose `pixel` is i; the table also gains width, height, brightness
+    The table gains width, height, brightness
     and dhash. What cannot be decoded is said and left out. With `cache` the pixels lie in that file
     and not in memory.
     """
@@ -194,11 +225,12 @@ def decode(
 
 def _read(uri: str, sha256: str) -> Encoded:
     try:
-        with fsspec.open(uri, "rb") as file:
+        # A local name may hold `::`, which fsspec takes for a chain of file systems.
+        with fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb") as file:
             data = file.read()
     except FileNotFoundError:
         return Encoded(None, "missing", "no such file")
-    except (OSError, ValueError) as error:
+    except READING as error:
         return Encoded(None, "read_error", str(error))
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         return Encoded(None, "read_error", "it is not the picture that was corrected any more")

@@ -7,6 +7,7 @@ Of two checkpoints it says which is right where the other is not, with McNemar's
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import softmax
 
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
-from maskbatch.classifier import Classifier
+from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.classifier import Classifier, resolve_dtype
 from maskbatch.errors import UsageError
 from maskbatch.progress import say
 from maskbatch.rundir import whole, write_json
@@ -27,35 +28,58 @@ from training import data, metrics, plots, splits
 from training.console import one_sentence
 
 BATCH_SIZE = 64
-FACE_PX = (0, 48, 96, 144, float("inf"))
+FACE_PX = (0.0, 48.0, 96.0, 144.0, float("inf"))
 BRIGHTNESS = (0.0, 0.2, 0.35, 0.5, 0.65, 1.0)
 
 
-def logits_of(
-    checkpoint: Checkpoint, pixels_NHWC: NDArray[np.uint8], *, dtype: str = "float32", device: str = "cpu"
-) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A checkpoint with its network as scoring runs it, in both precisions."""
+
+    full: Classifier
+    half: Classifier
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Opened":
+        threads = torch.get_num_threads()
+        full, half = (
+            Classifier(checkpoint, dtype=dtype, batch_size=BATCH_SIZE, device="cpu")
+            for dtype in ("float32", "bfloat16")
+        )
+        torch.set_num_threads(threads)  # which scoring sets to one
+        return cls(full, half)
+
+    def milliseconds(self) -> float:
+        """Processor time an image on one core, in the dtype that scoring takes here: the median batch."""
+        classifier = self.half if resolve_dtype("auto", "cpu") == "bfloat16" else self.full
+        batch = np.zeros((BATCH_SIZE, *classifier.input_size, 3), np.uint8)
+        threads, spent = torch.get_num_threads(), []
+        torch.set_num_threads(1)
+        for _ in range(6):
+            began = time.process_time()
+            classifier.logits(batch)
+            spent.append(time.process_time() - began)
+        torch.set_num_threads(threads)
+        return round(float(np.median(spent[1:])) / BATCH_SIZE * 1000, 2)
+
+
+def logits_of(classifier: Classifier, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Logits (N, K) of pixels (N, H, W, 3) uint8, as scoring computes them."""
-    threads = torch.get_num_threads()
-    classifier = Classifier(checkpoint, dtype=dtype, batch_size=BATCH_SIZE, device=device)
-    torch.set_num_threads(threads)
-    parts = [
-        classifier.logits(pixels_NHWC[i : i + BATCH_SIZE]) for i in range(0, len(pixels_NHWC), BATCH_SIZE)
-    ]
-    return torch.cat(parts).numpy()
+    starts = range(0, len(pixels_NHWC), BATCH_SIZE)
+    return torch.cat([classifier.logits(pixels_NHWC[i : i + BATCH_SIZE]) for i in starts]).numpy()
 
 
 def measure(
-    checkpoint: Checkpoint, table: pd.DataFrame, pixels_NHWC: NDArray[np.uint8]
+    opened: Opened, card: Card, table: pd.DataFrame, pixels_NHWC: NDArray[np.uint8]
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Figures of a checkpoint on pictures it never saw, and one row a picture.
 
-    table: `pixel`, `target`, `group`, `suspect`, `width`, `height`, `brightness`. The probabilities are
-    cross-fitted: those of a group are calibrated without it.
+    `card` gives temperature and review threshold. table: `pixel`, `target`, `group`, `suspect`, `width`,
+    `height`, `brightness`. The probabilities are cross-fitted: those of a group are calibrated without it.
     """
-    card = checkpoint.card
     pixels = pixels_NHWC[table["pixel"].to_numpy()]
     labels, groups = (table[name].to_numpy(np.int64) for name in ("target", "group"))
-    logits, halved = (logits_of(checkpoint, pixels, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    logits, halved = (logits_of(classifier, pixels) for classifier in (opened.full, opened.half))
     raw = softmax(logits, axis=1)
     probs = metrics.cross_fit(logits, labels, groups) if len(np.unique(groups)) >= 10 else raw
     predicted, confidence = probs.argmax(axis=1), probs.max(axis=1)
@@ -96,24 +120,13 @@ def measure(
             ).max()), 4),
         },
         "temperature_of_these": metrics.fit_temperature(logits, labels),
+        "milliseconds_an_image": opened.milliseconds(),
     }  # fmt: skip
     names = np.array(card.classes)
     rows = table[["uri", "label", "group", "suspect", "width", "height", "brightness"]].assign(
         predicted=names[predicted], confidence=confidence, correct=hits, pixel=table["pixel"]
     )
     return figures, rows.assign(**{f"prob_{name}": probs[:, k] for k, name in enumerate(card.classes)})
-
-
-def milliseconds(checkpoint: Checkpoint) -> float:
-    """Processor time an image on one core, in the dtype that scoring takes here, the median of batches."""
-    classifier = Classifier(checkpoint, dtype="auto", batch_size=BATCH_SIZE, device="cpu")
-    batch = np.zeros((BATCH_SIZE, *checkpoint.card.input_size, 3), np.uint8)
-    spent = []
-    for _ in range(8):
-        began = time.process_time()
-        classifier.logits(batch)
-        spent.append(time.process_time() - began)
-    return round(float(np.median(spent[1:])) / BATCH_SIZE * 1000, 2)
 
 
 def write(
@@ -178,8 +191,7 @@ def main(
         for k, one in enumerate(opened):
             pixels, found = data.decode(table, one.card.preset, "decode")
             found = found.assign(group=splits.groups_of(found))
-            figures, rows = measure(one, found, pixels)
-            figures["milliseconds_an_image"] = milliseconds(one)
+            figures, rows = measure(Opened.of(one), one.card, found, pixels)
             if out:
                 write(out / f"{k + 1}" if len(opened) > 1 else out, one.card.classes, figures, rows, pixels)
             results.append({"checkpoint": one.path, "digest": one.digest, **figures})

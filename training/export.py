@@ -17,11 +17,10 @@ import pandas as pd
 import torch
 import torchvision
 import typer
-from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import nn
 
-from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.checkpoint import Card, open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.histograms import histogram
 from maskbatch.progress import say
@@ -29,13 +28,11 @@ from maskbatch.rundir import whole
 from training import data, evaluate, metrics, plots
 from training.card import model_card
 from training.console import one_sentence
+from training.data import Pictures
 from training.fit import Progress, load_progress
 from training.huggingface import import_checkpoint
 from training.network import head_of, start
 from training.recipe import Recipe
-
-Pictures = tuple[NDArray[np.uint8], pd.DataFrame]
-"""Pixels, and the rows whose `pixel` points into them."""
 
 
 def export(
@@ -69,18 +66,13 @@ def export(
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.safetensors"
         save_checkpoint(draft, card, state)
-        checkpoint = open_checkpoint(str(draft))
+        opened = evaluate.Opened.of(open_checkpoint(str(draft)))
         labels = rows["target"].to_numpy(np.int64)
-        logits = evaluate.logits_of(checkpoint, pixels[rows["pixel"].to_numpy()])
+        logits = evaluate.logits_of(opened.full, pixels[rows["pixel"].to_numpy()])
         temperature = metrics.fit_temperature(logits, labels)
-        card = replace(
-            card,
-            temperature=temperature,
-            review_threshold=_threshold(checkpoint, recipe, held["slice"], temperature),
-        )
-        checkpoint = replace(checkpoint, card=card)
-        figures, predictions = evaluate.measure(checkpoint, rows, pixels)
-        figures["milliseconds_an_image"] = evaluate.milliseconds(checkpoint)
+        threshold = _threshold(opened, recipe, held["slice"], temperature)
+        card = replace(card, temperature=temperature, review_threshold=threshold)
+        figures, predictions = evaluate.measure(opened, card, rows, pixels)
     confidence = softmax(logits / temperature, axis=1).max(axis=1)
     card = replace(
         card,
@@ -132,11 +124,11 @@ def decode_held(table: pd.DataFrame, recipe: Recipe) -> dict[str, Pictures]:
     return {part: data.decode(table[table["part"] == part], recipe.preset, part) for part in ("slice", "val")}
 
 
-def _threshold(checkpoint: Checkpoint, recipe: Recipe, held: Pictures, temperature: float) -> float:
+def _threshold(opened: evaluate.Opened, recipe: Recipe, held: Pictures, temperature: float) -> float:
     """The review threshold that the slice's faces ask for."""
     pixels, rows = held
     labels = rows["target"].to_numpy(np.int64)
-    probs = softmax(evaluate.logits_of(checkpoint, pixels[rows["pixel"].to_numpy()]) / temperature, axis=1)
+    probs = softmax(evaluate.logits_of(opened.full, pixels[rows["pixel"].to_numpy()]) / temperature, axis=1)
     faces = ~np.isin(labels, [recipe.classes.index(name) for name in recipe.not_assessed])
     hits = probs.argmax(axis=1) == labels
     return metrics.find_threshold(probs.max(axis=1)[faces], hits[faces], recipe.target_accuracy)

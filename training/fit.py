@@ -1,9 +1,9 @@
 """The training loop: epochs of augmented batches, the best one by the slice, resumable after each."""
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.progress import say, step
 from maskbatch.rundir import whole
+from training.inputs import Inputs
 from training.network import predict
 from training.recipe import Recipe
 
@@ -24,22 +25,6 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "sgd": lambda weights, **options: torch.optim.SGD(weights, momentum=0.9, nesterov=True, **options),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What a network learns from: functions of row numbers, so that nothing is held twice."""
-
-    batch: Callable[[torch.Tensor], torch.Tensor]
-    """Row numbers (N,) to network inputs on the device."""
-    labels: torch.Tensor
-    """(M,) int64 of all rows."""
-    weights: torch.Tensor | None
-    """(M,) float64: the chance of a row to be drawn; None: each row once an epoch."""
-    slice_batches: Callable[[], Iterator[torch.Tensor]]
-    slice_labels: torch.Tensor
-    fingerprint: str
-    """Changes with the data: a training is resumed only on the same."""
 
 
 @dataclass(slots=True)
@@ -56,18 +41,17 @@ class Progress:
 def fit(
     model: nn.Module, head: nn.Module, inputs: Inputs, recipe: Recipe, device: torch.device, saved: Path
 ) -> Progress:
-    """Train `model`, of which `head` is the new part; goes on from `saved` where that is of this training.
+    """Train `model`, of which `head` is the new part; goes on from `saved` where there is one.
 
     The epoch with the lowest class-balanced cross entropy on the slice is kept. Raises RunFailedError
-    where the loss is not finite, UsageError where `saved` is of another training.
+    where the loss is not finite.
     """
     model = model.to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     num_steps = max(1, (recipe.samples_per_epoch or len(inputs.labels)) // recipe.batch_size)
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * num_steps)
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
-    told = hashlib.sha256(f"{recipe.as_dict()} {inputs.fingerprint}".encode()).hexdigest()
-    now = _resume(saved, told, parts, device)
+    now = _resume(saved, parts, device)
     weights = _class_weights(inputs.labels).to(device) if recipe.imbalance == "weights" else None
     while now.epoch < recipe.epochs and not _stopped(now, recipe):
         now.epoch += 1
@@ -81,7 +65,7 @@ def fit(
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                     logits = model(inputs.batch(chosen)).float()
                 loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=recipe.label_smoothing)
-                _refuse_nan(loss, now.epoch, recipe)
+                _refuse_nan(loss.item(), now.epoch, recipe)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -92,8 +76,9 @@ def fit(
                 progress.advance(len(chosen))
         row = {"epoch": now.epoch, "loss": total_loss / len(order), "accuracy": hits / len(order)}
         _judge(now, row, average, inputs)
+        _refuse_nan(row["slice_loss"], now.epoch, recipe)
         now.history.append(row | {"seconds": time.monotonic() - began})
-        _save(saved, told, parts, now)
+        _save(saved, parts, now)
     return now
 
 
@@ -115,10 +100,10 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
-def _refuse_nan(loss: torch.Tensor, epoch: int, recipe: Recipe) -> None:
-    if not torch.isfinite(loss):
+def _refuse_nan(loss: float, epoch: int, recipe: Recipe) -> None:
+    if not isfinite(loss):
         message = (
-            f"the loss is {loss.item()} in epoch {epoch}; give another --out and a smaller learning rate, "
+            f"the loss is {loss} in epoch {epoch}; give another --out and a smaller learning rate, "
             f"such as --set learning_rate={recipe.learning_rate / 3:.1g}"
         )
         raise RunFailedError(message)
@@ -151,8 +136,8 @@ def _set_learning(model: nn.Module, head: nn.Module, recipe: Recipe, epoch: int)
 
 def _order(inputs: Inputs, num: int) -> torch.Tensor:
     """Row numbers of an epoch: drawn by weight, or each in turn."""
-    if inputs.weights is not None:
-        return torch.multinomial(inputs.weights, num, replacement=True)
+    if inputs.chances is not None:
+        return torch.multinomial(inputs.chances, num, replacement=True)
     return torch.cat([torch.randperm(len(inputs.labels)) for _ in range(-(-num // len(inputs.labels)))])[:num]
 
 
@@ -172,23 +157,20 @@ def balanced_loss(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
     return float(torch.stack([losses[labels == k].mean() for k in labels.unique()]).mean())
 
 
-def _save(saved: Path, told: str, parts: dict[str, Any], now: Progress) -> None:
+def _save(saved: Path, parts: dict[str, Any], now: Progress) -> None:
     values = {name: part.state_dict() for name, part in parts.items()}
     progress = {name: getattr(now, name) for name in Progress.__slots__}
     with whole(saved, durable=True) as partial:
         try:
-            torch.save({"told": told, "progress": progress, **values}, partial)
+            torch.save({"progress": progress, **values}, partial)
         except RuntimeError as error:  # torch's writer says so of a full disk
             raise OSError(str(error).splitlines()[0]) from error
 
 
-def _resume(saved: Path, told: str, parts: dict[str, Any], device: torch.device) -> Progress:
+def _resume(saved: Path, parts: dict[str, Any], device: torch.device) -> Progress:
     if not saved.exists():
         return Progress()
     values = _load(saved, device)
-    if values["told"] != told:
-        message = f"{saved.parent} holds a training of other settings or data; name another --out"
-        raise UsageError(message)
     for name, part in parts.items():
         part.load_state_dict(values[name])
     now = Progress(**values["progress"])
@@ -204,6 +186,6 @@ def load_progress(saved: Path) -> Progress:
 def _load(saved: Path, device: torch.device) -> dict[str, Any]:
     try:
         values: dict[str, Any] = torch.load(saved, map_location=device, weights_only=True)
-        return values | {"told": values["told"]}
+        return values | {"progress": values["progress"]}
     except Exception as error:  # a cut-off or foreign file: torch's unpickler raises many
         raise UsageError(f"{saved}: not the state of a training; remove it or name another --out") from error

@@ -38,7 +38,7 @@ def rates(
     cells = eye[labels][:, :, None] * eye[predicted][:, None, :]
     figures: dict[str, tuple[Floats, Callable[[Floats], Floats]]] = {
         "accuracy": (cells, lambda c: _ratio(np.trace(c, axis1=-2, axis2=-1), c.sum(axis=(-2, -1)))),
-        "balanced_accuracy": (cells, lambda c: np.nanmean(_recall(c)[..., kept], axis=-1)),
+        "balanced_accuracy": (cells, lambda c: _mean(_recall(c)[..., kept])),
         "ece": (_calibration_sums(labels, probs), _ece),
     }
     for k, name in enumerate(classes):
@@ -79,6 +79,11 @@ def _ratio(over: Floats, under: Floats) -> Floats:
     return np.divide(over, under, out=np.full(np.shape(under), np.nan), where=np.asarray(under) > 0)
 
 
+def _mean(values: Floats) -> Floats:
+    """Over the last axis, of what is a number; nan where nothing is."""
+    return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(axis=-1))
+
+
 def _recall(cells: Floats) -> Floats:
     return _ratio(np.diagonal(cells, axis1=-2, axis2=-1), cells.sum(axis=-1))
 
@@ -91,7 +96,7 @@ def confusion_matrix(labels: Ints, predicted: Ints, num_classes: int) -> tuple[t
 
 
 def _calibration_sums(labels: Ints, probs: Floats) -> Floats:
-    """(N, NUM_BINS, 2): confidence and hit of each row, in the bin of its confidence."""
+    """(N, NUM_BINS, 3): confidence, hit and 1 of each row, in the bin of its confidence."""
     confidence, hits = probs.max(axis=1), probs.argmax(axis=1) == labels
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
     sums = np.zeros((len(labels), NUM_BINS, 3))
@@ -134,9 +139,11 @@ def cross_fit(logits: Floats, labels: Ints, groups: Ints, num_folds: int = 5) ->
 def find_threshold(confidence: Floats, hits: NDArray[np.bool_], target: float) -> float:
     """The lowest confidence from which on `target` of the pictures (N,) are right; 1 where none is."""
     order = np.argsort(-confidence, kind="stable")
+    ordered = confidence[order]
     accuracy = np.cumsum(hits[order]) / np.arange(1, len(hits) + 1)
-    good = np.flatnonzero(accuracy >= target)
-    return round(float(confidence[order][good[-1]]), 4) if len(good) else 1.0
+    last = np.append(ordered[1:] != ordered[:-1], True)  # of those with the same confidence
+    good = np.flatnonzero(last & (accuracy >= target))
+    return float(ordered[good[-1]]) if len(good) else 1.0
 
 
 def by_bin(
@@ -145,7 +152,7 @@ def by_bin(
     """Accuracy of the pictures whose value lies between each two edges."""
     rows = []
     for low, high in itertools.pairwise(edges):
-        chosen = (values >= low) & (values < high)
+        chosen = (values >= low) & ((values < high) | (high == edges[-1]))
         if num := int(chosen.sum()):
             exact = binomtest(int(hits[chosen].sum()), num).proportion_ci(method="wilson")
             accuracy = round(float(hits[chosen].mean()), 4)

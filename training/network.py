@@ -1,5 +1,6 @@
 """The network of a recipe as it is before it learns: weights from a file, a hub or chance, and its device."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ def start(recipe: Recipe, weights: Path | None) -> nn.Module:
     if weights and _same_checkpoint(weights, recipe):
         source = model
     else:
-        name, _ = _last_linear(model, recipe, plain=True)
+        name, _ = head_of(model, recipe)
         num_outputs = len(state[f"{name}.weight"]) if f"{name}.weight" in state else 1000
-        source = build(recipe.architecture, num_outputs, _without_head(recipe))
+        options = {key: value for key, value in recipe.options.items() if key != "head"}
+        source = build(recipe.architecture, num_outputs, options)
     try:
         source.load_state_dict(state)
     except RuntimeError as error:
@@ -54,10 +56,6 @@ def start(recipe: Recipe, weights: Path | None) -> nn.Module:
         backbone = {key: it for key, it in source.state_dict().items() if not key.startswith(f"{name}.")}
         model.load_state_dict(model.state_dict() | backbone)
     return model
-
-
-def _without_head(recipe: Recipe) -> dict[str, Any]:
-    return {key: value for key, value in recipe.options.items() if key != "head"}
 
 
 def _same_checkpoint(weights: Path, recipe: Recipe) -> bool:
@@ -99,23 +97,27 @@ def _download(architecture: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _last_linear(model: nn.Module, recipe: Recipe, *, plain: bool = False) -> tuple[str, nn.Module]:
-    """The name of the head and the head. With `plain`, the name that it has without dense layers."""
+def head_of(model: nn.Module, recipe: Recipe) -> tuple[str, nn.Module]:
+    """The name of the layers that are new on top of a backbone, and the layers. Raises UsageError."""
     try:
-        if "head" in recipe.options:
-            options = _without_head(recipe)
-            name = last_linear(build(recipe.architecture, len(recipe.classes), options))[0]
-        else:
-            name = last_linear(model)[0]
+        name, _ = last_linear(model)
     except ValueError as error:
-        message = f"{recipe.architecture} cannot have weights or a head of its own: {error}"
+        message = (
+            f"{recipe.architecture} can have no weights, dense layers or first epochs of a head: {error}"
+        )
         raise UsageError(message) from error
+    if "head" in recipe.options:
+        name = name.rpartition(".")[0]
     return name, model.get_submodule(name)
 
 
-def head_of(model: nn.Module, recipe: Recipe) -> tuple[str, nn.Module]:
-    """The name of the layers that are new on top of a backbone, and the layers. Raises UsageError."""
-    return _last_linear(model, recipe)
+def backbone_of(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """A copy of the network without its head: images to the features (N, D) that the head sees."""
+    backbone: Any = copy.deepcopy(model)
+    if recipe.architecture == "mobilenet_v1":  # its head is a convolution
+        return nn.Sequential(backbone.features, nn.Flatten())
+    backbone.set_submodule(head_of(model, recipe)[0], nn.Identity())
+    return backbone
 
 
 def normalise(images_NCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:

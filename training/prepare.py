@@ -39,26 +39,34 @@ Cut = tuple[Image.Image, dict[str, Any]]
 """A picture, and its row of the manifest but for the uri."""
 
 
-def prepare(root: Path, out: Path) -> pd.DataFrame:
-    """Write the pictures that are cut and drawn to `out`, and the manifest of all of them."""
+def prepare(root: Path, out: Path, only: str | None = None) -> pd.DataFrame:
+    """Write the pictures that are cut and drawn to `out`, and the manifest of all, or of split `only`."""
     faces = pd.read_csv(root / "data/faces/manifest.csv", dtype=str, keep_default_na=False)
     boxes = pd.read_csv(root / "data/scenes/boxes.csv")
+    if only:
+        if only not in set(boxes["split"]):
+            raise UsageError(
+                f"--only {only}: the photographs have splits {', '.join(sorted(set(boxes['split'])))}"
+            )
+        boxes = boxes[boxes["split"] == only]
     rows = [_face(root / "data/faces", row) for row in faces.to_dict("records")]
     shutil.rmtree(out / "pictures", ignore_errors=True)
     (out / "pictures").mkdir(parents=True)
-    scenes = dict(boxes.groupby("file"))
+    scenes = dict(iter(boxes.groupby("file")))
     with step("cut", len(scenes), "photographs") as progress:
         for file, group in scenes.items():
             for k, (picture, row) in enumerate(cut_scene(root / "data/scenes", file, group, faces)):
                 rows.append(row | {"uri": _write(picture, out, f"{Path(file).stem}-{row['split']}-{k}")})
             progress.advance()
-    for split, (num_each, seed, sizes) in DRAWN.items():
+    for split, (num_each, seed, sizes) in DRAWN.items() if not only else ():
         with step("draw", num_each * len(LABELS), "pictures") as progress:
             for k, (picture, label) in enumerate(draw(num_each, seed, sizes)):
                 row = {"label": label, "split": split, "cluster": f"{split}-{k}", "source": "drawn"}
                 rows.append(row | {"suspect": 0, "uri": _write(picture, out, f"drawn-{split}-{k}")})
                 progress.advance()
     manifest = pd.DataFrame(rows)[["uri", "label", "split", "cluster", "source", "suspect"]]
+    if only:
+        manifest = manifest[manifest["split"] == only]
     manifest.loc[(manifest["split"] == "train") & manifest["source"].isin(["scenes", "drawn"]), "split"] = (
         "extra"
     )
@@ -177,13 +185,16 @@ def draw(
 def main(
     root: Annotated[Path, typer.Argument(help="Folder that holds data/faces and data/scenes.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and manifest.csv.")],
+    only: Annotated[
+        str | None, typer.Option(help="One split alone: val, to measure and not to train.")
+    ] = None,
 ) -> None:
     """Cut and draw the default classifier's training data."""
     with one_sentence():
         for table in ("data/faces/manifest.csv", "data/scenes/boxes.csv"):
             if not (root / table).is_file():
                 raise UsageError(f"training data {root / table}: no such file; give the folder above data/")
-        manifest = prepare(root, out)
+        manifest = prepare(root, out, only)
         say(f"{out / 'manifest.csv'}: {len(manifest):,} pictures")
 
 

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from maskbatch.checkpoint import Preset
 from maskbatch.errors import UsageError
@@ -86,10 +86,15 @@ class Recipe:
     """What the model card must say of the data, its licences and its limits, Markdown."""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(Recipe).items():
+            _check(name, getattr(self, name), kind)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r}, one of {', '.join(allowed)} expected")
         checks = {
+            "classes: 2 or more expected, each once": len(set(self.classes)) == len(self.classes) >= 2,
+            "compliant and not_assessed must name classes": {*self.compliant, *self.not_assessed}
+            <= set(self.classes),
             "imbalance = 'smote' needs train = 'head'": self.imbalance != "smote" or self.train == "head",
             "epochs, batch_size and views must be 1 or more": min(self.epochs, self.batch_size, self.views)
             > 0,
@@ -101,7 +106,7 @@ class Recipe:
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
-        _ = self.preset, self.augmenter
+        _ = self.preset, self.stored, self.augmenter
 
     @property
     def preset(self) -> Preset:
@@ -121,6 +126,17 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    """Raises ValueError where a value of a recipe is not of its field's type."""
+    plain, items = get_origin(kind) or kind, get_args(kind)
+    allowed = (int, float) if plain is float else plain
+    good = isinstance(value, allowed) and not (isinstance(value, bool) and plain is not bool)
+    if not good or (plain is tuple and items[-1] is not ... and len(value) != len(items)):
+        raise ValueError(f"{name} = {value!r}, {kind if items else plain.__name__} expected")
+    for item in value if plain is tuple else ():
+        _check(name, item, items[0])
 
 
 def read_recipe(name: str, changes: Sequence[str] = (), **flags: Any) -> Recipe:

@@ -62,14 +62,14 @@ def groups_of(table: pd.DataFrame) -> NDArray[np.int64]:
 def assign(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The table with `group` and `part` (fit, slice, val, or '' where it takes no part).
 
-    A given split is kept; otherwise val is a fifth. Suspect labels are never learned from or chosen
+    A given val is kept; otherwise it is a fifth. Suspect labels are never learned from or chosen
     by; rows of split `extra` are only learned from. What is near a picture of a later part is left
     out of the earlier one, and said. Raises UsageError.
     """
     table = table.assign(group=groups_of(table), part="")
-    given = table["split"].isin(["train", "extra"]).any() and (table["split"] == "val").any()
-    trainable = table["split"] == "train" if given else table["split"] == ""
-    held = table["split"] == "val" if given else trainable & _fold(table, trainable, VAL_FOLDS, seed)
+    trainable, held = table["split"].isin(["train", ""]), table["split"] == "val"
+    if not held.any():
+        held = trainable & _fold(table, trainable, VAL_FOLDS, seed)
     sound = table["suspect"] == "0"
     fit = (trainable & ~held | (table["split"] == "extra")) & sound
     fit = _without(table, fit, held, "val")
@@ -96,7 +96,7 @@ def _fold(table: pd.DataFrame, rows: pd.Series, num_folds: int, seed: int) -> pd
             )
             raise UsageError(message)
     if part.empty:
-        raise UsageError("no picture to learn from: the data has no split 'train'; check its column split")
+        raise UsageError("no picture to learn from is left; check the splits that the data names")
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     _, picked = next(folds.split(part, part["target"], part["group"]))
     mask = pd.Series(False, index=table.index)
@@ -133,8 +133,8 @@ def measure_leak(
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
     targets = sample["target"].to_numpy()
 
-    def accuracy(folds: StratifiedKFold | StratifiedGroupKFold) -> float:
-        found = cross_val_predict(probe, features, targets, groups=sample["group"], cv=folds)
+    def accuracy(folds: StratifiedKFold | StratifiedGroupKFold, **by: Any) -> float:
+        found = cross_val_predict(probe, features, targets, cv=folds, **by)
         return float((found == targets).mean())
 
     return {
@@ -144,6 +144,8 @@ def measure_leak(
         "num_leaked_by_file": int(np.isin(groups[naive], np.delete(groups, naive)).sum()),
         "probe_accuracy": {
             "by_file": accuracy(StratifiedKFold(VAL_FOLDS, shuffle=True, random_state=seed)),
-            "by_group": accuracy(StratifiedGroupKFold(VAL_FOLDS, shuffle=True, random_state=seed)),
+            "by_group": accuracy(
+                StratifiedGroupKFold(VAL_FOLDS, shuffle=True, random_state=seed), groups=sample["group"]
+            ),
         },
     }

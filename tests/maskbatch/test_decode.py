@@ -151,6 +151,27 @@ def test_every_orientation_gives_the_upright_picture(orientation: int, form: str
     assert np.abs(np.asarray(picture.image, np.int16) - np.asarray(upright, np.int16)).mean() <= tolerance
 
 
+@pytest.mark.parametrize("size", [(320, 240), (240, 320), (1280, 720), (50, 50)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_crop_is_what_resize_and_center_crop_would_give(size: tuple[int, int], interpolation: str) -> None:
+    picture = draw(4, size)
+    shorter = int(32 / 0.8)
+    width, height = (shorter * length // min(size) for length in size)
+    small = picture.resize((width, height), Image.Resampling[interpolation.upper()])
+    left, top = round((width - 32) / 2), round((height - 32) / 2)
+    expected = np.asarray(small.crop((left, top, left + 32, top + 32)), np.int16)
+    preset = Preset((32, 32), "crop", 0.8, interpolation)
+    for data in (encode(picture, "PNG"), encode(picture, quality=97, subsampling=0)):
+        found = np.asarray(decode_image(data, preset, LIMIT).image, np.int16)
+        assert np.abs(found - expected).mean() < 3
+
+
+def test_an_endless_strip_is_cropped_in_little_memory() -> None:
+    strip = Image.new("RGB", (20_000, 2), "red")
+    image = decode_image(encode(strip, "PNG"), Preset((224, 224), "crop", 0.875), 10**6).image
+    assert image.size == (224, 224) and image.getpixel((100, 100)) == (255, 0, 0)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 77, 65535])
 def test_an_orientation_that_does_not_exist_turns_nothing(orientation: int) -> None:
     data = with_exif(PICTURE, {ExifTags.Base.Orientation: orientation}, quality=90)

@@ -1,0 +1,268 @@
+"""Training end to end on small drawn pictures: every recipe, resumed, spoilt, exported, scored."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from maskbatch import runner
+from maskbatch.architectures import build
+from maskbatch.checkpoint import open_checkpoint
+from maskbatch.classifier import Classifier
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.errors import RunFailedError, UsageError
+from training import data, evaluate, export, finetune, fit
+from training.card import model_card
+from training.recipe import FOLDER, Recipe, read_recipe
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("weights=none", "input_px=32", "stored_px=0", "shares={}", "samples_per_epoch=0", "head_epochs=0",
+         "batch_size=16", "views=1", "augmentation=geometry", "patience=0")  # fmt: skip
+RECIPES = sorted(file.stem for file in FOLDER.glob("*.toml"))
+
+
+def small(name: str, *changes: str, epochs: int = 1) -> Recipe:
+    return read_recipe(name, [*SMALL, *changes], epochs=epochs)
+
+
+def train(recipe: Recipe, faces: Path, out: Path, **options: Any) -> dict[str, Any]:
+    return finetune.finetune(recipe, [str(faces)], out, device="cpu", title="test", command="test", **options)
+
+
+def invoke(module: Any, *arguments: object) -> Any:
+    app = module.typer.Typer()
+    app.command()(module.main)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(faces_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each recipe, trained for one epoch from random weights."""
+    folders = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "BATCH_SIZE", 8)
+        for name in RECIPES:
+            folders[name] = tmp_path_factory.mktemp(name)
+            train(small(name), faces_root, folders[name])
+    return folders
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_exports_a_checkpoint_that_scoring_agrees_with(
+    name: str, trained: dict[str, Path], faces_root: Path
+) -> None:
+    checkpoint = open_checkpoint(str(trained[name] / "checkpoint.safetensors"))
+    recipe = read_recipe(name)
+    assert checkpoint.card.classes == recipe.classes and checkpoint.card.architecture == recipe.architecture
+    held = data.load([str(trained[name] / "split.parquet")])
+    held = data.select(held[held["split"] == "val"], recipe.classes, recipe.drop)
+    pixels, rows = data.decode(held, checkpoint.card.preset, "decode")
+    counts = np.array(checkpoint.card.confusion)
+    assert counts.sum() == len(rows)
+    probs = Classifier(checkpoint, dtype="float32", batch_size=64, device="cpu").probs(pixels)
+    stated = pd.read_parquet(trained[name] / "evaluation" / "predictions.parquet")
+    assert stated["uri"].tolist() == rows["uri"].tolist()
+    found = np.array(recipe.classes)[probs.argmax(axis=1)]
+    assert (found == stated["predicted"]).mean() >= 0.995
+    assert {path.name for path in (trained[name] / "evaluation").iterdir()} == {
+        "evaluation.json", "predictions.parquet", "confusion.png", "curves.png", "reliability.png",
+        "roc_pr.png", "pictures.png", "mistakes.png",
+    }  # fmt: skip
+    assert (trained[name] / "MODEL_CARD.md").read_text() == model_card(checkpoint.card)
+
+
+@pytest.mark.slow
+def test_the_job_scores_with_what_every_recipe_exports(
+    trained: dict[str, Path], archive: Path, tmp_path: Path, ray_with_a_logical_gpu: None
+) -> None:
+    for name in RECIPES:
+        settings = ScoreConfig(checkpoint=str(trained[name] / "checkpoint.safetensors"))
+        result = runner.score(
+            str(tmp_path / name), PlanConfig(archives=(str(archive),), limit=40), settings, JobConfig()
+        )
+        labelled = sum(result.report.overall[f"num_{one}"] for one in read_recipe(name).classes)
+        assert labelled == result.report.overall["scored"] > 30
+
+
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
+    faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    recipe = small("mobilenet_scratch", epochs=3)
+    train(recipe, faces_root, tmp_path / "whole")
+    keep = fit._save
+
+    def cut(saved: Path, *rest: Any) -> None:
+        keep(saved, *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, "_save", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, faces_root, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
+    monkeypatch.setattr(fit, "_save", keep)
+    train(recipe, faces_root, tmp_path / "cut")
+    whole, resumed = (fit.load_progress(tmp_path / name / "state.pt") for name in ("whole", "cut"))
+    assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
+    assert resumed.best_epoch == whole.best_epoch
+    for key, weight in whole.best_state.items():
+        assert torch.allclose(weight, resumed.best_state[key], atol=1e-6), key
+
+
+def test_an_interrupted_training_is_exported_as_it_stands(trained: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    folder.mkdir()
+    for name in ("state.pt", "split.parquet", "training.json"):
+        (folder / name).write_bytes((trained["densenet201"] / name).read_bytes())
+    result = invoke(export, folder, "--out", tmp_path / "mine.safetensors")
+    assert result.exit_code == 0, result.stderr
+    again = load_file(tmp_path / "mine.safetensors")
+    first = load_file(trained["densenet201"] / "checkpoint.safetensors")
+    assert all(torch.equal(again[key], first[key]) for key in first)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(trained: dict[str, Path], faces_root: Path) -> None:
+    with pytest.raises(UsageError, match="a training of other settings"):
+        train(small("plain_cnn", "learning_rate=0.5"), faces_root, trained["plain_cnn"])
+
+
+def test_a_loss_that_is_not_a_number_is_one_sentence(faces_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match=r"the loss is nan in epoch 1; .*--set learning_rate="):
+        train(small("plain_cnn", "learning_rate=1e30", epochs=3), faces_root, tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
+    faces_root: Path, tmp_path: Path
+) -> None:
+    changes = [item for change in SMALL for item in ("--set", change)]
+    command = [sys.executable, "-m", "training.finetune", "--recipe", "plain_cnn", "--data", faces_root,
+               "--out", tmp_path / "out", "--epochs", "1", *changes]  # fmt: skip
+    limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash", *map(str, command)]
+    result = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "state.pt" in errors[0] and "Traceback" not in result.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"split.parquet", "training.json"}
+
+
+def test_weights_load_strictly_below_a_new_head(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    pretrained = build("mobilenet_v3_small", 1000).state_dict()
+    save_file(pretrained, tmp_path / "good.safetensors")
+    torch.save(pretrained, tmp_path / "good.pth")
+    recipe = small("default", "architecture=mobilenet_v3_small", "weights=imagenet")
+    for name in ("good.safetensors", "good.pth"):
+        state = finetune.start(recipe, tmp_path / name).state_dict()
+        assert torch.equal(state["features.0.0.weight"], pretrained["features.0.0.weight"])
+        assert state["classifier.3.weight"].shape == (4, 1024)
+    save_file(
+        {key: it for key, it in pretrained.items() if "features.3" not in key}, tmp_path / "bad.safetensors"
+    )
+    with pytest.raises(UsageError, match=r"do not fit mobilenet_v3_small: .*features.3"):
+        finetune.start(recipe, tmp_path / "bad.safetensors")
+
+
+def test_weights_with_dense_layers_above_them_keep_their_backbone(tmp_path: Path) -> None:
+    save_file(build("resnet18", 1000).state_dict(), tmp_path / "resnet.safetensors")
+    recipe = small("resnet152", "architecture=resnet18")
+    model = finetune.start(recipe, tmp_path / "resnet.safetensors")
+    assert torch.equal(
+        model.state_dict()["conv1.weight"], load_file(tmp_path / "resnet.safetensors")["conv1.weight"]
+    )
+    assert isinstance(model.get_submodule("fc"), torch.nn.Sequential)
+
+
+def test_a_checkpoint_of_the_same_classes_is_gone_on_from_with_its_head(trained: dict[str, Path]) -> None:
+    weights = trained["plain_cnn"] / "checkpoint.safetensors"
+    state = finetune.start(small("plain_cnn"), weights).state_dict()
+    assert all(torch.equal(state[key], it.float()) for key, it in load_file(weights).items())
+
+
+def test_unreachable_weights_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import _api
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(_api, "load_state_dict_from_url", refuse)
+    with pytest.raises(UsageError, match=r"no route to host.*--weights FILE.*--set weights=none"):
+        finetune.start(small("default", "weights=imagenet"), None)
+
+
+def test_a_device_that_is_not_there_is_one_sentence(faces_root: Path, tmp_path: Path) -> None:
+    missing = "cuda" if not torch.cuda.is_available() else "mps"
+    result = invoke(finetune, "--data", faces_root, "--out", tmp_path / "o", "--device", missing)
+    assert result.exit_code == 2
+    assert f"--device {missing}: not on this machine; it has" in result.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("pictures", "2 pictures in 2 groups"), ("classes", "neither in classes"), ("one", "all pictures are")],
+)
+def test_data_that_cannot_be_trained_on_is_one_sentence(
+    name: str, expected: str, faces_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    for label in ("with_mask",) if name == "one" else ("with_mask", "without_mask"):
+        files = sorted((faces_root / label).iterdir())
+        (root / label).mkdir(parents=True)
+        for file in files[:2] if name == "pictures" and label == "without_mask" else files:
+            os.link(file, root / label / file.name)
+    if name == "classes":
+        (root / "without_mask").rename(root / "helmet")
+    changes = [item for change in SMALL for item in ("--set", change)]
+    result = invoke(finetune, "--recipe", "plain_cnn", "--data", root, "--out", tmp_path / "out", *changes)
+    assert result.exit_code == 2
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("error: ") and expected in error
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_two_checkpoints_are_compared_on_the_same_pictures(trained: dict[str, Path], tmp_path: Path) -> None:
+    first, second = (trained[name] / "checkpoint.safetensors" for name in ("plain_cnn", "mobilenet_scratch"))
+    result = invoke(
+        evaluate, "--checkpoint", first, "--checkpoint", second, "--data", trained["plain_cnn"] / "split.parquet",
+        "--out", tmp_path / "both",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    tables = [pd.read_parquet(tmp_path / "both" / str(k) / "predictions.parquet")["correct"] for k in (1, 2)]
+    test = summary["mcnemar"]
+    assert test["only_first_right"] == int((tables[0] & ~tables[1]).sum())
+    assert test["only_second_right"] == int((~tables[0] & tables[1]).sum())
+    assert "the first alone is right on" in result.stderr
+
+
+def test_checkpoints_of_other_classes_are_not_compared(trained: dict[str, Path], faces_root: Path) -> None:
+    first, second = (trained[name] / "checkpoint.safetensors" for name in ("plain_cnn", "densenet201"))
+    result = invoke(evaluate, "--checkpoint", first, "--checkpoint", second, "--data", faces_root)
+    assert result.exit_code == 2 and "two checkpoints of the same classes" in result.stderr
+
+
+def test_smote_weights_and_sampler_all_learn_from_the_rare_class(faces_root: Path, tmp_path: Path) -> None:
+    for way in ("smote", "weights", "sampler"):
+        recipe = small("densenet201", "architecture=mobilenet_v3_small", f"imbalance={way}", epochs=2)
+        figures = train(recipe, faces_root, tmp_path / way)
+        assert sum(map(sum, figures["confusion"])) == figures["all"]["num"]
+
+
+def test_early_stopping_keeps_the_best_epoch(faces_root: Path, tmp_path: Path) -> None:
+    recipe = small("plain_cnn", "patience=1", "learning_rate=0.3", epochs=30)
+    train(recipe, faces_root, tmp_path)
+    progress = fit.load_progress(tmp_path / "state.pt")
+    assert len(progress.history) < 30
+    losses = [row["slice_loss"] for row in progress.history]
+    assert progress.best_epoch == int(np.argmin(losses)) + 1 == len(losses) - 1
