@@ -13,6 +13,7 @@ The path of a snapshot, one line a module:
     read        bytes by URI
     decode      bytes to fixed-size RGB, or a status with its reason
     quality     brightness, contrast, sharpness, dhash
+    architectures  every network that a checkpoint can name
     classifier  uint8 images to probabilities, on a CPU or GPU
     rows        one shard's hops as plain functions, ending in scores rows
     staging     one object a shard: what a resumed run starts from

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -18,6 +19,7 @@ from maskbatch.decode import decode_batch
 from maskbatch.read import Encoded
 from tests.real_faces import LAYOUT, lay_out
 from tests.test_end_to_end import table_of
+from training import data
 
 MASK_CLASSES = ("with_mask", "without_mask", "incorrect_mask")
 
@@ -74,6 +76,34 @@ def val(shared: Path) -> list[bytes]:
 
 def probs(images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", dtype: str) -> np.ndarray:
     return Classifier(open_checkpoint(), dtype=dtype, batch_size=32).probs(images)
+
+
+@pytest.mark.slow
+def test_the_job_gives_the_probabilities_that_training_measures(
+    shared: Path, val: list[bytes], tmp_path: Path, ray_with_a_logical_gpu: None
+) -> None:
+    archive = tmp_path / "archive"
+    truth = lay_out(shared / "data/faces/val", archive / "as they are")
+    (archive / "enlarged").mkdir()  # read at a reduced DCT scale
+    for k, picture in enumerate(val):
+        (archive / "enlarged" / f"{k:03d}.jpg").write_bytes(picture)
+    out = tmp_path / "run"
+    runner.score(
+        str(out),
+        PlanConfig(archives=(str(archive),)),
+        ScoreConfig(dtype="float32"),
+        JobConfig(gpus_per_worker=2),
+    )
+    rows = table_of(out).to_pandas()
+    assert len(rows) == 2 * len(truth)
+    checkpoint = open_checkpoint()
+    uris = [local_path(uri).decode() for uri in rows["uri"]]
+    table = pd.DataFrame({"uri": uris, "sha256": ""})
+    pixels, _ = data.decode(table, checkpoint.card.preset, "decode")
+    expected = probs(pixels, "float32")
+    found = rows[[f"prob_{name}" for name in checkpoint.card.classes]].to_numpy()
+    assert np.abs(found - expected).max() < 2e-2
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() >= 0.995
 
 
 @pytest.mark.slow

@@ -70,18 +70,25 @@ def logits_of(classifier: Classifier, pixels_NHWC: NDArray[np.uint8]) -> NDArray
 
 
 def measure(
-    opened: Opened, card: Card, table: pd.DataFrame, pixels_NHWC: NDArray[np.uint8]
+    opened: Opened,
+    card: Card,
+    table: pd.DataFrame,
+    pixels_NHWC: NDArray[np.uint8],
+    *,
+    cross_fitted: bool = False,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Figures of a checkpoint on pictures it never saw, and one row a picture.
 
     `card` gives temperature and review threshold. table: `pixel`, `target`, `group`, `suspect`, `width`,
-    `height`, `brightness`. The probabilities are cross-fitted: those of a group are calibrated without it.
+    `height`, `brightness`. With `cross_fitted`, of the pictures that gave the temperature: those of a
+    group are calibrated without it.
     """
     pixels = pixels_NHWC[table["pixel"].to_numpy()]
     labels, groups = (table[name].to_numpy(np.int64) for name in ("target", "group"))
     logits, halved = (logits_of(classifier, pixels) for classifier in (opened.full, opened.half))
     raw = softmax(logits, axis=1)
-    probs = metrics.cross_fit(logits, labels, groups) if len(np.unique(groups)) >= 10 else raw
+    own = softmax(logits / card.temperature, axis=1)
+    probs = metrics.cross_fit(logits, labels, groups) if cross_fitted else own
     predicted, confidence = probs.argmax(axis=1), probs.max(axis=1)
     assessed = [name for name in card.classes if name not in card.not_assessed]
     faces = np.isin(labels, [card.classes.index(name) for name in assessed])
@@ -91,7 +98,7 @@ def measure(
         subsets["faces"] = faces
     if not sound.all():
         subsets["faces_without_suspects"] = faces & sound
-    automatic = faces & (softmax(logits / card.temperature, axis=1).max(axis=1) >= card.review_threshold)
+    automatic = faces & (own.max(axis=1) >= card.review_threshold)
     hits = predicted == labels
     figures: dict[str, Any] = {
         name: metrics.rates(labels[rows], probs[rows], groups[rows], card.classes, assessed)
@@ -115,9 +122,9 @@ def measure(
         ),
         "bfloat16": {
             "equal_labels": round(float((logits.argmax(axis=1) == halved.argmax(axis=1)).mean()), 4),
-            "largest_difference": round(float(np.abs(
-                softmax(logits / card.temperature, axis=1) - softmax(halved / card.temperature, axis=1)
-            ).max()), 4),
+            "largest_difference": round(
+                float(np.abs(own - softmax(halved / card.temperature, axis=1)).max()), 4
+            ),
         },
         "temperature_of_these": metrics.fit_temperature(logits, labels),
         "milliseconds_an_image": opened.milliseconds(),

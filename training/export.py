@@ -72,7 +72,7 @@ def export(
         temperature = metrics.fit_temperature(logits, labels)
         threshold = _threshold(opened, recipe, held["slice"], temperature)
         card = replace(card, temperature=temperature, review_threshold=threshold)
-        figures, predictions = evaluate.measure(opened, card, rows, pixels)
+        figures, predictions = evaluate.measure(opened, card, rows, pixels, cross_fitted=True)
     confidence = softmax(logits / temperature, axis=1).max(axis=1)
     card = replace(
         card,

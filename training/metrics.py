@@ -128,9 +128,10 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
     return round(float(found.x), 4)
 
 
-def cross_fit(logits: Floats, labels: Ints, groups: Ints, num_folds: int = 5) -> Floats:
+def cross_fit(logits: Floats, labels: Ints, groups: Ints) -> Floats:
     """Calibrated probabilities (N, K): each fold of groups by the temperature of the others."""
     probs = np.zeros_like(logits, dtype=np.float64)
+    num_folds = min(5, len(np.unique(groups)))
     for others, fold in GroupKFold(num_folds).split(logits, labels, groups):
         probs[fold] = softmax(logits[fold] / fit_temperature(logits[others], labels[others]), axis=1)
     return probs
