@@ -119,7 +119,7 @@ def _manifest(source: str) -> pd.DataFrame:
         table["split"] = [SPLITS.get(str(uri).partition("/")[0], "") for uri in table["uri"]]
     else:
         table["split"] = [SPLITS.get(str(split), str(split)) for split in table["split"]]
-    base = source.rpartition("/")[0] or "."
+    base = (source if "://" in source else str(Path(source).resolve())).rpartition("/")[0]
     absolute = table["uri"].str.contains("://", regex=False) | table["uri"].str.startswith("/")
     table["uri"] = table["uri"].where(absolute, base + "/" + table["uri"])
     if "suspect" in table:

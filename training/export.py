@@ -120,8 +120,16 @@ def export_training(source: Path, path: Path) -> None:
 
 
 def decode_held(table: pd.DataFrame, recipe: Recipe) -> dict[str, Pictures]:
-    """Slice and val at the input size, exactly as scoring would see them."""
-    return {part: data.decode(table[table["part"] == part], recipe.preset, part) for part in ("slice", "val")}
+    """Slice and val at the input size, as scoring would see them. Raises UsageError where any is gone."""
+    held = {}
+    for part in ("slice", "val"):
+        rows = table[table["part"] == part]
+        held[part] = data.decode(rows, recipe.preset, part)
+        if gone := len(rows) - len(held[part][1]):
+            raise UsageError(
+                f"{gone:,} pictures of {part} cannot be read any more; put them back where they were"
+            )
+    return held
 
 
 def _threshold(opened: evaluate.Opened, recipe: Recipe, held: Pictures, temperature: float) -> float:

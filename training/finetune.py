@@ -76,11 +76,11 @@ def _head(model: nn.Module, recipe: Recipe) -> nn.Module:
 def _facts(table: pd.DataFrame, recipe: Recipe, weights: Path | None) -> dict[str, Any]:
     """What the card says of the data, and what an export of this training needs later."""
     counts = table[table["part"] != ""].groupby(["source", "part", "label"]).size()
-    lines = "\n".join(map("\t".join, table[["uri", "label", "part"]].itertuples(index=False)))
+    seen = sorted(zip(table["dhash"].map(bytes.hex), table["label"], table["part"], strict=True))
     return {
         "recipe": recipe.as_dict(),
         "weights": str(weights) if weights else None,
-        "fingerprint": hashlib.sha256(lines.encode()).hexdigest(),
+        "fingerprint": hashlib.sha256(repr(seen).encode()).hexdigest(),
         "counts": [[source or "-", part, label, int(num)] for (source, part, label), num in counts.items()],
     }
 

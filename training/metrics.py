@@ -42,6 +42,8 @@ def rates(
         "ece": (_calibration_sums(labels, probs), _ece),
     }
     for k, name in enumerate(classes):
+        if not (labels == k).any():
+            continue
         figures[f"precision_{name}"] = (cells, lambda c, k=k: _ratio(c[..., k, k], c[..., :, k].sum(axis=-1)))
         figures[f"recall_{name}"] = (cells, lambda c, k=k: _recall(c)[..., k])
         figures[f"f1_{name}"] = (
