@@ -23,19 +23,21 @@ def build(architecture: str, num_classes: int, options: Mapping[str, Any] | None
 
     The option `head` puts dense layers before the logits: {"units": [512, 128], "dropout": 0.5}.
     """
-    options = dict(options or {})
-    head = options.pop("head", None)
     try:
+        options = dict(options or {})
+        head = options.pop("head", None)
         if architecture in OWN:
             model: nn.Module = OWN[architecture](num_classes, **options)
         else:
             models = _torchvision_models()
+            if architecture not in models.list_models(module=models):
+                raise ValueError("unknown")
             model = models.get_model(architecture, weights=None, num_classes=num_classes, **options)
         if head:
             name, last = last_linear(model)
             model.set_submodule(name, dense_head(last.in_features, num_classes, **head))
-    except (ValueError, TypeError) as error:
-        known = f"a classifier of torchvision.models, {', '.join(OWN)}"
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        known = f"it can be a classifier of torchvision.models, {', '.join(OWN)}"
         message = f"architecture {architecture!r} with options {options}: cannot be built ({error}); {known}"
         raise UsageError(message) from error
     return model

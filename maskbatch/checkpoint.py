@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 
@@ -41,6 +41,7 @@ class Preset:
     """A filter of Pillow's resize, antialiased."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         height, width = self.input_size
         checks = {
             f"input_size {self.input_size}, 8 to 2048 pixels expected": min(height, width) >= 8
@@ -89,6 +90,7 @@ class Card:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
+        check_types(self)
         num_classes = len(self.classes)
         checks = {
             f"format_version {self.format_version}, {FORMAT_VERSION} expected": self.format_version
@@ -113,6 +115,23 @@ class Card:
     def preset(self) -> Preset:
         """How a picture becomes the model's input."""
         return Preset(self.input_size, self.resize, self.crop_share, self.interpolation)
+
+
+def check_types(settings: Any) -> None:
+    """Raises ValueError where a field of a dataclass holds another type than it says."""
+    for name, kind in get_type_hints(type(settings)).items():
+        _check_type(name, getattr(settings, name), kind)
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Raises ValueError where a value is not of its field's type."""
+    plain, items = get_origin(kind) or kind, get_args(kind)
+    allowed = (int, float) if plain is float else plain
+    good = isinstance(value, allowed) and not (isinstance(value, bool) and plain is not bool)
+    if not good or (plain is tuple and items[-1] is not ... and len(value) != len(items)):
+        raise ValueError(f"{name} = {value!r}, {kind if items else plain.__name__} expected")
+    for item in value if plain is tuple else ():
+        _check_type(name, item, items[0])
 
 
 def _refuse(checks: dict[str, bool]) -> None:

@@ -199,7 +199,7 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
 def _used(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, float]:
     """The part of a frame of `size` (W, H) that the model sees: left, top, right, bottom, as shares of it.
 
-    A crop stands where torchvision's Resize and CenterCrop would put it, to the pixel, without the
+    A crop stands where the image processors of transformers would put it, to the pixel, without the
     picture in between, which would be endless for an endless strip.
     """
     if preset.resize == "squash":
@@ -207,7 +207,7 @@ def _used(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, f
     side = preset.input_size[0]
     shorter = int(round(side / preset.crop_share, 6))
     width, height = (shorter * length // min(size) for length in size)
-    left, top = round((width - side) / 2), round((height - side) / 2)
+    left, top = (width - side) // 2, (height - side) // 2
     return left / width, top / height, (left + side) / width, (top + side) / height
 
 

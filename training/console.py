@@ -22,5 +22,8 @@ def one_sentence() -> Iterator[None]:
         print(f"error: cannot use{where}: {error.strerror or error}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        print("error: interrupted; the same command goes on after the last whole epoch", file=sys.stderr)
+        print(
+            "error: interrupted; a training goes on after its last whole epoch with the same command",
+            file=sys.stderr,
+        )
         raise typer.Exit(INTERRUPTED) from error

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,7 +31,7 @@ from maskbatch.read import Encoded
 COLUMNS = {"uri": "", "label": "", "split": "", "cluster": "", "source": "", "suspect": "0", "sha256": ""}
 """Of every table of pictures, with what stands where a source says nothing."""
 SPLITS = {
-    "train": "train", "fit": "train", "extra": "extra", "train_extra": "extra",
+    "train": "train", "fit": "train", "slice": "slice", "extra": "extra", "train_extra": "extra",
     "val": "val", "valid": "val", "validation": "val", "test": "val",
 }  # fmt: skip
 Pictures = tuple[NDArray[np.uint8], pd.DataFrame]
@@ -67,8 +67,10 @@ def _load(source: str) -> pd.DataFrame:
             table = _corrections(source, files, path)
         elif files.isfile(f"{path}/manifest.csv"):
             table = _manifest(f"{source.rstrip('/')}/manifest.csv")
-        else:
+        elif files.exists(path):
             table = _folder(source, files, path)
+        else:
+            raise UsageError(f"training data {source}: no such file or folder; check --data")
     except READING as error:
         raise UsageError(f"training data {source}: cannot be read ({error}); check --data") from error
     for name, default in COLUMNS.items():
@@ -85,7 +87,7 @@ def _folder(source: str, files: Any, path: str) -> pd.DataFrame:
     for file in sorted(_find(files, path)):
         parts = PurePosixPath(file).relative_to(path).parts
         if PurePosixPath(file).suffix.lower() in IMAGE_EXTENSIONS and len(parts) > 1:
-            split = SPLITS.get(parts[0], "") if len(parts) > 2 else ""
+            split = SPLITS.get(parts[0].lower(), "") if len(parts) > 2 else ""
             label = parts[1] if split else parts[0]
             rows.append({"uri": files.unstrip_protocol(file), "label": label, "split": split})
     if not rows:
@@ -97,13 +99,26 @@ def _folder(source: str, files: Any, path: str) -> pd.DataFrame:
 def _find(files: Any, path: str) -> list[str]:
     """Every file below `path`; a local folder may be a link."""
     if "file" in files.protocol:
-        walked = os.walk(path, followlinks=True)
+        walked = _walk(path)
         found = [str(Path(folder, name)) for folder, _, names in walked for name in names]
         told = [file for file in found if file.isascii() or not re.search("[\udc80-\udcff]", file)]
         if len(told) < len(found):
             say(f"{len(found) - len(told):,} files are left out: their names are not UTF-8")
         return told
     return list(files.find(path))
+
+
+def _walk(path: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk through links, each real folder once."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(path, followlinks=True):
+        if os.path.realpath(folder) in seen or os.path.realpath(path).startswith(
+            os.path.realpath(folder) + os.sep
+        ):
+            below.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        yield folder, below, names
 
 
 def _manifest(source: str) -> pd.DataFrame:
@@ -116,9 +131,9 @@ def _manifest(source: str) -> pd.DataFrame:
     table = table.astype(object).where(table.notna(), "").astype(str)
     _require(table, {"uri", "label"}, source)
     if "split" not in table:
-        table["split"] = [SPLITS.get(str(uri).partition("/")[0], "") for uri in table["uri"]]
+        table["split"] = [SPLITS.get(str(uri).partition("/")[0].lower(), "") for uri in table["uri"]]
     else:
-        table["split"] = [SPLITS.get(str(split), str(split)) for split in table["split"]]
+        table["split"] = [SPLITS.get(str(split).lower(), str(split)) for split in table["split"]]
     base = (source if "://" in source else str(Path(source).resolve())).rpartition("/")[0]
     absolute = table["uri"].str.contains("://", regex=False) | table["uri"].str.startswith("/")
     table["uri"] = table["uri"].where(absolute, base + "/" + table["uri"])
@@ -174,6 +189,8 @@ def select(
     if len(present) < 2:
         held = f"all pictures are {present[0]!r}" if present else "no picture is left"
         raise UsageError(f"{held}; pictures of at least 2 of {', '.join(classes)} are needed")
+    if absent := [name for name in classes if name not in present]:
+        say(f"no picture is labelled {', '.join(absent)}: nothing is learned or measured of it")
     table["target"] = table["label"].map({name: k for k, name in enumerate(classes)}).astype(int)
     return table
 
@@ -189,7 +206,9 @@ def decode(table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = 
     pixels: NDArray[np.uint8]
     if cache:
         with cache.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape))  # a full disk shows now, not as a crash
+            if hasattr(os, "posix_fallocate"):  # a full disk shows now, and not as a crash later
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+            file.truncate(math.prod(shape))
         pixels = np.memmap(cache, np.uint8, "r+", shape=shape)
     else:
         pixels = np.zeros(shape, np.uint8)

@@ -126,7 +126,6 @@ def measure(
                 float(np.abs(own - softmax(halved / card.temperature, axis=1)).max()), 4
             ),
         },
-        "temperature_of_these": metrics.fit_temperature(logits, labels),
         "milliseconds_an_image": opened.milliseconds(),
     }  # fmt: skip
     names = np.array(card.classes)
@@ -163,6 +162,8 @@ def held_out(
 ) -> pd.DataFrame:
     """The rows to measure on: those of `split`, or all where the data names no split. Raises UsageError."""
     table = data.load(sources)
+    if not source and (table["split"] == "").all():
+        say("the data names no split: all of it is measured on, what the checkpoint learned from too")
     if source:
         table = table[table["source"] == source]
     elif (table["split"] != "").any():
@@ -193,7 +194,9 @@ def main(
             raise UsageError(
                 "two checkpoints of the same classes can be compared; give --checkpoint once or twice"
             )
-        table = held_out(data_, opened[0].card.classes, drop or [], split, source)
+        table = held_out(
+            data_, opened[0].card.classes, [*(drop or []), *_dropped(opened[0].card)], split, source
+        )
         results, correct = [], []
         for k, one in enumerate(opened):
             pixels, found = data.decode(table, one.card.preset, "decode")
@@ -208,6 +211,12 @@ def main(
             summary["mcnemar"] = metrics.mcnemar(*correct)
             say(_verdict(summary["mcnemar"]))
         Console().print_json(data=summary)
+
+
+def _dropped(card: Card) -> list[str]:
+    """The labels that the training of a checkpoint left out."""
+    recipe = card.recipe.get("recipe", {})
+    return list(recipe.get("drop", ())) if isinstance(recipe, dict) else []
 
 
 def _verdict(test: dict[str, Any]) -> str:

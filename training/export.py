@@ -20,7 +20,7 @@ import typer
 from scipy.special import softmax
 from torch import nn
 
-from maskbatch.checkpoint import Card, open_checkpoint, save_checkpoint
+from maskbatch.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.histograms import histogram
 from maskbatch.progress import say
@@ -48,21 +48,7 @@ def export(
     Every figure is of the file that is written.
     """
     pixels, rows = held["val"]
-    num_classes = len(recipe.classes)
-    card = Card(
-        architecture=recipe.architecture,
-        options=recipe.options,
-        classes=recipe.classes,
-        compliant=recipe.compliant,
-        not_assessed=recipe.not_assessed,
-        input_size=recipe.preset.input_size,
-        resize=recipe.resize,
-        crop_share=recipe.crop_share,
-        mean=recipe.mean,
-        std=recipe.std,
-        confusion=((0,) * num_classes,) * num_classes,
-        data_fingerprint=facts["fingerprint"],
-    )
+    card = replace(recipe.card(), data_fingerprint=facts["fingerprint"])
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.safetensors"
         save_checkpoint(draft, card, state)
@@ -109,11 +95,15 @@ def export_training(source: Path, path: Path) -> None:
     """The checkpoint of a training's best epoch so far, interrupted or not. Raises UsageError."""
     try:
         facts = json.loads((source / "training.json").read_text())
-    except (OSError, ValueError) as error:
+        recipe = Recipe(
+            **{key: tuple(it) if isinstance(it, list) else it for key, it in facts["recipe"].items()}
+        )
+        weights = facts["weights"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{source}: not the folder of a training ({error})") from error
-    values = facts["recipe"]
-    recipe = Recipe(**{key: tuple(it) if isinstance(it, list) else it for key, it in values.items()})
-    model = start(recipe, Path(facts["weights"]) if facts["weights"] else None)
+    if recipe.train == "all":  # all of its weights are in its own state
+        recipe, weights = replace(recipe, weights="none"), None
+    model = start(recipe, Path(weights) if weights else None)
     table = data.select(data.load([str(source / "split.parquet")]), recipe.classes, recipe.drop)
     table = table.assign(part=table["split"], group=pd.factorize(table["cluster"])[0])
     finish(path, recipe, model, load_progress(source / "state.pt"), decode_held(table, recipe), facts)
@@ -166,7 +156,7 @@ def main(
 ) -> None:
     """Write a checkpoint from a training's best epoch so far, or from a Hugging Face image classifier."""
     with one_sentence():
-        if (Path(source) / "state.pt").is_file():
+        if (Path(source) / "training.json").is_file():
             export_training(Path(source), out)
         else:
             names = dict(item.partition("=")[::2] for item in class_ or [])

@@ -7,6 +7,7 @@ Interrupted, the same command goes on after the last whole epoch.
 
 import hashlib
 import json
+import shlex
 import shutil
 import sys
 import tempfile
@@ -44,6 +45,10 @@ def finetune(
     Raises UsageError for what cannot be trained, RunFailedError for a training that went wrong.
     """
     where = pick_device(device)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: a file stands there; name a folder")
+    facts = {"recipe": recipe.as_dict(), "weights_sha256": _digest(weights)}
+    _refuse_another(out, facts)
     model = start(recipe, weights).to(where)
     table = data.select(data.load(sources), recipe.classes, recipe.drop, recipe.leave_out)
     if limit:
@@ -54,9 +59,14 @@ def finetune(
     with tempfile.TemporaryDirectory(prefix=CACHE, dir=out) as cache:
         pixels, table = data.decode(table, recipe.stored, "decode", Path(cache) / "pixels")
         table = splits.assign(table, recipe.seed)
-        facts = _facts(table, recipe, weights)
+        facts |= _facts(table)
         _refuse_another(out, facts)
-        facts |= {"title": title, "command": command, "data": sources}
+        facts |= {
+            "weights": str(weights) if weights else None,
+            "title": title,
+            "command": command,
+            "data": sources,
+        }
         facts["leak"] = _leak(model, table, pixels, recipe, where)
         _write_split(out, table, facts)
         held = decode_held(table, recipe)
@@ -73,13 +83,19 @@ def _head(model: nn.Module, recipe: Recipe) -> nn.Module:
     return head_of(model, recipe)[1] if recipe.head_epochs else model
 
 
-def _facts(table: pd.DataFrame, recipe: Recipe, weights: Path | None) -> dict[str, Any]:
-    """What the card says of the data, and what an export of this training needs later."""
+def _digest(weights: Path | None) -> str | None:
+    """The sha256 of a file of weights. Raises UsageError."""
+    try:
+        return hashlib.sha256(weights.read_bytes()).hexdigest() if weights else None
+    except OSError as error:
+        raise UsageError(f"weights {weights}: {error.strerror}; check --weights") from error
+
+
+def _facts(table: pd.DataFrame) -> dict[str, Any]:
+    """What the card says of the data."""
     counts = table[table["part"] != ""].groupby(["source", "part", "label"]).size()
     seen = sorted(zip(table["dhash"].map(bytes.hex), table["label"], table["part"], strict=True))
     return {
-        "recipe": recipe.as_dict(),
-        "weights": str(weights) if weights else None,
         "fingerprint": hashlib.sha256(repr(seen).encode()).hexdigest(),
         "counts": [[source or "-", part, label, int(num)] for (source, part, label), num in counts.items()],
     }
@@ -88,27 +104,30 @@ def _facts(table: pd.DataFrame, recipe: Recipe, weights: Path | None) -> dict[st
 def _refuse_another(out: Path, facts: dict[str, Any]) -> None:
     """Raises UsageError where `out` holds a training that is not this one."""
     told = out / "training.json"
-    if not told.exists():
-        return
-    other = json.loads(told.read_text())
-    for name, what in (("recipe", "settings"), ("weights", "weights"), ("fingerprint", "data")):
-        if other[name] != json.loads(json.dumps(facts[name])):
+    try:
+        other = json.loads(told.read_text()) if told.exists() else {}
+    except ValueError as error:
+        raise UsageError(f"{told}: not readable as JSON ({error}); name another --out") from error
+    for name, what in (("recipe", "settings"), ("weights_sha256", "weights"), ("fingerprint", "data")):
+        if name in facts and name in other and other[name] != json.loads(json.dumps(facts[name])):
             raise UsageError(f"{out} holds a training of other {what}; name another --out")
 
 
 def _write_split(out: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
     """training.json, and split.parquet: a manifest, so evaluate and export see the same parts."""
-    split = table.assign(split=table["part"], cluster=table["group"].astype(str))
+    part = table["part"].where((table["part"] != "fit") | (table["split"] != "extra"), "extra")
+    split = table.assign(split=part, cluster=facts["fingerprint"][:8] + "-" + table["group"].astype(str))[
+        part != ""
+    ]
     with whole(out / "split.parquet") as partial:
         split[list(data.COLUMNS)].to_parquet(partial, index=False)
     write_json(out / "training.json", facts)
-    leak = facts["leak"]
-    claimed, reached = (leak["probe_accuracy"][name] for name in ("by_file", "by_group"))
-    say(
-        f"{leak['num_pictures']:,} pictures in {leak['num_groups']:,} groups: split by file, "
-        f"{leak['num_leaked_by_file']:,} of {leak['num_test_by_file']:,} test pictures have a relative "
-        f"in training, and a probe would claim an accuracy of {claimed:.1%} where it reaches {reached:.1%}"
-    )
+    leak, probed = facts["leak"], facts["leak"]["probe_accuracy"]
+    leaked, test = leak["num_leaked_by_file"], leak["num_test_by_file"]
+    say(f"{leak['num_pictures']:,} pictures in {leak['num_groups']:,} groups of near-duplicates")
+    say(f"split by file, {leaked:,} of {test:,} test pictures would have a relative in training")
+    if probed:
+        say(f"a probe would then claim {probed['by_file']:.1%}, where it reaches {probed['by_group']:.1%}")
 
 
 def _leak(
@@ -117,7 +136,8 @@ def _leak(
     """What a split by file would have leaked and claimed; `extra` is nobody's test."""
     rows = table[(table["part"] != "") & (table["split"] != "extra")]
     groups = pd.Series(rows["group"].unique()).sample(frac=1, random_state=recipe.seed)
-    taken = groups[rows["group"].value_counts()[groups].cumsum().to_numpy() <= PROBED]
+    before = rows["group"].value_counts()[groups].cumsum().shift(fill_value=0).to_numpy()
+    taken = groups[before < PROBED]
     sample = rows[rows["group"].isin(taken)]
     features = predict(
         backbone_of(model, recipe), batches(pixels[sample["pixel"].to_numpy()], recipe, device)
@@ -153,7 +173,7 @@ def main(
         if threads:
             torch.set_num_threads(threads)
         chosen = read_recipe(recipe, changes or [], architecture=architecture, epochs=epochs, seed=seed)
-        command = " ".join(["python -m training.finetune", *sys.argv[1:]])
+        command = f"python -m training.finetune {shlex.join(sys.argv[1:])}"
         figures = finetune(
             chosen,
             data_,

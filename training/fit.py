@@ -52,7 +52,11 @@ def fit(
     optimizer, schedule = _optimizer(model, recipe, recipe.epochs * num_steps)
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     now = _resume(saved, parts, device)
-    weights = _class_weights(inputs.labels).to(device) if recipe.imbalance == "weights" else None
+    weights = (
+        _class_weights(inputs.labels, len(recipe.classes)).to(device)
+        if recipe.imbalance == "weights"
+        else None
+    )
     while now.epoch < recipe.epochs and not _stopped(now, recipe):
         now.epoch += 1
         torch.manual_seed(recipe.seed * 1000 + now.epoch)
@@ -145,9 +149,9 @@ def _stopped(now: Progress, recipe: Recipe) -> bool:
     return bool(recipe.patience) and now.epoch - now.best_epoch >= recipe.patience
 
 
-def _class_weights(labels: torch.Tensor) -> torch.Tensor:
+def _class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """N / (K n_k) of each class. Source: scikit-learn's `balanced`."""
-    counts = labels.bincount().float()
+    counts = labels.bincount(minlength=num_classes).float()
     return len(labels) / (len(counts) * counts.clamp(min=1))
 
 
@@ -168,6 +172,8 @@ def _save(saved: Path, parts: dict[str, Any], now: Progress) -> None:
 
 
 def _resume(saved: Path, parts: dict[str, Any], device: torch.device) -> Progress:
+    for left in saved.parent.glob(f".{saved.name}.*"):  # of a training that was killed as it saved
+        left.unlink()
     if not saved.exists():
         return Progress()
     values = _load(saved, device)

@@ -49,12 +49,32 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
                 f"say which it is with --class '{label}=with_mask' or a name like [a-z][a-z0-9_]*"
             )
             raise UsageError(message)
-    preset, mean, std = _preprocessing(source, processor)
+    try:
+        card = _card(source, model.config, classes, compliant, *_preprocessing(source, processor))
+    except ValueError as error:
+        raise UsageError(
+            f"{source}: cannot become a checkpoint: {error}; check --class and --compliant"
+        ) from error
+    card.recipe.update(source=source, labels=originals, image_processor=_plain(processor))
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    save_checkpoint(path, card, state, halved=False)
+    return card
+
+
+def _card(
+    source: str,
+    settings: Any,
+    classes: tuple[str, ...],
+    compliant: Sequence[str],
+    preset: Preset,
+    mean: Triple,
+    std: Triple,
+) -> Card:
     config = {
-        key: value for key, value in model.config.to_diff_dict().items()
+        key: value for key, value in settings.to_diff_dict().items()
         if key not in NOT_OF_THE_NETWORK
-    } | {"model_type": model.config.model_type}  # fmt: skip
-    card = Card(
+    } | {"model_type": settings.model_type}  # fmt: skip
+    return Card(
         architecture="transformers",
         options={"config": config},
         classes=classes,
@@ -67,13 +87,7 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
         mean=mean,
         std=std,
         confusion=((0,) * len(classes),) * len(classes),
-        recipe={
-            "source": source, "labels": originals, "image_processor": _plain(processor),
-        },
-    )  # fmt: skip
-    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    save_checkpoint(path, card, state, halved=False)
-    return card
+    )
 
 
 def _preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Preset, Triple, Triple]:
@@ -109,7 +123,11 @@ def _preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Preset, T
         tuple(map(float, processor[key])) if normalised else plain
         for key, plain in (("image_mean", (0.0,) * 3), ("image_std", (1.0,) * 3))
     )
-    if abs(float(processor.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-6 or len(mean) != 3:
+    if (
+        not processor.get("do_rescale", True)
+        or abs(float(processor.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-6
+        or len(mean) != 3
+    ):
         raise UsageError(f"{source}: pixels of RGB scaled by 1/255 are expected")
     return Preset(shape, resize, share, resample), mean, std  # type: ignore[return-value]
 

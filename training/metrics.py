@@ -160,7 +160,16 @@ def by_bin(
             exact = binomtest(int(hits[chosen].sum()), num).proportion_ci(method="wilson")
             accuracy = round(float(hits[chosen].mean()), 4)
             interval = {"low": round(float(exact.low), 4), "high": round(float(exact.high), 4)}
-            rows.append({"from": low, "to": high, "unit": unit, "num": num, "value": accuracy, **interval})
+            rows.append(
+                {
+                    "from": low,
+                    "to": high if np.isfinite(high) else None,
+                    "unit": unit,
+                    "num": num,
+                    "value": accuracy,
+                    **interval,
+                }
+            )
     return rows
 
 

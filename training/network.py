@@ -36,6 +36,7 @@ def start(recipe: Recipe, weights: Path | None) -> nn.Module:
     """
     torch.manual_seed(recipe.seed)
     model = build(recipe.architecture, len(recipe.classes), recipe.options)
+    _try(model, recipe)
     if weights is None and recipe.weights == "none":
         return model
     state = _read_weights(weights) if weights else _download(recipe.architecture)
@@ -58,6 +59,19 @@ def start(recipe: Recipe, weights: Path | None) -> nn.Module:
     return model
 
 
+def _try(model: nn.Module, recipe: Recipe) -> None:
+    """Raises UsageError where a network cannot learn from pictures of the recipe's size."""
+    state = copy.deepcopy(model.state_dict())
+    try:
+        out = model.train()(torch.zeros(2, 3, recipe.input_px, recipe.input_px))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        message = f"{recipe.architecture} cannot take pictures of {recipe.input_px} px: {error}"
+        raise UsageError(message) from error
+    if not isinstance(out, torch.Tensor):
+        raise UsageError(f"{recipe.architecture} gives more than logits while it learns; take another")
+    model.load_state_dict(state)  # batch norms moved
+
+
 def _same_checkpoint(weights: Path, recipe: Recipe) -> bool:
     try:
         card = open_checkpoint(str(weights)).card
@@ -71,12 +85,16 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of a .safetensors file, or of a .pth file that holds nothing else."""
     try:
         if path.suffix == ".safetensors":
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)  # runs no code of the file
+        state = state.get("state_dict", state)
+        return {key: it.float() if it.is_floating_point() else it for key, it in state.items()}
     except Exception as error:  # each reader has its own
-        raise UsageError(f"weights {path}: not a file of tensors ({str(error).splitlines()[0]})") from error
-    return {key: it.float() if it.is_floating_point() else it for key, it in state.items()}
+        message = (
+            f"weights {path}: not a file of tensors alone ({type(error).__name__}); give a .safetensors file"
+        )
+        raise UsageError(message) from error
 
 
 def _download(architecture: str) -> dict[str, torch.Tensor]:
@@ -116,7 +134,8 @@ def backbone_of(model: nn.Module, recipe: Recipe) -> nn.Module:
     backbone: Any = copy.deepcopy(model)
     if recipe.architecture == "mobilenet_v1":  # its head is a convolution
         return nn.Sequential(backbone.features, nn.Flatten())
-    backbone.set_submodule(head_of(model, recipe)[0], nn.Identity())
+    if any(isinstance(layer, nn.Linear) for layer in model.modules()):
+        backbone.set_submodule(head_of(model, recipe)[0], nn.Identity())
     return backbone
 
 

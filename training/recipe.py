@@ -4,9 +4,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from maskbatch.checkpoint import Preset
+from maskbatch.checkpoint import Card, Preset, check_types
 from maskbatch.errors import UsageError
 from training.augment import PRESETS, Augmentation
 
@@ -53,7 +53,7 @@ class Recipe:
     train: str = "all"
     """`head`: the backbone is frozen, and its features are computed once."""
     frozen: tuple[str, ...] = ()
-    """Beginnings of names of weights that never change."""
+    """Beginnings of names of weights that do not learn; running means of batch norms still move."""
     head_epochs: int = 0
     """At the start only the head learns, for so many epochs."""
     views: int = 1
@@ -86,27 +86,28 @@ class Recipe:
     """What the model card must say of the data, its licences and its limits, Markdown."""
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(Recipe).items():
-            _check(name, getattr(self, name), kind)
+        check_types(self)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r}, one of {', '.join(allowed)} expected")
         checks = {
-            "classes: 2 or more expected, each once": len(set(self.classes)) == len(self.classes) >= 2,
-            "compliant and not_assessed must name classes": {*self.compliant, *self.not_assessed}
-            <= set(self.classes),
             "imbalance = 'smote' needs train = 'head'": self.imbalance != "smote" or self.train == "head",
             "epochs, batch_size and views must be 1 or more": min(self.epochs, self.batch_size, self.views)
             > 0,
             "learning_rate must be above 0": self.learning_rate > 0,
             "ema_decay and label_smoothing must be in [0, 1)": 0 <= self.ema_decay < 1
             and 0 <= self.label_smoothing < 1,
+            "target_accuracy must be in (0, 1]": 0 < self.target_accuracy <= 1,
+            "weight_decay, patience, head_epochs, samples_per_epoch and seed must be 0 or more": min(
+                self.weight_decay, self.patience, self.head_epochs, self.samples_per_epoch, self.seed
+            )
+            >= 0,
             "a label cannot be both in classes and in drop": not {*self.classes} & {*self.drop},
         }
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
-        _ = self.preset, self.stored, self.augmenter
+        _ = self.card(), self.stored, self.augmenter
 
     @property
     def preset(self) -> Preset:
@@ -121,22 +122,32 @@ class Recipe:
 
     @property
     def augmenter(self) -> Augmentation:
-        return Augmentation(**(asdict(PRESETS[self.augmentation]) | self.augment))
+        values = asdict(PRESETS[self.augmentation]) | {
+            key: tuple(it) if isinstance(it, list) else it for key, it in self.augment.items()
+        }
+        made = Augmentation(**values)
+        check_types(made)
+        return made
+
+    def card(self) -> Card:
+        """The card of a checkpoint of this recipe, before anything is measured."""
+        return Card(
+            architecture=self.architecture,
+            options=self.options,
+            classes=self.classes,
+            compliant=self.compliant,
+            not_assessed=self.not_assessed,
+            input_size=self.preset.input_size,
+            resize=self.resize,
+            crop_share=self.crop_share,
+            mean=self.mean,
+            std=self.std,
+            confusion=((0,) * len(self.classes),) * len(self.classes),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-
-def _check(name: str, value: Any, kind: Any) -> None:
-    """Raises ValueError where a value of a recipe is not of its field's type."""
-    plain, items = get_origin(kind) or kind, get_args(kind)
-    allowed = (int, float) if plain is float else plain
-    good = isinstance(value, allowed) and not (isinstance(value, bool) and plain is not bool)
-    if not good or (plain is tuple and items[-1] is not ... and len(value) != len(items)):
-        raise ValueError(f"{name} = {value!r}, {kind if items else plain.__name__} expected")
-    for item in value if plain is tuple else ():
-        _check(name, item, items[0])
 
 
 def read_recipe(name: str, changes: Sequence[str] = (), **flags: Any) -> Recipe:

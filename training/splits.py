@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from maskbatch.errors import UsageError
 from maskbatch.progress import say
+from training.data import SPLITS
 
 NEAR_BITS = 5
 """Two dhashes of 64 bits that differ in so few are near-duplicates."""
@@ -62,26 +63,30 @@ def groups_of(table: pd.DataFrame) -> NDArray[np.int64]:
 def assign(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """The table with `group` and `part` (fit, slice, val, or '' where it takes no part).
 
-    A given val is kept; otherwise it is a fifth. Suspect labels are never learned from or chosen
-    by; rows of split `extra` are only learned from. What is near a picture of a later part is left
-    out of the earlier one, and said. Raises UsageError.
+    A given val or slice is kept; otherwise val is a fifth, slice an eighth of the rest. Suspect
+    labels are never learned from or chosen by; rows of split `extra` are only learned from. What is
+    near a picture of a later part is left out of the earlier one, and said. Raises UsageError.
     """
     table = table.assign(group=groups_of(table), part="")
     trainable, held = table["split"].isin(["train", ""]), table["split"] == "val"
     if not held.any():
         held = trainable & _fold(table, trainable, VAL_FOLDS, seed)
     sound = table["suspect"] == "0"
+    picked = (table["split"] == "slice") & sound
     fit = (trainable & ~held | (table["split"] == "extra")) & sound
     fit = _without(table, fit, held, "val")
-    chosen = fit & (table["split"] != "extra")
-    picked = chosen & _fold(table, chosen, SLICE_FOLDS, seed)
+    if not picked.any():
+        chosen = fit & (table["split"] != "extra")
+        picked = chosen & _fold(table, chosen, SLICE_FOLDS, seed)
     fit = _without(table, fit & ~picked, picked, "")
     for part, rows in (("fit", fit), ("slice", picked), ("val", held)):
         table.loc[rows, "part"] = part
     for part in ("fit", "slice", "val"):
-        if (table.loc[table["part"] == part, "target"].nunique()) < 2:
-            message = f"one class only in {part}; pictures of two or more are needed in train and in val"
-            raise UsageError(message)
+        rows = table[table["part"] == part]
+        if rows["target"].nunique() < 2 or rows["group"].nunique() < 2:
+            raise UsageError(f"one class or one group only in {part}; train and val need more pictures")
+    if idle := sorted({*table.loc[table["part"] == "", "split"]} - {"", *SPLITS.values()}):
+        say(f"{int(table['split'].isin(idle).sum()):,} pictures of split {', '.join(idle)} take no part")
     return table
 
 
@@ -129,7 +134,7 @@ def measure_leak(
     accuracies are those of a logistic regression on them, cross-validated by file and by group.
     """
     labels, groups = table["target"].to_numpy(), table["group"].to_numpy()
-    _, naive = next(StratifiedKFold(VAL_FOLDS, shuffle=True, random_state=seed).split(labels, labels))
+    _, naive = next(KFold(VAL_FOLDS, shuffle=True, random_state=seed).split(labels))
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
     targets = sample["target"].to_numpy()
 
@@ -137,12 +142,15 @@ def measure_leak(
         found = cross_val_predict(probe, features, targets, cv=folds, **by)
         return float((found == targets).mean())
 
+    few = sample["target"].value_counts().min() < VAL_FOLDS or sample["target"].nunique() < 2
     return {
         "num_pictures": len(table),
         "num_groups": int(table["group"].nunique()),
         "num_test_by_file": len(naive),
         "num_leaked_by_file": int(np.isin(groups[naive], np.delete(groups, naive)).sum()),
-        "probe_accuracy": {
+        "probe_accuracy": None
+        if few
+        else {
             "by_file": accuracy(StratifiedKFold(VAL_FOLDS, shuffle=True, random_state=seed)),
             "by_group": accuracy(
                 StratifiedGroupKFold(VAL_FOLDS, shuffle=True, random_state=seed), groups=sample["group"]

@@ -46,8 +46,9 @@ def test_dense_layers_stand_where_the_last_linear_layer_was() -> None:
 @pytest.mark.parametrize(
     ("architecture", "num_classes", "options", "expected"),
     [
-        ("resnet9000", 2, {}, "Unknown model resnet9000"),
-        ("raft_large", 2, {}, "num_classes"),
+        ("resnet9000", 2, {}, "cannot be built .unknown."),
+        ("raft_large", 2, {}, "unknown"),
+        ("lraspp_mobilenet_v3_large", 2, {}, "unknown"),
         ("mobilenet_v1", 3, {}, "a sigmoid tells 2 classes apart"),
         ("plain_cnn", 2, {"depth": 3}, "depth"),
     ],

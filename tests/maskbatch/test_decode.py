@@ -158,7 +158,7 @@ def test_a_crop_is_what_resize_and_center_crop_would_give(size: tuple[int, int],
     shorter = int(32 / 0.8)
     width, height = (shorter * length // min(size) for length in size)
     small = picture.resize((width, height), Image.Resampling[interpolation.upper()])
-    left, top = round((width - 32) / 2), round((height - 32) / 2)
+    left, top = (width - 32) // 2, (height - 32) // 2
     expected = np.asarray(small.crop((left, top, left + 32, top + 32)), np.int16)
     preset = Preset((32, 32), "crop", 0.8, interpolation)
     for data in (encode(picture, "PNG"), encode(picture, quality=97, subsampling=0)):

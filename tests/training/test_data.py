@@ -287,8 +287,9 @@ def test_a_run_without_corrections_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_one_that_is_not_there_are_refused_with_what_is_wanted(tmp_path: Path) -> None:
-    for source in (tmp_path, tmp_path / "nothing", tmp_path / "nothing.csv"):
-        assert "give a folder with one for each class, a manifest or a run" in refusal(source)
+    assert "give a folder with one for each class, a manifest or a run" in refusal(tmp_path)
+    for source in (tmp_path / "nothing", tmp_path / "nothing.csv"):
+        assert "no such file or folder; check --data" in refusal(source)
 
 
 def test_the_source_that_cannot_be_read_is_the_one_that_is_named(faces_root: Path, tmp_path: Path) -> None:

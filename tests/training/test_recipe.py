@@ -149,3 +149,15 @@ def test_a_recipe_is_told_in_a_few_words_whether_it_is_one_or_its_dict() -> None
     recipe = read_recipe("densenet201")
     assert describe(recipe) == "densenet201 at 224 px, the head, 30 epochs, adam, seed 7"
     assert describe(recipe.as_dict()) == describe(recipe)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        'classes=["With Mask", "none"]', "std=[1, -1, 1]", "weight_decay=-1", "seed=-1", "patience=-1",
+        "augment={zoom = 0.5}", "target_accuracy=2", 'not_assessed=["with_mask"]', "options=[1]",
+    ],
+)  # fmt: skip
+def test_a_setting_that_no_checkpoint_could_state_is_refused_before_anything_is_read(change: str) -> None:
+    with pytest.raises(UsageError, match=r"^recipe default: "):
+        read_recipe("default", [change])

@@ -231,7 +231,7 @@ def test_a_class_of_many_pictures_of_few_people_is_refused() -> None:
 
 def test_a_val_of_one_class_is_refused() -> None:
     table = table_of(100, split=["train"] * 80 + ["val", ""] * 10)
-    assert refusal(table).startswith("one class only in val")
+    assert refusal(table).startswith("one class or one group only in val")
 
 
 def test_only_extra_beside_val_is_nothing_to_choose_by() -> None:
@@ -274,3 +274,21 @@ def test_only_the_copies_count_as_leaked() -> None:
     in_pairs = np.flatnonzero(pd.Series(groups).duplicated(keep=False))
     assert leak["num_groups"] == 100 and 0 < leak["num_leaked_by_file"] <= len(in_pairs)
     assert leak["num_leaked_by_file"] < leak["num_test_by_file"]
+
+
+def test_a_training_goes_on_from_its_own_split_with_the_same_parts() -> None:
+    first = splits.assign(table_of(200), 1)
+    again = first.assign(
+        split=first["part"].replace("fit", "train"), cluster="a-" + first["group"].astype(str)
+    ).drop(columns=["part", "group"])
+    grown = pd.concat(
+        [again, table_of(60, seed=9).assign(uri=lambda t: "new/" + t["uri"])], ignore_index=True
+    )
+    second = splits.assign(grown, 2)
+    assert second["part"][: len(first)].tolist() == first["part"].tolist()
+    assert set(second["part"][len(first) :]) <= {"fit", ""} and (second["part"][len(first) :] == "fit").any()
+
+
+def test_splits_that_nobody_knows_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    splits.assign(table_of(140, split=["train"] * 100 + ["val"] * 30 + ["archive"] * 10), 1)
+    assert "10 pictures of split archive take no part" in capsys.readouterr().err
