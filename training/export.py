@@ -102,8 +102,9 @@ def export_training(source: Path, path: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{source}: not the folder of a training ({error})") from error
     if recipe.train == "all":  # all of its weights are in its own state
-        recipe, weights = replace(recipe, weights="none"), None
-    model = start(recipe, Path(weights) if weights else None)
+        model = start(replace(recipe, weights="none"), None)
+    else:
+        model = start(recipe, Path(weights) if weights else None)
     table = data.select(data.load([str(source / "split.parquet")]), recipe.classes, recipe.drop)
     table = table.assign(part=table["split"], group=pd.factorize(table["cluster"])[0])
     finish(path, recipe, model, load_progress(source / "state.pt"), decode_held(table, recipe), facts)

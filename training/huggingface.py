@@ -1,5 +1,6 @@
 """A Hugging Face image classifier as a checkpoint: its weights, config, labels and preprocessing."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
         raise UsageError(
             f"{source}: cannot become a checkpoint: {error}; check --class and --compliant"
         ) from error
-    card.recipe.update(source=source, labels=originals, image_processor=_plain(processor))
+    card.recipe.update(
+        source=source, labels=originals, image_processor=json.loads(json.dumps(processor, default=str))
+    )
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     save_checkpoint(path, card, state, halved=False)
     return card
@@ -130,11 +133,3 @@ def _preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Preset, T
     ):
         raise UsageError(f"{source}: pixels of RGB scaled by 1/255 are expected")
     return Preset(shape, resize, share, resample), mean, std  # type: ignore[return-value]
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in values.items()
-        if isinstance(value, (str, int, float, list, dict, type(None)))
-    }

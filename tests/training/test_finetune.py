@@ -45,6 +45,11 @@ def invoke(module: Any, *arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "BATCH_SIZE", 8)
+
+
 @pytest.fixture(scope="module")
 def trained(faces_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each recipe, trained for two epochs from random weights, on one thread."""
@@ -87,10 +92,9 @@ def test_the_job_scores_with_what_every_recipe_exports(
     trained: dict[str, Path], archive: Path, tmp_path: Path, ray_with_a_logical_gpu: None
 ) -> None:
     for name in RECIPES:
-        settings = ScoreConfig(checkpoint=str(trained[name] / "checkpoint.safetensors"))
-        result = runner.score(
-            str(tmp_path / name), PlanConfig(archives=(str(archive),), limit=40), settings, JobConfig()
-        )
+        plan = PlanConfig(archives=(str(archive),), limit=40)
+        checkpoint = str(trained[name] / "checkpoint.safetensors")
+        result = runner.score(str(tmp_path / name), plan, ScoreConfig(), JobConfig(), checkpoint=checkpoint)
         labelled = sum(result.report.overall[f"num_{one}"] for one in read_recipe(name).classes)
         assert labelled == result.report.overall["scored"] > 30
 
@@ -119,16 +123,20 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
         assert torch.allclose(weight, resumed.best_state[key], atol=1e-5), key
 
 
-def test_an_interrupted_training_is_exported_as_it_stands(trained: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["densenet201", "plain_cnn"])
+def test_an_interrupted_training_is_exported_as_it_stands(
+    name: str, trained: dict[str, Path], tmp_path: Path
+) -> None:
     folder = tmp_path / "cut"
     folder.mkdir()
-    for name in ("state.pt", "split.parquet", "training.json"):
-        (folder / name).write_bytes((trained["densenet201"] / name).read_bytes())
+    for file in ("state.pt", "split.parquet", "training.json"):
+        (folder / file).write_bytes((trained[name] / file).read_bytes())
     result = invoke(export, folder, "--out", tmp_path / "mine.safetensors")
     assert result.exit_code == 0, result.stderr
-    again = load_file(tmp_path / "mine.safetensors")
-    first = load_file(trained["densenet201"] / "checkpoint.safetensors")
-    assert all(torch.equal(again[key], first[key]) for key in first)
+    again, first = tmp_path / "mine.safetensors", trained[name] / "checkpoint.safetensors"
+    assert all(torch.equal(load_file(again)[key], it) for key, it in load_file(first).items())
+    cards = [open_checkpoint(str(path)).card for path in (again, first)]
+    assert cards[0].recipe["recipe"] == cards[1].recipe["recipe"] and cards[0].confusion == cards[1].confusion
 
 
 def test_another_recipe_in_the_same_folder_is_refused(trained: dict[str, Path], faces_root: Path) -> None:
