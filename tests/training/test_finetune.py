@@ -134,7 +134,8 @@ def test_an_interrupted_training_is_exported_as_it_stands(
     result = invoke(export, folder, "--out", tmp_path / "mine.safetensors")
     assert result.exit_code == 0, result.stderr
     again, first = tmp_path / "mine.safetensors", trained[name] / "checkpoint.safetensors"
-    assert all(torch.equal(load_file(again)[key], it) for key, it in load_file(first).items())
+    states = [load_file(path) for path in (again, first)]
+    assert all(torch.equal(states[0][key], it) for key, it in states[1].items())
     cards = [open_checkpoint(str(path)).card for path in (again, first)]
     assert cards[0].recipe["recipe"] == cards[1].recipe["recipe"] and cards[0].confusion == cards[1].confusion
 
