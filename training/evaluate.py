@@ -106,7 +106,7 @@ def measure(
     }  # fmt: skip
     figures |= {
         "confusion": metrics.confusion_matrix(labels, predicted, len(card.classes)),
-        "ece_before": metrics.rates(labels, raw, groups, card.classes, assessed)["ece"],
+        "ece_before": metrics.ece(labels, raw, groups),
         "reliability": {
             "before": metrics.reliability(labels, raw), "after": metrics.reliability(labels, probs)
         },

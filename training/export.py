@@ -95,9 +95,7 @@ def export_training(source: Path, path: Path) -> None:
     """The checkpoint of a training's best epoch so far, interrupted or not. Raises UsageError."""
     try:
         facts = json.loads((source / "training.json").read_text())
-        recipe = Recipe(
-            **{key: tuple(it) if isinstance(it, list) else it for key, it in facts["recipe"].items()}
-        )
+        recipe = Recipe.of(facts["recipe"])
         weights = facts["weights"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{source}: not the folder of a training ({error})") from error

@@ -109,7 +109,7 @@ def _refuse_another(out: Path, facts: dict[str, Any]) -> None:
     except ValueError as error:
         raise UsageError(f"{told}: not readable as JSON ({error}); name another --out") from error
     for name, what in (("recipe", "settings"), ("weights_sha256", "weights"), ("fingerprint", "data")):
-        if name in facts and name in other and other[name] != json.loads(json.dumps(facts[name])):
+        if name in facts and name in other and other[name] != facts[name]:
             raise UsageError(f"{out} holds a training of other {what}; name another --out")
 
 

@@ -69,13 +69,14 @@ def fit(
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                     logits = model(inputs.batch(chosen)).float()
                 loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=recipe.label_smoothing)
-                _refuse_nan(loss.item(), now.epoch, recipe)
+                value = loss.item()
+                _refuse_nan(value, now.epoch, recipe)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 average.update_parameters(model)
-                total_loss += loss.item() * len(chosen)
+                total_loss += value * len(chosen)
                 hits += int((logits.argmax(dim=1) == labels).sum())
                 progress.advance(len(chosen))
         row = {"epoch": now.epoch, "loss": total_loss / len(order), "accuracy": hits / len(order)}
@@ -192,6 +193,7 @@ def load_progress(saved: Path) -> Progress:
 def _load(saved: Path, device: torch.device) -> dict[str, Any]:
     try:
         values: dict[str, Any] = torch.load(saved, map_location=device, weights_only=True)
-        return values | {"progress": values["progress"]}
+        _ = values["progress"]
+        return values
     except Exception as error:  # a cut-off or foreign file: torch's unpickler raises many
         raise UsageError(f"{saved}: not the state of a training; remove it or name another --out") from error

@@ -51,7 +51,7 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
             )
             raise UsageError(message)
     try:
-        card = _card(source, model.config, classes, compliant, *_preprocessing(source, processor))
+        card = _card(model.config, classes, compliant, *_preprocessing(source, processor))
     except ValueError as error:
         raise UsageError(
             f"{source}: cannot become a checkpoint: {error}; check --class and --compliant"
@@ -65,7 +65,6 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
 
 
 def _card(
-    source: str,
     settings: Any,
     classes: tuple[str, ...],
     compliant: Sequence[str],

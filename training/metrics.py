@@ -4,7 +4,7 @@ K classes; `probs` are (N, K) in the order of the classes, `labels` and `groups`
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ NUM_RESAMPLES = 1000
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
+Figure = tuple[Floats, Callable[[Floats], Floats]]
+"""What each row (N, ...) counts, and a function of sums (..., ...) of such rows."""
 
 
 def rates(
@@ -36,7 +38,7 @@ def rates(
     kept = [k for k, name in enumerate(classes) if name in assessed]
     eye = np.eye(num_classes)
     cells = eye[labels][:, :, None] * eye[predicted][:, None, :]
-    figures: dict[str, tuple[Floats, Callable[[Floats], Floats]]] = {
+    figures: dict[str, Figure] = {
         "accuracy": (cells, lambda c: _ratio(np.trace(c, axis1=-2, axis2=-1), c.sum(axis=(-2, -1)))),
         "balanced_accuracy": (cells, lambda c: _mean(_recall(c)[..., kept])),
         "ece": (_calibration_sums(labels, probs), _ece),
@@ -54,11 +56,28 @@ def rates(
         asked = np.isin(labels, pair)
         right = asked & (labels == np.array(pair)[probs[:, pair].argmax(axis=1)])
         figures["two_way"] = (np.stack([right, asked], axis=1), lambda c: _ratio(c[..., 0], c[..., 1]))
+    out: dict[str, Any] = {"num": len(labels), "num_groups": len(np.unique(groups))}
+    out |= _resample(figures, groups)
+    for name, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
+        out[name] = {
+            classes[k]: round(float(score(labels == k, probs[:, k])), 4)
+            for k in range(num_classes) if 0 < (labels == k).sum() < len(labels)
+        }  # fmt: skip
+    return out
+
+
+def ece(labels: Ints, probs: Floats, groups: Ints) -> dict[str, float]:
+    """Expected calibration error as {value, low, high}, as in `rates`."""
+    return _resample({"ece": (_calibration_sums(labels, probs), _ece)}, groups)["ece"]
+
+
+def _resample(figures: Mapping[str, Figure], groups: Ints) -> dict[str, dict[str, float]]:
+    """Each figure with its interval; one that is no number is left out."""
     members = np.unique(groups, return_inverse=True)[1]
     num_groups = int(members.max()) + 1
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(num_groups, np.full(num_groups, 1 / num_groups), size=NUM_RESAMPLES)
-    out: dict[str, Any] = {"num": len(labels), "num_groups": num_groups}
+    out = {}
     for name, (rows, figure) in figures.items():
         flat = rows.reshape(len(rows), -1).astype(np.float64)
         sums = np.zeros((num_groups, flat.shape[1]))
@@ -69,11 +88,6 @@ def rates(
         if np.isfinite(value):
             low, high = np.nanpercentile(resampled, [2.5, 97.5])
             out[name] = {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
-    for name, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
-        out[name] = {
-            classes[k]: round(float(score(labels == k, probs[:, k])), 4)
-            for k in range(num_classes) if 0 < (labels == k).sum() < len(labels)
-        }  # fmt: skip
     return out
 
 

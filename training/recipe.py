@@ -145,6 +145,11 @@ class Recipe:
             confusion=((0,) * len(self.classes),) * len(self.classes),
         )
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Recipe":
+        """A recipe from what TOML or JSON holds of it. Raises ValueError or TypeError."""
+        return cls(**{key: tuple(it) if isinstance(it, list) else it for key, it in values.items()})
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -167,7 +172,7 @@ def read_recipe(name: str, changes: Sequence[str] = (), **flags: Any) -> Recipe:
         values |= {key: value for key, value in flags.items() if value is not None}
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"{unknown[0]!r} is no setting; it has {', '.join(sorted(known))}")
-        return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return Recipe.of(values)
     except OSError as error:
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.toml")))
         message = f"recipe {name}: {error.strerror}; give a TOML file or one of {names}"
