@@ -1,117 +1,358 @@
-"""What lies in an archive: every file below a local folder, in a stable order, nothing opened.
+"""What an ARCHIVE argument names, on any store and of any kind, as one stream of entries.
 
-Local folders today; an object store, a tar or a manifest adds a function beside `walk`.
+    folder, bucket, prefix         every image below it
+    path with * ? [...] **         what matches; a tar, zip, Parquet file or manifest among it is opened
+    path with {date:%Y/%m/%d}      one of these for each day from --since to --until
+    .tar .zip .parquet             the images inside: members, rowfiles
+    .csv .jsonl .parquet, manifest.json of an S3 Inventory     the images listed: manifest
+
+Order: the arguments', then by path bytewise; inside a tar, zip, Parquet file or manifest, its own.
 """
 
+import io
 import os
+import pickle
 import re
-import stat
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import blake2b
+from itertools import chain, islice, pairwise
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
+from typing import Any, BinaryIO, cast
+from urllib.parse import urlsplit
 
-from maskbatch.errors import UsageError
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
-)
-SCHEME = "file://"
+from maskbatch import manifest, members, rowfiles
+from maskbatch.clock import parse_bound
+from maskbatch.config import JobConfig, PlanConfig
+from maskbatch.entries import SCHEME, Entry, encode_name, is_image, local_path
+from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.fetch import RemoteFile, fetch
+from maskbatch.listing import MAGIC, File, Tree, list_tree
+from maskbatch.stores import Access, RefusedError, StorageOptions, TransientError
+
+DATE = re.compile(r"\{date:([^}]*)\}")
+CONTAINERS = (".tar", ".zip", ".parquet")
+MANIFEST_BYTES = 2**31
+"""Of a manifest whose server does not serve ranges, read whole."""
+SPOOL_ENTRIES = 4096
+BUCKETS = 64
+"""Files that hashes of uris are spread over to seek duplicates: 4 MB each for 10 million rows."""
+HASH = np.dtype([("hash", "S16"), ("row", "<i8")])
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One image file of an archive."""
+class Source:
+    """One ARCHIVE argument, or one day of it."""
 
-    uri: str
-    relative: str
-    """Path below the archive's root, with `/`, percent-encoded like the uri."""
-    num_bytes: int | None = None
-    version: str | None = None
-    """Changes whenever the file does: its mtime in nanoseconds."""
-    refused: str | None = None
-    """Why it is never read, for something with an image's name that is no file."""
+    tree: Tree
+    single: bool
+    """One file, named outright: nothing is listed."""
 
+    @property
+    def stem(self) -> str:
+        """What the uri of everything in it begins with."""
+        return self.tree.base + self.tree.stem
 
-def local_root(archive: str) -> Path:
-    """The absolute folder that a command-line ARCHIVE names, there or not. Raises UsageError for a store."""
-    path = archive.removeprefix(SCHEME)
-    if "://" in path:
-        raise UsageError(f"archive {archive}: only local folders can be read yet; copy or mount it first")
-    return Path(os.path.normpath(Path(path).expanduser().absolute()))
+    @property
+    def may_repeat(self) -> bool:
+        """Whether an image may come twice: a container or a manifest may be in it."""
+        name = self.tree.pattern[-1] if self.tree.pattern else ""
+        return bool(name) and not is_image(name)
 
 
-def check_root(root: Path) -> None:
-    """Raises UsageError unless `root` is a folder."""
-    if not root.exists():
-        raise UsageError(f"archive {root}: no such folder; check the path")
-    if not root.is_dir():
-        raise UsageError(
-            f"archive {root}: a file; only folders of images can be read yet (unpack a tar or zip first)"
-        )
+def canonical(archive: str) -> str:
+    """An ARCHIVE argument as run.json holds it: an absolute path, or a URL. Raises UsageError."""
+    scheme, separator, rest = archive.partition("://")
+    scheme = {"s3a": "s3", "s3n": "s3"}.get(scheme.lower(), scheme.lower())
+    if not separator or scheme in ("file", "local"):
+        return os.path.normpath(Path(rest if separator else archive).expanduser().absolute())
+    if scheme in ("http", "https"):
+        parts = urlsplit(archive)
+        if parts.query or parts.username or parts.password:
+            shown = f"{scheme}://{parts.hostname}{parts.path}"
+            remedy = "list it in a manifest, a CSV with a column uri, and give that"
+            raise UsageError(f"archive {shown}: a URL with a query or a password is kept in no run; {remedy}")
+    if not rest.strip("/"):
+        raise UsageError(f"archive {archive}: names nothing; write it like {scheme}://BUCKET/PREFIX")
+    return f"{scheme}://{rest.rstrip('/')}"
 
 
-def encode_name(name: str) -> str:
-    """A file name as it stands in a uri: percent-encoded only where it would be ambiguous or is not UTF-8."""
-    name = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", name).replace("::", "%3A%3A")
-    return re.sub("[\udc80-\udcff]", lambda bad: f"%{os.fsencode(bad[0])[0]:02X}", name)
+def access_of(config: PlanConfig, options: StorageOptions, job: JobConfig | None = None) -> Access:
+    """How a run reaches its archives; http may redirect into their own folders and --allow-prefix."""
+    own = (archive.rpartition("/")[0] + "/" for archive in config.archives if archive.startswith("http"))
+    job = job or JobConfig()
+    return Access(
+        options=options,
+        prefixes=(*config.allow_prefix, *own),
+        request_timeout_s=job.request_timeout_s,
+        image_timeout_s=job.image_timeout_s,
+        max_requests=job.max_requests,
+    )
 
 
-def local_path(uri: str) -> bytes:
-    """The path that a `file://` uri made by `walk` stands for, as the bytes that the system uses."""
-    path = uri.removeprefix(SCHEME)
-    return unquote_to_bytes(path) if "%" in path else path.encode()
-
-
-def walk(root: Path, skipped: Counter[str], covered: frozenset[Path] = frozenset()) -> Iterator[Entry]:
-    """Every image file below `root`, by uri bytewise, holding one folder's names at a time.
-
-    What is not planned is counted in `skipped` by what it is. Folders in `covered` are skipped:
-    another archive argument lists them. Raises UsageError for a folder that cannot be listed.
-    """
-    check_root(root)
-    yield from _walk(root, "", f"{SCHEME}{encode_name(str(root)).rstrip('/')}/", skipped, covered)
-
-
-def _walk(
-    folder: Path, relative: str, prefix: str, skipped: Counter[str], covered: frozenset[Path]
-) -> Iterator[Entry]:
-    try:
-        with os.scandir(folder) as found:
-            items = [(encode_name(item.name), item) for item in found]
-    except OSError as error:
-        message = f"cannot list {folder}: {error.strerror}; mend it, or name the folders that can be read"
-        raise UsageError(message) from error
-    # A folder sorts as `name/`, which makes the walk's order the bytewise order of whole paths.
-    tree = [(f"{name}/" if item.is_dir(follow_symlinks=False) else name, item) for name, item in items]
-    for name, item in sorted(tree, key=lambda pair: pair[0].encode()):
-        if not name.endswith("/"):
-            entry = _entry(item, relative + name, prefix + name, skipped)
-            if entry is not None:
-                yield entry
-        elif Path(item.path) in covered:
-            skipped["folder of another archive argument"] += 1
+def sources(config: PlanConfig, access: Access) -> list[Source]:
+    """What the arguments name, templates expanded; nothing is listed. Raises UsageError."""
+    found = []
+    for archive in config.archives:
+        dated = DATE.search(archive)
+        if dated:
+            fixed = len(_root_and_names(archive[: dated.start()])[1]) - 1
+            days = dict.fromkeys(_dates(archive, config))
+            found += [_source(day, fixed, access) for day in days]
         else:
-            if Path(item.name).suffix.lower() in IMAGE_EXTENSIONS:
-                skipped["folder named like an image"] += 1
-            yield from _walk(Path(item.path), relative + name, prefix + name, skipped, covered)
+            found.append(_source(archive, None, access))
+    return found
 
 
-def _entry(item: "os.DirEntry[str]", relative: str, uri: str, skipped: Counter[str]) -> Entry | None:
-    extension = os.path.splitext(item.name)[1].lower()
+def _dates(archive: str, config: PlanConfig) -> Iterator[str]:
+    """The archive's name for each day, or hour, from --since to --until."""
+    since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
+    if since is None or until is None:
+        raise UsageError(f"archive {archive}: {{date:...}} needs --since and --until, which say which days")
+    letters = "".join(re.findall("%(.)", "".join(DATE.findall(archive))))
+    if not letters or letters.strip("YymdjH"):
+        raise UsageError(f"archive {archive}: {{date:...}} knows %Y %y %m %d %j and %H")
+    each = timedelta(hours=1) if "H" in letters else timedelta(days=1)
+    time = since.replace(hour=since.hour if "H" in letters else 0, minute=0, second=0, microsecond=0)
+    while time < until:
+        yield DATE.sub(lambda form, at=time: at.strftime(form[1]), archive)  # type: ignore[misc]
+        time += each
+
+
+def _root_and_names(archive: str) -> tuple[str, list[str]]:
+    """The uri of an archive's store, ending in `/`, and the encoded names of the path below it."""
+    scheme, separator, path = archive.partition("://")
+    if not separator:
+        return f"{SCHEME}/", encode_name(archive).split("/")[1:]
+    if scheme in ("s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https"):
+        bucket, _, path = path.partition("/")
+        return f"{scheme}://{bucket}/", encode_name(path).split("/") if path else []
+    first = "/" if path.startswith("/") else ""
+    return f"{scheme}://{first}", [name for name in encode_name(path).split("/") if name]
+
+
+def _source(archive: str, fixed: int | None, access: Access) -> Source:
+    """`fixed`: how many names of the path are the archive's own folder; None finds it."""
+    root, names = _root_and_names(archive)
+    single = False
+    if fixed is None:
+        magic = [bool(MAGIC.search(name)) for name in names]
+        if not any(magic) or (root == f"{SCHEME}/" and os.path.lexists(archive)):
+            single = _is_file(root + "/".join(names), access)
+            fixed = len(names) - single
+        else:
+            fixed = magic.index(True)
+    base = root + "".join(f"{name}/" for name in names[:fixed])
+    return Source(Tree(base, tuple(names[fixed:])), single or root.startswith("http"))
+
+
+def _is_file(uri: str, access: Access) -> bool:
+    """Whether a path without patterns is a file. Raises UsageError where a local one is nothing."""
+    if uri.startswith("http"):
+        return True
+    if uri.startswith(SCHEME):
+        path = Path(os.fsdecode(local_path(uri)))
+        if not path.exists():
+            raise UsageError(f"archive {path}: no such folder or file; check the path")
+        return not path.is_dir()
+    name = uri.rpartition("/")[2]
+    if not (is_image(name) or _kind(name)):
+        return False
     try:
-        info = item.stat()
-    except OSError:  # a dangling link, or gone since: planned, and found missing when it is read
-        info = None
-    if info and stat.S_ISDIR(info.st_mode):
-        skipped["link to a folder (not followed)"] += 1
-        return None
-    if extension not in IMAGE_EXTENSIONS:
-        skipped[extension or "no extension"] += 1
-        return None
-    if info is None:
-        return Entry(uri, relative)
-    if not stat.S_ISREG(info.st_mode):
-        return Entry(uri, relative, refused="not a regular file")
-    return Entry(uri, relative, info.st_size, str(info.st_mtime_ns))
+        access.store(uri).info(uri)
+    except FileNotFoundError:
+        return False
+    except (TransientError, TimeoutError, RefusedError, PermissionError, RunFailedError) as error:
+        why = str(error) or type(error).__name__
+        message = f"archive {uri}: cannot be looked at: {why}; check the URL and your access to it"
+        raise UsageError(message) from error
+    return True
+
+
+def _kind(name: str) -> str | None:
+    """`.tar`, `.zip`, `.parquet` or `manifest`, by a file's name, else None. Raises UsageError."""
+    sentence = members.compressed(name, b"")
+    if sentence:
+        raise UsageError(sentence)
+    extension = os.path.splitext(name)[1].lower()
+    return extension if extension in CONTAINERS else "manifest" if manifest.is_manifest(name) else None
+
+
+def entries(
+    config: PlanConfig, access: Access, skipped: Counter[str], notes: Counter[str]
+) -> Iterator[Entry]:
+    """Every image of the archives, each uri once. What is none is counted in `skipped`. Raises UsageError."""
+    found = sources(config, access)
+    stream = chain.from_iterable(
+        _Reader(source, config, access, skipped, notes).entries() for source in found
+    )
+    return _unique(stream, skipped) if _may_repeat(found) else stream
+
+
+def _may_repeat(found: list[Source]) -> bool:
+    stems = sorted(source.stem for source in found)
+    overlap = any(later.startswith(stem) for stem, later in pairwise(stems))
+    return overlap or any(source.may_repeat for source in found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads one source into entries."""
+
+    source: Source
+    config: PlanConfig
+    access: Access
+    skipped: Counter[str]
+    notes: Counter[str]
+
+    def entries(self) -> Iterator[Entry]:
+        for file in self._files():
+            name = file.relative.rpartition("/")[2]
+            kind = _kind(name) if file.exact else None
+            if kind and not file.error:
+                yield from self._inside(file, kind)
+            elif is_image(name):
+                yield _whole(file)
+            elif self.source.single:
+                kinds = "a folder, an image, .tar, .zip, .parquet, .csv, .jsonl or manifest.json"
+                where = file.uri.removeprefix(SCHEME)
+                raise UsageError(f"archive {where}: its kind is not known; {kinds} expected")
+            else:
+                self.skipped[os.path.splitext(name)[1].lower() or "no extension"] += 1
+
+    def _files(self) -> Iterator[File]:
+        tree = self.source.tree
+        if not self.source.single:
+            return list_tree(tree, self.access, self.skipped)
+        uri, name = tree.base + "/".join(tree.pattern), tree.pattern[-1]
+        if uri.startswith("http") and not is_image(name):
+            return iter([File(uri, name, exact=True)])
+        try:
+            return iter([File(uri, name, *self.access.store(uri).info(uri), exact=True)])
+        except FileNotFoundError as error:
+            raise UsageError(f"archive {uri}: nothing is there; check the path") from error
+
+    def _inside(self, file: File, kind: str) -> Iterator[Entry]:
+        if kind == "manifest":
+            yield from self._listed(file)
+            return
+        with closing(self._open(file.uri)) as opened:
+            size = opened.seek(0, io.SEEK_END)
+            opened.seek(0)
+            version = file.version or (opened.info.version if isinstance(opened, RemoteFile) else None)
+            if kind == ".parquet":
+                yield from self._rows(opened, file, version)
+                return
+            container = members.Container(
+                file=opened, size=size, uri=file.uri, relative=file.relative, version=version
+            )
+            index = members.tar_entries if kind == ".tar" else members.zip_entries
+            yield from index(container, self.skipped, self.config.keep_column)
+
+    def _rows(self, opened: BinaryIO, file: File, version: str | None) -> Iterator[Entry]:
+        """A Parquet file's rows: images, or a manifest of them."""
+        try:
+            columns = pq.read_schema(opened)
+            listed = "uri" in map(str.lower, columns.names) or rowfiles.image_column(columns) is None
+        except (pa.ArrowException, OSError):
+            listed = False
+        opened.seek(0)
+        if listed:
+            yield from self._listed(file)
+        else:
+            keep = self.config.keep_column
+            yield from rowfiles.rowfile_entries(
+                opened, file.uri, file.relative, version, keep, self.skipped, self.notes
+            )
+
+    def _listed(self, file: File) -> Iterator[Entry]:
+        yield from manifest.manifest_entries(
+            file.uri, file.relative, self._open, self.config.allow_prefix, self.config.keep_column,
+            self.skipped, self.notes,
+        )  # fmt: skip
+
+    def _open(self, uri: str) -> BinaryIO:
+        """A file of any store for reading, seekable. Raises FileNotFoundError, OSError."""
+        if uri.startswith(SCHEME):
+            return open(local_path(uri), "rb")
+        try:
+            info = self.access.store(uri).info(uri)
+        except RefusedError:  # a server without ranges
+            return io.BytesIO(fetch(self.access, uri, max_bytes=MANIFEST_BYTES))
+        except TransientError as error:
+            raise OSError(str(error)) from error
+        return cast(BinaryIO, RemoteFile(self.access, uri, info))
+
+
+def _whole(file: File) -> Entry:
+    return Entry(
+        uri=file.uri,
+        relative=file.relative,
+        num_bytes=file.num_bytes,
+        version=file.version,
+        status="unsupported" if file.error else None,
+        error=file.error,
+    )
+
+
+def _unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
+    """`stream` with every uri once, the first time it comes; all else is counted in `skipped`.
+
+    Entries are spooled to a temporary file; 128-bit hashes of their uris lie in buckets on disk,
+    and are compared one bucket at a time.
+    """
+    with tempfile.TemporaryDirectory(prefix="maskbatch-") as name:
+        folder = Path(name)
+        _spool(stream, folder)
+        repeated = _repeated_rows(folder)
+        skipped.update({"listed twice (planned once)": len(repeated)} if len(repeated) else {})
+        upcoming = iter(repeated.tolist())
+        drop, row = next(upcoming, -1), 0
+        with (folder / "entries").open("rb") as spool:
+            while batch := _next_batch(spool):
+                for entry in batch:
+                    if row == drop:
+                        drop = next(upcoming, -1)
+                    else:
+                        yield entry
+                    row += 1
+
+
+def _spool(stream: Iterable[Entry], folder: Path) -> None:
+    row, stream = 0, iter(stream)
+    with (folder / "entries").open("wb") as spool:
+        while batch := list(islice(stream, SPOOL_ENTRIES)):
+            pickle.dump(batch, spool, pickle.HIGHEST_PROTOCOL)
+            digests = [blake2b(entry.uri.encode(), digest_size=16).digest() for entry in batch]
+            hashes = np.empty(len(batch), HASH)
+            hashes["hash"], hashes["row"] = digests, np.arange(row, row + len(batch))
+            buckets = np.array([digest[0] % BUCKETS for digest in digests])
+            for bucket in np.unique(buckets):
+                with (folder / f"{bucket}").open("ab") as file:
+                    hashes[buckets == bucket].tofile(file)
+            row += len(batch)
+
+
+def _repeated_rows(folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The rows whose uri came before, ascending."""
+    found = [np.empty(0, np.int64)]
+    for path in folder.glob("[0-9]*"):
+        hashes = np.sort(np.fromfile(path, HASH), order=("hash", "row"))
+        found.append(hashes["row"][1:][hashes["hash"][1:] == hashes["hash"][:-1]])
+    return np.sort(np.concatenate(found))
+
+
+def _next_batch(spool: BinaryIO) -> list[Entry]:
+    try:
+        batch: list[Entry] = pickle.load(spool)  # noqa: S301  written above
+    except EOFError:
+        return []
+    return batch

@@ -1,11 +1,10 @@
 """Committed rows to cells: the small table that every figure of the report is a pure function of.
 
-A cell is (site, camera, date, hour, status, label, needs_review) with its count, the sum of its
+A cell is (site, camera, date, hour, status, label, needs_review, kept column) with its count, the sum of its
 confidences and histograms in fixed bins. Cells of several parts or runs merge by adding.
 """
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from maskbatch.errors import UsageError
 from maskbatch.histograms import EDGES, NUM_BINS, bin_index
+from maskbatch.rundir import Location, opened, reason, store_errors
 
-KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review")
+KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "kept")
 MEASURES = tuple(EDGES)
 COLUMNS = ("site", "camera", "captured_local", "status", "label", "needs_review", "region", *MEASURES)
 
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("label", pa.string()),
         ("needs_review", pa.bool_()),
+        ("kept", pa.string()),
         ("count", pa.int64()),
         ("confidence_sum", pa.float64()),
         *[(f"{measure}_histogram", pa.list_(pa.int64(), NUM_BINS)) for measure in MEASURES],
@@ -37,9 +38,11 @@ SCHEMA = pa.schema(
 )
 
 
-def cells_of_rows(rows: pa.Table, date: str) -> pa.Table:
-    """Cells of the whole-image rows of one local day; `rows` has at least COLUMNS."""
+def cells_of_rows(rows: pa.Table, date: str, keep_column: str | None = None) -> pa.Table:
+    """Cells of the whole-image rows of one local day; `rows` has at least COLUMNS and `keep_column`."""
     rows = rows.filter(pc.equal(rows["region"], 0))
+    kept = rows[keep_column] if keep_column else pa.nulls(len(rows), pa.string())
+    rows = rows.select(COLUMNS).append_column("kept", kept)
     hour = pc.hour(rows["captured_local"])
     keyed = rows.append_column("hour", hour).append_column("date", pa.array([date] * len(rows), pa.string()))
     confidence = _floats(rows["confidence"])
@@ -87,14 +90,15 @@ def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return values
 
 
-def read_scores(path: Path, item: dict[str, Any], columns: Sequence[str]) -> pa.Table:
+def read_scores(path: Location, item: dict[str, Any], columns: Sequence[str]) -> pa.Table:
     """Columns of one file that `_SUCCESS` lists. Raises UsageError where it is not as committed."""
     file = path / item["name"]
     try:
-        rows = pq.ParquetFile(file).read(columns=list(columns))
-    except (OSError, pa.ArrowInvalid) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise UsageError(f"{file} does not read ({what}); restore it, or score to another --out") from error
+        with opened(file) as source:
+            rows = pq.ParquetFile(source, pre_buffer=True).read(columns=list(columns))
+    except (pa.ArrowInvalid, *store_errors()) as error:
+        message = f"{file} does not read ({reason(error)}); restore it, or score to another --out"
+        raise UsageError(message) from error
     if rows.num_rows != item["rows"]:
         message = f"{file} has {rows.num_rows:,} rows, {item['rows']:,} were committed; restore it"
         raise UsageError(message)
@@ -106,12 +110,13 @@ def score_files(success: dict[str, Any]) -> list[dict[str, Any]]:
     return [item for item in success["files"] if item["name"].startswith("scores/")]
 
 
-def cells_of_run(path: Path, success: dict[str, Any]) -> pa.Table:
+def cells_of_run(path: Location, success: dict[str, Any], keep_column: str | None = None) -> pa.Table:
     """Cells of the committed files that `_SUCCESS` lists, one file at a time."""
     parts: list[pa.Table] = []
     for item in score_files(success):
         date = item["name"].split("/")[1].removeprefix("date=")
-        parts.append(cells_of_rows(read_scores(path, item, COLUMNS), date))
+        rows = read_scores(path, item, [*COLUMNS, *([keep_column] if keep_column else [])])
+        parts.append(cells_of_rows(rows, date, keep_column))
         if len(parts) >= 256:
             parts = [merge(parts)]
     return merge(parts)

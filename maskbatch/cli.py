@@ -18,6 +18,8 @@ import typer
 from maskbatch import archive, config
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import say
+from maskbatch.rundir import reason, store_errors
+from maskbatch.stores import NO_OPTIONS, StorageOptions
 
 app = typer.Typer(
     name="maskbatch",
@@ -28,7 +30,26 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Archives = Annotated[list[str], typer.Argument(metavar="ARCHIVE...", help="Folders of images, any depth.")]
+Archives = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ARCHIVE...",
+        help="Folder, bucket prefix, pattern, tar, zip, Parquet file or manifest; a path or URL.",
+    ),
+]
+KeepColumn = Annotated[
+    str | None, typer.Option(help="Column of a manifest or sidecar that travels to scores and report.")
+]
+AllowPrefix = Annotated[
+    list[str] | None, typer.Option(help="Where uris of a manifest may lie, beside its own folder; repeated.")
+]
+StorageOptionsFile = Annotated[
+    Path | None,
+    typer.Option("--storage-options", help="TOML of credentials and endpoints, a table a URL prefix."),
+]
+RequestTimeoutS = Annotated[float | None, typer.Option(help="Patience with one request to a store [30].")]
+ImageTimeoutS = Annotated[float | None, typer.Option(help="Patience with one image, all tries [120].")]
+MaxRequests = Annotated[int | None, typer.Option(help="Requests in flight in one worker [32].")]
 Out = Annotated[str, typer.Option(help="Run directory: made if missing, resumed if unfinished.")]
 Layout = Annotated[
     str | None,
@@ -80,8 +101,12 @@ def _values(config_file: Path | None, **flags: Any) -> dict[str, Any]:
 
 
 def _plan_config(archives: list[str], values: dict[str, Any]) -> config.PlanConfig:
-    roots = [str(archive.local_root(name)) for name in archives]
-    return config.make(config.PlanConfig, {**values, "archives": roots})
+    names = [archive.canonical(name) for name in archives]
+    return config.make(config.PlanConfig, {**values, "archives": names})
+
+
+def _options(path: Path | None) -> StorageOptions:
+    return StorageOptions.from_toml(path) if path else NO_OPTIONS
 
 
 @app.command()
@@ -94,6 +119,9 @@ def plan(
     until: Until = None,
     camera: Camera = None,
     limit: Limit = None,
+    keep_column: KeepColumn = None,
+    allow_prefix: AllowPrefix = None,
+    storage_options: StorageOptionsFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List, print what was found, write nothing.")
     ] = False,
@@ -105,15 +133,23 @@ def plan(
     from maskbatch import runner, terminal
 
     values = _values(
-        config_file, layout=layout, timezone=timezone, since=since, until=until, camera=camera, limit=limit
+        config_file,
+        layout=layout,
+        timezone=timezone,
+        since=since,
+        until=until,
+        camera=camera,
+        limit=limit,
+        keep_column=keep_column,
+        allow_prefix=allow_prefix,
     )
-    planned = _plan_config(archives, values)
+    planned, options = _plan_config(archives, values), _options(storage_options)
     if dry_run:
-        listing = runner.dry_run(planned).as_dict()
+        listing = runner.dry_run(planned, options=options).as_dict()
     elif out is None:
         raise UsageError("--out OUT is missing; name a run directory, or give --dry-run to write nothing")
     else:
-        listing = runner.make_plan(out, planned, fresh=fresh)["listing"]
+        listing = runner.make_plan(out, planned, options=options, fresh=fresh)["listing"]
     if as_json:
         print(json.dumps({"out": out, "listing": listing}))
     else:
@@ -134,6 +170,9 @@ def score(
     until: Until = None,
     camera: Camera = None,
     limit: Limit = None,
+    keep_column: KeepColumn = None,
+    allow_prefix: AllowPrefix = None,
+    storage_options: StorageOptionsFile = None,
     dtype: Dtype = None,
     batch_size: BatchSize = None,
     max_bytes: MaxBytes = None,
@@ -143,6 +182,9 @@ def score(
     gpus_per_worker: GpusPerWorker = None,
     max_error_rate: MaxErrorRate = None,
     stall_timeout_s: StallTimeoutS = None,
+    request_timeout_s: RequestTimeoutS = None,
+    image_timeout_s: ImageTimeoutS = None,
+    max_requests: MaxRequests = None,
     fresh: Fresh = False,
     config_file: ConfigFile = None,
     as_json: Json = False,
@@ -160,6 +202,8 @@ def score(
         until=until,
         camera=camera,
         limit=limit,
+        keep_column=keep_column,
+        allow_prefix=allow_prefix,
         dtype=dtype,
         batch_size=batch_size,
         max_bytes=max_bytes,
@@ -169,6 +213,9 @@ def score(
         gpus_per_worker=gpus_per_worker,
         max_error_rate=max_error_rate,
         stall_timeout_s=stall_timeout_s,
+        request_timeout_s=request_timeout_s,
+        image_timeout_s=image_timeout_s,
+        max_requests=max_requests,
     )
     result = runner.score(
         out,
@@ -176,6 +223,7 @@ def score(
         config.make(config.ScoreConfig, values),
         config.make(config.JobConfig, values),
         checkpoint=values.get("checkpoint"),
+        options=_options(storage_options),
         fresh=fresh,
         verbose=verbose,
     )
@@ -218,7 +266,8 @@ def _closing_lines(result: Any) -> None:
 @app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished run directories.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
+    storage_options: StorageOptionsFile = None,
+    out: Annotated[str | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make the report of one finished run again, or one report over several."""
@@ -226,17 +275,20 @@ def report(
     from maskbatch.report import make_report
     from maskbatch.rundir import RunDir
 
-    opened = [RunDir.at(name) for name in runs]
+    options = _options(storage_options)
+    opened = [RunDir.at(name, options) for name in runs]
     if len(opened) > 1 and out is None:
         raise UsageError("several runs make a report of their own: name its folder with --out")
-    if out is not None and RunDir.at(str(out)).run_json.exists():
+    target = RunDir.at(out, options) if out is not None else None
+    if target is not None and target.run_json.exists():
         raise UsageError(f"--out {out}: a run lies there; name another folder for the report")
-    made = make_report(opened, out or opened[0].report)
+    folder = target.path if target is not None else opened[0].report
+    made = make_report(opened, folder)
     if as_json:
-        print(json.dumps({"out": str(out or opened[0].report), "overall": made.overall}))
+        print(json.dumps({"out": str(folder), "overall": made.overall}))
     else:
         terminal.print_report(made, terminal.stdout_console())
-    say(f"Report: {out or opened[0].report}")
+    say(f"Report: {folder}")
 
 
 @app.command()
@@ -278,9 +330,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except OSError as error:
-        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
-        say(f"maskbatch: {where}{error.strerror or error}; check the path and your access to it")
+    except store_errors() as error:
+        name = getattr(error, "filename", None)
+        where = f"{os.fsdecode(name)}: " if name else ""
+        say(f"maskbatch: {where}{reason(error)}; check the path and your access to it")
         sys.exit(FAILED)
     except typer.Exit as done:
         sys.exit(done.exit_code)

@@ -5,7 +5,6 @@ fixed ranges of shards, so a commit that was cut off and repeated writes the sam
 """
 
 import hashlib
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,11 +19,20 @@ import pyarrow.parquet as pq
 
 from maskbatch import schema
 from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
-from maskbatch.plan import read_plan
+from maskbatch.plan import FILE_ROWS, GROUP_ROWS, part_path, read_plan
 from maskbatch.progress import Step
 from maskbatch.rows import Work
-from maskbatch.rundir import FORMAT_VERSION, RunDir, whole, write_json
-from maskbatch.staging import shard_path
+from maskbatch.rundir import (
+    FORMAT_VERSION,
+    RunDir,
+    num_threads,
+    reason,
+    remove_tree,
+    store_errors,
+    whole,
+    write_json,
+)
+from maskbatch.staging import shard_path, staged_rows
 
 RANGE_ROWS = 262_144
 """Rows committed at a time, about 150 MB."""
@@ -50,17 +58,15 @@ def commit(
     committed = run.read_success()
     if committed is not None:  # by another driver, while this one slept through its lease
         return committed
-    shutil.rmtree(run.scores, ignore_errors=True)  # of a commit that was cut off
+    remove_tree(run.scores)  # of a commit that was cut off
     statuses: Counter[str] = Counter()
-    files = [_describe(run, run.run_json, None)]
-    files += [
-        _describe(run, path, pq.read_metadata(path).num_rows)
-        for path in sorted(run.plan.glob("part-*.parquet"))
-    ]
+    scores = []
     for ids, table in _ranges(run, work):
         statuses.update(_prove(run, ids, table))
-        files += _write_range(run, ids.start, table)
+        scores += _write_range(run, ids.start, table)
         step.advance(len(ids))
+    files = [_describe(run.run_json.name, run.run_json.read_bytes(), None)]
+    files += [_plan_file(run, first) for first in range(0, work.num_images, FILE_ROWS)] + scores
     if sum(statuses.values()) != work.num_images:
         _fail(run, f"{sum(statuses.values()):,} rows for {work.num_images:,} planned images")
     failed = work.num_images - statuses["ok"]
@@ -77,23 +83,40 @@ def commit(
     try:
         write_json(run.success, success, exclusive=True)
     except FileExistsError:
-        _fail(run, "another driver committed it at the same moment; look at it with `maskbatch report`")
+        if run.read_success() != success:  # else ours: a store may lose its answer, and be asked again
+            _fail(run, "another driver committed it at the same moment; look at it with `maskbatch report`")
     return success
+
+
+def _plan_file(run: RunDir, first: int) -> dict[str, Any]:
+    """The description of one of the plan's files, from which presigned URLs are dropped: all is read now."""
+    path = part_path(run.plan, first)
+    data = path.read_bytes()
+    plan = pq.ParquetFile(pa.BufferReader(data))
+    column = schema.PLAN.get_field_index("fetch")
+    groups = (plan.metadata.row_group(k).column(column) for k in range(plan.num_row_groups))
+    if any(group.statistics.null_count < group.num_values for group in groups):
+        table = plan.read()
+        cleaned = table.set_column(column, "fetch", pa.nulls(len(table), pa.string()))
+        with whole(path, durable=True) as partial:
+            pq.write_table(cleaned, partial, compression="zstd", row_group_size=GROUP_ROWS)
+            data = partial.read_bytes()
+    return _describe(f"{run.plan.name}/{path.name}", data, plan.metadata.num_rows)
 
 
 def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
     """The staged rows in fixed ranges of shards, each sorted by (id, region), with the ids it must hold."""
     shards_each = max(1, RANGE_ROWS // work.shard_size)
     target = None
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(num_threads(run.staging)) as pool:
         for first in range(0, work.num_shards, shards_each):
             shards = range(first, min(first + shards_each, work.num_shards))
             try:
-                tables = list(pool.map(pq.read_table, (shard_path(run.staging, shard) for shard in shards)))
-            except (OSError, pa.ArrowInvalid) as error:
+                tables = list(pool.map(staged_rows, (shard_path(run.staging, shard) for shard in shards)))
+            except (pa.ArrowInvalid, *store_errors()) as error:
                 _drop_unreadable(shards, run)
-                message = f"{run.staging}: a staged shard does not read ({error}); run the same command again"
-                raise RunFailedError(message) from error
+                what = f"a staged shard does not read ({reason(error)})"
+                raise RunFailedError(f"{run.staging}: {what}; run the same command again") from error
             target = target or tables[0].schema.remove_metadata()
             table = pa.concat_tables([part.cast(target) for part in tables])
             yield (
@@ -103,13 +126,16 @@ def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
 
 
 def _drop_unreadable(shards: range, run: RunDir) -> None:
-    """Remove the staged shards that do not read, so that the next call scores them again."""
+    """Remove the staged shards whose bytes are damaged, so that the next call scores them again."""
     for shard in shards:
         path = shard_path(run.staging, shard)
         try:
-            pq.read_table(path)
-        except (OSError, pa.ArrowInvalid):
+            staged_rows(path)
+        except pa.ArrowInvalid:
             path.unlink(missing_ok=True)
+        except store_errors():
+            if isinstance(path, Path):  # a disk's error stays, a store's may pass
+                path.unlink(missing_ok=True)
 
 
 def _prove(run: RunDir, ids: range, table: pa.Table) -> Counter[str]:
@@ -141,16 +167,13 @@ def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any
     )
     files = []
     for day in sorted(days.unique().to_pylist()):
-        path = run.scores / f"date={day}" / f"part-{first:012d}.parquet"
+        name = f"date={day}/part-{first:012d}.parquet"
         rows = table.filter(pc.equal(days, day))
-        with whole(path, durable=True) as partial:
+        with whole(run.scores / name, durable=True) as partial:
             pq.write_table(rows, partial, compression="zstd")
-        files.append(_describe(run, path, rows.num_rows))
+            files.append(_describe(f"{run.scores.name}/{name}", partial.read_bytes(), rows.num_rows))
     return files
 
 
-def _describe(run: RunDir, path: Path, rows: int | None) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    name = path.relative_to(run.path).as_posix()
-    return {"name": name, "rows": rows, "num_bytes": path.stat().st_size, "sha256": digest}
+def _describe(name: str, data: bytes, rows: int | None) -> dict[str, Any]:
+    return {"name": name, "rows": rows, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}

@@ -1,5 +1,6 @@
 """Every setting, its default and its bounds; flags over a --config TOML file over these defaults."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 from maskbatch.clock import EARLIEST, Clock, parse_bound
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
+from maskbatch.schema import RESERVED_COLUMNS
 
 PILLOW_LIMIT_PIXELS = 89_478_485
 
@@ -18,7 +20,7 @@ class PlanConfig:
     """Which images are planned, and what their paths say."""
 
     archives: tuple[str, ...]
-    """Local folders, absolute."""
+    """Absolute paths and URLs."""
     layout: str | None = None
     """Template of a path below the archive; None recognises hive-style folders."""
     timezone: tuple[str, ...] = ()
@@ -31,9 +33,18 @@ class PlanConfig:
     """Only these cameras; all without any."""
     limit: int | None = None
     """At most this many images, the first in the plan's order."""
+    keep_column: str | None = None
+    """Column of a manifest, Parquet file or WebDataset sample that travels to the scores and the report."""
+    allow_prefix: tuple[str, ...] = ()
+    """Where the uris of a manifest may lie, beside its own folder."""
 
     def __post_init__(self) -> None:
         _check("limit", self.limit, 1)
+        if self.keep_column is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.keep_column):
+            raise UsageError(f"keep_column {self.keep_column!r}: a name of letters, digits and _ expected")
+        taken = (self.keep_column or "").lower()
+        if taken in RESERVED_COLUMNS or taken.startswith(("prob_", "num_", "share_", "failed_")):
+            raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         if self.layout is not None:
             Template(self.layout)
         Clock.parse(self.timezone, EARLIEST)
@@ -77,12 +88,21 @@ class JobConfig:
     """Share of failed images above which the exit code is 3."""
     stall_timeout_s: float = 600.0
     """The run stops, resumable, when nothing was scored for so long."""
+    request_timeout_s: float = 30.0
+    """A request to a store that takes longer is given up, and tried again."""
+    image_timeout_s: float = 120.0
+    """An image that is not there after so long, all tries included, becomes `timeout`."""
+    max_requests: int = 32
+    """Requests in flight in one worker; fewer while a store throttles."""
 
     def __post_init__(self) -> None:
         _check("workers", self.workers, 1)
         _check("gpus_per_worker", self.gpus_per_worker, 0.01, 64)
         _check("max_error_rate", self.max_error_rate, 0, 1)
         _check("stall_timeout_s", self.stall_timeout_s, 1)
+        _check("request_timeout_s", self.request_timeout_s, 0.1)
+        _check("image_timeout_s", self.image_timeout_s, 0.1)
+        _check("max_requests", self.max_requests, 1, 1024)
 
 
 def _check(name: str, value: float | None, least: float, most: float = float("inf")) -> None:

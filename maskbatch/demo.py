@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from maskbatch import runner
-from maskbatch.archive import local_path
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.entries import local_path
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
 from maskbatch.rundir import RunDir, whole

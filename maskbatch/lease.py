@@ -1,7 +1,8 @@
 """The lease on a run directory: keeps a second driver from repeating the first one's work.
 
 It only saves work; what makes a run right is fixed names and `_SUCCESS`. A lease is stale three
-minutes after it was last renewed, or at once when its process on this host is gone.
+minutes after it was last renewed, or at once when its process on this host is gone. In a store it
+rests on exclusive creation, which is tried out where it is taken.
 """
 
 import contextlib
@@ -12,11 +13,13 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from maskbatch.errors import RunFailedError, RunLockedError
-from maskbatch.rundir import RunDir, write_json
+from maskbatch.progress import say
+from maskbatch.rundir import RunDir, store_errors, write_json
 
 RENEW_S = 20.0
 STALE_S = 180.0
@@ -38,30 +41,41 @@ class Lease:
             write_json(self.run.lease, self._content(), exclusive=True)
         except FileExistsError:
             held = read_lease(self.run)
-            if held is not None and is_live(held):
+            if held is not None and held["owner"] != self.owner and is_live(held):
                 raise RunLockedError(self._refusal(held)) from None
             write_json(self.run.lease, self._content())
             held = read_lease(self.run)
             if held is None or held["owner"] != self.owner:  # two drivers found the same stale lease
                 raise RunLockedError(self._refusal(held or {})) from None
+        if not isinstance(self.run.path, Path):
+            self._try_out()
         self._thread.start()
         return self
+
+    def _try_out(self) -> None:
+        try:
+            write_json(self.run.lease, self._content(), exclusive=True)
+        except FileExistsError:
+            return
+        what = "this store does not honour exclusive creation, so two runs started at the same moment"
+        say(f"{self.run.path}: {what} are not kept apart; start one at a time.")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
         self._thread.join()
-        held = read_lease(self.run)
-        if held is not None and held["owner"] == self.owner:
-            self.run.lease.unlink(missing_ok=True)
+        with contextlib.suppress(*store_errors()):  # it goes stale by itself
+            held = read_lease(self.run)
+            if held is not None and held["owner"] == self.owner:
+                self.run.lease.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            held = read_lease(self.run)
-            if held is not None and held["owner"] != self.owner:
-                return  # taken over while this process slept; only one of the two can commit
-            with contextlib.suppress(RunFailedError):  # the next renewal may do; the work goes on
+            with contextlib.suppress(RunFailedError, *store_errors()):  # the next may do; the work goes on
+                held = read_lease(self.run)
+                if held is not None and held["owner"] != self.owner:
+                    return  # taken over while this process slept; only one of the two can commit
                 write_json(self.run.lease, self._content())
 
     def _content(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +31,13 @@ from maskbatch.config import JobConfig
 from maskbatch.decode import Decoded
 from maskbatch.errors import MaskbatchError, RunFailedError, UsageError
 from maskbatch.progress import quiet_output
-from maskbatch.rows import Work, decode_shard, scores_rows
+from maskbatch.rows import Work, decode_shard, read_shard, scores_rows
 
 WORKER_CPUS = 0.9
 """Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
 DECODE_CPUS = 1.0
+CALLS_PER_ACTOR = 2
+"""One decodes and scores, the other reads its first images or stages its rows."""
 
 Batch = dict[str, Any]
 
@@ -67,7 +68,8 @@ def decode(batch: Batch, work: Work) -> Batch:
     """One shard number to its decoded images (n, H, W, 3) uint8 as bytes, and its columns as Arrow IPC."""
     began = time.perf_counter()
     shard = int(batch["shard"][0])
-    planned, decoded = decode_shard(work, _open(work.checkpoint, work.digest).card, shard)
+    planned, encoded = read_shard(work, shard)
+    decoded = decode_shard(work, _open(work.checkpoint, work.digest).card, encoded, len(planned))
     sink = io.BytesIO()
     columns = pa.table(decoded.columns)
     for table in (planned, columns):
@@ -89,24 +91,26 @@ class Scorer:
 
         checkpoint = _open(work.checkpoint, work.digest)
         self.work, self.card = work, checkpoint.card
+        self._busy = threading.Lock()
         self.classifier = Classifier(checkpoint, dtype=work.config.dtype, batch_size=work.config.batch_size)
         self.device = f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"
 
     def __call__(self, batch: Batch) -> Batch:
-        began = time.perf_counter()
         shard = int(batch["shard"][0])
-        if "images" in batch:
-            planned, decoded = self._unpack(batch)
-            decode_s = float(batch["decode_s"][0])
-        else:
-            planned, decoded = decode_shard(self.work, self.card, shard)
-            decode_s = time.perf_counter() - began
+        if "images" not in batch:
+            planned, encoded = read_shard(self.work, shard)
+        with self._busy:  # another call of this actor reads ahead meanwhile, or stages
             began = time.perf_counter()
-        probs = self.classifier.probs(decoded.images_NHWC)
-        table = scores_rows(planned, decoded, probs, self.card, self.work.clock)
-        statuses = staging.write_shard(
-            Path(self.work.out) / "staging", shard, table, self.device, self.work.run_id
-        )
+            if "images" in batch:
+                planned, decoded = self._unpack(batch)
+                decode_s = float(batch["decode_s"][0])
+            else:
+                decoded = decode_shard(self.work, self.card, encoded, len(planned))
+                decode_s = time.perf_counter() - began
+                began = time.perf_counter()
+            probs = self.classifier.probs(decoded.images_NHWC)
+        table = scores_rows(planned, decoded, probs, self.card, self.work.clock, self.work.keep_column)
+        statuses = staging.write_shard(self.work.run.staging, shard, table, self.device, self.work.run_id)
         return {
             "shard": [shard],
             "statuses": [list(statuses)],
@@ -278,6 +282,7 @@ class Cluster:
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=size),
+            max_concurrency=CALLS_PER_ACTOR,
             **resources,
         )
 

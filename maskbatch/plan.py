@@ -4,7 +4,7 @@ After it nothing lists again. Workers read the plan rows of their shard by row g
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch import archive, schema
-from maskbatch.archive import Entry
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
+from maskbatch.entries import IMAGE_EXTENSIONS, Entry
 from maskbatch.errors import UsageError
 from maskbatch.layout import Parsed, Template, parse_hive
 from maskbatch.progress import Step
-from maskbatch.rundir import whole
+from maskbatch.rundir import Location, opened, whole
+from maskbatch.stores import Access
 
 GROUP_ROWS = 16_384
 """Rows of a row group: what a worker reads at a time, a few milliseconds."""
@@ -58,7 +59,7 @@ class Listing:
         return {name: str(v) if isinstance(v, datetime) else v for name, v in values.items()}
 
 
-def plan_rows(config: PlanConfig, clock: Clock, listing: Listing) -> Iterator[Row]:
+def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access) -> Iterator[Row]:
     """Every image of the archives, filtered and parsed, in the plan's order; `listing` counts along.
 
     Raises UsageError for an archive or a layout that cannot be used.
@@ -66,10 +67,10 @@ def plan_rows(config: PlanConfig, clock: Clock, listing: Listing) -> Iterator[Ro
     template = Template(config.layout) if config.layout else None
     since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
     matched = 0
-    for entry in _entries(config.archives, listing.skipped):
-        listing.example = listing.example or entry.relative
-        parsed = template.parse(entry.relative) if template else parse_hive(entry.relative)
-        fits, parsed = parsed is not None, parsed or Parsed()
+    for entry in archive.entries(config, access, listing.skipped, listing.notes):
+        listing.example = listing.example or entry.inner or entry.relative
+        parsed = _parsed(entry, template)
+        fits, parsed = parsed is not None, _told(entry, parsed or Parsed())
         matched += fits
         time = clock.to_utc(parsed.time, parsed.site)
         local = clock.to_local(time, parsed.site)
@@ -87,15 +88,24 @@ def plan_rows(config: PlanConfig, clock: Clock, listing: Listing) -> Iterator[Ro
     _check(config, template, matched, listing)
 
 
-def _entries(archives: Iterable[str], skipped: Counter[str]) -> Iterator[Entry]:
-    """All archives' images in the order of the arguments, one that lies under two of them once."""
-    roots = [archive.local_root(name) for name in archives]
-    for i, root in enumerate(roots):
-        earlier = roots[:i]
-        if any(root.is_relative_to(other) for other in earlier):
-            skipped["folder of another archive argument"] += 1
-        else:
-            yield from archive.walk(root, skipped, frozenset(earlier))
+def _parsed(entry: Entry, template: Template | None) -> Parsed | None:
+    """What the entry's path says; a member's is read from inside its container first."""
+    if template is None:
+        return parse_hive(entry.relative)
+    inside = template.parse(entry.inner) if entry.inner else None
+    return inside or template.parse(entry.relative)
+
+
+def _told(entry: Entry, parsed: Parsed) -> Parsed:
+    """`parsed`, over it what a manifest or a sidecar says."""
+    if not (entry.site or entry.camera or entry.time):
+        return parsed
+    return Parsed(
+        entry.site or parsed.site,
+        entry.camera or parsed.camera,
+        entry.time or parsed.time,
+        parsed.has_hour or entry.time is not None,
+    )
 
 
 def _left_out(
@@ -135,23 +145,34 @@ def _row(number: int, entry: Entry, parsed: Parsed, time: datetime | None) -> Ro
     return {
         "id": number,
         "uri": entry.uri,
-        "encoding": "raw",
+        "container": entry.container,
+        "offset": entry.offset,
+        "length": entry.length,
+        "encoding": entry.encoding,
         "num_bytes": entry.num_bytes,
         "version": entry.version,
         "site": parsed.site,
         "camera": parsed.camera,
         "captured_at": time,
-        "status": "unsupported" if entry.refused else None,
-        "error": entry.refused,
+        "time_source": ("manifest" if entry.time else "path") if time else None,
+        "kept": entry.kept,
+        "fetch": entry.fetch,
+        "status": entry.status,
+        "error": entry.error,
     }
 
 
 def _check(config: PlanConfig, template: Template | None, matched: int, listing: Listing) -> None:
-    where = ", ".join(config.archives)
+    more = len(config.archives) - 3
+    where = ", ".join(config.archives[:3]) + (f" and {more:,} more" if more > 0 else "")
     if listing.example is None:
         found = ", ".join(f"{count:,} {kind}" for kind, count in listing.skipped.most_common(5))
-        kinds = " ".join(sorted(archive.IMAGE_EXTENSIONS))
-        raise UsageError(f"{where}: no image found ({found or 'no file at all'}); one of {kinds} expected")
+        kinds = " ".join(sorted(IMAGE_EXTENSIONS))
+        message = f"{where}: no image found ({found or 'no file at all'}); one of {kinds} expected"
+        inside = [kind for kind in (".tar", ".zip", ".parquet") if kind in listing.skipped]
+        if inside:
+            message += f", or name what is inside the files by a pattern: '{config.archives[0]}/*{inside[0]}'"
+        raise UsageError(message)
     if template and not matched:
         message = (
             f"--layout {template.text} matches none of the images; the first, '{listing.example}', "
@@ -163,12 +184,17 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
         raise UsageError(f"{where}: every image was left out ({flags}); widen the filters")
 
 
-def write_plan(folder: Path, rows: Iterator[Row], step: Step) -> None:
+def part_path(folder: Location, first: int) -> Location:
+    """The plan's file that begins with id `first`, a multiple of FILE_ROWS."""
+    return folder / f"part-{first:012d}.parquet"
+
+
+def write_plan(folder: Location, rows: Iterator[Row], step: Step) -> None:
     """Write `rows` to `folder` as they come, in files of FILE_ROWS named by their first id."""
     first = 0
     while batch := list(islice(rows, GROUP_ROWS)):
         with (
-            whole(folder / f"part-{first:012d}.parquet") as partial,
+            whole(part_path(folder, first)) as partial,
             pq.ParquetWriter(partial, schema.PLAN, compression="zstd") as writer,
         ):
             written = 0
@@ -180,14 +206,14 @@ def write_plan(folder: Path, rows: Iterator[Row], step: Step) -> None:
         first += written
 
 
-def read_plan(folder: Path, start: int, stop: int) -> pa.Table:
+def read_plan(folder: Location, start: int, stop: int) -> pa.Table:
     """The plan rows with start <= id < stop."""
     parts = []
     while start < stop:
         first = start // FILE_ROWS * FILE_ROWS
         group = (start - first) // GROUP_ROWS
-        path = folder / f"part-{first:012d}.parquet"
-        table = _read_group(path, path.stat().st_mtime_ns, group)
+        path = part_path(folder, first)
+        table = _read_group(path, _version(path), group)
         offset = start - first - group * GROUP_ROWS
         part = table.slice(offset, min(stop - start, table.num_rows - offset))
         parts.append(part)
@@ -196,10 +222,14 @@ def read_plan(folder: Path, start: int, stop: int) -> pa.Table:
 
 
 @lru_cache(maxsize=2)
-def _read_group(path: Path, mtime_ns: int, group: int) -> pa.Table:
-    """One row group; `mtime_ns` keeps the cache from serving a plan that was thrown away."""
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(group)
+def _read_group(path: Location, version: str, group: int) -> pa.Table:
+    """One row group; `version` keeps the cache from serving a plan that was thrown away."""
+    with opened(path) as file:
+        return pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
+
+
+def _version(path: Location) -> str:
+    return str(path.stat().st_mtime_ns) if isinstance(path, Path) else str(path.fs.ukey(path.path))
 
 
 def now() -> datetime:

@@ -1,14 +1,40 @@
-"""Bytes by URI: what the decoder gets, or why it gets nothing."""
+"""Plan rows to encoded bytes: what the decoder gets, or why it gets nothing.
+
+Neighbouring members of a container are read by one request; requests run in threads, a bounded
+number of bytes ahead of the decoder.
+"""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, cast
 
-from maskbatch.archive import local_path
+import pyarrow as pa
 
-READ_THREADS = 8
+from maskbatch.entries import SCHEME, local_path
+from maskbatch.fetch import RemoteFile, fetch
+from maskbatch.members import MemberError, member_bytes
+from maskbatch.rowfiles import read_rows
+from maskbatch.stores import CHANGED, Access, RefusedError, TooLargeError, TransientError
+
+LOCAL_THREADS = 8
 """Files read at a time in one worker; more than a local disk needs, enough for a network mount."""
+AHEAD_BYTES = 48 * 2**20
+"""Read ahead of the decoder in one worker."""
+GAP_BYTES = 2**16
+"""Members nearer to each other than this are read by one request: a request costs more than the gap."""
+MERGED_BYTES = 4 * 2**20
+UNKNOWN_BYTES = 2**20
+"""What an image of unknown size is counted as."""
+
+PlanRow = Mapping[str, Any]
+READ_COLUMNS = [
+    "uri", "container", "offset", "length", "encoding", "num_bytes", "version", "fetch", "status", "error",
+]  # fmt: skip
+"""What of the plan is needed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +47,137 @@ class Encoded:
     num_bytes: int | None = None
 
 
-def read_images(uris: Sequence[str], max_bytes: int) -> Iterator[Encoded]:
-    """Yield the images at `uris`, in order, reading at most READ_THREADS ahead of what was taken."""
-    with ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read") as pool:
-        ahead: deque[Future[Encoded]] = deque()
-        for uri in uris:
-            ahead.append(pool.submit(read_image, uri, max_bytes))
-            if len(ahead) > READ_THREADS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-
-
-def read_image(uri: str, max_bytes: int) -> Encoded:
-    """The bytes at `uri`; a missing, unreadable or oversized file gives a status, never an exception."""
+def read_images(rows: Sequence[PlanRow], access: Access, max_bytes: int) -> Iterator[Encoded]:
+    """Yield the images of plan `rows`, in order, whatever happens to each."""
+    local = all((row["container"] or row["uri"]).startswith(SCHEME) for row in rows)
+    pool = _pool(LOCAL_THREADS if local else access.max_requests)
+    ahead: deque[tuple[int, Future[list[Encoded]]]] = deque()
+    size = 0
     try:
-        with open(local_path(uri), "rb") as file:
-            data = file.read(max_bytes + 1)
+        for request in _requests(rows):
+            ahead.append((_size(request), pool.submit(_read, request, access, max_bytes)))
+            size += ahead[-1][0]
+            while size > AHEAD_BYTES or len(ahead) > access.max_requests:
+                size -= ahead[0][0]
+                yield from ahead.popleft()[1].result()
+        while ahead:
+            yield from ahead.popleft()[1].result()
+    finally:
+        for _, future in ahead:
+            future.cancel()
+
+
+@lru_cache(maxsize=4)
+def _pool(num_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_threads, thread_name_prefix="read")
+
+
+def _requests(rows: Sequence[PlanRow]) -> Iterator[list[PlanRow]]:
+    """Consecutive rows that one request serves."""
+    together: list[PlanRow] = []
+    for row in rows:
+        if together and not _joins(together, row):
+            yield together
+            together = []
+        together.append(row)
+    if together:
+        yield together
+
+
+def _joins(together: Sequence[PlanRow], row: PlanRow) -> bool:
+    first, last = together[0], together[-1]
+    if row["status"] or first["status"] or not row["container"] or row["container"] != first["container"]:
+        return False
+    if row["encoding"] == "row" or first["encoding"] == "row":
+        return bool(row["encoding"] == first["encoding"] and row["offset"] == first["offset"])
+    gap = row["offset"] - (last["offset"] + last["length"])
+    whole = row["offset"] + row["length"] - first["offset"]
+    return bool(abs(gap) <= GAP_BYTES and row["offset"] >= first["offset"] and whole <= MERGED_BYTES)
+
+
+def _size(request: Sequence[PlanRow]) -> int:
+    return sum(row["num_bytes"] or UNKNOWN_BYTES for row in request)
+
+
+def _read(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
+    """The images of one request; a failure of it is the failure of each of them."""
+    first = request[0]
+    try:
+        if first["status"]:
+            return [Encoded(None, first["status"], first["error"])]
+        if first["encoding"] == "row":
+            return _read_rows(request, access, max_bytes)
+        if first["container"]:
+            return _read_members(request, access, max_bytes)
+        if (first["num_bytes"] or 0) > max_bytes:
+            raise TooLargeError
+        data = fetch(
+            access, first["fetch"] or first["uri"], num_bytes=first["num_bytes"], max_bytes=max_bytes
+        )
+        return [Encoded(data, num_bytes=len(data))]
     except FileNotFoundError:
-        return Encoded(None, "missing", "the file is not there any more")
-    except OSError as error:
-        return Encoded(None, "read_error", error.strerror or type(error).__name__)
-    if len(data) > max_bytes:
-        return Encoded(None, "too_large", f"more than the {max_bytes:,} bytes allowed")
-    return Encoded(data, num_bytes=len(data))
+        failed = Encoded(None, "missing", "the file is not there any more")
+    except PermissionError:
+        failed = Encoded(None, "read_error", "Permission denied")
+    except TooLargeError:
+        failed = Encoded(None, "too_large", f"more than the {max_bytes:,} bytes allowed")
+    except RefusedError as error:
+        failed = Encoded(None, "read_error", str(error))
+    except TimeoutError:
+        failed = Encoded(None, "timeout", "the store did not answer in time")
+    except TransientError:
+        failed = Encoded(None, "read_error", "the store kept failing")
+    return [failed] * len(request)
+
+
+def _read_members(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
+    wanted = [row for row in request if (row["num_bytes"] or 0) <= max_bytes]
+    if not wanted:
+        raise TooLargeError
+    start = wanted[0]["offset"]
+    stop = max(row["offset"] + row["length"] for row in wanted)
+    data = memoryview(
+        fetch(access, wanted[0]["container"], (start, stop), version=wanted[0]["version"])
+        if stop > start
+        else b""
+    )
+    return [_member(row, data[row["offset"] - start :][: row["length"]], max_bytes) for row in request]
+
+
+def _member(row: PlanRow, data: memoryview, max_bytes: int) -> Encoded:
+    try:
+        if (row["num_bytes"] or 0) > max_bytes:
+            raise MemberError("too_large", f"more than the {max_bytes:,} bytes allowed")
+        member = member_bytes(bytes(data), row["uri"], row["encoding"], row["num_bytes"], max_bytes)
+    except MemberError as error:
+        return Encoded(None, error.status, error.message)
+    return Encoded(member, num_bytes=len(member))
+
+
+def _read_rows(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
+    """Rows of one row group of a Parquet file."""
+    found = dict.fromkeys(
+        (row["length"] for row in request), Encoded(None, "missing", "the row has no bytes")
+    )
+    try:
+        with closing(_open(request[0], access)) as file:
+            for number, data in read_rows(file, request[0]["offset"], list(found), max_bytes):
+                if data is not None and len(data) > max_bytes:
+                    found[number] = Encoded(None, "too_large", f"more than the {max_bytes:,} bytes allowed")
+                elif data is not None:
+                    found[number] = Encoded(data, num_bytes=len(data))
+    except (FileNotFoundError, PermissionError, TimeoutError):
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RefusedError("the Parquet file is damaged here") from error
+    return [found[row["length"]] for row in request]
+
+
+def _open(row: PlanRow, access: Access) -> BinaryIO:
+    """The container of `row`, of the planned version."""
+    info = access.store(row["container"]).info(row["container"])
+    if row["version"] and info.version and info.version != row["version"]:
+        raise RefusedError(CHANGED)
+    if row["container"].startswith(SCHEME):
+        return open(local_path(row["container"]), "rb")
+    return cast(BinaryIO, RemoteFile(access, row["container"], info))

@@ -6,7 +6,6 @@ function of the cells; an HTML page would read report.json alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from maskbatch import cells as cells_module
 from maskbatch import schema
 from maskbatch.errors import UsageError
 from maskbatch.intervals import FEW_CLUSTERS, design_effects, wilson
-from maskbatch.rundir import RunDir, whole, write_json
+from maskbatch.rundir import Location, RunDir, whole, write_json
 
 GROUPINGS: dict[str, tuple[str, ...]] = {
     "overall": (),
@@ -30,6 +29,7 @@ GROUPINGS: dict[str, tuple[str, ...]] = {
 }
 CAMERA_DAY = ("site", "camera", "date")
 KEYS = cells_module.KEYS
+KEY_TYPES = {key: cells_module.SCHEMA.field(key).type for key in KEYS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,8 @@ class Report:
 
     runs: list[dict[str, Any]]
     meaning: Meaning
+    keys: dict[str, tuple[str, ...]]
+    """Columns that each table is grouped by."""
     tables: dict[str, list[dict[str, Any]]]
 
     @property
@@ -54,24 +56,39 @@ class Report:
         return self.tables["overall"][0]
 
 
-def make_report(runs: Sequence[RunDir], out: Path) -> Report:
+def make_report(runs: Sequence[RunDir], out: Location) -> Report:
     """Report over committed runs together, written to the folder `out`. Raises UsageError."""
     opened = [_open(run) for run in runs]
     meanings = {meaning for _, meaning, _ in opened}
     if len(meanings) > 1:
         names = " and ".join("/".join(meaning.classes) for meaning in meanings)
         raise UsageError(f"these runs do not add up: their classes differ ({names}); report them apart")
+    kept_columns = {identity["keep_column"] for identity, _, _ in opened}
+    if len(kept_columns) > 1:
+        names = " and ".join(sorted(name or "none" for name in kept_columns))
+        message = f"these runs do not add up: their --keep-column differs ({names}); report them apart"
+        raise UsageError(message)
     if len(runs) > 1:
         _refuse_overlap(runs, [success for _, _, success in opened])
+    keep_column = kept_columns.pop()
     merged = cells_module.merge(
-        cells_module.cells_of_run(run.path, success)
+        cells_module.cells_of_run(run.path, success, keep_column)
         for run, (_, _, success) in zip(runs, opened, strict=True)
     )
     meaning = opened[0][1]
+    groupings = GROUPINGS | ({f"by_{keep_column}": ("kept",)} if keep_column else {})
+    shown = {"kept": keep_column or "kept"}
     report = Report(
         runs=[identity for identity, _, _ in opened],
         meaning=meaning,
-        tables={name: group_table(merged, keys, meaning) for name, keys in GROUPINGS.items()},
+        keys={name: tuple(shown.get(key, key) for key in keys) for name, keys in groupings.items()},
+        tables={
+            name: [
+                {shown.get(key, key): value for key, value in row.items()}
+                for row in group_table(merged, keys, meaning)
+            ]
+            for name, keys in groupings.items()
+        },
     )
     _write(report, merged, out)
     return report
@@ -92,6 +109,7 @@ def _open(run: RunDir) -> tuple[dict[str, Any], Meaning, dict[str, Any]]:
     identity = {
         "path": str(run.path),
         "archives": settings["plan"]["archives"],
+        "keep_column": settings["plan"].get("keep_column"),
         "checkpoint": settings["checkpoint"]["digest"],
         "created_at": settings["created_at"],
         "listing": settings["listing"],
@@ -168,11 +186,10 @@ def _counted(cells: pa.Table, meaning: Meaning) -> pd.DataFrame:
     return frame
 
 
-def _write(report: Report, merged: pa.Table, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def _write(report: Report, merged: pa.Table, out: Location) -> None:
     tables = {"cells": merged}
     tables |= {
-        name: pa.Table.from_pylist(rows, _table_schema(GROUPINGS[name], report.meaning))
+        name: pa.Table.from_pylist(rows, _table_schema(report.keys[name], report.meaning))
         for name, rows in report.tables.items()
     }
     for name, table in tables.items():
@@ -186,7 +203,7 @@ def _table_schema(keys: tuple[str, ...], meaning: Meaning) -> pa.Schema:
     whole_number, real = pa.int64(), pa.float64()
     return pa.schema(
         [
-            *[(key, cells_module.SCHEMA.field(key).type) for key in keys],
+            *[(key, KEY_TYPES.get(key, pa.string())) for key in keys],
             ("listed", whole_number),
             ("scored", whole_number),
             *[(f"failed_{name}", whole_number) for name in schema.STATUSES if name != "ok"],

@@ -1,7 +1,10 @@
 """One shard's work as functions without Ray: plan rows to pixels, pixels and probabilities to scores rows."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from maskbatch.config import ScoreConfig
 from maskbatch.decode import Decoded, decode_batch
 from maskbatch.errors import RunFailedError
 from maskbatch.plan import read_plan
-from maskbatch.read import Encoded, read_images
+from maskbatch.read import READ_COLUMNS, Encoded, read_images
+from maskbatch.rundir import RunDir, folder
+from maskbatch.stores import Access
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +39,12 @@ class Work:
     clock: Clock
     num_images: int
     shard_size: int
+    access: Access = field(default_factory=Access)
+    keep_column: str | None = None
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(folder(self.out, self.access.options))
 
     @property
     def num_shards(self) -> int:
@@ -55,32 +66,36 @@ def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
     return rows // 32 * 32 or rows
 
 
-def decode_shard(work: Work, card: Card, shard: int) -> tuple[pa.Table, Decoded]:
-    """Read and decode a shard: its plan rows, and its images in the same order."""
+def read_shard(work: Work, shard: int) -> tuple[pa.Table, Iterator[Encoded]]:
+    """A shard's plan rows, and its images in the same order, the first of them read and others under way."""
     ids = work.ids(shard)
-    planned = read_plan(Path(work.out) / "plan", ids.start, ids.stop)
-    refused = planned["status"].to_pylist()
-    wanted = [uri for uri, status in zip(planned["uri"].to_pylist(), refused, strict=True) if status is None]
-    read = read_images(wanted, work.config.max_bytes)
-    encoded = (
-        next(read) if status is None else Encoded(None, status, error)
-        for status, error in zip(refused, planned["error"].to_pylist(), strict=True)
-    )
-    decoded = decode_batch(encoded, len(ids), card.preset, work.config.max_pixels)
+    planned = read_plan(work.run.plan, ids.start, ids.stop)
+    encoded = read_images(planned.select(READ_COLUMNS).to_pylist(), work.access, work.config.max_bytes)
+    return planned, chain([next(encoded)], encoded)
+
+
+def decode_shard(work: Work, card: Card, encoded: Iterator[Encoded], num_images: int) -> Decoded:
+    """Decode the images of a shard, in their order."""
+    decoded = decode_batch(encoded, num_images, card.preset, work.config.max_pixels)
     if "missing" in decoded.columns["status"]:
         _refuse_a_vanished_archive(work)
-    return planned, decoded
+    return decoded
 
 
 def _refuse_a_vanished_archive(work: Work) -> None:
     """An unmounted share is not an archive of missing images. Raises RunFailedError."""
-    for root in map(Path, work.archives):
-        if not root.is_dir() or next(root.iterdir(), None) is None:
+    for root in (Path(archive) for archive in work.archives if not re.search(r"://|[*?\[{]", archive)):
+        if not root.exists() or (root.is_dir() and next(root.iterdir(), None) is None):
             raise RunFailedError(f"archive {root} is gone; mount it again, then run the same command")
 
 
 def scores_rows(
-    planned: pa.Table, decoded: Decoded, probs_NK: NDArray[np.float32], card: Card, clock: Clock
+    planned: pa.Table,
+    decoded: Decoded,
+    probs_NK: NDArray[np.float32],
+    card: Card,
+    clock: Clock,
+    keep_column: str | None = None,
 ) -> pa.Table:
     """The scores rows of a shard, in the order of its plan rows.
 
@@ -112,8 +127,9 @@ def scores_rows(
         **{f"prob_{n}": pa.array(probs_NK[:, k], mask=~ok) for k, n in enumerate(card.classes)},
         "confidence": pa.array(confidence, pa.float32(), mask=~ok),
         "needs_review": ok & (confidence < card.review_threshold),
+        **({keep_column: planned["kept"]} if keep_column else {}),
     }
-    target = schema.scores(card.classes)
+    target = schema.scores(card.classes, keep_column)
     return pa.table({field.name: _column(values[field.name], field.type) for field in target}, target)
 
 
@@ -124,9 +140,8 @@ def _column(value: Any, kind: pa.DataType) -> Any:
 def _times(planned: pa.Table, exif_times: list[object], clock: Clock) -> dict[str, list[Any]]:
     """captured_at, captured_local and time_source: the plan's time, else what EXIF said."""
     out: dict[str, list[Any]] = {"captured_at": [], "captured_local": [], "time_source": []}
-    rows = zip(planned["captured_at"].to_pylist(), planned["site"].to_pylist(), exif_times, strict=True)
-    for time, site, exif in rows:
-        source = "path" if time else None
+    known = (planned[name].to_pylist() for name in ("captured_at", "time_source", "site"))
+    for time, source, site, exif in zip(*known, exif_times, strict=True):
         if time is None and exif is not None:
             time = clock.to_utc(datetime.fromisoformat(str(exif)), site)
             source = "exif" if time else None

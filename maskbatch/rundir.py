@@ -1,71 +1,126 @@
-"""The run directory OUT: its names, how a file in it is made whole, and what run.json holds.
+"""The run directory OUT, a local folder or a store's prefix: its names, and how a file in it is made whole.
 
     OUT/run.json   settings, completed step by step until scoring starts, then never changed
     OUT/plan/  staging/  scores/  _SUCCESS  report/  _lease.json
 
 State is derived, never stored: `_SUCCESS` means committed, a live lease running, otherwise
-interrupted. No rename of anything visible is relied on.
+interrupted. No rename of anything visible is relied on, and no listing where a name is known.
 """
 
 import errno
 import json
 import os
+import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+from fsspec.asyn import sync
+from upath import UPath
 
 from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.stores import NO_OPTIONS, StorageOptions, filesystem
 
 FORMAT_VERSION = 1
+STORE_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+
+Location = Path | UPath
+"""A path of this machine, or what a store's URL names."""
+
+
+def folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
+    """The local folder, absolute, or the prefix of a store that `url` names. Raises UsageError."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme in ("file", "local"):
+        return Path(rest or url).expanduser().absolute()
+    if re.search(r"[*?\[]|::|^[^/]*:[^/]*@", rest):  # fsspec takes them for patterns, chains, credentials
+        what = "* ? [ :: and a password cannot stand in a folder's URL; credentials go to --storage-options"
+        raise UsageError(f"{scheme}://...: {what}")
+    chosen = options.of(url)
+    filesystem(scheme, chosen)
+    path: UPath = UPath(url, use_listings_cache=False, **chosen)
+    return path
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What reading or writing a Location may raise; a store's own kinds where its library is loaded."""
+    known = ((sys.modules.get(module), name) for module, name in STORE_ERRORS)
+    return (OSError, *(getattr(module, name) for module, name in known if module))
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an error, or the store's answer behind it, says."""
+    answer = _answer(error).get("Error", {})
+    said = answer.get("Message") or answer.get("Code") or getattr(error, "strerror", None) or str(error)
+    return next(iter(str(said).strip().splitlines()), type(error).__name__)
+
+
+def _answer(error: BaseException) -> dict[str, Any]:
+    """S3's answer, where s3fs made its error from one."""
+    answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
+    return answer
 
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
     """The paths of one run."""
 
-    path: Path
+    path: Location
 
     @classmethod
-    def at(cls, out: str) -> "RunDir":
-        """The run directory named `out`, made or not. Raises UsageError."""
-        path = out.removeprefix("file://")
-        if "://" in path:
-            raise UsageError(f"--out {out}: only a local folder can hold a run yet; give a path")
-        folder = Path(path).expanduser().absolute()
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{out}: a file stands there; the folder of a run expected")
-        return cls(folder)
+    def at(cls, out: str, options: StorageOptions = NO_OPTIONS) -> "RunDir":
+        """The run directory named `out`, made or not. Raises UsageError, also where it cannot be seen."""
+        run = cls(folder(out, options))
+        try:
+            if isinstance(run.path, Path):
+                if run.path.exists() and not run.path.is_dir():
+                    raise UsageError(f"{out}: a file stands there; the folder of a run expected")
+            else:
+                run.run_json.exists()
+        except store_errors() as error:
+            remedy = "check the address and your credentials"
+            raise UsageError(f"{run.path} cannot be seen: {reason(error)}; {remedy}") from error
+        return run
 
     @property
-    def run_json(self) -> Path:
+    def run_json(self) -> Location:
         return self.path / "run.json"
 
     @property
-    def plan(self) -> Path:
+    def plan(self) -> Location:
         return self.path / "plan"
 
     @property
-    def staging(self) -> Path:
+    def staging(self) -> Location:
         return self.path / "staging"
 
     @property
-    def scores(self) -> Path:
+    def scores(self) -> Location:
         return self.path / "scores"
 
     @property
-    def success(self) -> Path:
+    def success(self) -> Location:
         return self.path / "_SUCCESS"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Location:
         return self.path / "report"
 
     @property
-    def lease(self) -> Path:
+    def lease(self) -> Location:
         return self.path / "_lease.json"
 
     def read_run(self) -> dict[str, Any] | None:
@@ -78,23 +133,18 @@ class RunDir:
                 "use the maskbatch that made it"
             )
             raise UsageError(message)
-        if values is None and self.path.is_dir() and any(self.path.iterdir()):
-            others = [
-                item.name
-                for item in self.path.iterdir()
-                if item != self.lease and not item.name.startswith(".")  # `whole` cut off leaves a dot name
-            ]
-            if others:
-                found = sorted(others)[0]
-                message = f"{self.path} is not empty and holds no run (found {found!r}); name a new folder"
-                raise UsageError(message)
+        if values is None:
+            for name in names(self.path, at_most=100):
+                if name != self.lease.name and not name.startswith("."):  # `whole` cut off leaves a dot name
+                    what = f"is not empty and holds no run (found {name!r})"
+                    raise UsageError(f"{self.path} {what}; name a new folder")
         return values
 
     def read_success(self) -> dict[str, Any] | None:
         """The commit, or None where the run is not committed."""
         return self._read_json(self.success)
 
-    def _read_json(self, path: Path) -> dict[str, Any] | None:
+    def _read_json(self, path: Location) -> dict[str, Any] | None:
         try:
             values: dict[str, Any] = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
@@ -117,18 +167,30 @@ class RunDir:
         kept = ("format_version", "created_at", "plan", "versions", "replaces")
         write_json(self.run_json, {name: values[name] for name in kept if name in values})
         for folder in (self.staging, self.scores, self.plan, self.report):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
         self.run_json.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole(path: Path, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends well, and otherwise leaves nothing.
+def whole(path: Location, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
+    """A temporary local path that becomes `path` when the block ends well, and otherwise leaves nothing.
 
-    With `durable` its bytes are on the disk before its name is.
-    With `exclusive`, FileExistsError where `path` is there already, decided by the file system.
-    A full or read-only disk raises RunFailedError.
+    In a store it becomes one object by one put. With `durable` its bytes are on the disk before its
+    name is. With `exclusive`, FileExistsError where `path` is there already, decided by the file
+    system or the store. A full or read-only disk, or a refused put, raises RunFailedError.
     """
+    try:
+        with _moved(path, exclusive, durable) if isinstance(path, Path) else _put(path, exclusive) as partial:
+            yield partial
+    except FileExistsError:
+        raise
+    except store_errors() as error:
+        remedy = f"{'make room or ' if isinstance(path, Path) else ''}give access, then run the same command"
+        raise RunFailedError(f"cannot write {path}: {reason(error)}; {remedy}") from error
+
+
+@contextmanager
+def _moved(path: Path, exclusive: bool, durable: bool) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,14 +202,22 @@ def whole(path: Path, *, exclusive: bool = False, durable: bool = False) -> Iter
             _create(path, partial)
         else:
             os.replace(partial, path)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        message = f"cannot write {path}: {why}; make room or give access, then run the same command"
-        raise RunFailedError(message) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _put(path: UPath, exclusive: bool) -> Iterator[Path]:
+    with TemporaryDirectory(prefix="maskbatch-") as scratch:
+        partial = Path(scratch) / path.name
+        yield partial
+        try:
+            path.fs.pipe_file(path.path, partial.read_bytes(), **({"mode": "create"} if exclusive else {}))
+        except OSError as error:
+            if _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
+                # s3fs knows it by a part of the answer that only AWS sends
+                raise FileExistsError(str(path)) from error
+            raise
 
 
 def _create(path: Path, partial: Path) -> None:
@@ -161,7 +231,50 @@ def _create(path: Path, partial: Path) -> None:
             file.write(partial.read_bytes())
 
 
-def write_json(path: Path, values: dict[str, Any], *, exclusive: bool = False) -> None:
+def write_json(path: Location, values: dict[str, Any], *, exclusive: bool = False) -> None:
     """Write `values` as sorted JSON, whole and on the disk."""
     with whole(path, exclusive=exclusive, durable=True) as partial:
         partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def opened(path: Location) -> IO[bytes]:
+    """`path` for reading; in a store, each range that is read is one request."""
+    file: IO[bytes] = path.open("rb") if isinstance(path, Path) else path.open("rb", cache_type="none")
+    return file
+
+
+def names(folder: Location, at_most: int | None = None) -> list[str]:
+    """Names directly below `folder`, sorted, of a store the first ones; none where it is not there."""
+    try:
+        if isinstance(folder, Path):
+            return sorted(item.name for item in folder.iterdir())
+        here = folder.path.rstrip("/")
+        found = _listed(folder.fs, here, at_most)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name.rpartition("/")[2] for name in found if name != here)  # a folder may be an object too
+
+
+def _listed(fs: Any, path: str, at_most: int | None) -> list[str]:
+    if hasattr(fs, "_lsdir"):  # S3: its `ls` goes on to list the whole parent of what is not there
+        items = sync(fs.loop, fs._lsdir, path, max_items=at_most)
+        return [item["name"].rstrip("/") for item in items]
+    return [name.rstrip("/") for name in fs.ls(path, detail=False)]
+
+
+def num_threads(folder: Location) -> int:
+    """Files to read at a time."""
+    return 8 if isinstance(folder, Path) else 32
+
+
+def remove_tree(folder: Location) -> None:
+    """Remove a folder and all below it, where it is there. Raises RunFailedError where a store refuses."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    try:
+        with suppress(FileNotFoundError):
+            folder.fs.rm(folder.path, recursive=True)
+    except store_errors() as error:
+        message = f"cannot remove {folder}: {reason(error)}; give access, then run the same command"
+        raise RunFailedError(message) from error

@@ -1,29 +1,27 @@
 """A whole run, as the diagram has it: plan, read + decode, score, staging, commit, report."""
 
 import platform
-import shutil
 import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskbatch import staging
-from maskbatch.archive import check_root
+from maskbatch import archive, staging
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.clock import Clock
 from maskbatch.commit import commit
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, as_dict, differences
-from maskbatch.errors import UsageError
+from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.lease import Lease
 from maskbatch.pipeline import Cluster
 from maskbatch.plan import Listing, now, plan_rows, write_plan
 from maskbatch.progress import say, step
 from maskbatch.rows import Work, shard_size
-from maskbatch.rundir import FORMAT_VERSION, RunDir, write_json
+from maskbatch.rundir import FORMAT_VERSION, RunDir, remove_tree, write_json
+from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
 
 if TYPE_CHECKING:
     from maskbatch.report import Report
@@ -43,18 +41,21 @@ class Result:
     """False when the run was finished before."""
 
 
-def make_plan(out: str, config: PlanConfig, *, fresh: bool = False) -> Settings:
+def make_plan(
+    out: str, config: PlanConfig, *, options: StorageOptions = NO_OPTIONS, fresh: bool = False
+) -> Settings:
     """Plan `config` in the run directory `out`, unless it is there; returns the run's settings."""
-    run = RunDir.at(out)
+    run = RunDir.at(out, options)
     with Lease(run):
-        return _planned(run, config, fresh=fresh)
+        return _planned(run, config, archive.access_of(config, options), fresh=fresh)
 
 
-def dry_run(config: PlanConfig) -> Listing:
+def dry_run(config: PlanConfig, *, options: StorageOptions = NO_OPTIONS) -> Listing:
     """List the archive and write nothing."""
     listing = Listing()
+    access = archive.access_of(config, options)
     with step("list") as shown:
-        for _ in plan_rows(config, Clock.parse(config.timezone, now()), listing):
+        for _ in plan_rows(config, Clock.parse(config.timezone, now()), listing, access):
             shown.advance()
     return listing
 
@@ -66,6 +67,7 @@ def score(
     job: JobConfig,
     *,
     checkpoint: str | None = None,
+    options: StorageOptions = NO_OPTIONS,
     fresh: bool = False,
     verbose: bool = False,
 ) -> Result:
@@ -74,7 +76,7 @@ def score(
     Raises UsageError, before anything is touched, when the run that lies at `out` is another one.
     """
     began = time.monotonic()
-    run = RunDir.at(out)
+    run = RunDir.at(out, options)
     opened = open_checkpoint(checkpoint)
     success = run.read_success()
     if success is not None:
@@ -90,13 +92,13 @@ def score(
         if success is not None:  # committed by another driver since
             _refuse_difference(run, run.read_run() or {}, plan_config, score_config, opened)
             return _finish(run, success, rescored=False)
-        for root in plan_config.archives:  # a wrong path is refused before Ray is started
-            check_root(Path(root))
+        access = archive.access_of(plan_config, options, job)
+        archive.sources(plan_config, access)  # a wrong path is refused before Ray is started
         cluster = stack.enter_context(Cluster(job, verbose=verbose))
-        settings = _planned(run, plan_config, fresh=fresh)
+        settings = _planned(run, plan_config, access, fresh=fresh)
         settings = _scoring(run, settings, score_config, job, opened)
         planned_s = time.monotonic() - began
-        work = _work(run, settings, plan_config, score_config, opened)
+        work = _work(run, settings, plan_config, score_config, opened, access)
         devices, timings = _stage(run, work, cluster, lease)
         timings = {"plan": planned_s, **timings}
         with step("commit", work.num_images) as shown:
@@ -125,7 +127,7 @@ def _refuse_difference(
         raise UsageError(f"{run.path} holds {what} made with other settings: {'; '.join(found)}; {remedy}")
 
 
-def _planned(run: RunDir, config: PlanConfig, *, fresh: bool) -> Settings:
+def _planned(run: RunDir, config: PlanConfig, access: Access, *, fresh: bool) -> Settings:
     """The settings of the run at OUT, with its listing: found there, or listed now."""
     if fresh:
         run.clear()
@@ -145,12 +147,12 @@ def _planned(run: RunDir, config: PlanConfig, *, fresh: bool) -> Settings:
         say(f"plan: {settings['listing']['num_images']:,} images, listed before")
         return settings
     for folder in (run.plan, run.staging):  # of a listing, or a throwing away, that was cut off
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     listing = Listing()
     clock = Clock.parse(config.timezone, datetime.fromisoformat(settings["created_at"]))
     try:
         with step("plan") as shown:
-            write_plan(run.plan, plan_rows(config, clock, listing), shown)
+            write_plan(run.plan, plan_rows(config, clock, listing, access), shown)
     except UsageError:
         run.clear()
         raise
@@ -177,7 +179,12 @@ def _scoring(
 
 
 def _work(
-    run: RunDir, settings: Settings, plan_config: PlanConfig, score_config: ScoreConfig, opened: Checkpoint
+    run: RunDir,
+    settings: Settings,
+    plan_config: PlanConfig,
+    score_config: ScoreConfig,
+    opened: Checkpoint,
+    access: Access,
 ) -> Work:
     return Work(
         run_id=f"{opened.digest[:16]} {settings['created_at']}",
@@ -189,6 +196,8 @@ def _work(
         clock=Clock.parse(plan_config.timezone, datetime.fromisoformat(settings["created_at"])),
         num_images=settings["listing"]["num_images"],
         shard_size=settings["shard_size"],
+        access=access,
+        keep_column=plan_config.keep_column,
     )
 
 
@@ -227,5 +236,8 @@ def _finish(run: RunDir, success: dict[str, Any], *, rescored: bool) -> Result:
     """What follows the commit and may be repeated: staging removed, the report made."""
     from maskbatch.report import make_report  # pandas: a second that Ray's start need not wait for
 
-    shutil.rmtree(run.staging, ignore_errors=True)
+    try:
+        remove_tree(run.staging)
+    except RunFailedError as error:  # a store may grant no deletion
+        say(str(error))
     return Result(run=run, success=success, report=make_report([run], run.report), rescored=rescored)

@@ -25,14 +25,23 @@ PLAN = pa.schema(
         ("site", pa.string()),
         ("camera", pa.string()),
         ("captured_at", TIMESTAMP),
+        ("time_source", pa.string()),
+        ("kept", pa.string()),
+        ("fetch", pa.string()),
         ("status", pa.string()),
         ("error", pa.string()),
     ]
 )
-"""One row an image, `id` 0..N-1. `status` and `error` only on rows refused at planning."""
+"""One row an image, `id` 0..N-1.
+
+The bytes are the whole file at `uri`, or `length` bytes of `container` from `offset`; with encoding `row`,
+row `length` of row group `offset` of a Parquet file. A range of a zip begins at the member's local
+header. `kept` is the value of --keep-column. `fetch` is the whole URL where `uri` lacks a query or
+user-info; it is dropped at commit. `status` and `error` only on rows refused at planning.
+"""
 
 
-def scores(classes: Sequence[str]) -> pa.Schema:
+def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
     """The columns of staging/ and scores/; one row an image (region 0), joined to the plan by `id`."""
     return pa.schema(
         [
@@ -59,5 +68,10 @@ def scores(classes: Sequence[str]) -> pa.Schema:
             *[(f"prob_{name}", pa.float32()) for name in classes],
             ("confidence", pa.float32()),
             pa.field("needs_review", pa.bool_(), nullable=False),
+            *([(keep_column, pa.string())] if keep_column else []),
         ]
     )
+
+
+RESERVED_COLUMNS = frozenset([*PLAN.names, *scores(()).names, "date", "hour", "weekday", "count"])
+"""What --keep-column cannot be called."""

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from maskbatch.report import GROUPINGS, Report
+from maskbatch.report import Report
 
 MAX_ROWS = 31
 TITLES = {
@@ -25,12 +25,14 @@ def stdout_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
 
 
-def print_report(report: Report, console: Console, groupings: Sequence[str] = tuple(TITLES)) -> None:
-    """The report's tables, camera x day left to its Parquet file."""
+def print_report(report: Report, console: Console, groupings: Sequence[str] = ()) -> None:
+    """The report's tables, all without `groupings`; camera x day is left to its Parquet file."""
+    groupings = groupings or [name for name in report.tables if name != "by_camera_day"]
     for name in groupings:
         rows = report.tables[name]
         if name == "overall" or len(rows) > 1:
-            console.print(_table(TITLES[name], GROUPINGS[name], rows[:MAX_ROWS], report))
+            title = TITLES.get(name, name.replace("_", " ").capitalize())
+            console.print(_table(title, report.keys[name], rows[:MAX_ROWS], report))
             if len(rows) > MAX_ROWS:
                 console.print(f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet")
     if any(star(row) for name in groupings for row in report.tables[name]):

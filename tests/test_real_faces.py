@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from maskbatch import runner
-from maskbatch.archive import local_path
+from maskbatch.entries import local_path
 from maskbatch.checkpoint import open_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.config import PILLOW_LIMIT_PIXELS, JobConfig, PlanConfig, ScoreConfig

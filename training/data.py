@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskbatch.archive import IMAGE_EXTENSIONS, local_path
+from maskbatch.entries import IMAGE_EXTENSIONS, local_path
 from maskbatch.checkpoint import Preset
 from maskbatch.config import PILLOW_LIMIT_PIXELS
 from maskbatch.decode import decode_batch

@@ -1,5 +1,7 @@
 """Fixtures of the library's tests: one tiny real checkpoint, one archive, one staged and one committed run."""
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,21 @@ from torch import nn
 
 from maskbatch.architectures import build
 from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.rundir import Location, folder, remove_tree
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
+
+
+@pytest.fixture(params=["local", "store"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
+    """A fresh folder of this machine, and a fresh prefix of a store that has no folders."""
+    if request.param == "local":
+        yield tmp_path
+    else:
+        made = folder(f"memory://{uuid.uuid4().hex}")
+        yield made
+        remove_tree(made)
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +61,12 @@ def staged_session(tmp_path_factory: pytest.TempPathFactory, month: Path, checkp
 def staged(staged_session: Run, tmp_path: Path) -> Run:
     """A copy of a run whose every shard is staged, to be spoilt and committed."""
     return staged_session.copy(tmp_path / "run")
+
+
+@pytest.fixture
+def staged_at(staged_session: Run, root: Location) -> Run:
+    """Such a copy in a folder and in a store."""
+    return staged_session.copy(root / "run")
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
 from maskbatch import runner, staging
@@ -20,8 +21,9 @@ from maskbatch.commit import commit
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.progress import Step
-from maskbatch.rows import Work, decode_shard, scores_rows
-from maskbatch.rundir import RunDir
+from maskbatch.rows import Work, decode_shard, read_shard, scores_rows
+from maskbatch.rundir import Location, RunDir, names, whole
+from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 SIZE = (32, 32)
@@ -106,9 +108,26 @@ class Run:
             step=Step("commit", self.work.num_images, "images"),
         )
 
-    def copy(self, out: Path) -> "Run":
-        shutil.copytree(self.run.path, out)
-        return Run(RunDir.at(str(out)), replace(self.work, out=str(out)))
+    def copy(self, out: Location, options: StorageOptions = NO_OPTIONS) -> "Run":
+        source = Path(self.run.path)
+        for path in filter(Path.is_file, source.rglob("*")):
+            with whole(out / path.relative_to(source).as_posix()) as partial:
+                partial.write_bytes(path.read_bytes())
+        access = replace(self.work.access, options=options)
+        return Run(RunDir.at(str(out), options), replace(self.work, out=str(out), access=access))
+
+
+def write_rows(path: Location, table: pa.Table) -> None:
+    """Put `table` in the place of a Parquet file, on a disk or in a store."""
+    with whole(path) as partial:
+        pq.write_table(table, partial)
+
+
+def read_scores(run: RunDir) -> pa.Table:
+    """Every row below scores/, listed by _SUCCESS or not, by id, without its partition."""
+    paths = [run.scores / day / name for day in names(run.scores) for name in names(run.scores / day)]
+    tables = [pq.read_table(pa.BufferReader(path.read_bytes())) for path in paths]
+    return pa.concat_tables(tables).sort_by("id")
 
 
 def stage_run(out: Path, archive: Path, checkpoint: Checkpoint, **filters: Any) -> Run:
@@ -118,10 +137,12 @@ def stage_run(out: Path, archive: Path, checkpoint: Checkpoint, **filters: Any) 
     settings = runner.make_plan(str(out), plan_config)
     run = RunDir.at(str(out))
     settings = runner._scoring(run, settings, score_config, JobConfig(), checkpoint)
-    work = replace(runner._work(run, settings, plan_config, score_config, checkpoint), shard_size=32)
+    work = runner._work(run, settings, plan_config, score_config, checkpoint, Access())
+    work = replace(work, shard_size=32)
     classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
     for shard in range(work.num_shards):
-        planned, decoded = decode_shard(work, checkpoint.card, shard)
+        planned, encoded = read_shard(work, shard)
+        decoded = decode_shard(work, checkpoint.card, encoded, len(planned))
         probs = classifier.probs(decoded.images_NHWC)
         table = scores_rows(planned, decoded, probs, checkpoint.card, work.clock)
         staging.write_shard(run.staging, shard, table, "cpu/float32", work.run_id)

@@ -98,9 +98,12 @@ def test_the_cells_of_a_run_hold_every_planned_image(committed: Run) -> None:
     assert np.sum(made["count"].to_numpy()) == committed.work.num_images
 
 
-def test_a_committed_file_that_does_not_read_is_named(staged: Run) -> None:
-    success = staged.commit()
+def test_a_committed_file_that_does_not_read_is_named(staged_at: Run) -> None:
+    success = staged_at.commit()
     victim = next(item["name"] for item in success["files"] if item["name"].startswith("scores/"))
-    (staged.run.path / victim).write_bytes(b"PAR1")
+    (staged_at.run.path / victim).write_bytes(b"PAR1")
     with pytest.raises(UsageError, match=victim):
-        cells_of_run(staged.run.path, success)
+        cells_of_run(staged_at.run.path, success)
+    (staged_at.run.path / victim).unlink()
+    with pytest.raises(UsageError, match=victim):
+        cells_of_run(staged_at.run.path, success)

@@ -1,4 +1,4 @@
-import shutil
+import hashlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from samples import CLASSES, Run
+from samples import CLASSES, Run, read_scores, write_rows
 
 from maskbatch import commit as commit_module
 from maskbatch import schema
@@ -18,8 +18,9 @@ from maskbatch.cells import cells_of_run
 from maskbatch.checkpoint import open_checkpoint
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan import read_plan
-from maskbatch.rows import decode_shard
-from maskbatch.staging import shard_path
+from maskbatch.rows import decode_shard, read_shard
+from maskbatch.rundir import Location, names, remove_tree
+from maskbatch.staging import shard_path, staged_rows
 
 NUM_IMAGES = 102
 STATUSES = {"ok": 98, "missing": 1, "unsupported": 1, "truncated": 2}
@@ -31,13 +32,13 @@ def scores(made: Run) -> pa.Table:
 
 def change(made: Run, shard: int, **columns: Any) -> None:
     """Rewrite a staged shard with some of its columns replaced."""
-    table = pq.read_table(shard_path(made.run.staging, shard))
+    table = staged_rows(shard_path(made.run.staging, shard))
     for name, values in columns.items():
         place = table.schema.get_field_index(name)
         table = table.set_column(
             place, table.schema.field(name), pa.array(values, table.schema.field(name).type)
         )
-    pq.write_table(table, shard_path(made.run.staging, shard))
+    write_rows(shard_path(made.run.staging, shard), table)
 
 
 def test_every_planned_image_is_committed_exactly_once(committed: Run) -> None:
@@ -88,21 +89,55 @@ def test_success_lists_every_file_with_its_rows_and_digest(committed: Run) -> No
     assert set(listed) == {n for n in names if n == "run.json" or n.startswith(("plan/", "scores/"))}
     for name, item in listed.items():
         path = committed.run.path / name
-        assert item == commit_module._describe(committed.run, path, item["rows"])
+        data = path.read_bytes()
+        assert (item["num_bytes"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         if path.suffix == ".parquet":
             assert item["rows"] == pq.read_metadata(path).num_rows
 
 
-def test_a_repeated_commit_writes_the_same_files(staged: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_commit_writes_the_same_files(staged_at: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_module, "RANGE_ROWS", 64)  # two ranges
-    first = staged.commit()
-    staged.run.success.unlink()
-    (staged.run.scores / "date=2026-10-01" / "part-000000000007.parquet").write_bytes(b"of another commit")
-    assert staged.commit()["files"] == first["files"]
+    first = staged_at.commit()
+    staged_at.run.success.unlink()
+    (staged_at.run.scores / "date=2026-10-01" / "part-000000000007.parquet").write_bytes(b"of another commit")
+    assert staged_at.commit()["files"] == first["files"]
     assert {Path(item["name"]).name for item in first["files"] if item["name"].startswith("scores/")} == {
         "part-000000000000.parquet", "part-000000000064.parquet",
     }  # fmt: skip
-    assert scores(staged)["id"].to_pylist() == list(range(NUM_IMAGES))
+    assert read_scores(staged_at.run)["id"].to_pylist() == list(range(NUM_IMAGES))
+
+
+def test_a_run_in_a_store_commits_the_files_of_a_local_one(committed: Run, staged_at: Run) -> None:
+    assert staged_at.commit()["files"] == (committed.run.read_success() or {})["files"]
+    assert read_scores(staged_at.run).equals(read_scores(committed.run))
+    assert names(staged_at.run.path) == ["_SUCCESS", "plan", "run.json", "scores", "staging"]
+
+
+def test_a_commit_whose_answer_was_lost_is_ones_own(staged_at: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = commit_module.write_json
+
+    def write_twice(*arguments: Any, **options: Any) -> None:
+        write(*arguments, **options)
+        write(*arguments, **options)
+
+    monkeypatch.setattr(commit_module, "write_json", write_twice)
+    assert staged_at.commit() == staged_at.run.read_success()
+
+
+def test_another_drivers_commit_at_the_same_moment_is_refused(
+    staged_at: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"format_version": 1, "files": []}
+    write = commit_module.write_json
+
+    def too_late(path: Location, values: dict[str, Any], *, exclusive: bool) -> None:
+        write(path, other)
+        write(path, values, exclusive=exclusive)
+
+    monkeypatch.setattr(commit_module, "write_json", too_late)
+    with pytest.raises(RunFailedError, match="another driver committed it"):
+        staged_at.commit()
+    assert staged_at.run.read_success() == other
 
 
 def test_rows_staged_in_another_order_are_committed_by_id(staged: Run) -> None:
@@ -117,22 +152,22 @@ def test_rows_staged_in_another_order_are_committed_by_id(staged: Run) -> None:
 def test_a_driver_that_slept_through_its_lease_does_not_touch_what_another_committed(staged: Run) -> None:
     committed = staged.commit()
     files = {path: path.stat().st_mtime_ns for path in staged.run.scores.rglob("*.parquet")}
-    shutil.rmtree(staged.run.staging)
+    remove_tree(staged.run.staging)
     assert staged.commit(max_error_rate=1) == committed
     assert {path: path.stat().st_mtime_ns for path in staged.run.scores.rglob("*.parquet")} == files
     with pytest.raises(UsageError, match="never thrown away"):
         staged.run.clear()
 
 
-def test_a_staged_shard_whose_pages_are_damaged_is_scored_again(staged: Run) -> None:
-    path = shard_path(staged.run.staging, 0)
+def test_a_staged_shard_whose_pages_are_damaged_is_scored_again(staged_at: Run) -> None:
+    path = shard_path(staged_at.run.staging, 0)
     data = bytearray(path.read_bytes())
     data[4:2000] = bytes(1996)
     path.write_bytes(data)
     with pytest.raises(RunFailedError, match="does not read"):
-        staged.commit()
+        staged_at.commit()
     assert not path.exists()
-    assert not staged.run.success.exists()
+    assert not staged_at.run.success.exists()
 
 
 def test_an_archive_that_vanished_is_not_one_of_missing_images(staged: Run, tmp_path: Path) -> None:
@@ -141,8 +176,9 @@ def test_an_archive_that_vanished_is_not_one_of_missing_images(staged: Run, tmp_
     plan = read_plan(staged.run.plan, 0, staged.work.num_images)
     lost = plan.set_column(1, "uri", pa.array([f"file://{tmp_path}/unmounted/{i}" for i in range(len(plan))]))
     pq.write_table(lost, next(staged.run.plan.iterdir()))
+    planned, encoded = read_shard(gone, 0)
     with pytest.raises(RunFailedError, match="is gone; mount it again"):
-        decode_shard(gone, card, 0)
+        decode_shard(gone, card, encoded, len(planned))
 
 
 def test_a_file_that_has_other_rows_than_were_committed_is_named(staged: Run) -> None:
@@ -179,7 +215,7 @@ def duplicated_id(made: Run) -> None:
 
 def missing_row(made: Run) -> None:
     path = shard_path(made.run.staging, 3)
-    pq.write_table(pq.read_table(path).slice(1), path)
+    write_rows(path, staged_rows(path).slice(1))
 
 
 def foreign_id(made: Run) -> None:
@@ -187,11 +223,11 @@ def foreign_id(made: Run) -> None:
 
 
 def another_shards_rows(made: Run) -> None:
-    shutil.copy(shard_path(made.run.staging, 0), shard_path(made.run.staging, 1))
+    write_rows(shard_path(made.run.staging, 1), staged_rows(shard_path(made.run.staging, 0)))
 
 
 def foreign_uri(made: Run) -> None:
-    uris = pq.read_table(shard_path(made.run.staging, 2))["uri"].to_pylist()
+    uris = staged_rows(shard_path(made.run.staging, 2))["uri"].to_pylist()
     change(made, 2, uri=[uris[1], uris[0], *uris[2:]])
 
 
@@ -210,10 +246,10 @@ def no_whole_image(made: Run) -> None:
         unknown_status, no_whole_image,
     ],
 )  # fmt: skip
-def test_nothing_is_committed_when_the_rows_are_not_the_planned_ones(staged: Run, spoil: Any) -> None:
-    spoil(staged)
+def test_nothing_is_committed_when_the_rows_are_not_the_planned_ones(staged_at: Run, spoil: Any) -> None:
+    spoil(staged_at)
     with pytest.raises(RunFailedError) as failed:
-        staged.commit()
-    assert str(staged.run.path) in str(failed.value)
-    assert not staged.run.success.exists()
-    assert len(list(staged.run.staging.iterdir())) >= 3  # what is staged stays
+        staged_at.commit()
+    assert str(staged_at.run.path) in str(failed.value)
+    assert not staged_at.run.success.exists()
+    assert len(names(staged_at.run.staging)) >= 3  # what is staged stays

@@ -5,15 +5,16 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from maskbatch import lease as lease_module
 from maskbatch.errors import RunLockedError
 from maskbatch.lease import Lease, is_live, read_lease
-from maskbatch.rundir import RunDir
+from maskbatch.rundir import Location, RunDir, folder, names, whole, write_json
 
 
 def held(**changes: Any) -> dict[str, Any]:
@@ -23,8 +24,8 @@ def held(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDir:
-    return RunDir(tmp_path / "run")
+def run(root: Location) -> RunDir:
+    return RunDir(root / "run")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ PAST = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
 
 
 def write(run: RunDir, text: str) -> None:
-    run.path.mkdir(exist_ok=True)
-    run.lease.write_text(text)
+    with whole(run.lease) as partial:
+        partial.write_text(text)
 
 
 def test_a_lease_stands_while_it_is_held_and_is_gone_after(run: RunDir) -> None:
@@ -48,7 +49,7 @@ def test_a_lease_stands_while_it_is_held_and_is_gone_after(run: RunDir) -> None:
         assert found is not None
         assert (found["owner"], found["pid"]) == (lease.owner, os.getpid())
         assert is_live(found)
-    assert list(run.path.iterdir()) == []
+    assert names(run.path) == []
 
 
 def test_a_lease_is_released_when_the_work_fails(run: RunDir) -> None:
@@ -108,3 +109,41 @@ def test_a_lease_that_was_taken_over_is_left_to_its_new_owner(run: RunDir) -> No
     with Lease(run):
         write(run, json.dumps(held()))
     assert read_lease(run)["owner"] == "other"  # type: ignore[index]
+
+
+def test_a_creation_whose_answer_was_lost_is_ones_own(run: RunDir) -> None:
+    lease = Lease(run)
+    write_json(run.lease, lease._content())
+    with lease:
+        assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_a_store_that_creates_twice_is_named(
+    honest: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir(folder("memory://creating-twice"))
+    if not honest:
+        put = run.path.fs.pipe_file
+        monkeypatch.setattr(run.path.fs, "pipe_file", lambda path, data, mode="": put(path, data))
+    with Lease(run) as lease:
+        assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
+    said = capsys.readouterr().err.replace("\n", " ")
+    warning = "memory://creating-twice: this store does not honour exclusive creation"
+    assert said.count(warning) == (not honest)
+
+
+def test_a_lease_outlives_a_store_that_is_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = RunDir(folder("memory://away-for-a-while"))
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
+    with Lease(run) as lease:
+        with monkeypatch.context() as away:
+            away.setattr(run.path.fs, "open", Mock(side_effect=EndpointConnectionError(endpoint_url="x")))
+            time.sleep(0.1)
+        lease.counts.update(planned=7)
+        deadline = time.monotonic() + 5
+        while read_lease(run)["counts"] != {"planned": 7}:  # type: ignore[index]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

@@ -14,6 +14,7 @@ from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.plan import Listing, plan_rows, read_plan, write_plan
 from maskbatch.progress import Step
+from maskbatch.rundir import Location
 
 DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"
 
@@ -154,7 +155,7 @@ def test_a_named_pipe_is_planned_as_refused(tmp_path: Path) -> None:
     assert (row["status"], row["error"]) == ("unsupported", "not a regular file")
 
 
-def small_plan(folder: Path, num_rows: int, tag: str = "") -> None:
+def small_plan(folder: Location, num_rows: int, tag: str = "") -> None:
     rows = ({"id": i, "uri": f"file:///{tag}{i}.jpg", "encoding": "raw"} for i in range(num_rows))
     write_plan(folder, rows, Step("plan", None, "images"))
 
@@ -185,7 +186,7 @@ def test_a_plan_is_cut_into_files_named_by_their_first_id(plan_of_several_files:
     ]  # fmt: skip
 
 
-def test_a_plan_written_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_plan_written_anew_is_read_anew(root: Location) -> None:
     for tag in ("first", "second"):
-        small_plan(tmp_path, 3, tag)
-        assert read_plan(tmp_path, 0, 1)["uri"].to_pylist() == [f"file:///{tag}0.jpg"]
+        small_plan(root, 3, tag)
+        assert read_plan(root, 0, 1)["uri"].to_pylist() == [f"file:///{tag}0.jpg"]

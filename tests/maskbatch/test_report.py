@@ -16,7 +16,7 @@ from maskbatch.cells import cells_of_rows
 from maskbatch.checkpoint import Checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.report import GROUPINGS, Meaning, group_table, make_report
-from maskbatch.rundir import RunDir, write_json
+from maskbatch.rundir import Location, RunDir, names, write_json
 
 MEANING = Meaning(classes=CLASSES, compliant=("with_mask",), not_assessed=("no_face",))
 COUNTS = [
@@ -95,6 +95,20 @@ def test_the_json_equals_the_parquet_tables(committed: Run, tmp_path: Path) -> N
     }  # fmt: skip
 
 
+def test_a_run_in_a_store_gives_the_report_of_a_local_one(
+    committed: Run, root: Location, tmp_path: Path
+) -> None:
+    local = make_report([committed.run], tmp_path / "report")
+    made = committed.copy(root / "run").run
+    report = make_report([made], made.report)
+    assert (report.tables, report.meaning) == (local.tables, local.meaning)
+    assert report.runs[0]["path"] == str(made.path)
+    assert names(made.report) == names(tmp_path / "report")
+    for name in ("cells", *GROUPINGS):
+        path = made.report / f"{name}.parquet"
+        assert path.read_bytes() == (tmp_path / "report" / path.name).read_bytes()
+
+
 def test_several_runs_add_up_unless_they_share_images(
     month: Path, checkpoint: Checkpoint, committed: Run, tmp_path: Path
 ) -> None:
@@ -110,12 +124,12 @@ def test_several_runs_add_up_unless_they_share_images(
         make_report([committed.run, committed.copy(tmp_path / "copy").run], tmp_path / "twice")
 
 
-def test_only_a_committed_run_is_reported(staged: Run, tmp_path: Path) -> None:
+def test_only_a_committed_run_is_reported(staged_at: Run, root: Location) -> None:
     with pytest.raises(UsageError, match="not finished"):
-        make_report([staged.run], tmp_path / "report")
+        make_report([staged_at.run], root / "report")
     with pytest.raises(UsageError, match="no run is there"):
-        make_report([RunDir(tmp_path / "nowhere")], tmp_path / "report")
-    assert not (tmp_path / "report").exists()
+        make_report([RunDir(root / "nowhere")], root / "report")
+    assert names(root / "report") == []
 
 
 def test_runs_of_different_classes_do_not_add_up(committed: Run, tmp_path: Path) -> None:

@@ -1,0 +1,174 @@
+"""Requests that may fail: which are worth another try, how many at once, and a remote file read ahead.
+
+The number of requests in flight is halved when the store throttles and grows by one for each
+window of successes, as TCP does (V. Jacobson, "Congestion Avoidance and Control", 1988).
+"""
+
+import io
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from maskbatch.stores import MAX_TRIES, Access, Info, RefusedError, ThrottledError, TransientError, backoff_s
+
+BLOCK_BYTES = 4 * 2**20
+BLOCKS_AHEAD = 4
+MAX_READ_BYTES = 64 * 2**20
+"""One read of a container's index; a header that claims more is not believed."""
+
+
+class Window:
+    """How many requests one worker keeps in flight: halved by a throttling store, growing back after."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.limit = float(most)
+        self._in_flight = 0
+        self._halved_at = 0.0
+        self._free = threading.Condition()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Wait for a place, and hold it while the block runs."""
+        with self._free:
+            self._free.wait_for(lambda: self._in_flight < max(1, int(self.limit)))
+            self._in_flight += 1
+        began = time.monotonic()
+        try:
+            yield
+        except ThrottledError:
+            with self._free:
+                if began >= self._halved_at:  # not again for requests sent before the last halving
+                    self.limit = max(1.0, self.limit / 2)
+                    self._halved_at = time.monotonic()
+            raise
+        else:
+            with self._free:
+                self.limit = min(self.most, self.limit + 1 / max(self.limit, 1))
+        finally:
+            with self._free:
+                self._in_flight -= 1
+                self._free.notify_all()
+
+
+_windows: dict[int, Window] = {}
+
+
+def window(access: Access) -> Window:
+    """The window that all requests of this process share."""
+    return _windows.setdefault(access.max_requests, Window(access.max_requests))
+
+
+def fetch(
+    access: Access,
+    uri: str,
+    span: tuple[int, int] | None = None,
+    *,
+    version: str | None = None,
+    num_bytes: int | None = None,
+    max_bytes: int = 2**62,
+) -> bytes:
+    """The bytes of a file, or of its `span`, tried again while that may help.
+
+    `num_bytes`: the size that was listed; a whole file that comes shorter or longer is asked for again,
+    unless the store says that this is its size now.
+
+    Raises what `Store.read` does; TimeoutError or TransientError once `access.image_timeout_s` or
+    MAX_TRIES are used up.
+    """
+    store, limits = access.store(uri), window(access)
+    deadline = time.monotonic() + access.image_timeout_s
+    expected = span[1] - span[0] if span else num_bytes
+    for attempt in range(MAX_TRIES):
+        try:
+            with limits.request():
+                data = store.read(uri, span, version, max_bytes)
+            if expected is None or len(data) == expected:
+                return data
+            if span is None and store.info(uri).size == len(data):
+                return data  # it was written anew since it was listed
+            raise TransientError(f"{expected:,} bytes expected, the store sent others")
+        except (TransientError, TimeoutError):
+            wait_s = backoff_s(attempt)
+            if attempt + 1 == MAX_TRIES or time.monotonic() + wait_s > deadline:
+                raise
+        time.sleep(wait_s)
+    raise AssertionError("unreachable")
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of a store, seekable, read in blocks that are asked for ahead while reading goes forward.
+
+    Holds at most BLOCKS_AHEAD + 2 blocks. One read of more than MAX_READ_BYTES is an OSError, as is
+    what the store refuses.
+    """
+
+    def __init__(self, access: Access, uri: str, info: Info) -> None:
+        self.access, self.uri, self.info = access, uri, info
+        self._at = 0
+        self._blocks: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._last = -1
+        self._pool = ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="index")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.info.size}[whence]
+        if base + offset < 0:
+            raise OSError("a place before the file's start")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        return self.read(self.info.size - self._at)
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(0, self.info.size - self._at)
+        size = left if size is None or size < 0 else min(size, left)
+        if size > MAX_READ_BYTES:
+            raise OSError(f"{size:,} bytes asked for at once, {MAX_READ_BYTES:,} at most")
+        parts = bytearray()
+        while len(parts) < size:
+            number, skip = divmod(self._at, BLOCK_BYTES)
+            part = self._block(number)[skip : skip + size - len(parts)]
+            parts += part
+            self._at += len(part)
+        return bytes(parts)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
+
+    def _block(self, number: int) -> bytes:
+        ahead = BLOCKS_AHEAD if number in (self._last, self._last + 1) and self._last >= 0 else 0
+        self._last = number
+        for wanted in range(number, number + ahead + 1):
+            if wanted not in self._blocks and wanted * BLOCK_BYTES < self.info.size:
+                self._blocks[wanted] = self._pool.submit(self._fetch, wanted)
+        while len(self._blocks) > BLOCKS_AHEAD + 2:
+            oldest = next(n for n in self._blocks if n != number)
+            self._blocks.pop(oldest).cancel()
+        try:
+            return self._blocks[number].result()
+        except (TransientError, RefusedError) as error:
+            raise OSError(f"{self.uri}: {error}") from error
+
+    def _fetch(self, number: int) -> bytes:
+        start = number * BLOCK_BYTES
+        span = start, min(start + BLOCK_BYTES, self.info.size)
+        return fetch(self.access, self.uri, span, version=self.info.version)

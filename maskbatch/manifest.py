@@ -1,0 +1,542 @@
+"""Lists of images: CSV, JSON lines, Parquet and S3 Inventories, streamed a row at a time.
+
+Whoever writes a manifest decides what is read, so a row may only point into the manifest's own folder or
+below an `--allow-prefix`. Every spelling of a uri becomes one `Place` before it is compared or planned.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import posixpath
+import re
+import shlex
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskbatch.clock import parse_time
+from maskbatch.entries import SCHEME, Entry, decode_name, encode_name, is_image
+from maskbatch.errors import UsageError
+
+Open = Callable[[str], BinaryIO]
+"""Opens any uri for reading, seekable; raises FileNotFoundError or another OSError."""
+Row = dict[str, str | None]
+"""One row by the names of COLUMNS, and `kept`; blanks are None."""
+
+COLUMNS = {
+    "uri": ("uri",), "bucket": ("bucket",), "key": ("key",), "site": ("site",), "camera": ("camera",),
+    "captured_at": ("captured_at",), "num_bytes": ("num_bytes", "size"),
+    "version": ("version", "etag", "e_tag"), "is_latest": ("is_latest", "islatest"),
+    "is_delete_marker": ("is_delete_marker", "isdeletemarker"),
+}  # fmt: skip
+"""What a column may be called, in any case; the first that is there counts."""
+
+ALIASES = {"s3a": "s3", "s3n": "s3", "local": "file"}
+SIGNING = re.compile(
+    r"x-(amz|goog)-|signature$|expires$|awsaccesskeyid$|googleaccessid$|policy$|key-pair-id$|token$|s[vkiretpg]$|"
+    r"sig$|spr$|sks$|sktid$|skoid$|skt$|ske$|skv$|srt?$|ss$|sdd$"
+)
+"""Parameters of presigned URLs of S3, Google and Azure: they differ from one signing to the next."""
+DEFAULT_PORTS = {"http": 80, "https": 443}
+DOT_SEGMENT = re.compile(r"(^|[/\\])\.{1,2}(;[^/\\]*)?($|[/\\])")
+UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]|::")
+UNSAFE_REASONS = {
+    "::": "has `::`, which chains file systems; write %3A%3A for it in a file:// uri",
+    "\\": "has a backslash; `/` expected",
+}
+BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+MAX_LINE_BYTES = 1 << 20
+MAX_INVENTORY_BYTES = 1 << 24
+"""Of manifest.json itself: 200 bytes for each data file."""
+
+
+class Place(NamedTuple):
+    """Where a uri points: one value for all its spellings."""
+
+    root: str
+    """`file://`, `s3://bucket` or `https://host:8443`."""
+    path: str
+    """From `/`; names as they are, except over http, where it stays as it is sent."""
+    login: str = ""
+    """User-info with its `@`."""
+    query: str = ""
+
+    def encode(self, path: str) -> str:
+        """A path of this kind of place as it stands in a uri."""
+        return path if self.root.startswith("http") else encode_name(path)
+
+    @property
+    def uri(self) -> str:
+        """As the plan shows it: without secrets. What tells two queries apart stays as a digest."""
+        told = [pair for pair in parse_qsl(self.query[1:], True) if not SIGNING.match(pair[0].lower())]
+        digest = blake2b(repr(told).encode(), digest_size=6).hexdigest()
+        return self.root + self.encode(self.path) + (f"#{digest}" if told else "")
+
+    @property
+    def fetch(self) -> str | None:
+        """The whole uri, where `uri` lacks some of it."""
+        if not self.login and not self.query:
+            return None
+        return self.root.replace("://", f"://{self.login}", 1) + self.encode(self.path) + self.query
+
+    @property
+    def folder(self) -> "Place":
+        """The folder it lies in, with a `/` at its end."""
+        return Place(self.root, self.path[: self.path.rindex("/") + 1], self.login)
+
+    def covers(self, other: "Place") -> bool:
+        """Whether `other` is this or lies below it."""
+        top = self.path.rstrip("/")
+        return self.root == other.root and (other.path == top or other.path.startswith(f"{top}/"))
+
+
+def allowed(uri: str, prefixes: Sequence[str]) -> bool:
+    """Whether an absolute `uri` lies at or below one of `prefixes`, at a `/`, however both are spelt.
+
+    Raises UsageError for a prefix that cannot be read.
+    """
+    bounds = [_prefix(prefix) for prefix in prefixes]
+    try:
+        place = locate(uri)
+    except ValueError:
+        return False
+    return any(bound.covers(place) for bound in bounds)
+
+
+def locate(text: str, folder: Place | None = None) -> Place:
+    """Where a uri or path points; a relative one lies in `folder`. ValueError says what is wrong with it."""
+    bad = UNSAFE.search(text)
+    if bad:
+        raise ValueError(UNSAFE_REASONS.get(bad[0], "has a control character"))
+    scheme, rest = _scheme(text)
+    if scheme is None:
+        return _path_place(text, folder)
+    if scheme in DEFAULT_PORTS:
+        return _web_place(scheme, rest)
+    authority, _, path = rest.removeprefix("//").partition("/")
+    if scheme == "file":
+        if not rest.startswith("/") or (rest.startswith("//") and authority.lower() not in ("", "localhost")):
+            raise ValueError("names no absolute path of this machine; file:///folder/name.jpg expected")
+        return _local_place(os.fsdecode(decode_name(rest.removeprefix(f"//{authority}"))))
+    user, at, host = authority.rpartition("@")
+    if not rest.startswith("//") or not host or re.search(r"[?#%\s]", authority):
+        raise ValueError(f"names no bucket or host; {scheme}://bucket/name.jpg expected")
+    if DOT_SEGMENT.search(path):
+        raise ValueError("has a `.` or `..` folder")
+    login = user + at if ":" in user else ""  # in abfs://container@account it is no login
+    return Place(f"{scheme}://{authority.removeprefix(login)}", f"/{path}", login)
+
+
+def _scheme(text: str) -> tuple[str | None, str]:
+    """A uri's scheme by its usual name, and the rest; None for a path: a file may be called `cam:7.jpg`."""
+    scheme, colon, rest = text.partition(":")
+    scheme = ALIASES.get(scheme.lower(), scheme.lower())
+    known = scheme in _protocols()
+    if not known and "://" not in text:
+        return None, text
+    if not known or not colon:
+        raise ValueError("has an unknown scheme; a path, or file://, s3://, gs:// or https:// expected")
+    return scheme, rest
+
+
+@lru_cache
+def _protocols() -> frozenset[str]:
+    return frozenset(fsspec.available_protocols())
+
+
+def _path_place(text: str, folder: Place | None) -> Place:
+    if text.startswith("/"):
+        return _local_place(text)
+    if folder is None:
+        raise ValueError("is not absolute")
+    if folder.root == SCHEME:
+        return _local_place(folder.path + text)
+    if folder.root.startswith("http"):
+        scheme, _, rest = (folder.fetch or folder.uri).partition(":")
+        return _web_place(scheme, rest + text)
+    return Place(folder.root, _without_dots(folder.path + text), folder.login)
+
+
+def _local_place(path: str) -> Place:
+    if "\0" in path:
+        raise ValueError("has a control character")
+    return Place(SCHEME, posixpath.normpath("/" + path.lstrip("/")))
+
+
+def _web_place(scheme: str, rest: str) -> Place:
+    parts = urlsplit(f"{scheme}:{rest}")
+    host, port = parts.hostname or "", parts.port
+    if not rest.startswith("//") or not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:]+", host):
+        raise ValueError(f"names no host; {scheme}://host/name.jpg expected, the host in ASCII")
+    root = f"{scheme}://" + (f"[{host}]" if ":" in host else host)
+    root += "" if port in (None, DEFAULT_PORTS[scheme]) else f":{port}"
+    path = _without_dots(re.sub(r"(?i)(?<=/)(\.|%2e){1,2}(?=/|$)", lambda dots: unquote(dots[0]), parts.path))
+    plain = unquote(unquote(path))  # what a server makes of `..%2f` or `%252e%252e/` is anyone's guess
+    if DOT_SEGMENT.search(plain) or "\0" in plain:
+        raise ValueError("hides a `..` folder or a NUL behind percent signs")
+    login = parts.netloc[: parts.netloc.rfind("@") + 1]
+    return Place(root, path, login, f"?{parts.query}" if parts.query else "")
+
+
+def _without_dots(path: str) -> str:
+    """A path from `/` with `.` and `..` resolved and all else, `//` too, kept (RFC 3986, 5.2.4)."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            kept[-1:] = []
+        elif segment != ".":
+            kept.append(segment)
+    return "/" + "/".join(kept) + ("/" if kept and segments[-1] in (".", "..") else "")
+
+
+def _prefix(prefix: str) -> Place:
+    """The place of an --allow-prefix, where a path without a scheme is one of this machine."""
+    try:
+        is_path = bool(prefix) and _scheme(prefix)[0] is None
+        return locate(str(Path(prefix).absolute()) if is_path else prefix)
+    except ValueError as error:
+        raise UsageError(f"--allow-prefix {_shown(prefix)} {error}") from error
+
+
+def _shown(text: str) -> str:
+    """For a message: no query, no user-info, nothing that a terminal would obey, 200 characters."""
+    bare = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", text)[0])
+    return repr(bare if len(bare) <= 200 else f"{bare[:200]}...")[1:-1] or "(empty)"
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of this name lists images; a `.parquet` may as well hold them, see `rowfiles`."""
+    base = posixpath.basename(name).lower()
+    return base == "manifest.json" or base.removesuffix(".gz").endswith((".csv", ".jsonl", ".ndjson"))
+
+
+def manifest_entries(
+    uri: str,
+    relative: str,
+    open_file: Open,
+    allow_prefix: Sequence[str],
+    keep_column: str | None,
+    skipped: Counter[str],
+    notes: Counter[str],
+) -> Iterator[Entry]:
+    """Every image that the manifest at `uri`, a uri of the plan, lists, in its order.
+
+    Entry.relative goes on from the folder of `relative` for what lies in the manifest's folder; for the rest
+    it is the path below the bucket, the host or `/`. Rows without an image count in `skipped`. Raises
+    UsageError naming the row for one that may not be read.
+    """
+    with _explained(uri):
+        own = locate(uri)
+        if not own.root.startswith(("file", "http")):
+            own = own._replace(path=os.fsdecode(decode_name(own.path)))
+        bounds = [own.folder, *map(_prefix, allow_prefix)]
+        manifest = _Manifest(own.folder, bounds, posixpath.dirname(relative), keep_column, skipped, notes)
+        with open_file(uri) as file:
+            if posixpath.basename(own.path).lower() == "manifest.json":
+                yield from _inventory_entries(manifest, file.read(MAX_INVENTORY_BYTES + 1), open_file)
+            else:
+                yield from manifest.entries(_rows(file, own.path, keep_column))
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turns what a damaged, hostile or absent file raises into a sentence that names it."""
+    where = f"manifest {_shown(uri)}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UsageError(f"{where}: no such file; check the path") from error
+    except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeError) as error:
+        reason = "it is not UTF-8" if isinstance(error, UnicodeError) else f"{error}".partition("\n")[0]
+        raise UsageError(f"{where} cannot be read ({_shown(reason)}); write it again") from error
+    except ValueError as error:
+        raise UsageError(f"{where} {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What every row is held against."""
+
+    folder: Place
+    bounds: list[Place]
+    above: str
+    """The folder of the manifest's own `relative`."""
+    keep_column: str | None
+    skipped: Counter[str]
+    notes: Counter[str]
+
+    def entries(self, rows: Iterator[tuple[str, Row]]) -> Iterator[Entry]:
+        for where, row in rows:
+            reason = _no_image(row)
+            if reason:
+                self.skipped[reason] += 1
+                continue
+            try:
+                yield self._entry(row)
+            except ValueError as error:
+                raise ValueError(f"{where}: {_shown(_name(row))} {error}") from error
+
+    def _entry(self, row: Row) -> Entry:
+        place = locate(_name(row), self.folder) if "uri" in row else _object(row["bucket"], row["key"])
+        if not any(bound.covers(place) for bound in self.bounds):
+            top = shlex.quote(place.folder.uri if place.root == SCHEME else f"{place.root}/")
+            raise ValueError(f"lies outside {self.folder.uri}; if it may be read, add --allow-prefix {top}")
+        inside = self.folder.covers(place)
+        below = place.encode(place.path[len(self.folder.path) :] if inside else place.path.lstrip("/"))
+        unreadable = "uri" not in row and DOT_SEGMENT.search(place.path)  # an inventory cannot be mended
+        return Entry(
+            uri=place.uri,
+            relative=posixpath.join(self.above, below) if inside else below,
+            num_bytes=_whole_number(row.get("num_bytes")),
+            version=(row.get("version") or "").strip('"') or None,
+            status="unsupported" if unreadable else None,
+            error="a `.` or `..` in its key, which clients resolve before they ask" if unreadable else None,
+            fetch=place.fetch,
+            **described(row, self.notes),
+        )
+
+
+def _name(row: Row) -> str:
+    return row["uri"] or "" if "uri" in row else f"s3://{row['bucket']}/{row['key']}"
+
+
+def _no_image(row: Row) -> str | None:
+    """Why a row lists no image, as it is counted."""
+    if not all(row[name] for name in ("uri", "bucket", "key") if name in row):
+        return "row without a uri"
+    if (row.get("is_delete_marker") or "false").lower() != "false":
+        return "delete marker"
+    if (row.get("is_latest") or "true").lower() != "true":
+        return "not the latest version"
+    return "folder marker" if _name(row).endswith("/") else None
+
+
+def _object(bucket: str | None, key: str | None) -> Place:
+    """The place of an object by its literal key."""
+    if not bucket or not BUCKET.fullmatch(bucket):
+        raise ValueError("names no bucket")
+    return Place(f"s3://{bucket}", f"/{key}")
+
+
+def described(row: Row, notes: Counter[str]) -> dict[str, Any]:
+    """What a row says of Entry's `site`, `camera`, `time`, `kept`; a time that cannot be read is counted."""
+    text = row.get("captured_at")
+    time = parse_time(text)
+    if text and time is None:
+        notes["captured_at not readable"] += 1
+    return {"site": row.get("site"), "camera": row.get("camera"), "time": time, "kept": row.get("kept")}
+
+
+def _whole_number(text: str | None) -> int | None:
+    try:
+        number = int(float(text or ""))
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 <= number < 1 << 63 else None
+
+
+@lru_cache(maxsize=64)
+def choose_columns(names: tuple[str, ...], keep_column: str | None) -> dict[str, str]:
+    """The names that a table has for those of COLUMNS and for `kept`."""
+    by_lower = {name.strip().lower(): name for name in reversed(names)}
+    wanted = COLUMNS | ({"kept": (keep_column.strip().lower(),)} if keep_column else {})
+    found = {column: next(filter(by_lower.get, known), None) for column, known in wanted.items()}
+    chosen = {column: by_lower[known] for column, known in found.items() if known}
+    if keep_column in names:
+        chosen["kept"] = keep_column
+    if "uri" in chosen:
+        for column in ("bucket", "key", "is_latest", "is_delete_marker"):
+            chosen.pop(column, None)
+    return chosen
+
+
+def check_columns(chosen: Collection[str], names: Sequence[str], keep_column: str | None) -> None:
+    """Raises ValueError naming the columns where the one to keep is not among them."""
+    if keep_column is not None and "kept" not in chosen:
+        raise ValueError(f"has no column {keep_column} to keep, but {_shown(', '.join(names))}")
+
+
+def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = False) -> dict[str, str]:
+    """`choose_columns` of a table that has to say where its images are."""
+    chosen = choose_columns(tuple(names), keep_column)
+    if "uri" not in chosen and not {"bucket", "key"} <= chosen.keys():
+        raise ValueError(f"has no column uri (or bucket and key), but {_shown(', '.join(names))}")
+    if not is_sparse:
+        check_columns(chosen, names, keep_column)
+    return chosen
+
+
+def _rows(
+    file: BinaryIO, name: str, keep_column: str | None, header: Sequence[str] = ()
+) -> Iterator[tuple[str, Row]]:
+    """The rows of a file of this name, each with where it stands; `header` is that of a CSV without one."""
+    name = name.lower().removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return _parquet_rows(file, keep_column)
+    if name.endswith((".jsonl", ".ndjson")):
+        return _json_rows(_unzipped(file), keep_column)
+    if name.endswith(".csv"):
+        return _csv_rows(_unzipped(file), keep_column, header)
+    raise ValueError("is no manifest by its name; .csv, .jsonl, .ndjson or .parquet expected")
+
+
+def _unzipped(file: BinaryIO) -> BinaryIO:
+    """The file, or what is in it where it begins as gzip does."""
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
+
+
+def clean_row(columns: Collection[str], values: Sequence[str | None]) -> Row:
+    """Blanks become None; blanks around a value go, but for a key, which is literal."""
+    pairs = zip(columns, values, strict=True)
+    return {c: (v if c == "key" else v.strip()) if v and not v.isspace() else None for c, v in pairs}
+
+
+def _csv_rows(file: BinaryIO, keep_column: str | None, header: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        reader = csv.reader(text, strict=True)
+        names = header or next(reader, [])
+        chosen = _choose(names, keep_column)
+        places = [names.index(name) for name in chosen.values()]
+        for values in reader:
+            if len(values) == len(names):
+                yield f"line {reader.line_num}", clean_row(chosen, [values[i] for i in places])
+            elif values:
+                raise ValueError(f"line {reader.line_num}: {len(values)} values, {len(names)} expected")
+
+
+def _json_rows(file: BinaryIO, keep_column: str | None) -> Iterator[tuple[str, Row]]:
+    """Any line but the first may leave out what it does not know."""
+    names: list[str] = []
+    seen: set[str] = set()
+    for number in count(1):
+        line = file.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            break
+        if line.isspace():
+            continue
+        values = _json_object(line, f"line {number}")
+        first, names = not names, list(values)
+        chosen = _choose(names, keep_column, True) if first else choose_columns(tuple(names), keep_column)
+        seen |= chosen.keys()
+        row = clean_row(chosen, [_text(values[name]) for name in chosen.values()])
+        yield f"line {number}", row if {"bucket", "key"} <= row.keys() else {"uri": row.get("uri")} | row
+    if names:
+        check_columns(seen, names, keep_column)
+
+
+def _json_object(line: bytes, where: str) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(f"{where}: more than {MAX_LINE_BYTES:,} bytes")
+    try:
+        values = json.loads(line.decode("utf-8-sig"))
+        if b"\\u" in line:
+            json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: no JSON ({_shown(str(error))})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: a JSON object expected")
+    return values
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _parquet_rows(file: BinaryIO, keep_column: str | None) -> Iterator[tuple[str, Row]]:
+    numbers = count(1)
+    with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as parquet:
+        names = parquet.schema_arrow.names
+        chosen = _choose(names, keep_column)
+        nested = [n for n in chosen.values() if pa.types.is_nested(parquet.schema_arrow.field(n).type)]
+        if nested:
+            raise ValueError(f"has no text in its column {nested[0]}")
+        for batch in parquet.iter_batches(8192, columns=list(set(chosen.values())), use_threads=False):
+            columns = [texts(batch.column(batch.schema.names.index(name))) for name in chosen.values()]
+            for values in zip(*columns, strict=True):
+                yield f"row {next(numbers)}", clean_row(chosen, values)
+
+
+def texts(column: pa.Array) -> list[str | None]:
+    """A column's values as text; times in ISO 8601 to the microsecond, with `Z` where the type has a zone."""
+    kind = column.type
+    if not pa.types.is_timestamp(kind):
+        return cast(list[str | None], column.cast(pa.string()).to_pylist())
+    naive = column.view(pa.int64()).view(pa.timestamp(kind.unit))
+    if kind.unit == "ns":
+        naive = naive.cast(pa.timestamp("us"), safe=False)
+    return [time and time + ("Z" if kind.tz else "") for time in naive.cast(pa.string()).to_pylist()]
+
+
+def _inventory_entries(manifest: _Manifest, text: bytes, open_file: Open) -> Iterator[Entry]:
+    """The images of an S3 Inventory, which lists everything in a bucket.
+
+    Source: docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
+    """
+    kind, destination, header, keys = _inventory(text)
+    for key in keys:
+        uri, file = _open_data(manifest, _object(destination, key), open_file)
+        with _explained(uri), file:
+            rows = _rows(file, f".{kind}", manifest.keep_column, header)
+            yield from manifest.entries(_image_rows(rows, kind, manifest.skipped))
+
+
+def _inventory(text: bytes) -> tuple[str, str, list[str], list[str]]:
+    """What manifest.json says: the kind of its data files, their bucket, the header they lack, their keys."""
+    try:
+        said = json.loads(text)
+        kind = str(said["fileFormat"]).lower()
+        bucket = str(said["destinationBucket"]).rpartition(":")[2]  # arn:aws:s3:::name, or the name
+        header = [name.strip() for name in str(said["fileSchema"]).split(",")]
+        keys = [str(file["key"]) for file in said["files"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        message = "is no S3 Inventory; destinationBucket, fileFormat, fileSchema and files expected in it"
+        raise ValueError(message) from error
+    if kind not in ("csv", "parquet"):
+        raise ValueError(f"lists {_shown(kind.upper())} files; configure the inventory as CSV or Parquet")
+    return kind, bucket, header, keys
+
+
+def _open_data(manifest: _Manifest, stored: Place, open_file: Open) -> tuple[str, BinaryIO]:
+    """A data file of an inventory: in its bucket, or near a manifest that was copied with its data."""
+    name = posixpath.basename(stored.path)
+    tried = [locate(f"{way}{name}", manifest.folder) for way in ("data/", "../data/", "./")]
+    if manifest.folder.root == stored.root:
+        tried.insert(0, stored)
+    elif any(bound.covers(stored) for bound in manifest.bounds):
+        tried.append(stored)
+    for place in tried:
+        try:
+            return place.uri, open_file(place.fetch or place.uri)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue
+    message = f"its data file {_shown(stored.uri)} is not there; copy data/ beside the manifest"
+    raise ValueError(f"{message}, or add --allow-prefix {shlex.quote(stored.root)}/")
+
+
+def _image_rows(
+    rows: Iterator[tuple[str, Row]], kind: str, skipped: Counter[str]
+) -> Iterator[tuple[str, Row]]:
+    """Rows of images and of no object at all. CSV has its keys URL-encoded, a space as `+`; Parquet not."""
+    for where, row in rows:
+        key = row["key"] = unquote_plus(row["key"] or "") if kind == "csv" else row["key"] or ""
+        if key and not key.endswith("/") and not is_image(key):
+            skipped[os.path.splitext(key)[1].lower() or "no extension"] += 1
+        else:
+            yield where, row

@@ -1,0 +1,344 @@
+"""S3 through obstore, with the endpoint, region and credentials that botocore finds in the usual places.
+
+obstore reads several times as fast as what is built on botocore. It refuses keys that are no tidy
+paths (`a//b.jpg`, `./c.jpg`, control characters), and a whole listing with one of them in it: so
+such keys go through botocore, and listings are asked for by presigned URLs.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+
+import botocore.session
+import obstore
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from obstore import exceptions
+from obstore.store import S3Store
+
+from maskbatch.entries import decode_name, encode_name
+from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.listing import PREFIXES, File, Page, Part, Tree
+from maskbatch.stores import (
+    CHANGED,
+    MAX_TRIES,
+    Info,
+    RefusedError,
+    ThrottledError,
+    TooLargeError,
+    TransientError,
+    backoff_s,
+    plain_etag,
+)
+from maskbatch.web import Http
+
+CONNECT = timedelta(seconds=10)
+URL_LIFE_S = 3600
+UNTIDY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
+"""Keys that obstore refuses or reads as another key."""
+BAD_CREDENTIALS = (
+    "ExpiredToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
+    "RequestTimeTooSkewed",
+)  # fmt: skip
+MAX_DEPTH = 6
+"""Levels of folders that a listing looks into for prefixes to list side by side."""
+MAX_LEVEL_PAGES = 20
+"""Pages of one level that it reads for that; a level of more keys is listed as it comes."""
+
+
+class S3:
+    """One bucket. obstore's own retries are off: `fetch` must see a throttling store."""
+
+    def __init__(self, bucket: str, options: Mapping[str, Any], timeout_s: float) -> None:
+        self.bucket = bucket
+        self.boto = _boto_client(bucket, options)
+        self.client = _obstore_client(bucket, options, self.boto, timeout_s)
+        self.payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
+        self.web = Http(lambda uri: False, timeout_s)
+        if self.payer:
+            self.web.session.headers["x-amz-request-payer"] = "requester"
+
+    def key(self, uri: str) -> str:
+        """The key of a uri in this bucket."""
+        return decode_name(uri.removeprefix(f"s3://{self.bucket}/")).decode(errors="surrogateescape")
+
+    def info(self, uri: str) -> Info:
+        key = self.key(uri)
+        if UNTIDY.search(key):
+            found = self._try(lambda: self.boto.head_object(Bucket=self.bucket, Key=key, **self.payer))
+            return Info(found["ContentLength"], plain_etag(found["ETag"]))
+        meta = self._try(lambda: obstore.head(self.client, key))
+        return Info(meta["size"], plain_etag(meta["e_tag"]))
+
+    def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
+        key = self.key(uri)
+        get = self._get_untidy if UNTIDY.search(key) else self._get
+        data: bytes = self._try(lambda: get(key, span, version, max_bytes))
+        return data
+
+    def _get(self, key: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
+        if span is None:
+            found = obstore.get(self.client, key)
+            if found.meta["size"] > max_bytes:
+                raise TooLargeError
+        else:
+            match = f'"{version}"' if version else None
+            found = obstore.get(self.client, key, options={"range": span, "if_match": match})
+        return bytes(found.bytes())
+
+    def _get_untidy(
+        self, key: str, span: tuple[int, int] | None, version: str | None, max_bytes: int
+    ) -> bytes:
+        part = {}
+        if span is not None:
+            part["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+            if version:
+                part["IfMatch"] = f'"{version}"'
+        found = self.boto.get_object(Bucket=self.bucket, Key=key, **part, **self.payer)
+        if found["ContentLength"] > max_bytes:
+            raise TooLargeError
+        return bytes(found["Body"].read())
+
+    def _try(self, ask: Callable[[], Any]) -> Any:
+        """`ask()`, with obstore's errors as those of `stores`."""
+        try:
+            return ask()
+        except FileNotFoundError as error:
+            self._refuse(str(error))
+            raise
+        except exceptions.PreconditionError as error:
+            raise RefusedError(CHANGED) from error
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
+            self._refuse(str(error))
+            raise PermissionError from error
+        except ClientError as error:
+            code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            self._refuse(f"<Code>{error.response.get('Error', {}).get('Code')}<")
+            if code == 404:
+                raise FileNotFoundError from error
+            if code == 403:
+                raise PermissionError from error
+            if code == 412:
+                raise RefusedError(CHANGED) from error
+            raise TransientError("the store's answer failed") from error
+        except (exceptions.BaseError, BotoCoreError) as error:
+            text = str(error)
+            self._refuse(text)
+            if re.search(r"status code: (503|429)|SlowDown", text):
+                raise ThrottledError("the store asks for fewer requests") from error
+            if "timed out" in text or "timeout" in text:
+                raise TimeoutError from error
+            raise TransientError("the store's answer failed") from error
+
+    def _refuse(self, text: str) -> None:
+        """Raises RunFailedError where no request of this run can work until somebody mends something."""
+        code = next((code for code in BAD_CREDENTIALS if f"<Code>{code}<" in text), None)
+        if code:
+            what = f"s3://{self.bucket} refuses the credentials ({code}); renew them"
+            raise RunFailedError(f"{what}, then run the same command")
+        if "<Code>NoSuchBucket<" in text:
+            raise RunFailedError(
+                f"s3://{self.bucket}: there is no such bucket; check the URL and the endpoint"
+            )
+
+    def _url(self, operation: str, **params: Any) -> str:
+        try:
+            url: str = self.boto.generate_presigned_url(
+                operation, {"Bucket": self.bucket, **self.payer, **params}, ExpiresIn=URL_LIFE_S
+            )
+        except BotoCoreError as error:
+            raise RunFailedError(f"s3://{self.bucket}: {error}; renew the credentials") from error
+        return url
+
+    def page(self, **params: Any) -> "Keys":
+        """One page of a listing, tried again while that may help. Raises UsageError, RunFailedError."""
+        for attempt in range(MAX_TRIES):
+            try:
+                return self._page(params)
+            except RunFailedError as error:  # nothing has begun yet: the request is wrong
+                raise UsageError(str(error)) from error
+            except (TransientError, TimeoutError) as error:
+                if attempt + 1 == MAX_TRIES:
+                    raise UsageError(f"cannot list s3://{self.bucket}: {error}; try again later") from error
+            time.sleep(backoff_s(attempt))
+        raise AssertionError("unreachable")
+
+    def _page(self, params: dict[str, Any]) -> "Keys":
+        answer = self.web.ask(self._url("list_objects_v2", EncodingType="url", **params))
+        if answer.status_code in (400, 401, 403, 404):
+            self._refuse(answer.text)
+            remedy = "check the URL, and give these credentials s3:ListBucket"
+            raise UsageError(f"cannot list s3://{self.bucket}: it answers {answer.status_code}; {remedy}")
+        if answer.status_code != 200:
+            raise TransientError(f"it answers {answer.status_code}")
+        try:
+            return _parse_page(answer.content)
+        except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
+            raise TransientError("its answer is damaged") from error
+
+
+class Keys(NamedTuple):
+    """One page of a bucket's listing."""
+
+    keys: list[tuple[str, int, str | None]]
+    """Key, size in bytes, etag."""
+    folders: list[str]
+    """Common prefixes, ending in `/`, where a delimiter was given."""
+    token: str | None
+    """What the next page is asked for with."""
+
+
+def _parse_page(content: bytes) -> Keys:
+    """Source: ListObjectsV2 in the S3 API reference."""
+    root = ElementTree.fromstring(content)  # noqa: S314  the standard library's expat bounds expansion
+    space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
+    decode = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
+    keys = []
+    for item in root.iterfind(f"{space}Contents"):
+        key, size = item.findtext(f"{space}Key"), item.findtext(f"{space}Size")
+        if key is None or size is None:
+            raise ValueError("a key without its name or size")
+        keys.append((decode(key), int(size), plain_etag(item.findtext(f"{space}ETag"))))
+    folders = [
+        decode(item.findtext(f"{space}Prefix") or "") for item in root.iterfind(f"{space}CommonPrefixes")
+    ]
+    truncated = root.findtext(f"{space}IsTruncated")
+    if truncated not in ("true", "false"):
+        raise ValueError("no page of a listing")
+    token = root.findtext(f"{space}NextContinuationToken") if truncated == "true" else None
+    return Keys(keys, folders, token)
+
+
+class Listing:
+    """Lists one tree of a bucket."""
+
+    def __init__(self, store: S3, tree: Tree) -> None:
+        self.store, self.tree = store, tree
+        self.base, self.stem = store.key(tree.base), store.key(tree.base + tree.stem)
+
+    def parts(self) -> Iterator[Part]:
+        """The tree as prefixes to be listed, and the files between them, in the order of the keys."""
+        yield from self._split(self.store.key(self.tree.base + self.tree.lead), 0)
+
+    def _split(self, prefix: str, depth: int) -> Iterator[Part]:
+        """`prefix`, a key ending in `/` or empty, split until there are several prefixes in it."""
+        level = list(islice(self._pages(max(prefix, self.stem, key=len), Delimiter="/"), MAX_LEVEL_PAGES + 1))
+        folders = [folder for page in level for folder in page.folders if self._enters(folder)]
+        if len(level) > MAX_LEVEL_PAGES or not folders:
+            yield partial(self._below, prefix)
+            return
+        files = {key: (key, size, etag) for page in level for key, size, etag in page.keys}
+        for key in sorted([*folders, *files], key=str.encode):
+            if key in files:
+                yield self._files([files[key]])
+            elif len(folders) < PREFIXES and depth < MAX_DEPTH:
+                yield from self._split(key, depth + 1)
+            else:
+                yield partial(self._below, key)
+
+    def _enters(self, folder: str) -> bool:
+        return self.tree.enters(encode_name(folder[len(self.base) :]))
+
+    def _below(self, prefix: str) -> Iterator[Page]:
+        for page in self._pages(max(prefix, self.stem, key=len)):
+            yield self._files(page.keys)
+
+    def _pages(self, prefix: str, **params: str) -> Iterator[Keys]:
+        page = Keys([], [], "")
+        while page.token is not None:
+            token = {"ContinuationToken": page.token} if page.token else {}
+            page = self.store.page(Prefix=prefix, **token, **params)
+            yield page
+
+    def _files(self, keys: list[tuple[str, int, str | None]]) -> Page:
+        files = []
+        for key, size, etag in keys:
+            relative = encode_name(key[len(self.base) :])
+            exact = self.tree.takes(relative)
+            if exact is not None and not (key.endswith("/") and size == 0):
+                files.append(File(self.tree.base + relative, relative, size, etag, exact=exact))
+        return files
+
+
+def _boto_client(bucket: str, options: Mapping[str, Any]) -> Any:
+    """botocore's client: the usual places of profile, region, endpoint and credentials."""
+    region = options.get("client_kwargs", {}).get("region_name")
+    config = Config(
+        signature_version=UNSIGNED if options.get("anon") else "s3v4", s3={"addressing_style": "auto"}
+    )
+    try:
+        session = botocore.session.Session(profile=options.get("profile"))
+        region = region or session.get_config_variable("region")
+        make = partial(
+            session.create_client,
+            "s3",
+            endpoint_url=options.get("endpoint_url"),
+            aws_access_key_id=options.get("key"),
+            aws_secret_access_key=options.get("secret"),
+            aws_session_token=options.get("token"),
+            config=config,
+        )
+        boto = make(region_name=region or "us-east-1")
+        if not (options.get("anon") or options.get("key") or session.get_credentials()):
+            message = (
+                f"s3://{bucket}: no credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or say anon = true for it in --storage-options"
+            )
+            raise UsageError(message)
+        if region is None and boto.meta.endpoint_url.endswith(".amazonaws.com"):
+            boto = make(region_name=_bucket_region(boto, bucket))
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError(f"s3://{bucket}: {error}; mend the profile or --storage-options") from error
+    return boto
+
+
+def _bucket_region(boto: Any, bucket: str) -> str:
+    """The region that S3 names for a bucket, also in its refusals."""
+    try:
+        answer = boto.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        answer = error.response
+    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("x-amz-bucket-region", boto.meta.region_name))
+
+
+def _obstore_client(bucket: str, options: Mapping[str, Any], boto: Any, timeout_s: float) -> S3Store:
+    timeout = timedelta(seconds=timeout_s)
+    settings: dict[str, Any] = {"region": boto.meta.region_name}
+    if not boto.meta.endpoint_url.endswith(".amazonaws.com"):
+        settings["endpoint"] = boto.meta.endpoint_url
+    if options.get("requester_pays"):
+        settings["request_payer"] = True
+    if options.get("anon"):
+        settings["skip_signature"] = True
+    else:
+        settings["credential_provider"] = _credentials(boto)
+    return S3Store(
+        bucket,
+        **settings,
+        client_options={"allow_http": True, "timeout": timeout, "connect_timeout": min(timeout, CONNECT)},
+        retry_config={"max_retries": 0},
+    )
+
+
+def _credentials(boto: Any) -> Callable[[], dict[str, Any]]:
+    """What obstore calls for credentials: those of botocore's chain, which renews them."""
+    found = boto._request_signer._credentials
+
+    def credentials() -> dict[str, Any]:
+        frozen = found.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + timedelta(minutes=10),
+        }
+
+    return credentials

@@ -1,0 +1,109 @@
+"""Files of web servers: presigned URLs and manifests of http:// and https://."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from maskbatch.stores import (
+    CHANGED,
+    Info,
+    RefusedError,
+    ThrottledError,
+    TooLargeError,
+    TransientError,
+    plain_etag,
+)
+
+REDIRECTS = 5
+CHUNK_BYTES = 2**18
+
+
+class Http:
+    """Web servers. User-info in the URL is sent as basic authentication."""
+
+    def __init__(self, allowed: Callable[[str], bool], timeout_s: float) -> None:
+        self.allowed, self.timeout_s = allowed, timeout_s
+        self.session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self.session.mount(scheme, HTTPAdapter(pool_maxsize=64))
+
+    def info(self, uri: str) -> Info:
+        with self._get(uri, {"Range": "bytes=0-0"}) as answer:
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if answer.status_code != 206 or not total.isdecimal():
+                raise RefusedError("the server does not serve ranges")
+            return Info(int(total), plain_etag(answer.headers.get("ETag")))
+
+    def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
+        headers = {"Accept-Encoding": "identity"}
+        if span is not None:
+            headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
+            max_bytes = span[1] - span[0]
+        with self._get(uri, headers) as answer:
+            if span is not None and answer.status_code != 206:
+                raise RefusedError("the server does not serve ranges")
+            if span is not None and version and plain_etag(answer.headers.get("ETag")) not in (None, version):
+                raise RefusedError(CHANGED)
+            return self._body(answer, max_bytes)
+
+    def _body(self, answer: Any, max_bytes: int) -> bytes:
+        began, data = time.monotonic(), bytearray()
+        try:
+            for chunk in answer.iter_content(CHUNK_BYTES):
+                data += chunk
+                if len(data) > max_bytes:
+                    raise TooLargeError
+                if time.monotonic() - began > self.timeout_s:
+                    raise TimeoutError
+        except requests.exceptions.RequestException as error:
+            raise TransientError("the server's answer ended early") from error
+        return bytes(data)
+
+    def ask(self, uri: str) -> requests.Response:
+        """The answer to a plain GET, whatever its status. Raises TransientError, TimeoutError."""
+        try:
+            return self.session.get(uri, allow_redirects=False, timeout=(10, self.timeout_s))
+        except requests.exceptions.Timeout as error:
+            raise TimeoutError("the server did not answer in time") from error
+        except requests.exceptions.RequestException as error:
+            raise TransientError("the server cannot be reached") from error
+
+    def _get(self, uri: str, headers: dict[str, str]) -> Any:
+        for _ in range(REDIRECTS + 1):
+            try:
+                answer = self.session.get(
+                    uri, headers=headers, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
+                )
+            except requests.exceptions.Timeout as error:
+                raise TimeoutError from error
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
+                raise RefusedError("its URL cannot be used") from error
+            except requests.exceptions.RequestException as error:
+                raise TransientError("the server cannot be reached") from error
+            if not answer.is_redirect:
+                self._check(answer)
+                return answer
+            answer.close()
+            uri = urljoin(uri, answer.headers["location"])
+            if not self.allowed(uri):
+                raise RefusedError("it redirects to a place outside the allowed prefixes")
+        raise RefusedError("it redirects without end")
+
+    def _check(self, answer: Any) -> None:
+        code = answer.status_code
+        if code in (200, 206):
+            return
+        answer.close()
+        if code in (404, 410):
+            raise FileNotFoundError
+        if code in (401, 403):
+            raise PermissionError
+        if code in (429, 503):
+            raise ThrottledError("the server asks for fewer requests")
+        if code == 408 or code >= 500:
+            raise TransientError(f"the server answered {code}")
+        raise RefusedError(f"the server answered {code}")
