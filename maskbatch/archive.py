@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskbatch import manifest, members, rowfiles
+from maskbatch import manifest, members, rowfiles, tars, zips
 from maskbatch.clock import parse_bound
 from maskbatch.config import JobConfig, PlanConfig
 from maskbatch.entries import SCHEME, Entry, encode_name, is_image, local_path
@@ -179,7 +179,7 @@ def _is_file(uri: str, access: Access) -> bool:
 
 def _kind(name: str) -> str | None:
     """`.tar`, `.zip`, `.parquet` or `manifest`, by a file's name, else None. Raises UsageError."""
-    sentence = members.compressed(name, b"")
+    sentence = tars.compressed(name, b"")
     if sentence:
         raise UsageError(sentence)
     extension = os.path.splitext(name)[1].lower()
@@ -254,7 +254,7 @@ class _Reader:
             container = members.Container(
                 file=opened, size=size, uri=file.uri, relative=file.relative, version=version
             )
-            index = members.tar_entries if kind == ".tar" else members.zip_entries
+            index = tars.tar_entries if kind == ".tar" else zips.zip_entries
             yield from index(container, self.skipped, self.config.keep_column)
 
     def _rows(self, opened: BinaryIO, file: File, version: str | None) -> Iterator[Entry]:

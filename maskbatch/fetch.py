@@ -8,11 +8,14 @@ import io
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from maskbatch.stores import MAX_TRIES, Access, Info, RefusedError, ThrottledError, TransientError, backoff_s
+
+Answer = TypeVar("Answer")
 
 BLOCK_BYTES = 4 * 2**20
 BLOCKS_AHEAD = 4
@@ -76,25 +79,41 @@ def fetch(
     `num_bytes`: the size that was listed; a whole file that comes shorter or longer is asked for again,
     unless the store says that this is its size now.
 
-    Raises what `Store.read` does; TimeoutError or TransientError once `access.image_timeout_s` or
-    MAX_TRIES are used up.
+    Raises what `Store.read` does; TimeoutError once `access.image_timeout_s` is used up, the last
+    failure once MAX_TRIES are.
     """
     store, limits = access.store(uri), window(access)
-    deadline = time.monotonic() + access.image_timeout_s
     expected = span[1] - span[0] if span else num_bytes
+
+    def ask() -> bytes:
+        with limits.request():
+            data = store.read(uri, span, version, max_bytes)
+        if expected is None or len(data) == expected:
+            return data
+        if span is None and store.info(uri).size == len(data):
+            return data  # it was written anew since it was listed
+        raise TransientError(f"{expected:,} bytes expected, the store sent others")
+
+    return _tried(access, ask)
+
+
+def look(access: Access, uri: str) -> Info:
+    """Size and version of a file, asked for again while that may help. Raises what `fetch` does."""
+    store = access.store(uri)
+    return _tried(access, lambda: store.info(uri))
+
+
+def _tried(access: Access, ask: Callable[[], Answer]) -> Answer:
+    deadline = time.monotonic() + access.image_timeout_s
     for attempt in range(MAX_TRIES):
         try:
-            with limits.request():
-                data = store.read(uri, span, version, max_bytes)
-            if expected is None or len(data) == expected:
-                return data
-            if span is None and store.info(uri).size == len(data):
-                return data  # it was written anew since it was listed
-            raise TransientError(f"{expected:,} bytes expected, the store sent others")
-        except (TransientError, TimeoutError):
-            wait_s = backoff_s(attempt)
-            if attempt + 1 == MAX_TRIES or time.monotonic() + wait_s > deadline:
+            return ask()
+        except (TransientError, TimeoutError) as error:
+            if attempt + 1 == MAX_TRIES:
                 raise
+            wait_s = backoff_s(attempt)
+            if time.monotonic() + wait_s > deadline:
+                raise TimeoutError("the store did not answer in time") from error
         time.sleep(wait_s)
     raise AssertionError("unreachable")
 

@@ -10,7 +10,7 @@ import queue
 import re
 import stat
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -204,11 +204,11 @@ def in_order(parts: Iterable[Part]) -> Iterator[File]:
     """The files of `parts`, in their order; PREFIXES of those still to be listed run at a time, ahead."""
     stop = threading.Event()
     with ThreadPoolExecutor(PREFIXES, thread_name_prefix="list") as pool:
-        ahead: list[Page | queue.Queue[Page | BaseException | None]] = []
-        todo = iter(parts)
+        ahead: deque[Page | queue.Queue[Page | BaseException | None]] = deque()
+        todo, running = iter(parts), 0
         try:
             while True:
-                while sum(not isinstance(part, list) for part in ahead) < PREFIXES and len(ahead) < 4096:
+                while running < PREFIXES and len(ahead) < 4096:
                     part = next(todo, None)
                     if part is None:
                         break
@@ -216,12 +216,17 @@ def in_order(parts: Iterable[Part]) -> Iterator[File]:
                         pages: queue.Queue[Page | BaseException | None] = queue.Queue(PAGES_AHEAD)
                         pool.submit(_fill, part, pages, stop)
                         ahead.append(pages)
+                        running += 1
                     else:
                         ahead.append(part)
                 if not ahead:
                     return
-                first = ahead.pop(0)
-                yield from first if isinstance(first, list) else _drain(first)
+                first = ahead.popleft()
+                if isinstance(first, list):
+                    yield from first
+                else:
+                    running -= 1
+                    yield from _drain(first)
         finally:
             stop.set()
 

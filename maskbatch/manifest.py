@@ -1,7 +1,7 @@
 """Lists of images: CSV, JSON lines, Parquet and S3 Inventories, streamed a row at a time.
 
-Whoever writes a manifest decides what is read, so a row may only point into the manifest's own folder or
-below an `--allow-prefix`. Every spelling of a uri becomes one `Place` before it is compared or planned.
+Whoever writes a manifest decides what is read, so a row may only point into the manifest's own folder
+or below an `--allow-prefix`. Every spelling of a uri becomes one `Place` before it is compared or planned.
 """
 
 import csv
@@ -18,19 +18,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
 from itertools import count
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
-from urllib.parse import parse_qsl, unquote, unquote_plus, urlsplit
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote_plus
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch.clock import parse_time
-from maskbatch.entries import SCHEME, Entry, decode_name, encode_name, is_image
+from maskbatch.entries import SCHEME, Entry, decode_name, is_image
 from maskbatch.errors import UsageError
+from maskbatch.places import DOT_SEGMENT, Place, locate, prefix_place, shown
 
 Open = Callable[[str], BinaryIO]
 """Opens any uri for reading, seekable; raises FileNotFoundError or another OSError."""
@@ -45,178 +43,10 @@ COLUMNS = {
 }  # fmt: skip
 """What a column may be called, in any case; the first that is there counts."""
 
-ALIASES = {"s3a": "s3", "s3n": "s3", "local": "file"}
-SIGNING = re.compile(
-    r"x-(amz|goog)-|signature$|expires$|awsaccesskeyid$|googleaccessid$|policy$|key-pair-id$|token$|s[vkiretpg]$|"
-    r"sig$|spr$|sks$|sktid$|skoid$|skt$|ske$|skv$|srt?$|ss$|sdd$"
-)
-"""Parameters of presigned URLs of S3, Google and Azure: they differ from one signing to the next."""
-DEFAULT_PORTS = {"http": 80, "https": 443}
-DOT_SEGMENT = re.compile(r"(^|[/\\])\.{1,2}(;[^/\\]*)?($|[/\\])")
-UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]|::")
-UNSAFE_REASONS = {
-    "::": "has `::`, which chains file systems; write %3A%3A for it in a file:// uri",
-    "\\": "has a backslash; `/` expected",
-}
 BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 MAX_LINE_BYTES = 1 << 20
 MAX_INVENTORY_BYTES = 1 << 24
 """Of manifest.json itself: 200 bytes for each data file."""
-
-
-class Place(NamedTuple):
-    """Where a uri points: one value for all its spellings."""
-
-    root: str
-    """`file://`, `s3://bucket` or `https://host:8443`."""
-    path: str
-    """From `/`; names as they are, except over http, where it stays as it is sent."""
-    login: str = ""
-    """User-info with its `@`."""
-    query: str = ""
-
-    def encode(self, path: str) -> str:
-        """A path of this kind of place as it stands in a uri."""
-        return path if self.root.startswith("http") else encode_name(path)
-
-    @property
-    def uri(self) -> str:
-        """As the plan shows it: without secrets. What tells two queries apart stays as a digest."""
-        told = [pair for pair in parse_qsl(self.query[1:], True) if not SIGNING.match(pair[0].lower())]
-        digest = blake2b(repr(told).encode(), digest_size=6).hexdigest()
-        return self.root + self.encode(self.path) + (f"#{digest}" if told else "")
-
-    @property
-    def fetch(self) -> str | None:
-        """The whole uri, where `uri` lacks some of it."""
-        if not self.login and not self.query:
-            return None
-        return self.root.replace("://", f"://{self.login}", 1) + self.encode(self.path) + self.query
-
-    @property
-    def folder(self) -> "Place":
-        """The folder it lies in, with a `/` at its end."""
-        return Place(self.root, self.path[: self.path.rindex("/") + 1], self.login)
-
-    def covers(self, other: "Place") -> bool:
-        """Whether `other` is this or lies below it."""
-        top = self.path.rstrip("/")
-        return self.root == other.root and (other.path == top or other.path.startswith(f"{top}/"))
-
-
-def allowed(uri: str, prefixes: Sequence[str]) -> bool:
-    """Whether an absolute `uri` lies at or below one of `prefixes`, at a `/`, however both are spelt.
-
-    Raises UsageError for a prefix that cannot be read.
-    """
-    bounds = [_prefix(prefix) for prefix in prefixes]
-    try:
-        place = locate(uri)
-    except ValueError:
-        return False
-    return any(bound.covers(place) for bound in bounds)
-
-
-def locate(text: str, folder: Place | None = None) -> Place:
-    """Where a uri or path points; a relative one lies in `folder`. ValueError says what is wrong with it."""
-    bad = UNSAFE.search(text)
-    if bad:
-        raise ValueError(UNSAFE_REASONS.get(bad[0], "has a control character"))
-    scheme, rest = _scheme(text)
-    if scheme is None:
-        return _path_place(text, folder)
-    if scheme in DEFAULT_PORTS:
-        return _web_place(scheme, rest)
-    authority, _, path = rest.removeprefix("//").partition("/")
-    if scheme == "file":
-        if not rest.startswith("/") or (rest.startswith("//") and authority.lower() not in ("", "localhost")):
-            raise ValueError("names no absolute path of this machine; file:///folder/name.jpg expected")
-        return _local_place(os.fsdecode(decode_name(rest.removeprefix(f"//{authority}"))))
-    user, at, host = authority.rpartition("@")
-    if not rest.startswith("//") or not host or re.search(r"[?#%\s]", authority):
-        raise ValueError(f"names no bucket or host; {scheme}://bucket/name.jpg expected")
-    if DOT_SEGMENT.search(path):
-        raise ValueError("has a `.` or `..` folder")
-    login = user + at if ":" in user else ""  # in abfs://container@account it is no login
-    return Place(f"{scheme}://{authority.removeprefix(login)}", f"/{path}", login)
-
-
-def _scheme(text: str) -> tuple[str | None, str]:
-    """A uri's scheme by its usual name, and the rest; None for a path: a file may be called `cam:7.jpg`."""
-    scheme, colon, rest = text.partition(":")
-    scheme = ALIASES.get(scheme.lower(), scheme.lower())
-    known = scheme in _protocols()
-    if not known and "://" not in text:
-        return None, text
-    if not known or not colon:
-        raise ValueError("has an unknown scheme; a path, or file://, s3://, gs:// or https:// expected")
-    return scheme, rest
-
-
-@lru_cache
-def _protocols() -> frozenset[str]:
-    return frozenset(fsspec.available_protocols())
-
-
-def _path_place(text: str, folder: Place | None) -> Place:
-    if text.startswith("/"):
-        return _local_place(text)
-    if folder is None:
-        raise ValueError("is not absolute")
-    if folder.root == SCHEME:
-        return _local_place(folder.path + text)
-    if folder.root.startswith("http"):
-        scheme, _, rest = (folder.fetch or folder.uri).partition(":")
-        return _web_place(scheme, rest + text)
-    return Place(folder.root, _without_dots(folder.path + text), folder.login)
-
-
-def _local_place(path: str) -> Place:
-    if "\0" in path:
-        raise ValueError("has a control character")
-    return Place(SCHEME, posixpath.normpath("/" + path.lstrip("/")))
-
-
-def _web_place(scheme: str, rest: str) -> Place:
-    parts = urlsplit(f"{scheme}:{rest}")
-    host, port = parts.hostname or "", parts.port
-    if not rest.startswith("//") or not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f:]+", host):
-        raise ValueError(f"names no host; {scheme}://host/name.jpg expected, the host in ASCII")
-    root = f"{scheme}://" + (f"[{host}]" if ":" in host else host)
-    root += "" if port in (None, DEFAULT_PORTS[scheme]) else f":{port}"
-    path = _without_dots(re.sub(r"(?i)(?<=/)(\.|%2e){1,2}(?=/|$)", lambda dots: unquote(dots[0]), parts.path))
-    plain = unquote(unquote(path))  # what a server makes of `..%2f` or `%252e%252e/` is anyone's guess
-    if DOT_SEGMENT.search(plain) or "\0" in plain:
-        raise ValueError("hides a `..` folder or a NUL behind percent signs")
-    login = parts.netloc[: parts.netloc.rfind("@") + 1]
-    return Place(root, path, login, f"?{parts.query}" if parts.query else "")
-
-
-def _without_dots(path: str) -> str:
-    """A path from `/` with `.` and `..` resolved and all else, `//` too, kept (RFC 3986, 5.2.4)."""
-    kept: list[str] = []
-    segments = path.split("/")[1:]
-    for segment in segments:
-        if segment == "..":
-            kept[-1:] = []
-        elif segment != ".":
-            kept.append(segment)
-    return "/" + "/".join(kept) + ("/" if kept and segments[-1] in (".", "..") else "")
-
-
-def _prefix(prefix: str) -> Place:
-    """The place of an --allow-prefix, where a path without a scheme is one of this machine."""
-    try:
-        is_path = bool(prefix) and _scheme(prefix)[0] is None
-        return locate(str(Path(prefix).absolute()) if is_path else prefix)
-    except ValueError as error:
-        raise UsageError(f"--allow-prefix {_shown(prefix)} {error}") from error
-
-
-def _shown(text: str) -> str:
-    """For a message: no query, no user-info, nothing that a terminal would obey, 200 characters."""
-    bare = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", text)[0])
-    return repr(bare if len(bare) <= 200 else f"{bare[:200]}...")[1:-1] or "(empty)"
 
 
 def is_manifest(name: str) -> bool:
@@ -244,7 +74,7 @@ def manifest_entries(
         own = locate(uri)
         if not own.root.startswith(("file", "http")):
             own = own._replace(path=os.fsdecode(decode_name(own.path)))
-        bounds = [own.folder, *map(_prefix, allow_prefix)]
+        bounds = [own.folder, *map(prefix_place, allow_prefix)]
         manifest = _Manifest(own.folder, bounds, posixpath.dirname(relative), keep_column, skipped, notes)
         with open_file(uri) as file:
             if posixpath.basename(own.path).lower() == "manifest.json":
@@ -256,14 +86,14 @@ def manifest_entries(
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turns what a damaged, hostile or absent file raises into a sentence that names it."""
-    where = f"manifest {_shown(uri)}"
+    where = f"manifest {shown(uri)}"
     try:
         yield
     except FileNotFoundError as error:
         raise UsageError(f"{where}: no such file; check the path") from error
     except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeError) else f"{error}".partition("\n")[0]
-        raise UsageError(f"{where} cannot be read ({_shown(reason)}); write it again") from error
+        raise UsageError(f"{where} cannot be read ({shown(reason)}); write it again") from error
     except ValueError as error:
         raise UsageError(f"{where} {error}") from error
 
@@ -289,7 +119,7 @@ class _Manifest:
             try:
                 yield self._entry(row)
             except ValueError as error:
-                raise ValueError(f"{where}: {_shown(_name(row))} {error}") from error
+                raise ValueError(f"{where}: {shown(_name(row))} {error}") from error
 
     def _entry(self, row: Row) -> Entry:
         place = locate(_name(row), self.folder) if "uri" in row else _object(row["bucket"], row["key"])
@@ -368,14 +198,14 @@ def choose_columns(names: tuple[str, ...], keep_column: str | None) -> dict[str,
 def check_columns(chosen: Collection[str], names: Sequence[str], keep_column: str | None) -> None:
     """Raises ValueError naming the columns where the one to keep is not among them."""
     if keep_column is not None and "kept" not in chosen:
-        raise ValueError(f"has no column {keep_column} to keep, but {_shown(', '.join(names))}")
+        raise ValueError(f"has no column {keep_column} to keep, but {shown(', '.join(names))}")
 
 
 def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = False) -> dict[str, str]:
     """`choose_columns` of a table that has to say where its images are."""
     chosen = choose_columns(tuple(names), keep_column)
     if "uri" not in chosen and not {"bucket", "key"} <= chosen.keys():
-        raise ValueError(f"has no column uri (or bucket and key), but {_shown(', '.join(names))}")
+        raise ValueError(f"has no column uri (or bucket and key), but {shown(', '.join(names))}")
     if not is_sparse:
         check_columns(chosen, names, keep_column)
     return chosen
@@ -449,7 +279,7 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
         if b"\\u" in line:
             json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: no JSON ({_shown(str(error))})") from error
+        raise ValueError(f"{where}: no JSON ({shown(str(error))})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{where}: a JSON object expected")
     return values
@@ -509,7 +339,7 @@ def _inventory(text: bytes) -> tuple[str, str, list[str], list[str]]:
         message = "is no S3 Inventory; destinationBucket, fileFormat, fileSchema and files expected in it"
         raise ValueError(message) from error
     if kind not in ("csv", "parquet"):
-        raise ValueError(f"lists {_shown(kind.upper())} files; configure the inventory as CSV or Parquet")
+        raise ValueError(f"lists {shown(kind.upper())} files; configure the inventory as CSV or Parquet")
     return kind, bucket, header, keys
 
 
@@ -526,7 +356,7 @@ def _open_data(manifest: _Manifest, stored: Place, open_file: Open) -> tuple[str
             return place.uri, open_file(place.fetch or place.uri)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
-    message = f"its data file {_shown(stored.uri)} is not there; copy data/ beside the manifest"
+    message = f"its data file {shown(stored.uri)} is not there; copy data/ beside the manifest"
     raise ValueError(f"{message}, or add --allow-prefix {shlex.quote(stored.root)}/")
 
 

@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from maskbatch.entries import SCHEME, local_path
-from maskbatch.fetch import RemoteFile, fetch
-from maskbatch.members import MemberError, member_bytes
+from maskbatch.fetch import RemoteFile, fetch, look
+from maskbatch.members import MemberError
 from maskbatch.rowfiles import read_rows
 from maskbatch.stores import CHANGED, Access, RefusedError, TooLargeError, TransientError
+from maskbatch.zips import member_bytes
 
 LOCAL_THREADS = 8
 """Files read at a time in one worker; more than a local disk needs, enough for a network mount."""
@@ -175,7 +176,7 @@ def _read_rows(request: Sequence[PlanRow], access: Access, max_bytes: int) -> li
 
 def _open(row: PlanRow, access: Access) -> BinaryIO:
     """The container of `row`, of the planned version."""
-    info = access.store(row["container"]).info(row["container"])
+    info = look(access, row["container"])
     if row["version"] and info.version and info.version != row["version"]:
         raise RefusedError(CHANGED)
     if row["container"].startswith(SCHEME):

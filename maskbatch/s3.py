@@ -127,6 +127,8 @@ class S3:
                 raise PermissionError from error
             if code == 412:
                 raise RefusedError(CHANGED) from error
+            if code in (429, 503):
+                raise ThrottledError("the store asks for fewer requests") from error
             raise TransientError("the store's answer failed") from error
         except (exceptions.BaseError, BotoCoreError) as error:
             text = str(error)
@@ -171,15 +173,15 @@ class S3:
         raise AssertionError("unreachable")
 
     def _page(self, params: dict[str, Any]) -> "Keys":
-        answer = self.web.ask(self._url("list_objects_v2", EncodingType="url", **params))
-        if answer.status_code in (400, 401, 403, 404):
-            self._refuse(answer.text)
-            remedy = "check the URL, and give these credentials s3:ListBucket"
-            raise UsageError(f"cannot list s3://{self.bucket}: it answers {answer.status_code}; {remedy}")
-        if answer.status_code != 200:
-            raise TransientError(f"it answers {answer.status_code}")
+        status, answer = self.web.ask(self._url("list_objects_v2", EncodingType="url", **params))
+        if status in (301, 307, 400, 401, 403, 404):
+            self._refuse(answer.decode(errors="replace"))
+            remedy = "check the URL and the region, and give these credentials s3:ListBucket"
+            raise UsageError(f"cannot list s3://{self.bucket}: it answers {status}; {remedy}")
+        if status != 200:
+            raise TransientError(f"it answers {status}")
         try:
-            return _parse_page(answer.content)
+            return _parse_page(answer)
         except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
             raise TransientError("its answer is damaged") from error
 

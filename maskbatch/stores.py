@@ -242,7 +242,7 @@ def _store(scheme: str, bucket: str, access: Access, prefix: str) -> Store:
 
         return S3(bucket, access.options.of(prefix or f"s3://{bucket}"), access.request_timeout_s)
     if scheme in ("http", "https"):
-        from maskbatch.manifest import allowed
+        from maskbatch.places import allowed
         from maskbatch.web import Http
 
         return Http(lambda uri: allowed(uri, access.prefixes), access.request_timeout_s)

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from maskbatch.stores import (
@@ -20,6 +21,8 @@ from maskbatch.stores import (
 
 REDIRECTS = 5
 CHUNK_BYTES = 2**18
+MAX_ANSWER_BYTES = 2**26
+"""Of what is no file: a page of a listing has 1 MB."""
 
 
 class Http:
@@ -32,7 +35,7 @@ class Http:
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=64))
 
     def info(self, uri: str) -> Info:
-        with self._get(uri, {"Range": "bytes=0-0"}) as answer:
+        with self._get(uri, {"Accept-Encoding": "identity", "Range": "bytes=0-0"}) as answer:
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if answer.status_code != 206 or not total.isdecimal():
                 raise RefusedError("the server does not serve ranges")
@@ -53,20 +56,25 @@ class Http:
     def _body(self, answer: Any, max_bytes: int) -> bytes:
         began, data = time.monotonic(), bytearray()
         try:
-            for chunk in answer.iter_content(CHUNK_BYTES):
+            while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):  # what has come, however little
                 data += chunk
                 if len(data) > max_bytes:
                     raise TooLargeError
                 if time.monotonic() - began > self.timeout_s:
-                    raise TimeoutError
-        except requests.exceptions.RequestException as error:
+                    raise TimeoutError("the server did not answer in time")
+        except urllib3.exceptions.TimeoutError as error:
+            raise TimeoutError("the server did not answer in time") from error
+        except urllib3.exceptions.HTTPError as error:
             raise TransientError("the server's answer ended early") from error
         return bytes(data)
 
-    def ask(self, uri: str) -> requests.Response:
-        """The answer to a plain GET, whatever its status. Raises TransientError, TimeoutError."""
+    def ask(self, uri: str) -> tuple[int, bytes]:
+        """Status and body of the answer to a plain GET. Raises TransientError, TimeoutError."""
         try:
-            return self.session.get(uri, allow_redirects=False, timeout=(10, self.timeout_s))
+            with self.session.get(
+                uri, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
+            ) as answer:
+                return answer.status_code, self._body(answer, MAX_ANSWER_BYTES)
         except requests.exceptions.Timeout as error:
             raise TimeoutError("the server did not answer in time") from error
         except requests.exceptions.RequestException as error:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from maskbatch.entries import Entry, encode_name, local_path
 from maskbatch.errors import UsageError
-from maskbatch.manifest import allowed, is_manifest, locate, manifest_entries
+from maskbatch.manifest import is_manifest, manifest_entries
+from maskbatch.places import allowed, locate
 
 STORE = ["s3://b/", "https://cams.example.com/", "gs://g/month"]
 

@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 from maskbatch.clock import parse_time
 from maskbatch.entries import Entry, decode_name
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.members import Container, MemberError, compressed, member_bytes, tar_entries, zip_entries
+from maskbatch.members import Container, MemberError
+from maskbatch.tars import compressed, tar_entries
+from maskbatch.zips import member_bytes, zip_entries
 
 JPEG = bytes(random.Random(5).randbytes(3000))
 LIMIT = 1 << 20
@@ -663,7 +665,7 @@ def test_a_zip_bomb_allocates_no_more_than_allowed() -> None:
 def test_a_huge_directory_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_zip(*((f"{i:05}.jpg", b"") for i in range(3000)))
     assert len(index(data, "zip")[0]) == 3000
-    monkeypatch.setattr("maskbatch.members.MAX_DIRECTORY_BYTES", 100_000)
+    monkeypatch.setattr("maskbatch.zips.MAX_DIRECTORY_BYTES", 100_000)
     assert [entry.status for entry in index(data, "zip")[0]] == ["corrupt"]
 
 
