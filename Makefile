@@ -1,14 +1,15 @@
 # make demo    set up, then the main job on drawn snapshots, ending in a report
 # make test    set up, then every test
 # make check   lint, types and tests: what CI runs
-# make bench   the benchmarks of tests/benchmarks (about 20 minutes)
+# make bench   scoring against the limit and Ray's recipe (about 20 minutes)
+# make bench-store   scoring from S3, readers side by side, planning 10,000,000 keys (about 30 minutes)
 # make env     build .venv alone
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: env demo test lint check bench clean
+.PHONY: env demo test lint check bench bench-store clean
 
 env: $(STAMP)
 
@@ -39,6 +40,10 @@ check: lint test
 
 bench: env
 	@$(BIN)/python -m tests.benchmarks.score
+
+bench-store: env
+	@$(BIN)/python -m tests.benchmarks.store
+	@$(BIN)/python -m tests.benchmarks.plan
 
 clean:
 	rm -rf .venv maskbatch-demo

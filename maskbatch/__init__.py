@@ -5,12 +5,19 @@ The path of a snapshot, one line a module:
     cli         flags, exit codes, what is printed
     config      every setting, its default and bounds
     runner      a whole run: plan, score, commit, report
-    archive     what lies in a folder, in a stable order
+    archive     what an ARCHIVE argument names, of any kind, each image once
+      listing     every file below a folder of any store, in order
+      tars zips   members as byte ranges (members: what both share)
+      rowfiles    images that are rows of a Parquet file
+      manifest    CSV, JSONL, Parquet and S3 Inventories that list images
+      places      where a uri points, and whether that is allowed
     layout      what a path says: site, camera, time
     clock       local times and zones
     plan        one numbered row an image, Parquet
     pipeline    the Ray Data job; the only module that names Ray, CPUs and GPUs
-    read        bytes by URI
+    read        plan rows to bytes, neighbours by one request
+      fetch       one request: tries, patience, how many at once
+      stores      local files, fsspec, credentials; s3 and web the others
     decode      bytes to fixed-size RGB, or a status with its reason
     quality     brightness, contrast, sharpness, dhash
     architectures  every network that a checkpoint can name
@@ -23,6 +30,7 @@ The path of a snapshot, one line a module:
     report      tables and report.json from cells
     terminal    the report in a terminal
 
-Beside the path: checkpoint (the file format of a model), schema (columns), rundir and lease (the
-run directory), progress, errors, histograms, drawing and demo.
+Beside the path: entries (one image as a listing finds it), checkpoint (the file format of a model),
+schema (columns), rundir and lease (the run directory, on any store), progress, errors, histograms,
+drawing and demo.
 """

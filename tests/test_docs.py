@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import maskbatch
-from maskbatch import errors, schema
+from maskbatch import archive, errors, schema, stores
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,18 @@ def test_the_readme_names_every_column_of_scores() -> None:
     text = README.replace("\n", " ")
     for name in schema.scores(()).names:
         assert re.search(rf"\b{name}\b", text), name
+
+
+def test_the_readme_has_a_row_for_every_kind_of_archive() -> None:
+    kinds = README.split("| ARCHIVE |")[1].split("\n\n")[0]
+    for name in (*archive.CONTAINERS, ".csv", ".jsonl", "manifest.json", "{date:", "**", "bucket"):
+        assert name in kinds, name
+
+
+def test_the_readme_names_every_storage_option_of_s3() -> None:
+    example = README.split("stores.toml`")[1].split("```")[1]
+    for name in stores.S3_OPTIONS:
+        assert re.search(rf"\b{name}\b", example), name
 
 
 def test_the_module_map_names_every_module() -> None:

@@ -1,6 +1,6 @@
 """Scoring from a real S3 server against scoring from local disk, and readers of small objects side by side.
 
-    make bench-store                            all, about 10 minutes on two cores
+    python -m tests.benchmarks.store            all, about 10 minutes on two cores
     python -m tests.benchmarks.store --readers  the readers alone
 
 The store (Ceph's gateway, kept in memory) and a proxy that adds 20 ms to every request run on
