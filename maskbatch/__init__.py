@@ -17,7 +17,7 @@ The path of a snapshot, one line a module:
     pipeline    the Ray Data job; the only module that names Ray, CPUs and GPUs
     read        plan rows to bytes, neighbours by one request
       fetch       one request: tries, patience, how many at once
-      stores      local files, fsspec, credentials; s3 and web the others
+      stores      local files, fsspec, credentials; s3, s3_listing and web the others
     decode      bytes to fixed-size RGB, or a status with its reason
     quality     brightness, contrast, sharpness, dhash
     architectures  every network that a checkpoint can name

@@ -23,7 +23,6 @@ from hashlib import blake2b
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -34,15 +33,17 @@ from maskbatch.clock import parse_bound
 from maskbatch.config import JobConfig, PlanConfig
 from maskbatch.entries import SCHEME, Entry, encode_name, is_image, local_path
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.fetch import RemoteFile, fetch
+from maskbatch.fetch import RemoteFile, fetch, look
 from maskbatch.listing import MAGIC, File, Tree, list_tree
-from maskbatch.stores import Access, RefusedError, StorageOptions, TransientError
+from maskbatch.stores import Access, RefusedError, StorageOptions, TooLargeError, TransientError
 
 DATE = re.compile(r"\{date:([^}]*)\}")
 CONTAINERS = (".tar", ".zip", ".parquet")
 MANIFEST_BYTES = 2**31
 """Of a manifest whose server does not serve ranges, read whole."""
+NO_RANGES = "its server does not serve ranges; copy it to a folder or a bucket"
 SPOOL_ENTRIES = 4096
+UNREACHABLE = (TransientError, TimeoutError, RefusedError, PermissionError, RunFailedError)
 BUCKETS = 64
 """Files that hashes of uris are spread over to seek duplicates: 4 MB each for 10 million rows."""
 HASH = np.dtype([("hash", "S16"), ("row", "<i8")])
@@ -73,15 +74,19 @@ def canonical(archive: str) -> str:
     scheme, separator, rest = archive.partition("://")
     scheme = {"s3a": "s3", "s3n": "s3"}.get(scheme.lower(), scheme.lower())
     if not separator or scheme in ("file", "local"):
-        return os.path.normpath(Path(rest if separator else archive).expanduser().absolute())
-    if scheme in ("http", "https"):
-        parts = urlsplit(archive)
-        if parts.query or parts.username or parts.password:
-            shown = f"{scheme}://{parts.hostname}{parts.path}"
-            remedy = "list it in a manifest, a CSV with a column uri, and give that"
-            raise UsageError(f"archive {shown}: a URL with a query or a password is kept in no run; {remedy}")
-    if not rest.strip("/"):
-        raise UsageError(f"archive {archive}: names nothing; write it like {scheme}://BUCKET/PREFIX")
+        try:
+            return os.path.normpath(Path(rest if separator else archive).expanduser().absolute())
+        except RuntimeError as error:  # ~name
+            raise UsageError(f"archive {archive}: there is no such user; check the path") from error
+    host, slash, path = rest.partition("/")
+    web = scheme in ("http", "https")
+    if (web and "?" in rest) or ("@" in host and (web or ":" in host)):
+        shown = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}".partition("?")[0]
+        remedy = "list it in a manifest, a CSV with a column uri" if web else "say it in --storage-options"
+        raise UsageError(f"archive {shown}: a URL with a query or a password is kept in no run; {remedy}")
+    if not rest.strip("/") or (web and not path.strip("/")):
+        example = f"{scheme}://HOST/NAME.tar" if web else f"{scheme}://BUCKET/PREFIX"
+        raise UsageError(f"archive {archive}: names nothing; write it like {example}")
     return f"{scheme}://{rest.rstrip('/')}"
 
 
@@ -104,7 +109,7 @@ def sources(config: PlanConfig, access: Access) -> list[Source]:
     for archive in config.archives:
         dated = DATE.search(archive)
         if dated:
-            fixed = len(_root_and_names(archive[: dated.start()])[1]) - 1
+            fixed = max(0, len(_root_and_names(f"{archive[: dated.start()]}x")[1]) - 1)
             days = dict.fromkeys(_dates(archive, config))
             found += [_source(day, fixed, access) for day in days]
         else:
@@ -134,7 +139,8 @@ def _root_and_names(archive: str) -> tuple[str, list[str]]:
         return f"{SCHEME}/", encode_name(archive).split("/")[1:]
     if scheme in ("s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https"):
         bucket, _, path = path.partition("/")
-        return f"{scheme}://{bucket}/", encode_name(path).split("/") if path else []
+        path = path if scheme.startswith("http") else encode_name(path)  # which is sent as it is
+        return f"{scheme}://{bucket}/", path.split("/") if path else []
     first = "/" if path.startswith("/") else ""
     return f"{scheme}://{first}", [name for name in encode_name(path).split("/") if name]
 
@@ -167,14 +173,17 @@ def _is_file(uri: str, access: Access) -> bool:
     if not (is_image(name) or _kind(name)):
         return False
     try:
-        access.store(uri).info(uri)
+        look(access, uri)
     except FileNotFoundError:
         return False
-    except (TransientError, TimeoutError, RefusedError, PermissionError, RunFailedError) as error:
-        why = str(error) or type(error).__name__
-        message = f"archive {uri}: cannot be looked at: {why}; check the URL and your access to it"
-        raise UsageError(message) from error
+    except UNREACHABLE as error:
+        raise _unreachable(uri, error) from error
     return True
+
+
+def _unreachable(uri: str, error: Exception) -> UsageError:
+    why = "permission denied" if isinstance(error, PermissionError) else str(error) or type(error).__name__
+    return UsageError(f"archive {uri}: cannot be read: {why}; check the URL and your access to it")
 
 
 def _kind(name: str) -> str | None:
@@ -236,15 +245,26 @@ class _Reader:
         if uri.startswith("http") and not is_image(name):
             return iter([File(uri, name, exact=True)])
         try:
-            return iter([File(uri, name, *self.access.store(uri).info(uri), exact=True)])
+            return iter([File(uri, name, *look(self.access, uri), exact=True)])
         except FileNotFoundError as error:
             raise UsageError(f"archive {uri}: nothing is there; check the path") from error
+        except RefusedError:  # a server without ranges: what it has is seen when it is read
+            return iter([File(uri, name, exact=True)])
+        except UNREACHABLE as error:
+            raise _unreachable(uri, error) from error
 
     def _inside(self, file: File, kind: str) -> Iterator[Entry]:
         if kind == "manifest":
             yield from self._listed(file)
             return
-        with closing(self._open(file.uri)) as opened:
+        try:
+            found = self._open(file.uri)
+        except FileNotFoundError as error:
+            where = file.uri.removeprefix(SCHEME)
+            raise UsageError(f"archive {where}: nothing is there; check the path") from error
+        with closing(found) as opened:
+            if isinstance(opened, io.BytesIO) and kind != ".parquet":
+                raise UsageError(f"archive {file.uri}: {NO_RANGES}")
             size = opened.seek(0, io.SEEK_END)
             opened.seek(0)
             version = file.version or (opened.info.version if isinstance(opened, RemoteFile) else None)
@@ -267,6 +287,8 @@ class _Reader:
         opened.seek(0)
         if listed:
             yield from self._listed(file)
+        elif isinstance(opened, io.BytesIO):
+            raise UsageError(f"archive {file.uri}: {NO_RANGES}")
         else:
             keep = self.config.keep_column
             yield from rowfiles.rowfile_entries(
@@ -280,16 +302,23 @@ class _Reader:
         )  # fmt: skip
 
     def _open(self, uri: str) -> BinaryIO:
-        """A file of any store for reading, seekable. Raises FileNotFoundError, OSError."""
+        """A file of any store for reading, seekable. Raises UsageError, FileNotFoundError, OSError."""
         if uri.startswith(SCHEME):
             return open(local_path(uri), "rb")
         try:
-            info = self.access.store(uri).info(uri)
+            return cast(BinaryIO, RemoteFile(self.access, uri, look(self.access, uri)))
         except RefusedError:  # a server without ranges
-            return io.BytesIO(fetch(self.access, uri, max_bytes=MANIFEST_BYTES))
-        except TransientError as error:
-            raise OSError(str(error)) from error
-        return cast(BinaryIO, RemoteFile(self.access, uri, info))
+            return io.BytesIO(self._read_whole(uri))
+        except UNREACHABLE as error:
+            raise _unreachable(uri, error) from error
+
+    def _read_whole(self, uri: str) -> bytes:
+        try:
+            return fetch(self.access, uri, max_bytes=MANIFEST_BYTES)
+        except TooLargeError as error:
+            raise UsageError(f"archive {uri}: {NO_RANGES}") from error
+        except UNREACHABLE as error:
+            raise _unreachable(uri, error) from error
 
 
 def _whole(file: File) -> Entry:

@@ -4,6 +4,7 @@ The number of requests in flight is halved when the store throttles and grows by
 window of successes, as TCP does (V. Jacobson, "Congestion Avoidance and Control", 1988).
 """
 
+import errno
 import io
 import threading
 import time
@@ -19,7 +20,7 @@ Answer = TypeVar("Answer")
 
 BLOCK_BYTES = 4 * 2**20
 BLOCKS_AHEAD = 4
-MAX_READ_BYTES = 64 * 2**20
+MAX_READ_BYTES = 2**30
 """One read of a container's index; a header that claims more is not believed."""
 
 
@@ -184,8 +185,9 @@ class RemoteFile(io.RawIOBase):
             self._blocks.pop(oldest).cancel()
         try:
             return self._blocks[number].result()
-        except (TransientError, RefusedError) as error:
-            raise OSError(f"{self.uri}: {error}") from error
+        except (TransientError, RefusedError, OSError) as error:
+            # With a number, which Arrow's own errors of a damaged file have not.
+            raise OSError(errno.EIO, str(error) or type(error).__name__, self.uri) from error
 
     def _fetch(self, number: int) -> bytes:
         start = number * BLOCK_BYTES

@@ -84,8 +84,8 @@ class Tree:
         segments = relative.split("/")
         if _matches(segments, self.pattern):
             return True
-        below = len(segments) > len(self.pattern) and "**" not in self.pattern
-        return False if below and self._begins(segments[:-1]) else None
+        below = any(_matches(segments[:k], self.pattern) for k in range(1, len(segments)))
+        return False if below else None
 
     def _begins(self, folders: list[str]) -> bool:
         for name, segment in zip(folders, self.pattern, strict=False):
@@ -101,7 +101,9 @@ def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
     for i, segment in enumerate(pattern):
         if segment == "**":
             rest = pattern[i + 1 :]
-            return not rest or any(_matches(names[k:], rest) for k in range(i, len(names)))
+            if not rest:
+                return i < len(names)
+            return any(_matches(names[k:], rest) for k in range(i, len(names)))
         if i >= len(names) or not fnmatch.fnmatchcase(names[i], segment):
             return False
     return len(names) == len(pattern)
@@ -119,7 +121,8 @@ def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[Fil
     if isinstance(store, Fsspec):
         yield from in_order(_fsspec_parts(tree, store, tree.lead))
     else:
-        from maskbatch.s3 import S3, Listing
+        from maskbatch.s3 import S3
+        from maskbatch.s3_listing import Listing
 
         yield from in_order(Listing(cast(S3, store), tree).parts())
 
@@ -130,7 +133,7 @@ def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:
         with os.scandir(folder) as found:
             items = [(encode_name(item.name), item) for item in found]
     except OSError as error:
-        if below == tree.lead != "" and isinstance(error, FileNotFoundError):
+        if below == tree.lead != "" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
             return  # a day of a template that has no folder
         message = f"cannot list {folder}: {error.strerror}; mend it, or name the folders that can be read"
         raise UsageError(message) from error
@@ -178,7 +181,10 @@ def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
         )
         raise UsageError(message) from error
     names = []
+    own = store.path(folder).rstrip("/")
     for info in found:
+        if str(info["name"]).rstrip("/") == own:
+            continue  # the folder's own marker, or a file in its place
         name = encode_name(str(info["name"]).rstrip("/").rpartition("/")[2])
         names.append((f"{name}/" if info["type"] == "directory" else name, info))
     for name, info in sorted(names, key=lambda pair: pair[0].encode()):

@@ -266,7 +266,7 @@ class Cluster:
             fn_kwargs={"work": work},
             batch_size=1,
             batch_format="numpy",
-            num_cpus=DECODE_CPUS,
+            num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.remote else 1),
             compute=ray.data.TaskPoolStrategy(self.job.workers),
         )
         size = min(int(num_gpus / self.job.gpus_per_worker), len(shards))

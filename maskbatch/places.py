@@ -38,7 +38,7 @@ class Place(NamedTuple):
     path: str
     """From `/`; names as they are, except over http, where it stays as it is sent."""
     login: str = ""
-    """User-info with its `@`."""
+    """User-info with its `@`, over http."""
     query: str = ""
 
     def encode(self, path: str) -> str:
@@ -100,13 +100,14 @@ def locate(text: str, folder: Place | None = None) -> Place:
         if not rest.startswith("/") or (rest.startswith("//") and authority.lower() not in ("", "localhost")):
             raise ValueError("names no absolute path of this machine; file:///folder/name.jpg expected")
         return _local_place(os.fsdecode(decode_name(rest.removeprefix(f"//{authority}"))))
-    user, at, host = authority.rpartition("@")
+    user, _, host = authority.rpartition("@")
     if not rest.startswith("//") or not host or re.search(r"[?#%\s]", authority):
         raise ValueError(f"names no bucket or host; {scheme}://bucket/name.jpg expected")
     if DOT_SEGMENT.search(path):
         raise ValueError("has a `.` or `..` folder")
-    login = user + at if ":" in user else ""  # in abfs://container@account it is no login
-    return Place(f"{scheme}://{authority.removeprefix(login)}", f"/{path}", login)
+    if ":" in user:  # in abfs://container@account it is no login
+        raise ValueError("holds credentials; give them by --storage-options")
+    return Place(f"{scheme}://{authority}", f"/{path}")
 
 
 def _scheme(text: str) -> tuple[str | None, str]:
@@ -176,9 +177,12 @@ def prefix_place(prefix: str) -> Place:
     """The place of an --allow-prefix, where a path without a scheme is one of this machine."""
     try:
         is_path = bool(prefix) and _scheme(prefix)[0] is None
-        return locate(str(Path(prefix).absolute()) if is_path else prefix)
+        place = locate(str(Path(prefix).absolute()) if is_path else prefix)
     except ValueError as error:
         raise UsageError(f"--allow-prefix {shown(prefix)} {error}") from error
+    if place.fetch:  # it would stand in run.json
+        raise UsageError(f"--allow-prefix {shown(prefix)} has a query or a password; leave it out")
+    return place
 
 
 def shown(text: str) -> str:

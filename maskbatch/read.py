@@ -28,6 +28,8 @@ AHEAD_BYTES = 48 * 2**20
 GAP_BYTES = 2**16
 """Members nearer to each other than this are read by one request: a request costs more than the gap."""
 MERGED_BYTES = 4 * 2**20
+HEADER_BYTES = 2**18
+"""A zip's member may be so much longer than its data; a hostile one claims any length."""
 UNKNOWN_BYTES = 2**20
 """What an image of unknown size is counted as."""
 
@@ -132,7 +134,7 @@ def _read(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[En
 
 
 def _read_members(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
-    wanted = [row for row in request if (row["num_bytes"] or 0) <= max_bytes]
+    wanted = [row for row in request if not _too_large(row, max_bytes)]
     if not wanted:
         raise TooLargeError
     start = wanted[0]["offset"]
@@ -145,9 +147,13 @@ def _read_members(request: Sequence[PlanRow], access: Access, max_bytes: int) ->
     return [_member(row, data[row["offset"] - start :][: row["length"]], max_bytes) for row in request]
 
 
+def _too_large(row: PlanRow, max_bytes: int) -> bool:
+    return bool(max(row["num_bytes"] or 0, row["length"] - HEADER_BYTES) > max_bytes)
+
+
 def _member(row: PlanRow, data: memoryview, max_bytes: int) -> Encoded:
     try:
-        if (row["num_bytes"] or 0) > max_bytes:
+        if _too_large(row, max_bytes):
             raise MemberError("too_large", f"more than the {max_bytes:,} bytes allowed")
         member = member_bytes(bytes(data), row["uri"], row["encoding"], row["num_bytes"], max_bytes)
     except MemberError as error:
@@ -170,6 +176,8 @@ def _read_rows(request: Sequence[PlanRow], access: Access, max_bytes: int) -> li
     except (FileNotFoundError, PermissionError, TimeoutError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error.__cause__, (TransientError, RefusedError, OSError)):
+            raise error.__cause__ from error  # the store failed, the file is sound
         raise RefusedError("the Parquet file is damaged here") from error
     return [found[row["length"]] for row in request]
 

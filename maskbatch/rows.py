@@ -47,6 +47,11 @@ class Work:
         return RunDir(folder(self.out, self.access.options))
 
     @property
+    def remote(self) -> bool:
+        """Whether reading waits for a network."""
+        return any("://" in archive for archive in self.archives)
+
+    @property
     def num_shards(self) -> int:
         return -(-self.num_images // self.shard_size)
 

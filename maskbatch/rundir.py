@@ -45,7 +45,10 @@ def folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
     """The local folder, absolute, or the prefix of a store that `url` names. Raises UsageError."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme in ("file", "local"):
-        return Path(rest or url).expanduser().absolute()
+        try:
+            return Path(rest or url).expanduser().absolute()
+        except RuntimeError as error:  # ~name
+            raise UsageError(f"{url}: there is no such user; check the path") from error
     if re.search(r"[*?\[]|::|^[^/]*:[^/]*@", rest):  # fsspec takes them for patterns, chains, credentials
         what = "* ? [ :: and a password cannot stand in a folder's URL; credentials go to --storage-options"
         raise UsageError(f"{scheme}://...: {what}")

@@ -7,25 +7,23 @@ such keys go through botocore, and listings are asked for by presigned URLs.
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import islice
-from typing import Any, NamedTuple
-from urllib.parse import unquote_plus
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import botocore.session
 import obstore
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 from obstore import exceptions
 from obstore.store import S3Store
 
-from maskbatch.entries import decode_name, encode_name
+from maskbatch.entries import decode_name
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.listing import PREFIXES, File, Page, Part, Tree
+from maskbatch.s3_listing import Keys, parse_page
 from maskbatch.stores import (
     CHANGED,
     MAX_TRIES,
@@ -39,6 +37,9 @@ from maskbatch.stores import (
 )
 from maskbatch.web import Http
 
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
 CONNECT = timedelta(seconds=10)
 URL_LIFE_S = 3600
 UNTIDY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
@@ -47,10 +48,6 @@ BAD_CREDENTIALS = (
     "ExpiredToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "RequestTimeTooSkewed",
 )  # fmt: skip
-MAX_DEPTH = 6
-"""Levels of folders that a listing looks into for prefixes to list side by side."""
-MAX_LEVEL_PAGES = 20
-"""Pages of one level that it reads for that; a level of more keys is listed as it comes."""
 
 
 class S3:
@@ -58,7 +55,7 @@ class S3:
 
     def __init__(self, bucket: str, options: Mapping[str, Any], timeout_s: float) -> None:
         self.bucket = bucket
-        self.boto = _boto_client(bucket, options)
+        self.boto = _boto_client(bucket, options, timeout_s)
         self.client = _obstore_client(bucket, options, self.boto, timeout_s)
         self.payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
         self.web = Http(lambda uri: False, timeout_s)
@@ -89,8 +86,10 @@ class S3:
             if found.meta["size"] > max_bytes:
                 raise TooLargeError
         else:
-            match = f'"{version}"' if version else None
-            found = obstore.get(self.client, key, options={"range": span, "if_match": match})
+            options: GetOptions = {"range": span}
+            if version:
+                options["if_match"] = f'"{version}"'
+            found = obstore.get(self.client, key, options=options)
         return bytes(found.bytes())
 
     def _get_untidy(
@@ -135,8 +134,9 @@ class S3:
             self._refuse(text)
             if re.search(r"status code: (503|429)|SlowDown", text):
                 raise ThrottledError("the store asks for fewer requests") from error
-            if "timed out" in text or "timeout" in text:
-                raise TimeoutError from error
+            # obstore shows its settings with every error, a `retry_timeout` among them.
+            if "kind: Timeout" in text or isinstance(error, (ConnectTimeoutError, ReadTimeoutError)):
+                raise TimeoutError("the store did not answer in time") from error
             raise TransientError("the store's answer failed") from error
 
     def _refuse(self, text: str) -> None:
@@ -159,7 +159,7 @@ class S3:
             raise RunFailedError(f"s3://{self.bucket}: {error}; renew the credentials") from error
         return url
 
-    def page(self, **params: Any) -> "Keys":
+    def page(self, **params: Any) -> Keys:
         """One page of a listing, tried again while that may help. Raises UsageError, RunFailedError."""
         for attempt in range(MAX_TRIES):
             try:
@@ -172,7 +172,7 @@ class S3:
             time.sleep(backoff_s(attempt))
         raise AssertionError("unreachable")
 
-    def _page(self, params: dict[str, Any]) -> "Keys":
+    def _page(self, params: dict[str, Any]) -> Keys:
         status, answer = self.web.ask(self._url("list_objects_v2", EncodingType="url", **params))
         if status in (301, 307, 400, 401, 403, 404):
             self._refuse(answer.decode(errors="replace"))
@@ -181,99 +181,20 @@ class S3:
         if status != 200:
             raise TransientError(f"it answers {status}")
         try:
-            return _parse_page(answer)
+            return parse_page(answer)
         except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
             raise TransientError("its answer is damaged") from error
 
 
-class Keys(NamedTuple):
-    """One page of a bucket's listing."""
-
-    keys: list[tuple[str, int, str | None]]
-    """Key, size in bytes, etag."""
-    folders: list[str]
-    """Common prefixes, ending in `/`, where a delimiter was given."""
-    token: str | None
-    """What the next page is asked for with."""
-
-
-def _parse_page(content: bytes) -> Keys:
-    """Source: ListObjectsV2 in the S3 API reference."""
-    root = ElementTree.fromstring(content)  # noqa: S314  the standard library's expat bounds expansion
-    space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
-    decode = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
-    keys = []
-    for item in root.iterfind(f"{space}Contents"):
-        key, size = item.findtext(f"{space}Key"), item.findtext(f"{space}Size")
-        if key is None or size is None:
-            raise ValueError("a key without its name or size")
-        keys.append((decode(key), int(size), plain_etag(item.findtext(f"{space}ETag"))))
-    folders = [
-        decode(item.findtext(f"{space}Prefix") or "") for item in root.iterfind(f"{space}CommonPrefixes")
-    ]
-    truncated = root.findtext(f"{space}IsTruncated")
-    if truncated not in ("true", "false"):
-        raise ValueError("no page of a listing")
-    token = root.findtext(f"{space}NextContinuationToken") if truncated == "true" else None
-    return Keys(keys, folders, token)
-
-
-class Listing:
-    """Lists one tree of a bucket."""
-
-    def __init__(self, store: S3, tree: Tree) -> None:
-        self.store, self.tree = store, tree
-        self.base, self.stem = store.key(tree.base), store.key(tree.base + tree.stem)
-
-    def parts(self) -> Iterator[Part]:
-        """The tree as prefixes to be listed, and the files between them, in the order of the keys."""
-        yield from self._split(self.store.key(self.tree.base + self.tree.lead), 0)
-
-    def _split(self, prefix: str, depth: int) -> Iterator[Part]:
-        """`prefix`, a key ending in `/` or empty, split until there are several prefixes in it."""
-        level = list(islice(self._pages(max(prefix, self.stem, key=len), Delimiter="/"), MAX_LEVEL_PAGES + 1))
-        folders = [folder for page in level for folder in page.folders if self._enters(folder)]
-        if len(level) > MAX_LEVEL_PAGES or not folders:
-            yield partial(self._below, prefix)
-            return
-        files = {key: (key, size, etag) for page in level for key, size, etag in page.keys}
-        for key in sorted([*folders, *files], key=str.encode):
-            if key in files:
-                yield self._files([files[key]])
-            elif len(folders) < PREFIXES and depth < MAX_DEPTH:
-                yield from self._split(key, depth + 1)
-            else:
-                yield partial(self._below, key)
-
-    def _enters(self, folder: str) -> bool:
-        return self.tree.enters(encode_name(folder[len(self.base) :]))
-
-    def _below(self, prefix: str) -> Iterator[Page]:
-        for page in self._pages(max(prefix, self.stem, key=len)):
-            yield self._files(page.keys)
-
-    def _pages(self, prefix: str, **params: str) -> Iterator[Keys]:
-        page = Keys([], [], "")
-        while page.token is not None:
-            token = {"ContinuationToken": page.token} if page.token else {}
-            page = self.store.page(Prefix=prefix, **token, **params)
-            yield page
-
-    def _files(self, keys: list[tuple[str, int, str | None]]) -> Page:
-        files = []
-        for key, size, etag in keys:
-            relative = encode_name(key[len(self.base) :])
-            exact = self.tree.takes(relative)
-            if exact is not None and not (key.endswith("/") and size == 0):
-                files.append(File(self.tree.base + relative, relative, size, etag, exact=exact))
-        return files
-
-
-def _boto_client(bucket: str, options: Mapping[str, Any]) -> Any:
+def _boto_client(bucket: str, options: Mapping[str, Any], timeout_s: float) -> Any:
     """botocore's client: the usual places of profile, region, endpoint and credentials."""
     region = options.get("client_kwargs", {}).get("region_name")
     config = Config(
-        signature_version=UNSIGNED if options.get("anon") else "s3v4", s3={"addressing_style": "auto"}
+        signature_version=UNSIGNED if options.get("anon") else "s3v4",
+        s3={"addressing_style": "auto"},
+        connect_timeout=min(timeout_s, CONNECT.total_seconds()),
+        read_timeout=timeout_s,
+        retries={"total_max_attempts": 1},  # `fetch` must see a throttling store
     )
     try:
         session = botocore.session.Session(profile=options.get("profile"))

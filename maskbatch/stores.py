@@ -11,6 +11,7 @@ All are called from threads, and raise what `fetch` sorts by whether it is worth
 import json
 import os
 import random
+import threading
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from maskbatch.errors import UsageError
 
 S3_OPTIONS = ("endpoint_url", "region", "profile", "anon", "requester_pays", "key", "secret", "token")
 """What --storage-options may say for s3://; elsewhere the names are those of the fsspec file system."""
+S3_FLAGS = ("anon", "requester_pays")
 
 
 class TransientError(Exception):
@@ -72,7 +74,15 @@ class StorageOptions:
             if unknown:
                 known = f"one of {', '.join(S3_OPTIONS)} expected"
                 raise UsageError(f"--storage-options {path}: {unknown[0]!r} is not known; {known}")
-        return cls(json.dumps(values))
+            kinds = {name: bool if name in S3_FLAGS else str for name in S3_OPTIONS}
+            wrong = [n for n, v in options.items() if prefix.startswith("s3") and type(v) is not kinds[n]]
+            if wrong:
+                expected = "true or false" if kinds[wrong[0]] is bool else "a string"
+                raise UsageError(f"--storage-options {path}: {wrong[0]} of {prefix!r}: {expected} expected")
+        try:
+            return cls(json.dumps(values))
+        except TypeError as error:  # TOML has dates
+            raise UsageError(f"--storage-options {path}: has a value that is no option; {remedy}") from error
 
     def of(self, url: str) -> dict[str, Any]:
         """The options of the longest prefix of `url`, by fsspec's names for its file system."""
@@ -162,7 +172,10 @@ class Fsspec:
         return str(self.files._strip_protocol(text))
 
     def info(self, uri: str) -> Info:
-        return fsspec_info(self._try(lambda: self.files.info(self.path(uri))))
+        found = self._try(lambda: self.files.info(self.path(uri)))
+        if found["type"] == "directory":
+            raise FileNotFoundError(uri)
+        return fsspec_info(found)
 
     def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
         if span is None:
@@ -170,7 +183,10 @@ class Fsspec:
             if len(data) > max_bytes:
                 raise TooLargeError
             return bytes(data)
-        return bytes(self._try(lambda: self.files.cat_file(self.path(uri), *span)))
+        data = self._try(lambda: self.files.cat_file(self.path(uri), *span))
+        if version and self.info(uri).version not in (None, version):
+            raise RefusedError(CHANGED)
+        return bytes(data)
 
     def _try(self, ask: Callable[[], Any]) -> Any:
         try:
@@ -188,6 +204,8 @@ def filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
     import fsspec
 
     extra = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}.get(scheme)
+    if scheme not in fsspec.available_protocols():
+        raise UsageError(f"{scheme}://: no such kind of store; a path, s3://, gs:// or https:// expected")
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except ImportError as error:
@@ -229,7 +247,11 @@ class Access:
         """The store of a uri. Raises UsageError where it cannot be opened at all."""
         scheme, _, rest = uri.partition("://")
         bucket = rest.partition("/")[0] if scheme == "s3" else ""
-        return _store(scheme, bucket, self, self.options.prefix(uri))
+        with _one_at_a_time:  # or every thread makes a client of its own, 0.1 s each
+            return _store(scheme, bucket, self, self.options.prefix(uri))
+
+
+_one_at_a_time = threading.Lock()
 
 
 @lru_cache(maxsize=64)

@@ -25,6 +25,20 @@ MAX_ANSWER_BYTES = 2**26
 """Of what is no file: a page of a listing has 1 MB."""
 
 
+def _version(answer: Any) -> str | None:
+    """Changes with the file: its etag, or else when it was written."""
+    return plain_etag(answer.headers.get("ETag")) or answer.headers.get("Last-Modified")
+
+
+def _check_range(answer: Any, span: tuple[int, int], version: str | None) -> None:
+    if answer.status_code != 206:
+        raise RefusedError("the server does not serve ranges")
+    if version and _version(answer) not in (None, version):
+        raise RefusedError(CHANGED)
+    if not answer.headers.get("Content-Range", "").startswith(f"bytes {span[0]}-{span[1] - 1}/"):
+        raise TransientError("the server sent another range than was asked for")
+
+
 class Http:
     """Web servers. User-info in the URL is sent as basic authentication."""
 
@@ -39,7 +53,7 @@ class Http:
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if answer.status_code != 206 or not total.isdecimal():
                 raise RefusedError("the server does not serve ranges")
-            return Info(int(total), plain_etag(answer.headers.get("ETag")))
+            return Info(int(total), _version(answer))
 
     def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
         headers = {"Accept-Encoding": "identity"}
@@ -47,16 +61,14 @@ class Http:
             headers["Range"] = f"bytes={span[0]}-{span[1] - 1}"
             max_bytes = span[1] - span[0]
         with self._get(uri, headers) as answer:
-            if span is not None and answer.status_code != 206:
-                raise RefusedError("the server does not serve ranges")
-            if span is not None and version and plain_etag(answer.headers.get("ETag")) not in (None, version):
-                raise RefusedError(CHANGED)
+            if span is not None:
+                _check_range(answer, span, version)
             return self._body(answer, max_bytes)
 
     def _body(self, answer: Any, max_bytes: int) -> bytes:
         began, data = time.monotonic(), bytearray()
         try:
-            while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):  # what has come, however little
+            while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):  # however little has come
                 data += chunk
                 if len(data) > max_bytes:
                     raise TooLargeError

@@ -240,9 +240,19 @@ def test_the_command_line_plans_scores_resumes_and_says_what_failed(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["score", "nowhere", "--out", "x"], 2, "no such folder"),
-        (["score", "s3://bucket/x", "--out", "x"], 2, "only local folders"),
-        (["plan", ".", "--out", "s3://bucket/x"], 2, "only a local folder can hold a run"),
+        (["score", "nowhere", "--out", "x"], 2, "no such folder or file"),
+        (["plan", "s3://", "--dry-run"], 2, "archive s3://: names nothing"),
+        (["plan", "nonsense://bucket/x", "--dry-run"], 2, "nonsense://: no such kind of store"),
+        (["plan", "https://host/x.csv?token=1", "--dry-run"], 2, "a URL with a query or a password"),
+        (["plan", "{date:%Y}", "--dry-run"], 2, "needs --since and --until"),
+        (["plan", "x.tar.gz", "--dry-run"], 2, "no such folder or file"),
+        (
+            ["plan", ".", "--dry-run", "--storage-options", "no.toml"],
+            2,
+            "--storage-options no.toml: cannot be read",
+        ),
+        (["plan", ".", "--dry-run", "--keep-column", "status"], 2, "the tables have a column of that name"),
+        (["score", ".", "--out", "s3://a:b@bucket/x"], 2, "credentials go to --storage-options"),
         (["plan", "."], 2, "--out OUT is missing"),
         (["plan", "--frobnicate"], 2, "No such option"),
         (["frobnicate"], 2, "No such command"),

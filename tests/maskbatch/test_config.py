@@ -27,6 +27,13 @@ from maskbatch.errors import UsageError
         (JobConfig, {"max_error_rate": 1.5}, "max_error_rate 1.5: 0 to 1 expected"),
         (JobConfig, {"max_error_rate": float("nan")}, "max_error_rate"),
         (JobConfig, {"stall_timeout_s": 0.5}, "stall_timeout_s"),
+        (JobConfig, {"request_timeout_s": 0.0}, "request_timeout_s 0.0: 0.1 or more expected"),
+        (JobConfig, {"image_timeout_s": 0.0}, "image_timeout_s"),
+        (JobConfig, {"max_requests": 0}, "max_requests 0: 1 to 1024 expected"),
+        (JobConfig, {"max_requests": 2000}, "max_requests 2000"),
+        (PlanConfig, {"keep_column": "a b"}, "keep_column 'a b'"),
+        (PlanConfig, {"keep_column": "Status"}, "the tables have a column of that name already"),
+        (PlanConfig, {"keep_column": "prob_x"}, "the tables have a column of that name already"),
     ],
 )
 def test_a_setting_out_of_bounds_is_refused_by_name(kind: Any, values: dict[str, Any], expected: str) -> None:
@@ -80,13 +87,19 @@ def test_a_toml_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, e
 
 
 # How and where the command runs, which a file of settings does not say.
-NOT_SETTINGS = {"archives", "out", "fresh", "config_file", "as_json", "verbose", "dry_run"}
+NOT_SETTINGS = {"archives", "out", "fresh", "config_file", "as_json", "verbose", "dry_run", "storage_options"}
 
 
 @pytest.mark.parametrize("flag", sorted(set(inspect.signature(cli.score).parameters) - NOT_SETTINGS))
 def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: str) -> None:
-    numbers = {"batch_size", "max_bytes", "max_pixels", "workers", "limit"}
-    fractions = {"gpus_per_worker", "max_error_rate", "stall_timeout_s"}
+    numbers = {"batch_size", "max_bytes", "max_pixels", "workers", "limit", "max_requests"}
+    fractions = {
+        "gpus_per_worker",
+        "max_error_rate",
+        "stall_timeout_s",
+        "request_timeout_s",
+        "image_timeout_s",
+    }
     value = "1" if flag in numbers else "1.0" if flag in fractions else "'x'"
     path = tmp_path / "run.toml"
     path.write_text(f"{flag.replace('_', '-')} = {value}\n")

@@ -237,19 +237,30 @@ def test_a_name_that_is_not_utf8_or_has_two_colons_can_be_written_encoded(tmp_pa
 
 
 def test_secrets_stay_out_of_the_uri_and_are_kept_for_the_reader() -> None:
-    rows = "uri\nhttps://ann:pw@CAMS.example.com/x/../a.jpg?sig=1#top\nhttps://cams.example.com/b.jpg#x\ns3://id:key@b/c.jpg\n"
+    rows = "uri\nhttps://ann:pw@CAMS.example.com/x/../a.jpg?sig=1#top\nhttps://cams.example.com/b.jpg#x\n"
     assert [(entry.uri, entry.fetch) for entry in of_rows(rows, allow=STORE)] == [
         ("https://cams.example.com/a.jpg", "https://ann:pw@cams.example.com/a.jpg?sig=1"),
         ("https://cams.example.com/b.jpg", None),
-        ("s3://b/c.jpg", "s3://id:key@b/c.jpg"),
     ]
+
+
+def test_what_tells_two_images_apart_stays_in_the_uri_and_what_signs_them_does_not() -> None:
+    signed = "X-Amz-Date=20261001&X-Amz-Signature=SECRET"
+    rows = "".join(f"https://cams.example.com/{name}\n" for name in (
+        "see.php?id=1&sig=SECRET&se=1", "see.php?id=2&sig=SECRET&se=1", "see.php?id=1&sig=OTHER&se=2",
+        f"a.jpg?{signed}", "a.jpg?X-Amz-Signature=OTHER",
+    ))  # fmt: skip
+    uris = [entry.uri for entry in of_rows("uri\n" + rows, "https://cams.example.com/l.csv")]
+    assert uris[0] == uris[2] != uris[1]
+    assert uris[3] == uris[4] == "https://cams.example.com/a.jpg"
+    assert "SECRET" not in "".join(uris)
 
 
 def test_a_relative_row_of_a_web_manifest_is_a_reference_with_its_login() -> None:
     base = "https://ann:pw@cams.example.com:8443/x/l.csv?sig=1"
-    (entry,) = of_rows("uri\n../x/a%20b.jpg?t=2\n", base)
+    (entry,) = of_rows("uri\n../x/a%20b.jpg?sig=2\n", base)
     assert entry.uri == "https://cams.example.com:8443/x/a%20b.jpg"
-    assert entry.fetch == "https://ann:pw@cams.example.com:8443/x/a%20b.jpg?t=2"
+    assert entry.fetch == "https://ann:pw@cams.example.com:8443/x/a%20b.jpg?sig=2"
     with pytest.raises(UsageError) as refused:
         of_rows("uri\n/etc/passwd\n", base)
     assert "pw" not in str(refused.value) and "sig" not in str(refused.value)

@@ -1,28 +1,32 @@
 import os
+import tarfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from samples import NOW, write_files
 
 from maskbatch import plan, schema
+from maskbatch.archive import access_of, canonical
 from maskbatch.clock import Clock
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.plan import Listing, plan_rows, read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.rundir import Location
+from maskbatch.stores import NO_OPTIONS
 
 DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"
 
 
-def listed(*archives: Path, **settings: Any) -> tuple[list[dict[str, Any]], Listing]:
-    config = PlanConfig(archives=tuple(map(str, archives)), **settings)
-    listing = Listing()
-    return list(plan_rows(config, Clock.parse(config.timezone, NOW), listing)), listing
+def listed(*archives: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], Listing]:
+    config = PlanConfig(archives=tuple(canonical(str(name)) for name in archives), **settings)
+    listing, access = Listing(), access_of(config, NO_OPTIONS)
+    return list(plan_rows(config, Clock.parse(config.timezone, NOW), listing, access)), listing
 
 
 def names(rows: list[dict[str, Any]], root: Path) -> list[str]:
@@ -146,13 +150,97 @@ def test_an_image_below_two_archive_arguments_is_planned_once(archive: Path, ord
     found = names(rows, archive)
     assert len(found) == len(set(found)) == 5
     assert found[0].startswith(order[0] or "a")
-    assert listing.skipped["folder of another archive argument"] > 0
+    assert listing.skipped["listed twice (planned once)"] > 0
 
 
 def test_a_named_pipe_is_planned_as_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.jpg")
     (row,), _ = listed(tmp_path)
     assert (row["status"], row["error"]) == ("unsupported", "not a regular file")
+
+
+def make_tar(path: Path, *names: str) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("layout", "camera", "hour"),
+    [
+        ("{captured_at:%Y-%m-%d}.tar/{camera}/*.jpg", "07", 0),
+        ("{camera}/*", "07", None),
+        ("{camera}/{captured_at:%Y%m%d%H}.jpg", "07", 13),
+    ],
+)
+def test_a_layout_reads_a_members_path_or_its_containers_too(
+    tmp_path: Path, layout: str, camera: str, hour: int | None
+) -> None:
+    for day in (1, 2, 4):
+        make_tar(tmp_path / f"2026-10-{day:02d}.tar", f"07/202610{day:02d}13.jpg")
+    template = f"{tmp_path}/{{date:%Y-%m-%d}}.tar"
+    rows, listing = listed(template, layout=layout, since="2026-10-02", until="2026-10-05")
+    times = [None if hour is None else datetime(2026, 10, day, hour, tzinfo=UTC) for day in (2, 4)]
+    assert [(row["camera"], row["captured_at"]) for row in rows] == [(camera, time) for time in times]
+    assert listing.notes == ({"time unknown until decoded": 2} if hour is None else
+                             {"date without a time of day (stands at 00:00)": 2} if hour == 0 else {})  # fmt: skip
+
+
+def test_members_have_the_place_of_their_bytes(tmp_path: Path) -> None:
+    (row,), _ = listed(make_tar(tmp_path / "x.tar", "camera=07/date=2026-10-01/x.jpg"))
+    uri = f"file://{tmp_path}/x.tar"
+    assert row["uri"] == f"tar://camera=07/date=2026-10-01/x.jpg::{uri}"
+    assert (row["container"], row["offset"], row["length"], row["encoding"]) == (uri, 512, 0, "raw")
+    assert (row["camera"], row["captured_at"]) == ("07", datetime(2026, 10, 1, tzinfo=UTC))
+    assert row["version"] == str((tmp_path / "x.tar").stat().st_mtime_ns)
+
+
+def test_what_a_manifest_says_goes_before_what_the_path_says(tmp_path: Path) -> None:
+    lines = [
+        "uri,camera,captured_at,shift",
+        "site=n/camera=1/x.jpg,7,2026-10-01T06:30,early",
+        "site=n/camera=1/y.jpg,,,",
+    ]
+    write_files(tmp_path, {"list.csv": "\n".join(lines).encode()})
+    rows, listing = listed(tmp_path / "list.csv", timezone=("Europe/Paris",), keep_column="shift")
+    assert [(row["site"], row["camera"], row["kept"]) for row in rows] == [
+        ("n", "7", "early"),
+        ("n", "1", None),
+    ]
+    assert [row["captured_at"] for row in rows] == [datetime(2026, 10, 1, 4, 30, tzinfo=UTC), None]
+    assert [row["time_source"] for row in rows] == ["manifest", None]
+    assert listing.notes == {"time unknown until decoded": 1}
+
+
+def test_presigned_urls_are_planned_without_their_query_and_fetched_with_it(tmp_path: Path) -> None:
+    urls = [
+        "https://h/cam/x.jpg?X-Amz-Signature=SECRET",
+        "https://ann:SECRET@h/cam/y.jpg",
+        "https://h/cam/z.jpg",
+    ]
+    write_files(tmp_path, {"list.csv": "\n".join(["uri", *urls]).encode()})
+    rows, listing = listed(tmp_path / "list.csv", allow_prefix=("https://h/cam",), layout="cam/*{camera}.jpg")
+    assert [row["uri"] for row in rows] == [f"https://h/cam/{name}.jpg" for name in "xyz"]
+    assert [row["fetch"] for row in rows] == [urls[0], urls[1], None]
+    shown = str([{**row, "fetch": None} for row in rows]) + str(listing.as_dict())
+    assert "SECRET" not in shown
+
+
+def test_every_planned_row_fits_the_schema(tmp_path: Path) -> None:
+    make_tar(tmp_path / "x.tar", "a.jpg", "../b.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    rows, _ = listed(f"{tmp_path}/*")
+    table = pa.Table.from_pylist(rows, schema.PLAN)
+    assert table.to_pylist() == rows
+    assert set(rows[0]) == set(schema.PLAN.names)
+    assert table["status"].to_pylist() == ["unsupported", None, "unsupported"]
+
+
+def test_files_that_are_not_opened_are_named_with_what_would_open_them(tmp_path: Path) -> None:
+    make_tar(tmp_path / "x.tar", "a.jpg")
+    with pytest.raises(UsageError, match=rf"no image found \(1 .tar\).*by a pattern: '{tmp_path}/\*.tar'"):
+        listed(tmp_path)
 
 
 def small_plan(folder: Location, num_rows: int, tag: str = "") -> None:

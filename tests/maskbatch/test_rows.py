@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from maskbatch import schema
 from maskbatch.checkpoint import Preset
 from maskbatch.clock import Clock
 from maskbatch.decode import Decoded, decode_batch
+from maskbatch.errors import RunFailedError
 from maskbatch.read import Encoded
-from maskbatch.rows import decode_shard, scores_rows, shard_size
+from maskbatch.rows import decode_shard, read_shard, scores_rows, shard_size
 
 CARD = make_card()
 CLOCK = Clock.parse(["Europe/Paris", "tokyo=Asia/Tokyo"], NOW)
@@ -120,23 +122,50 @@ def test_exif_fills_a_time_that_the_path_lacks(
     in_path: datetime | None, exif: str | None, site: str | None, expected: tuple[Any, ...]
 ) -> None:
     data = SOUND if exif is None else with_exif_time(exif)
-    plan = planned(1, captured_at=[in_path], site=[site])
+    plan = planned(1, captured_at=[in_path], site=[site], time_source=["path" if in_path else None])
     (row,) = scores_rows(plan, decode(Encoded(data)), probs(SURE), CARD, CLOCK).to_pylist()
     assert (row["captured_at"], row["captured_local"], row["time_source"]) == expected
 
 
-def test_a_shard_is_its_plan_rows_in_order_and_refused_ones_are_never_read(
-    staged_session: Run, month: Path
-) -> None:
+def test_a_shard_is_its_plan_rows_in_order_and_its_images_in_the_same(staged_session: Run) -> None:
     seen = []
     for shard in range(staged_session.work.num_shards):
-        plan, decoded = decode_shard(staged_session.work, CARD, shard)
+        plan, encoded = read_shard(staged_session.work, shard)
+        decoded = decode_shard(staged_session.work, CARD, encoded, len(plan))
         assert plan["id"].to_pylist() == list(staged_session.work.ids(shard))
         assert len(decoded.images_NHWC) == len(plan) == len(decoded.columns["status"])
         sizes = zip(plan["num_bytes"].to_pylist(), decoded.columns["num_bytes"], strict=True)
         assert all(listed == read for listed, read in sizes)
         seen += plan["uri"].to_pylist()
     assert len(set(seen)) == staged_session.work.num_images == 102
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "another file"])
+def test_an_archive_that_vanished_stops_the_run_and_a_missing_image_does_not(
+    staged: Run, tmp_path: Path, left: str
+) -> None:
+    root = tmp_path / "share"
+    if left != "nothing":
+        root.mkdir()
+    if left == "another file":
+        (root / "x").touch()
+    gone = replace(staged.work, archives=("s3://b/x", f"{tmp_path}/*.tar", str(root)))
+    missing = iter([Encoded(None, "missing", "gone"), Encoded(SOUND)])
+    if left == "another file":
+        assert decode_shard(gone, CARD, missing, 2).columns["status"] == ["missing", "ok"]
+    else:
+        with pytest.raises(RunFailedError, match=f"archive {root} is gone; mount it again"):
+            decode_shard(gone, CARD, missing, 2)
+
+
+def test_what_a_manifest_says_of_an_image_travels_to_its_row() -> None:
+    plan = planned(
+        1, kept=["shift 2"], captured_at=[UTC_NOON], time_source=["manifest"], fetch=["https://h/x?s"]
+    )
+    table = scores_rows(plan, decode(Encoded(SOUND)), probs(SURE), CARD, CLOCK, "shift")
+    (row,) = table.to_pylist()
+    assert (row["shift"], row["time_source"]) == ("shift 2", "manifest")
+    assert "fetch" not in row and "kept" not in row
 
 
 @given(st.integers(1, 10**9), st.integers(8, 1024), st.integers(8, 1024))
