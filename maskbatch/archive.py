@@ -35,6 +35,7 @@ from maskbatch.entries import SCHEME, Entry, encode_name, is_image, local_path
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.fetch import RemoteFile, fetch, look
 from maskbatch.listing import MAGIC, File, Tree, list_tree
+from maskbatch.progress import Step
 from maskbatch.stores import Access, RefusedError, StorageOptions, TooLargeError, TransientError
 
 DATE = re.compile(r"\{date:([^}]*)\}")
@@ -203,7 +204,9 @@ def entries(
     stream = chain.from_iterable(
         _Reader(source, config, access, skipped, notes).entries() for source in found
     )
-    return _unique(stream, skipped) if _may_repeat(found) else stream
+    if not _may_repeat(found):
+        return stream
+    return _unique(stream, skipped) if config.limit is None else _unique_so_far(stream, skipped)
 
 
 def _may_repeat(found: list[Source]) -> bool:
@@ -332,6 +335,18 @@ def _whole(file: File) -> Entry:
     )
 
 
+def _unique_so_far(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
+    """As `_unique`, but at once and in memory: with --limit, nothing behind it should be read."""
+    seen: set[bytes] = set()
+    for entry in stream:
+        digest = blake2b(entry.uri.encode(), digest_size=16).digest()
+        if digest in seen:
+            skipped["listed twice (planned once)"] += 1
+        else:
+            seen.add(digest)
+            yield entry
+
+
 def _unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
     """`stream` with every uri once, the first time it comes; all else is counted in `skipped`.
 
@@ -356,7 +371,7 @@ def _unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
 
 
 def _spool(stream: Iterable[Entry], folder: Path) -> None:
-    row, stream = 0, iter(stream)
+    row, stream, shown = 0, iter(stream), Step("list", None, "images")
     with (folder / "entries").open("wb") as spool:
         while batch := list(islice(stream, SPOOL_ENTRIES)):
             pickle.dump(batch, spool, pickle.HIGHEST_PROTOCOL)
@@ -368,6 +383,7 @@ def _spool(stream: Iterable[Entry], folder: Path) -> None:
                 with (folder / f"{bucket}").open("ab") as file:
                     hashes[buckets == bucket].tofile(file)
             row += len(batch)
+            shown.advance(len(batch))
 
 
 def _repeated_rows(folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -347,4 +347,6 @@ def main() -> None:
         raise
     if code == INTERRUPTED:
         say("maskbatch: interrupted; what is scored stays, and the same command goes on from there")
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # a thread that still asks a hung store would hold the process for minutes
     sys.exit(code if isinstance(code, int) else DONE)

@@ -12,7 +12,6 @@ import stat
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -209,32 +208,32 @@ def _below(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
 def in_order(parts: Iterable[Part]) -> Iterator[File]:
     """The files of `parts`, in their order; PREFIXES of those still to be listed run at a time, ahead."""
     stop = threading.Event()
-    with ThreadPoolExecutor(PREFIXES, thread_name_prefix="list") as pool:
-        ahead: deque[Page | queue.Queue[Page | BaseException | None]] = deque()
-        todo, running = iter(parts), 0
-        try:
-            while True:
-                while running < PREFIXES and len(ahead) < 4096:
-                    part = next(todo, None)
-                    if part is None:
-                        break
-                    if callable(part):
-                        pages: queue.Queue[Page | BaseException | None] = queue.Queue(PAGES_AHEAD)
-                        pool.submit(_fill, part, pages, stop)
-                        ahead.append(pages)
-                        running += 1
-                    else:
-                        ahead.append(part)
-                if not ahead:
-                    return
-                first = ahead.popleft()
-                if isinstance(first, list):
-                    yield from first
+    ahead: deque[Page | queue.Queue[Page | BaseException | None]] = deque()
+    todo, running = iter(parts), 0
+    try:
+        while True:
+            while running < PREFIXES and len(ahead) < 4096:
+                part = next(todo, None)
+                if part is None:
+                    break
+                if callable(part):
+                    pages: queue.Queue[Page | BaseException | None] = queue.Queue(PAGES_AHEAD)
+                    # Not a pool's: Ctrl-C would wait for the patience that they have with a hung store.
+                    threading.Thread(target=_fill, args=(part, pages, stop), daemon=True).start()
+                    ahead.append(pages)
+                    running += 1
                 else:
-                    running -= 1
-                    yield from _drain(first)
-        finally:
-            stop.set()
+                    ahead.append(part)
+            if not ahead:
+                return
+            first = ahead.popleft()
+            if isinstance(first, list):
+                yield from first
+            else:
+                running -= 1
+                yield from _drain(first)
+    finally:
+        stop.set()
 
 
 def _fill(

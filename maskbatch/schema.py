@@ -73,5 +73,11 @@ def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
     )
 
 
-RESERVED_COLUMNS = frozenset([*PLAN.names, *scores(()).names, "date", "hour", "weekday", "count"])
+RESERVED_COLUMNS = frozenset(
+    [
+        *PLAN.names, *scores(()).names, "date", "hour", "weekday", "count",
+        "day", "camera_day", "listed", "scored", "assessed", "compliant", "compliance", "compliance_low",
+        "compliance_high", "design_effect", "few_clusters", "mean_confidence", "confidence_sum",
+    ]
+)  # fmt: skip
 """What --keep-column cannot be called."""

@@ -205,7 +205,7 @@ def filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
 
     extra = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}.get(scheme)
     if scheme not in fsspec.available_protocols():
-        raise UsageError(f"{scheme}://: no such kind of store; a path, s3://, gs:// or https:// expected")
+        raise UsageError(f"{scheme}://: Protocol not known; a path, s3://, gs:// or https:// expected")
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except ImportError as error:

@@ -242,7 +242,7 @@ def test_the_command_line_plans_scores_resumes_and_says_what_failed(
     [
         (["score", "nowhere", "--out", "x"], 2, "no such folder or file"),
         (["plan", "s3://", "--dry-run"], 2, "archive s3://: names nothing"),
-        (["plan", "nonsense://bucket/x", "--dry-run"], 2, "nonsense://: no such kind of store"),
+        (["plan", "nonsense://bucket/x", "--dry-run"], 2, "nonsense://: Protocol not known"),
         (["plan", "https://host/x.csv?token=1", "--dry-run"], 2, "a URL with a query or a password"),
         (["plan", "{date:%Y}", "--dry-run"], 2, "needs --since and --until"),
         (["plan", "x.tar.gz", "--dry-run"], 2, "no such folder or file"),

