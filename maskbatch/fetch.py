@@ -6,6 +6,7 @@ window of successes, as TCP does (V. Jacobson, "Congestion Avoidance and Control
 
 import errno
 import io
+import random
 import threading
 import time
 from collections import OrderedDict
@@ -14,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from maskbatch.stores import MAX_TRIES, Access, Info, RefusedError, ThrottledError, TransientError, backoff_s
+from maskbatch.stores import Access, Info, RefusedError, Store, ThrottledError, TransientError
 
 Answer = TypeVar("Answer")
 
@@ -22,6 +23,19 @@ BLOCK_BYTES = 4 * 2**20
 BLOCKS_AHEAD = 4
 MAX_READ_BYTES = 2**30
 """One read of a container's index; a header that claims more is not believed."""
+
+
+MAX_TRIES = 12
+FIRST_TRIES = 6
+"""Of the first requests to a store, which may not be there at all: 2 s."""
+
+
+def backoff_s(attempt: int) -> float:
+    """How long to wait after failed `attempt` 0, 1, ...: exponential, with full jitter, 10 s at most.
+
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    return random.uniform(0, min(10.0, 0.1 * 2**attempt))  # noqa: S311
 
 
 class Window:
@@ -91,26 +105,35 @@ def fetch(
             data = store.read(uri, span, version, max_bytes)
         if expected is None or len(data) == expected:
             return data
-        if span is None and store.info(uri).size == len(data):
-            return data  # it was written anew since it was listed
+        if span is None and _size_now(store, uri) in (None, len(data)):
+            return data  # it was written anew since it was listed, or a manifest says another size
         raise TransientError(f"{expected:,} bytes expected, the store sent others")
 
-    return _tried(access, ask)
+    return tried(ask, access.image_timeout_s)
+
+
+def _size_now(store: Store, uri: str) -> int | None:
+    """None from a web server without ranges, whose short answers are noticed by their Content-Length."""
+    try:
+        return store.info(uri).size
+    except RefusedError:
+        return None
 
 
 def look(access: Access, uri: str) -> Info:
     """Size and version of a file, asked for again while that may help. Raises what `fetch` does."""
     store = access.store(uri)
-    return _tried(access, lambda: store.info(uri))
+    return tried(lambda: store.info(uri), access.image_timeout_s, FIRST_TRIES)
 
 
-def _tried(access: Access, ask: Callable[[], Answer]) -> Answer:
-    deadline = time.monotonic() + access.image_timeout_s
-    for attempt in range(MAX_TRIES):
+def tried(ask: Callable[[], Answer], patience_s: float, tries: int = MAX_TRIES) -> Answer:
+    """`ask()`, called again while its failures may heal. Raises the last of them, or TimeoutError."""
+    deadline = time.monotonic() + patience_s
+    for attempt in range(tries):
         try:
             return ask()
         except (TransientError, TimeoutError) as error:
-            if attempt + 1 == MAX_TRIES:
+            if attempt + 1 == tries:
                 raise
             wait_s = backoff_s(attempt)
             if time.monotonic() + wait_s > deadline:

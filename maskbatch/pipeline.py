@@ -281,8 +281,11 @@ class Cluster:
             fn_constructor_kwargs={"work": work},
             batch_size=1,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=size),
-            max_concurrency=CALLS_PER_ACTOR,
+            compute=ray.data.ActorPoolStrategy(
+                size=size,
+                max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+                enable_true_multi_threading=True,
+            ),
             **resources,
         )
 

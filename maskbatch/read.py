@@ -30,6 +30,8 @@ GAP_BYTES = 2**16
 MERGED_BYTES = 4 * 2**20
 HEADER_BYTES = 2**18
 """A zip's member may be so much longer than its data; a hostile one claims any length."""
+GROUP_ROWS = 256
+"""Rows of a row group read at once, of a size that nobody knows before."""
 UNKNOWN_BYTES = 2**20
 """What an image of unknown size is counted as."""
 
@@ -92,7 +94,8 @@ def _joins(together: Sequence[PlanRow], row: PlanRow) -> bool:
     if row["status"] or first["status"] or not row["container"] or row["container"] != first["container"]:
         return False
     if row["encoding"] == "row" or first["encoding"] == "row":
-        return bool(row["encoding"] == first["encoding"] and row["offset"] == first["offset"])
+        same = row["encoding"] == first["encoding"] and row["offset"] == first["offset"]
+        return bool(same and len(together) < GROUP_ROWS)
     gap = row["offset"] - (last["offset"] + last["length"])
     whole = row["offset"] + row["length"] - first["offset"]
     return bool(abs(gap) <= GAP_BYTES and row["offset"] >= first["offset"] and whole <= MERGED_BYTES)

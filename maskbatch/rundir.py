@@ -53,7 +53,7 @@ def folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
         what = "* ? [ :: and a password cannot stand in a folder's URL; credentials go to --storage-options"
         raise UsageError(f"{scheme}://...: {what}")
     chosen = options.of(url)
-    filesystem(scheme, chosen)
+    filesystem(url, chosen)
     path: UPath = UPath(url, use_listings_cache=False, **chosen)
     return path
 

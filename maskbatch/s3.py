@@ -6,7 +6,6 @@ such keys go through botocore, and listings are asked for by presigned URLs.
 """
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,16 +22,15 @@ from obstore.store import S3Store
 
 from maskbatch.entries import decode_name
 from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.fetch import FIRST_TRIES, MAX_TRIES, tried
 from maskbatch.s3_listing import Keys, parse_page
 from maskbatch.stores import (
     CHANGED,
-    MAX_TRIES,
     Info,
     RefusedError,
     ThrottledError,
     TooLargeError,
     TransientError,
-    backoff_s,
     plain_etag,
 )
 from maskbatch.web import Http
@@ -42,6 +40,8 @@ if TYPE_CHECKING:
 
 CONNECT = timedelta(seconds=10)
 URL_LIFE_S = 3600
+PATIENCE_S = 300.0
+"""With one page of a listing, all tries."""
 UNTIDY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
 """Keys that obstore refuses or reads as another key."""
 BAD_CREDENTIALS = (
@@ -57,6 +57,7 @@ class S3:
         self.bucket = bucket
         self.boto = _boto_client(bucket, options, timeout_s)
         self.client = _obstore_client(bucket, options, self.boto, timeout_s)
+        self.answered = False
         self.payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
         self.web = Http(lambda uri: False, timeout_s)
         if self.payer:
@@ -161,16 +162,15 @@ class S3:
 
     def page(self, **params: Any) -> Keys:
         """One page of a listing, tried again while that may help. Raises UsageError, RunFailedError."""
-        for attempt in range(MAX_TRIES):
-            try:
-                return self._page(params)
-            except RunFailedError as error:  # nothing has begun yet: the request is wrong
-                raise UsageError(str(error)) from error
-            except (TransientError, TimeoutError) as error:
-                if attempt + 1 == MAX_TRIES:
-                    raise UsageError(f"cannot list s3://{self.bucket}: {error}; try again later") from error
-            time.sleep(backoff_s(attempt))
-        raise AssertionError("unreachable")
+        try:
+            page = tried(lambda: self._page(params), PATIENCE_S, MAX_TRIES if self.answered else FIRST_TRIES)
+        except RunFailedError as error:  # nothing has begun yet: the request is wrong
+            raise UsageError(str(error)) from error
+        except (TransientError, TimeoutError) as error:
+            remedy = "check the endpoint, or try again later"
+            raise UsageError(f"cannot list s3://{self.bucket}: {error}; {remedy}") from error
+        self.answered = True
+        return page
 
     def _page(self, params: dict[str, Any]) -> Keys:
         status, answer = self.web.ask(self._url("list_objects_v2", EncodingType="url", **params))

@@ -3,14 +3,13 @@
     file://            Local, here
     s3://              s3.S3      obstore, with the credentials that botocore finds
     http:// https://   web.Http   requests; every redirect is checked
-    anything else      Fsspec, here: gs:// and az:// with their extras, memory://, sftp:// ...
+    anything else      Fsspec, here: gs:// and az:// with their extras, memory:// ...
 
 All are called from threads, and raise what `fetch` sorts by whether it is worth another try.
 """
 
 import json
 import os
-import random
 import threading
 import tomllib
 from collections.abc import Callable, Mapping
@@ -107,17 +106,6 @@ def _tables(content: str) -> dict[str, dict[str, Any]]:
 NO_OPTIONS = StorageOptions()
 
 
-MAX_TRIES = 12
-
-
-def backoff_s(attempt: int) -> float:
-    """How long to wait after failed `attempt` 0, 1, ...: exponential, with full jitter, 10 s at most.
-
-    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-    """
-    return random.uniform(0, min(10.0, 0.1 * 2**attempt))  # noqa: S311
-
-
 class Store(Protocol):
     """One store. Every method takes a uri as the plan has it."""
 
@@ -162,9 +150,8 @@ class Local:
 class Fsspec:
     """Whatever else fsspec can open."""
 
-    def __init__(self, scheme: str, options: Mapping[str, Any]) -> None:
-        self.files = filesystem(scheme, options)
-        self.scheme = scheme
+    def __init__(self, root: str, options: Mapping[str, Any]) -> None:
+        self.files = filesystem(root, options)
 
     def path(self, uri: str) -> str:
         """fsspec's path of a uri."""
@@ -199,15 +186,17 @@ class Fsspec:
             raise TransientError(f"the store's answer failed ({type(error).__name__})") from error
 
 
-def filesystem(scheme: str, options: Mapping[str, Any]) -> Any:
-    """fsspec's file system of a scheme. Raises UsageError where it cannot be made."""
+def filesystem(url: str, options: Mapping[str, Any]) -> Any:
+    """fsspec's file system of a URL. Raises UsageError where it cannot be made."""
     import fsspec
 
+    scheme = url.partition("://")[0]
     extra = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}.get(scheme)
     if scheme not in fsspec.available_protocols():
         raise UsageError(f"{scheme}://: Protocol not known; a path, s3://, gs:// or https:// expected")
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False, **options)
+        named = fsspec.get_filesystem_class(scheme)._get_kwargs_from_urls(url)  # such as Azure's account
+        return fsspec.filesystem(scheme, **{"use_listings_cache": False, **named, **options})
     except ImportError as error:
         remedy = f"pip install 'maskbatch[{extra}]'" if extra else str(error)
         raise UsageError(f"{scheme}:// cannot be opened without its library; {remedy}") from error
@@ -246,7 +235,7 @@ class Access:
     def store(self, uri: str) -> Store:
         """The store of a uri. Raises UsageError where it cannot be opened at all."""
         scheme, _, rest = uri.partition("://")
-        bucket = rest.partition("/")[0] if scheme == "s3" else ""
+        bucket = "" if scheme in ("file", "http", "https", "memory") else rest.partition("/")[0]
         with _one_at_a_time:  # or every thread makes a client of its own, 0.1 s each
             return _store(scheme, bucket, self, self.options.prefix(uri))
 
@@ -268,4 +257,4 @@ def _store(scheme: str, bucket: str, access: Access, prefix: str) -> Store:
         from maskbatch.web import Http
 
         return Http(lambda uri: allowed(uri, access.prefixes), access.request_timeout_s)
-    return Fsspec(scheme, access.options.of(prefix or f"{scheme}://"))
+    return Fsspec(f"{scheme}://{bucket}/", access.options.of(prefix or f"{scheme}://"))

@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch import fetch as module
-from maskbatch.fetch import RemoteFile, Window, fetch, look
-from maskbatch.stores import (
-    MAX_TRIES,
-    Access,
-    Info,
-    RefusedError,
-    ThrottledError,
-    TooLargeError,
-    TransientError,
-    backoff_s,
-)
+from maskbatch.fetch import MAX_TRIES, RemoteFile, Window, backoff_s, fetch, look
+from maskbatch.stores import Access, Info, RefusedError, ThrottledError, TooLargeError, TransientError
 
 Answer = bytes | BaseException
 
