@@ -10,6 +10,7 @@ The path of a snapshot, one line a module:
       tars zips   members as byte ranges (members: what both share)
       rowfiles    images that are rows of a Parquet file
       manifest    CSV, JSONL, Parquet and S3 Inventories that list images
+      unique      what several of them list, once
       places      where a uri points, and whether that is allowed
     layout      what a path says: site, camera, time
     clock       local times and zones

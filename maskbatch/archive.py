@@ -11,20 +11,16 @@ Order: the arguments', then by path bytewise; inside a tar, zip, Parquet file or
 
 import io
 import os
-import pickle
 import re
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from hashlib import blake2b
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -35,19 +31,15 @@ from maskbatch.entries import SCHEME, Entry, encode_name, is_image, local_path
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.fetch import RemoteFile, fetch, look
 from maskbatch.listing import MAGIC, File, Tree, list_tree
-from maskbatch.progress import Step
 from maskbatch.stores import Access, RefusedError, StorageOptions, TooLargeError, TransientError
+from maskbatch.unique import unique, unique_so_far
 
 DATE = re.compile(r"\{date:([^}]*)\}")
 CONTAINERS = (".tar", ".zip", ".parquet")
 MANIFEST_BYTES = 2**31
 """Of a manifest whose server does not serve ranges, read whole."""
 NO_RANGES = "its server does not serve ranges; copy it to a folder or a bucket"
-SPOOL_ENTRIES = 4096
 UNREACHABLE = (TransientError, TimeoutError, RefusedError, PermissionError, RunFailedError)
-BUCKETS = 64
-"""Files that hashes of uris are spread over to seek duplicates: 4 MB each for 10 million rows."""
-HASH = np.dtype([("hash", "S16"), ("row", "<i8")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +198,7 @@ def entries(
     )
     if not _may_repeat(found):
         return stream
-    return _unique(stream, skipped) if config.limit is None else _unique_so_far(stream, skipped)
+    return unique(stream, skipped) if config.limit is None else unique_so_far(stream, skipped)
 
 
 def _may_repeat(found: list[Source]) -> bool:
@@ -275,18 +267,27 @@ class _Reader:
                 yield from self._rows(opened, file, version)
                 return
             container = members.Container(
-                file=opened, size=size, uri=file.uri, relative=file.relative, version=version
+                file=opened,
+                size=size,
+                uri=file.uri,
+                relative=file.relative,
+                version=version,
+                notes=self.notes,
             )
             index = tars.tar_entries if kind == ".tar" else zips.zip_entries
             yield from index(container, self.skipped, self.config.keep_column)
 
     def _rows(self, opened: BinaryIO, file: File, version: str | None) -> Iterator[Entry]:
         """A Parquet file's rows: images, or a manifest of them."""
-        try:
-            columns = pq.read_schema(opened)
-            listed = "uri" in map(str.lower, columns.names) or rowfiles.image_column(columns) is None
-        except (pa.ArrowException, OSError):
-            listed = False
+        listed, named = False, self.source.single or self.source.tree.pattern[-1].endswith(".parquet")
+        with suppress(pa.ArrowException, OSError):
+            schema = pq.read_schema(opened)
+            columns = set(map(str.lower, schema.names))
+            listed = "uri" in columns or rowfiles.image_column(schema) is None
+            own = {"id", "uri", "status", "error"} <= columns  # a run's, under a pattern like `**`
+            if not named and listed and (own or not ("uri" in columns or {"bucket", "key"} <= columns)):
+                self.skipped[".parquet of no images"] += 1
+                return
         opened.seek(0)
         if listed:
             yield from self._listed(file)
@@ -333,71 +334,3 @@ def _whole(file: File) -> Entry:
         status="unsupported" if file.error else None,
         error=file.error,
     )
-
-
-def _unique_so_far(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
-    """As `_unique`, but at once and in memory: with --limit, nothing behind it should be read."""
-    seen: set[bytes] = set()
-    for entry in stream:
-        digest = blake2b(entry.uri.encode(), digest_size=16).digest()
-        if digest in seen:
-            skipped["listed twice (planned once)"] += 1
-        else:
-            seen.add(digest)
-            yield entry
-
-
-def _unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
-    """`stream` with every uri once, the first time it comes; all else is counted in `skipped`.
-
-    Entries are spooled to a temporary file; 128-bit hashes of their uris lie in buckets on disk,
-    and are compared one bucket at a time.
-    """
-    with tempfile.TemporaryDirectory(prefix="maskbatch-") as name:
-        folder = Path(name)
-        _spool(stream, folder)
-        repeated = _repeated_rows(folder)
-        skipped.update({"listed twice (planned once)": len(repeated)} if len(repeated) else {})
-        upcoming = iter(repeated.tolist())
-        drop, row = next(upcoming, -1), 0
-        with (folder / "entries").open("rb") as spool:
-            while batch := _next_batch(spool):
-                for entry in batch:
-                    if row == drop:
-                        drop = next(upcoming, -1)
-                    else:
-                        yield entry
-                    row += 1
-
-
-def _spool(stream: Iterable[Entry], folder: Path) -> None:
-    row, stream, shown = 0, iter(stream), Step("list", None, "images")
-    with (folder / "entries").open("wb") as spool:
-        while batch := list(islice(stream, SPOOL_ENTRIES)):
-            pickle.dump(batch, spool, pickle.HIGHEST_PROTOCOL)
-            digests = [blake2b(entry.uri.encode(), digest_size=16).digest() for entry in batch]
-            hashes = np.empty(len(batch), HASH)
-            hashes["hash"], hashes["row"] = digests, np.arange(row, row + len(batch))
-            buckets = np.array([digest[0] % BUCKETS for digest in digests])
-            for bucket in np.unique(buckets):
-                with (folder / f"{bucket}").open("ab") as file:
-                    hashes[buckets == bucket].tofile(file)
-            row += len(batch)
-            shown.advance(len(batch))
-
-
-def _repeated_rows(folder: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The rows whose uri came before, ascending."""
-    found = [np.empty(0, np.int64)]
-    for path in folder.glob("[0-9]*"):
-        hashes = np.sort(np.fromfile(path, HASH), order=("hash", "row"))
-        found.append(hashes["row"][1:][hashes["hash"][1:] == hashes["hash"][:-1]])
-    return np.sort(np.concatenate(found))
-
-
-def _next_batch(spool: BinaryIO) -> list[Entry]:
-    try:
-        batch: list[Entry] = pickle.load(spool)  # noqa: S301  written above
-    except EOFError:
-        return []
-    return batch

@@ -23,6 +23,7 @@ from maskbatch.rundir import RunDir, store_errors, write_json
 
 RENEW_S = 20.0
 STALE_S = 180.0
+RELEASE_S = 10.0
 
 
 class Lease:
@@ -64,6 +65,11 @@ class Lease:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
+        release = threading.Thread(target=self._release, daemon=True)  # a hung store holds nobody up
+        release.start()
+        release.join(RELEASE_S)
+
+    def _release(self) -> None:
         self._thread.join()
         with contextlib.suppress(*store_errors()):  # it goes stale by itself
             held = read_lease(self.run)

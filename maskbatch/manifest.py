@@ -240,7 +240,7 @@ def clean_row(columns: Collection[str], values: Sequence[str | None]) -> Row:
 
 def _csv_rows(file: BinaryIO, keep_column: str | None, header: Sequence[str]) -> Iterator[tuple[str, Row]]:
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        reader = csv.reader(text, strict=True)
+        reader = csv.reader(_lines(text), strict=True)
         names = header or next(reader, [])
         chosen = _choose(names, keep_column)
         places = [names.index(name) for name in chosen.values()]
@@ -249,6 +249,16 @@ def _csv_rows(file: BinaryIO, keep_column: str | None, header: Sequence[str]) ->
                 yield f"line {reader.line_num}", clean_row(chosen, [values[i] for i in places])
             elif values:
                 raise ValueError(f"line {reader.line_num}: {len(values)} values, {len(names)} expected")
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    for number in count(1):
+        line = text.readline(MAX_LINE_BYTES)
+        if len(line) == MAX_LINE_BYTES and not line.endswith("\n"):
+            raise ValueError(f"line {number}: more than {MAX_LINE_BYTES:,} characters")
+        if not line:
+            return
+        yield line
 
 
 def _json_rows(file: BinaryIO, keep_column: str | None) -> Iterator[tuple[str, Row]]:

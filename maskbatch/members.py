@@ -8,7 +8,7 @@ one more row that says so.
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from maskbatch.entries import Entry, encode_name, is_image
@@ -31,6 +31,8 @@ class Container:
     relative: str
     """Its path below the archive argument."""
     version: str | None
+    notes: Counter[str] = field(default_factory=Counter)
+    """What a person should know of it, counted."""
 
     def read(self, offset: int, num_bytes: int) -> bytes:
         """At most `num_bytes` from `offset`, fewer at the end. Raises RunFailedError where reading fails."""

@@ -168,7 +168,8 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
     if listing.example is None:
         found = ", ".join(f"{count:,} {kind}" for kind, count in listing.skipped.most_common(5))
         kinds = " ".join(sorted(IMAGE_EXTENSIONS))
-        message = f"{where}: no image found ({found or 'no file at all'}); one of {kinds} expected"
+        nothing = "no file at all; check the path"
+        message = f"{where}: no image found ({found or nothing}); one of {kinds} expected"
         inside = [kind for kind in (".tar", ".zip", ".parquet") if kind in listing.skipped]
         if inside:
             message += f", or name what is inside the files by a pattern: '{config.archives[0]}/*{inside[0]}'"

@@ -4,10 +4,10 @@ Neighbouring members of a container are read by one request; requests run in thr
 number of bytes ahead of the decoder.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
@@ -17,8 +17,8 @@ import pyarrow as pa
 from maskbatch.entries import SCHEME, local_path
 from maskbatch.fetch import RemoteFile, fetch, look
 from maskbatch.members import MemberError
-from maskbatch.rowfiles import read_rows
-from maskbatch.stores import CHANGED, Access, RefusedError, TooLargeError, TransientError
+from maskbatch.rowfiles import GroupReader
+from maskbatch.stores import CHANGED, Access, Info, RefusedError, TooLargeError, TransientError
 from maskbatch.zips import member_bytes
 
 LOCAL_THREADS = 8
@@ -32,6 +32,8 @@ HEADER_BYTES = 2**18
 """A zip's member may be so much longer than its data; a hostile one claims any length."""
 GROUP_ROWS = 256
 """Rows of a row group read at once, of a size that nobody knows before."""
+OPEN_READERS = 2
+"""Parquet files that a worker keeps open; each holds a page, some 100 MB as pyarrow writes them."""
 UNKNOWN_BYTES = 2**20
 """What an image of unknown size is counted as."""
 
@@ -170,8 +172,8 @@ def _read_rows(request: Sequence[PlanRow], access: Access, max_bytes: int) -> li
         (row["length"] for row in request), Encoded(None, "missing", "the row has no bytes")
     )
     try:
-        with closing(_open(request[0], access)) as file:
-            for number, data in read_rows(file, request[0]["offset"], list(found), max_bytes):
+        with _reader(request[0], access) as reader:
+            for number, data in reader.read(list(found), max_bytes):
                 if data is not None and len(data) > max_bytes:
                     found[number] = Encoded(None, "too_large", f"more than the {max_bytes:,} bytes allowed")
                 elif data is not None:
@@ -185,11 +187,34 @@ def _read_rows(request: Sequence[PlanRow], access: Access, max_bytes: int) -> li
     return [found[row["length"]] for row in request]
 
 
-def _open(row: PlanRow, access: Access) -> BinaryIO:
-    """The container of `row`, of the planned version."""
+_readers: OrderedDict[tuple[Any, ...], GroupReader] = OrderedDict()
+"""Those that stopped inside a row group: the next shard goes on there, instead of at its first page."""
+
+
+@contextmanager
+def _reader(row: PlanRow, access: Access) -> Iterator[GroupReader]:
+    """A reader of the row's group that has not passed it, nobody else's meanwhile."""
     info = look(access, row["container"])
     if row["version"] and info.version and info.version != row["version"]:
         raise RefusedError(CHANGED)
-    if row["container"].startswith(SCHEME):
-        return open(local_path(row["container"]), "rb")
-    return cast(BinaryIO, RemoteFile(access, row["container"], info))
+    key = (row["container"], info.version, row["offset"])
+    reader = _readers.pop(key, None)
+    if reader is not None and reader.first > row["length"]:
+        reader.file.close()
+        reader = None
+    file = reader.file if reader else _open(row["container"], access, info)
+    try:
+        reader = reader or GroupReader(file, row["offset"])
+        yield reader
+    except BaseException:
+        file.close()
+        raise
+    _readers[key] = reader
+    while len(_readers) > OPEN_READERS:
+        _readers.popitem(last=False)[1].file.close()
+
+
+def _open(container: str, access: Access, info: Info) -> BinaryIO:
+    if container.startswith(SCHEME):
+        return open(local_path(container), "rb")
+    return cast(BinaryIO, RemoteFile(access, container, info))

@@ -170,23 +170,34 @@ def _column(batch: pa.RecordBatch, path: str) -> pa.Array:
     return pc.struct_field(batch.column(batch.schema.names.index(top)), field)
 
 
-def read_rows(
-    file: BinaryIO, row_group: int, rows: Sequence[int], max_bytes: int
-) -> Iterator[tuple[int, bytes | None]]:
-    """The images in `rows` of a group, which ascend; None for a null. A row that is not there is left out.
+class GroupReader:
+    """Reads a row group forward, a few rows at a time: its pages have to be read in their order.
 
-    Of an image of more than `max_bytes` come max_bytes + 1, so that the caller sees it and no copy is made.
     Raises ArrowException or OSError where the file is damaged.
     """
-    parquet = _opened(file)
-    image = _image_path(parquet.schema_arrow)
-    wanted, first = iter(rows), 0
-    row = next(wanted, None)
-    batches = parquet.iter_batches(16, row_groups=[row_group], columns=[image], use_threads=False)
-    while row is not None and (batch := next(batches, None)) is not None:
-        column = _column(batch, image)
-        while row is not None and row < first + len(column):
-            data = column[row - first].as_buffer()
+
+    def __init__(self, file: BinaryIO, row_group: int) -> None:
+        self.file = file
+        parquet = _opened(file)
+        self._image = _image_path(parquet.schema_arrow)
+        self._batches = parquet.iter_batches(
+            16, row_groups=[row_group], columns=[self._image], use_threads=False
+        )
+        self._column: pa.Array = pa.nulls(0)
+        self.first = 0
+        """The first row that can still be read."""
+
+    def read(self, rows: Sequence[int], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+        """The images in `rows`, ascending from `first`; None for a null, nothing for one that is not there.
+
+        Of an image of more than `max_bytes` come max_bytes + 1: the caller sees it, and no copy is made.
+        """
+        for row in rows:
+            while row >= self.first + len(self._column):
+                batch = next(self._batches, None)
+                if batch is None:
+                    return
+                self.first += len(self._column)
+                self._column = _column(batch, self._image)
+            data = self._column[row - self.first].as_buffer()
             yield row, None if data is None else data[: max_bytes + 1].to_pybytes()
-            row = next(wanted, None)
-        first += len(column)

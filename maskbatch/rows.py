@@ -18,6 +18,7 @@ from maskbatch.clock import Clock
 from maskbatch.config import ScoreConfig
 from maskbatch.decode import Decoded, decode_batch
 from maskbatch.errors import RunFailedError
+from maskbatch.manifest import is_manifest
 from maskbatch.plan import read_plan
 from maskbatch.read import READ_COLUMNS, Encoded, read_images
 from maskbatch.rundir import RunDir, folder
@@ -49,7 +50,7 @@ class Work:
     @property
     def remote(self) -> bool:
         """Whether reading waits for a network."""
-        return any("://" in archive for archive in self.archives)
+        return any("://" in archive or is_manifest(archive) for archive in self.archives)
 
     @property
     def num_shards(self) -> int:

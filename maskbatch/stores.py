@@ -183,6 +183,9 @@ class Fsspec:
         except (TimeoutError, ConnectionError) as error:
             raise TransientError("the store cannot be reached") from error
         except Exception as error:  # each file system has its own; what heals is not known
+            names = ("status", "status_code", "code")  # of aiohttp, Azure, Google
+            if any(str(getattr(error, name, None)) in ("401", "403") for name in names):
+                raise PermissionError from error
             raise TransientError(f"the store's answer failed ({type(error).__name__})") from error
 
 

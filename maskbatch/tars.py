@@ -33,6 +33,7 @@ SPARSE_KEYS = {b"GNU.sparse.major", b"GNU.sparse.map", b"GNU.sparse.size"}
 PAX_KEYS = {b"path", b"size", b"GNU.sparse.name", *SPARSE_KEYS}
 """What is kept of a PAX header, so that no number of them fills the memory."""
 PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]{1,1000})=")
+NO_END = "tar without an end mark (perhaps cut off between two members)"
 COMPRESSIONS = {
     "gzip": (re.compile(rb"\x1f\x8b\x08"), (".tar.gz", ".tgz")),
     "bzip2": (re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"), (".tar.bz2", ".tbz2", ".tbz")),
@@ -124,6 +125,8 @@ class _TarMembers:
         container, start, long_name, pax = self._container, at, None, dict[bytes, bytes]()
         while True:
             block = container.read(at, BLOCK)
+            if not block and at == start:
+                container.notes[NO_END] += 1
             if not block.strip(b"\0"):
                 if at > start or self._goes_on(at + BLOCK):
                     raise tarfile.ReadError

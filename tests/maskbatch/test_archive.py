@@ -24,11 +24,13 @@ from hypothesis import strategies as st
 from samples import write_files
 
 from maskbatch import archive
+from maskbatch import unique as unique_module
 from maskbatch.config import PlanConfig
 from maskbatch.entries import Entry
 from maskbatch.errors import UsageError
 from maskbatch.listing import Tree
 from maskbatch.stores import NO_OPTIONS, Access
+from maskbatch.unique import REPLACED, unique
 
 TWICE = "listed twice (planned once)"
 
@@ -157,7 +159,7 @@ def test_folders_with_names_that_begin_alike_do_not_overlap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_files(tmp_path, {"day/x.jpg": b"", "day2/x.jpg": b""})
-    monkeypatch.setattr(archive, "_unique", lambda *_: pytest.fail("nothing can come twice"))
+    monkeypatch.setattr(archive, "unique", lambda *_: pytest.fail("nothing can come twice"))
     assert below(root, "day2", "day") == ["day2/x.jpg", "day/x.jpg"]
 
 
@@ -181,10 +183,31 @@ def test_of_repeated_uris_the_first_is_kept(numbers: list[int], batch: int) -> N
     first = {entry.uri: entry for entry in reversed(stream)}
     skipped: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archive, "SPOOL_ENTRIES", batch)
-        found = list(archive._unique(iter(stream), skipped))
+        patch.setattr(unique_module, "SPOOL_ENTRIES", batch)
+        found = list(unique(iter(stream), skipped))
     assert found == sorted(first.values(), key=lambda entry: int(entry.relative))
     assert skipped.total() == len(stream) - len(found)
+
+
+def test_of_members_with_one_name_the_last_is_kept_as_by_who_unpacks_them(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, data in (("a.jpg", b"1"), ("b.jpg", b"2"), ("a.jpg", b"33")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    found, skipped, _ = entries(tmp_path / "x.tar", tmp_path / "x.tar")
+    assert [(entry.inner, entry.num_bytes) for entry in found] == [("b.jpg", 1), ("a.jpg", 2)]
+    assert skipped.total() == 4 and skipped[REPLACED] >= 1
+
+
+def test_a_pattern_passes_over_the_tables_of_a_run(tmp_path: Path) -> None:
+    table = {"id": [0], "uri": ["s3://elsewhere/a.jpg"], "status": ["ok"], "error": [None]}
+    for name, columns in (("plan", table), ("report", {"site": ["x"]})):
+        pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    write_files(tmp_path, {"a.jpg": b""})
+    found, skipped, _ = entries(tmp_path / "**")
+    assert [entry.relative for entry in found] == ["a.jpg"]
+    assert skipped == {".parquet of no images": 2}
 
 
 def test_an_entry_survives_the_way_over_the_disk(kinds: Path) -> None:

@@ -2,6 +2,7 @@ import io
 import os
 import tracemalloc
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -16,10 +17,16 @@ from hypothesis import strategies as st
 from maskbatch import rowfiles
 from maskbatch.entries import Entry
 from maskbatch.errors import UsageError
-from maskbatch.rowfiles import image_column, read_rows, rowfile_entries
+from maskbatch.rowfiles import GroupReader, image_column, rowfile_entries
 
 URI = "s3://b/month/part-0.parquet"
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def read_rows(
+    file: BinaryIO, group: int, rows: Sequence[int], max_bytes: int
+) -> Iterator[tuple[int, bytes | None]]:
+    return GroupReader(file, group).read(rows, max_bytes)
 
 
 def parquet(columns: dict[str, Any], **options: Any) -> io.BytesIO:
@@ -241,3 +248,14 @@ def test_a_row_group_is_streamed_and_left_after_the_last_row(tmp_path: Path) -> 
     finally:
         tracemalloc.stop()
     assert peak < 15_000_000  # of 40 MB
+
+
+def test_a_reader_goes_on_where_it_stopped_and_reads_no_page_twice(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    values = [bytes([k]) * 200 for k in range(200)]
+    pq.write_table(pa.table({"image": values}), path, write_batch_size=16, data_page_size=1000)
+    with path.open("rb") as file:
+        reader = GroupReader(file, 0)
+        assert list(reader.read(range(5, 40), 1000)) == [(k, values[k]) for k in range(5, 40)]
+        assert reader.first <= 40
+        assert list(reader.read([40, 41, 199, 200], 1000)) == [(k, values[k]) for k in (40, 41, 199)]
