@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain, pairwise
 from pathlib import Path
@@ -49,6 +49,8 @@ class Source:
     tree: Tree
     single: bool
     """One file, named outright: nothing is listed."""
+    dated: bool = False
+    """One day of a template: it may have nothing."""
 
     @property
     def stem(self) -> str:
@@ -102,9 +104,10 @@ def sources(config: PlanConfig, access: Access) -> list[Source]:
     for archive in config.archives:
         dated = DATE.search(archive)
         if dated:
-            fixed = max(0, len(_root_and_names(f"{archive[: dated.start()]}x")[1]) - 1)
+            before = _root_and_names(f"{archive[: dated.start()]}x")[1][:-1]
+            fixed = next((i for i, name in enumerate(before) if MAGIC.search(name)), len(before))
             days = dict.fromkeys(_dates(archive, config))
-            found += [_source(day, fixed, access) for day in days]
+            found += [replace(_source(day, fixed, access), dated=True) for day in days]
         else:
             found.append(_source(archive, None, access))
     return found
@@ -141,6 +144,11 @@ def _root_and_names(archive: str) -> tuple[str, list[str]]:
 def _source(archive: str, fixed: int | None, access: Access) -> Source:
     """`fixed`: how many names of the path are the archive's own folder; None finds it."""
     root, names = _root_and_names(archive)
+    if root.startswith("http") and any(map(MAGIC.search, names)):
+        message = (
+            "a web server has no folders to list, so no pattern can be matched; list its files in a manifest"
+        )
+        raise UsageError(f"archive {archive}: {message}")
     single = False
     if fixed is None:
         magic = [bool(MAGIC.search(name)) for name in names]
@@ -185,6 +193,7 @@ def _kind(name: str) -> str | None:
     if sentence:
         raise UsageError(sentence)
     extension = os.path.splitext(name)[1].lower()
+    name = name.rpartition("/")[2]
     return extension if extension in CONTAINERS else "manifest" if manifest.is_manifest(name) else None
 
 
@@ -218,15 +227,26 @@ class _Reader:
     notes: Counter[str]
 
     def entries(self) -> Iterator[Entry]:
-        for file in self._files():
+        files = self._files()
+        if self.source.dated:
+            first = next(files, None)
+            if first is None:
+                self.notes["day or hour of {date:...} without a file"] += 1
+                return
+            files = chain([first], files)
+        for file in files:
             name = file.relative.rpartition("/")[2]
-            kind = _kind(name) if file.exact else None
+            kind = _kind(file.uri.removeprefix(SCHEME)) if file.exact else None
             if kind and not file.error:
                 yield from self._inside(file, kind)
             elif is_image(name):
                 yield _whole(file)
             elif self.source.single:
                 kinds = "a folder, an image, .tar, .zip, .parquet, .csv, .jsonl or manifest.json"
+                if file.uri.startswith("http"):
+                    kinds = (
+                        "a web server has no folders to list; a file of these, or a manifest of its images"
+                    )
                 where = file.uri.removeprefix(SCHEME)
                 raise UsageError(f"archive {where}: its kind is not known; {kinds} expected")
             else:
@@ -242,6 +262,8 @@ class _Reader:
         try:
             return iter([File(uri, name, *look(self.access, uri), exact=True)])
         except FileNotFoundError as error:
+            if self.source.dated:
+                return iter(())
             raise UsageError(f"archive {uri}: nothing is there; check the path") from error
         except RefusedError:  # a server without ranges: what it has is seen when it is read
             return iter([File(uri, name, exact=True)])

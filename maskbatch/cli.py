@@ -64,7 +64,7 @@ Timezone = Annotated[
 ]
 Since = Annotated[str | None, typer.Option(help="First local date or time planned; unknown times are kept.")]
 Until = Annotated[str | None, typer.Option(help="Local date or time before which images are planned.")]
-Camera = Annotated[list[str] | None, typer.Option(help="Only this camera; may be repeated.")]
+Camera = Annotated[list[str] | None, typer.Option(help="Only this camera, or SITE/CAMERA; may be repeated.")]
 Limit = Annotated[int | None, typer.Option(help="At most this many images, in the plan's order.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away an unfinished run in OUT first.")]
 ConfigFile = Annotated[

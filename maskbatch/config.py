@@ -31,7 +31,7 @@ class PlanConfig:
     until: str | None = None
     """Local time before which images are planned."""
     camera: tuple[str, ...] = ()
-    """Only these cameras; all without any."""
+    """Only these cameras, each as `camera` or `site/camera`; all without any."""
     limit: int | None = None
     """At most this many images, the first in the plan's order."""
     keep_column: str | None = None

@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import re
+import socket
 import threading
 import time
 import warnings
@@ -36,6 +37,7 @@ from maskbatch.rows import Work, decode_shard, read_shard, scores_rows
 WORKER_CPUS = 0.9
 """Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
 DECODE_CPUS = 1.0
+CONNECT_S = 10.0
 CALLS_PER_ACTOR = 2
 """One decodes and scores, the other reads its first images or stages its rows."""
 
@@ -174,6 +176,7 @@ class Cluster:
 
         owned = not ray.is_initialized()
         if owned:
+            _check_address(self.job.address)
             options: dict[str, Any] = {}
             if self.job.address == "local":
                 options["include_dashboard"] = False
@@ -288,6 +291,14 @@ class Cluster:
             ),
             **resources,
         )
+
+
+def _check_address(address: str) -> None:
+    """Raises OSError where nothing listens at `HOST:PORT`: Ray would try it for minutes, past any signal."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        with socket.create_connection((host, int(port)), CONNECT_S):
+            pass
 
 
 def _explain(error: BaseException) -> MaskbatchError:

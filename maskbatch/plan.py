@@ -66,9 +66,10 @@ def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access
     """
     template = Template(config.layout) if config.layout else None
     since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
-    matched = 0
+    matched = num_kept = 0
     for entry in archive.entries(config, access, listing.skipped, listing.notes):
-        listing.example = listing.example or entry.inner or entry.relative
+        listing.example = listing.example or entry.relative
+        num_kept += entry.kept is not None
         parsed = _parsed(entry, template)
         fits, parsed = parsed is not None, _told(entry, parsed or Parsed())
         matched += fits
@@ -86,6 +87,9 @@ def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access
             listing.notes["path unlike --layout"] += 1
         yield _row(listing.num_images - 1, entry, parsed, time)
     _check(config, template, matched, listing)
+    if config.keep_column and not num_kept:
+        where = "a manifest, a Parquet file or a .json or .cls beside an image in a tar"
+        raise UsageError(f"--keep-column {config.keep_column}: no image has it; it is a column of {where}")
 
 
 def _parsed(entry: Entry, template: Template | None) -> Parsed | None:
@@ -116,7 +120,7 @@ def _left_out(
     until: datetime | None,
 ) -> str | None:
     """The filter that leaves this image out, or None; an unknown time passes the time filters."""
-    if config.camera and parsed.camera not in config.camera:
+    if config.camera and not {parsed.camera, f"{parsed.site}/{parsed.camera}"} & set(config.camera):
         return "--camera"
     if local and since and local < since:
         return "--since"
@@ -177,8 +181,10 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
     if template and not matched:
         message = (
             f"--layout {template.text} matches none of the images; the first, '{listing.example}', "
-            f"gives {template.explain(listing.example)}; write the layout for the path below {where}"
+            f"gives {template.explain(listing.example)}; write the layout for such a path"
         )
+        if len(config.archives) > 3:
+            message += ", and where a shell has expanded a pattern, quote it: a lone file's path is its name"
         raise UsageError(message)
     if not listing.num_images:
         flags = ", ".join(f"{count:,} by {flag}" for flag, count in listing.filtered.items())

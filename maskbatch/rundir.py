@@ -50,8 +50,10 @@ def folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
         except RuntimeError as error:  # ~name
             raise UsageError(f"{url}: there is no such user; check the path") from error
     if re.search(r"[*?\[]|::|^[^/]*:[^/]*@", rest):  # fsspec takes them for patterns, chains, credentials
-        what = "* ? [ :: and a password cannot stand in a folder's URL; credentials go to --storage-options"
-        raise UsageError(f"{scheme}://...: {what}")
+        what = "name each folder; * ? [ :: cannot stand in its URL, and credentials go to --storage-options"
+        raise UsageError(f"{scheme}://{rest.rpartition('@')[2]}: {what}")
+    if scheme in ("http", "https"):
+        raise UsageError(f"{url}: a web server cannot hold a run; name a folder or a bucket")
     chosen = options.of(url)
     filesystem(url, chosen)
     path: UPath = UPath(url, use_listings_cache=False, **chosen)

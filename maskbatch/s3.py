@@ -167,8 +167,9 @@ class S3:
         except RunFailedError as error:  # nothing has begun yet: the request is wrong
             raise UsageError(str(error)) from error
         except (TransientError, TimeoutError) as error:
-            remedy = "check the endpoint, or try again later"
-            raise UsageError(f"cannot list s3://{self.bucket}: {error}; {remedy}") from error
+            what = f"cannot list s3://{self.bucket} at {self.boto.meta.endpoint_url}: {error}"
+            remedy = "check AWS_ENDPOINT_URL or --storage-options, or try again later"
+            raise UsageError(f"{what}; {remedy}") from error
         self.answered = True
         return page
 

@@ -108,11 +108,11 @@ def _interval(row: dict[str, Any]) -> str:
 
 def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     """What planning found and what it left out."""
-    size = listing["num_bytes"] / 2**20
+    size = f", {listing['num_bytes'] / 2**20:,.1f} MiB" if listing["num_bytes"] else ""
     when = ""
     if listing["first_time"]:
         when = f", {listing['first_time']} to {listing['last_time']}"
-    console.print(f"Planned {listing['num_images']:,} images, {size:,.1f} MiB{when}.")
+    console.print(f"Planned {listing['num_images']:,} images{size}{when}.")
     cameras = listing["cameras"]
     shown = ", ".join(f"{name} {count:,}" for name, count in sorted(cameras.items())[:12])
     more = f" and {len(cameras) - 12:,} more" if len(cameras) > 12 else ""
