@@ -61,7 +61,7 @@ class Source:
     def may_repeat(self) -> bool:
         """Whether an image may come twice: a container or a manifest may be in it."""
         name = self.tree.pattern[-1] if self.tree.pattern else ""
-        return bool(name) and not is_image(name)
+        return bool(MAGIC.search(name) and not is_image(name)) or _is_container(name)
 
 
 def canonical(archive: str) -> str:
@@ -185,6 +185,10 @@ def _is_file(uri: str, access: Access) -> bool:
 def _unreachable(uri: str, error: Exception) -> UsageError:
     why = "permission denied" if isinstance(error, PermissionError) else str(error) or type(error).__name__
     return UsageError(f"archive {uri}: cannot be read: {why}; check the URL and your access to it")
+
+
+def _is_container(name: str) -> bool:
+    return name.lower().endswith(CONTAINERS) or manifest.is_manifest(name)
 
 
 def _kind(name: str) -> str | None:

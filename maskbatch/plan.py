@@ -181,7 +181,7 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
     if template and not matched:
         message = (
             f"--layout {template.text} matches none of the images; the first, '{listing.example}', "
-            f"gives {template.explain(listing.example)}; write the layout for such a path"
+            f"gives {template.explain(listing.example)}; write the layout for such a path of {where}"
         )
         if len(config.archives) > 3:
             message += ", and where a shell has expanded a pattern, quote it: a lone file's path is its name"

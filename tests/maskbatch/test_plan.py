@@ -153,6 +153,17 @@ def test_an_image_below_two_archive_arguments_is_planned_once(archive: Path, ord
     assert listing.skipped["listed twice (planned once)"] > 0
 
 
+def test_a_column_to_keep_that_no_image_has_is_refused(archive: Path) -> None:
+    with pytest.raises(UsageError, match="--keep-column zone: no image has it"):
+        listed(archive, keep_column="zone")
+
+
+def test_a_camera_may_be_named_with_its_site(tmp_path: Path) -> None:
+    files = {f"{site}/gate/x.jpg": b"" for site in ("north", "south")}
+    rows, _ = listed(write_files(tmp_path, files), layout="{site}/{camera}/*", camera=("north/gate",))
+    assert [row["site"] for row in rows] == ["north"]
+
+
 def test_a_named_pipe_is_planned_as_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.jpg")
     (row,), _ = listed(tmp_path)
@@ -183,6 +194,7 @@ def test_a_layout_reads_a_members_path_or_its_containers_too(
     rows, listing = listed(template, layout=layout, since="2026-10-02", until="2026-10-05")
     times = [None if hour is None else datetime(2026, 10, day, hour, tzinfo=UTC) for day in (2, 4)]
     assert [(row["camera"], row["captured_at"]) for row in rows] == [(camera, time) for time in times]
+    assert listing.notes.pop("day or hour of {date:...} without a file") == 1
     assert listing.notes == ({"time unknown until decoded": 2} if hour is None else
                              {"date without a time of day (stands at 00:00)": 2} if hour == 0 else {})  # fmt: skip
 
