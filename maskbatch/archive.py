@@ -238,9 +238,10 @@ class _Reader:
                 self.notes["day or hour of {date:...} without a file"] += 1
                 return
             files = chain([first], files)
+        local = self.source.tree.base.startswith(SCHEME)
         for file in files:
             name = file.relative.rpartition("/")[2]
-            kind = _kind(file.uri.removeprefix(SCHEME)) if file.exact else None
+            kind = _kind(file.uri.removeprefix(SCHEME) if local else name) if file.exact else None
             if kind and not file.error:
                 yield from self._inside(file, kind)
             elif is_image(name):

@@ -80,7 +80,7 @@ def tar_entries(
     Raises UsageError for a compressed tar, RunFailedError where reading fails.
     """
     head = container.read(0, BLOCK)
-    if sentence := compressed(container.uri.removeprefix("file://"), head):
+    if sentence := compressed(container.relative, head):
         raise UsageError(sentence)
     is_empty = not head.strip(b"\0") and 0 < container.size <= END_BYTES
     if not is_empty and not _is_header(head):

@@ -93,7 +93,7 @@ def test_a_run_directory_is_an_absolute_folder(tmp_path: Path, monkeypatch: pyte
     [
         ("nowhere://bucket/run", "Protocol not known"),
         ("gs://bucket/run", "maskbatch.gcs."),
-        ("s3://bucket/run[1]", "cannot stand in a folder's URL"),
+        ("s3://bucket/run[1]", "cannot stand in its URL"),
         (f"s3://key:{SECRET}@bucket/run", "credentials go to --storage-options"),
     ],
 )

@@ -254,7 +254,7 @@ def test_an_archive_without_credentials_is_one_sentence(
 def test_a_store_that_is_not_there_is_one_sentence(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "backoff_s", lambda attempt: 0)
     access = access_to(s3, endpoint_url="http://127.0.0.1:1")
-    for name, expected in (("x", "cannot list s3://b: the server cannot be reached; "),
+    for name, expected in (("x", "cannot list s3://b at http://127.0.0.1:1: the server cannot be reached; check AWS_ENDPOINT_URL"),
                            ("x.tar", "cannot be read: the store's answer failed; check the URL")):  # fmt: skip
         with pytest.raises(UsageError, match=expected):
             plan(access, f"s3://b/{name}")
