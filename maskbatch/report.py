@@ -95,7 +95,8 @@ def make_report(runs: Sequence[RunDir], out: Location) -> Report:
 
 
 def _open(run: RunDir) -> tuple[dict[str, Any], Meaning, dict[str, Any]]:
-    settings, success = run.read_run(), run.read_success()
+    settings = run.read_run() if run.run_json.exists() else None
+    success = run.read_success()
     if settings is None:
         raise UsageError(
             f"{run.path}: no run is there; make one with `maskbatch score ARCHIVE --out {run.path}`"

@@ -139,3 +139,9 @@ def test_runs_of_different_classes_do_not_add_up(committed: Run, tmp_path: Path)
     write_json(other.run_json, settings)
     with pytest.raises(UsageError, match="do not add up"):
         make_report([committed.run, other], tmp_path / "report")
+
+
+def test_a_folder_that_is_no_run_is_called_so_whatever_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(UsageError, match="no run is there; make one"):
+        make_report([RunDir.at(str(tmp_path))], tmp_path / "report")
