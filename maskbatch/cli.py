@@ -15,10 +15,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from maskbatch import archive, config
+from maskbatch import config
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import reason, store_errors
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 
 app = typer.Typer(
@@ -101,6 +100,8 @@ def _values(config_file: Path | None, **flags: Any) -> dict[str, Any]:
 
 
 def _plan_config(archives: list[str], values: dict[str, Any]) -> config.PlanConfig:
+    from maskbatch import archive
+
     names = [archive.canonical(name) for name in archives]
     return config.make(config.PlanConfig, {**values, "archives": names})
 
@@ -320,6 +321,12 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _store_errors() -> tuple[type[Exception], ...]:
+    from maskbatch.rundir import store_errors  # 0.1 s of libraries that a usage error need not wait for
+
+    return store_errors()
+
+
 def main() -> None:
     """Entry point: every error a user can cause is one sentence and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -330,7 +337,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except store_errors() as error:
+    except _store_errors() as error:
+        from maskbatch.rundir import reason
+
         name = getattr(error, "filename", None)
         where = f"{os.fsdecode(name)}: " if name else ""
         say(f"maskbatch: {where}{reason(error)}; check the path and your access to it")
