@@ -29,7 +29,7 @@ from maskbatch.clock import parse_bound
 from maskbatch.config import JobConfig, PlanConfig
 from maskbatch.entries import SCHEME, Entry, encode_name, is_image, local_path
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.fetch import RemoteFile, fetch, look
+from maskbatch.fetch import FIRST_TRIES, RemoteFile, fetch, look
 from maskbatch.listing import MAGIC, File, Tree, list_tree
 from maskbatch.stores import Access, RefusedError, StorageOptions, TooLargeError, TransientError
 from maskbatch.unique import unique, unique_so_far
@@ -174,7 +174,7 @@ def _is_file(uri: str, access: Access) -> bool:
     if not (is_image(name) or _kind(name)):
         return False
     try:
-        look(access, uri)
+        look(access, uri, FIRST_TRIES)
     except FileNotFoundError:
         return False
     except UNREACHABLE as error:

@@ -120,10 +120,10 @@ def _size_now(store: Store, uri: str) -> int | None:
         return None
 
 
-def look(access: Access, uri: str) -> Info:
+def look(access: Access, uri: str, tries: int = MAX_TRIES) -> Info:
     """Size and version of a file, asked for again while that may help. Raises what `fetch` does."""
     store = access.store(uri)
-    return tried(lambda: store.info(uri), access.image_timeout_s, FIRST_TRIES)
+    return tried(lambda: store.info(uri), access.image_timeout_s, tries)
 
 
 def tried(ask: Callable[[], Answer], patience_s: float, tries: int = MAX_TRIES) -> Answer:
