@@ -61,7 +61,7 @@ class Source:
     def may_repeat(self) -> bool:
         """Whether an image may come twice: a container or a manifest may be in it."""
         name = self.tree.pattern[-1] if self.tree.pattern else ""
-        return bool(MAGIC.search(name) and not is_image(name)) or _is_container(name)
+        return bool(MAGIC.search(name) and not is_image(name)) or _container(name) is not None
 
 
 def canonical(archive: str) -> str:
@@ -187,18 +187,18 @@ def _unreachable(uri: str, error: Exception) -> UsageError:
     return UsageError(f"archive {uri}: cannot be read: {why}; check the URL and your access to it")
 
 
-def _is_container(name: str) -> bool:
-    return name.lower().endswith(CONTAINERS) or manifest.is_manifest(name)
+def _container(name: str) -> str | None:
+    """`.tar`, `.zip`, `.parquet` or `manifest`, by a file's name, else None."""
+    extension = os.path.splitext(name)[1].lower()
+    return extension if extension in CONTAINERS else "manifest" if manifest.is_manifest(name) else None
 
 
 def _kind(name: str) -> str | None:
-    """`.tar`, `.zip`, `.parquet` or `manifest`, by a file's name, else None. Raises UsageError."""
+    """`_container`, but a compressed tar raises UsageError."""
     sentence = tars.compressed(name, b"")
     if sentence:
         raise UsageError(sentence)
-    extension = os.path.splitext(name)[1].lower()
-    name = name.rpartition("/")[2]
-    return extension if extension in CONTAINERS else "manifest" if manifest.is_manifest(name) else None
+    return _container(name)
 
 
 def entries(

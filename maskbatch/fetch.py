@@ -23,8 +23,6 @@ BLOCK_BYTES = 4 * 2**20
 BLOCKS_AHEAD = 4
 MAX_READ_BYTES = 2**30
 """One read of a container's index; a header that claims more is not believed."""
-
-
 MAX_TRIES = 12
 FIRST_TRIES = 6
 """Of the first requests to a store, which may not be there at all: 2 s."""
@@ -77,7 +75,8 @@ _windows: dict[int, Window] = {}
 
 def window(access: Access) -> Window:
     """The window that all requests of this process share."""
-    return _windows.setdefault(access.max_requests, Window(access.max_requests))
+    most = access.max_requests
+    return _windows.get(most) or _windows.setdefault(most, Window(most))
 
 
 def fetch(

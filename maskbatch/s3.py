@@ -166,7 +166,7 @@ class S3:
             page = tried(lambda: self._page(params), PATIENCE_S, MAX_TRIES if self.answered else FIRST_TRIES)
         except RunFailedError as error:  # nothing has begun yet: the request is wrong
             raise UsageError(str(error)) from error
-        except (TransientError, TimeoutError) as error:
+        except (TransientError, RefusedError, TimeoutError) as error:
             what = f"cannot list s3://{self.bucket} at {self.boto.meta.endpoint_url}: {error}"
             remedy = "check AWS_ENDPOINT_URL or --storage-options, or try again later"
             raise UsageError(f"{what}; {remedy}") from error

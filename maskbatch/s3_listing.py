@@ -67,7 +67,7 @@ class Listing:
         """`prefix`, a key ending in `/` or empty, split until there are several prefixes in it."""
         level = list(islice(self._pages(max(prefix, self.stem, key=len), Delimiter="/"), MAX_LEVEL_PAGES + 1))
         folders = [folder for page in level for folder in page.folders if self._enters(folder)]
-        if len(level) > MAX_LEVEL_PAGES or not folders:
+        if len(level) > MAX_LEVEL_PAGES:
             yield partial(self._below, prefix)
             return
         files = {key: (key, size, etag) for page in level for key, size, etag in page.keys}

@@ -81,29 +81,25 @@ class Http:
         return bytes(data)
 
     def ask(self, uri: str) -> tuple[int, bytes]:
-        """Status and body of the answer to a plain GET. Raises TransientError, TimeoutError."""
+        """Status and body of the answer to a plain GET. Raises TransientError, RefusedError, TimeoutError."""
+        with self._send(uri, {}) as answer:
+            return answer.status_code, self._body(answer, MAX_ANSWER_BYTES)
+
+    def _send(self, uri: str, headers: dict[str, str]) -> Any:
         try:
-            with self.session.get(
-                uri, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
-            ) as answer:
-                return answer.status_code, self._body(answer, MAX_ANSWER_BYTES)
+            return self.session.get(
+                uri, headers=headers, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
+            )
         except requests.exceptions.Timeout as error:
             raise TimeoutError("the server did not answer in time") from error
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
+            raise RefusedError("its URL cannot be used") from error
         except requests.exceptions.RequestException as error:
             raise TransientError("the server cannot be reached") from error
 
     def _get(self, uri: str, headers: dict[str, str]) -> Any:
         for _ in range(REDIRECTS + 1):
-            try:
-                answer = self.session.get(
-                    uri, headers=headers, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
-                )
-            except requests.exceptions.Timeout as error:
-                raise TimeoutError from error
-            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
-                raise RefusedError("its URL cannot be used") from error
-            except requests.exceptions.RequestException as error:
-                raise TransientError("the server cannot be reached") from error
+            answer = self._send(uri, headers)
             if not answer.is_redirect:
                 self._check(answer)
                 return answer

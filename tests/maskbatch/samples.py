@@ -2,7 +2,9 @@
 
 import io
 import os
+import tarfile
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -154,3 +156,21 @@ def with_exif_time(time: str) -> bytes:
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = time
     return encode(draw(1), exif=exif)
+
+
+def make_tar(files: Mapping[str, bytes]) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def make_zip(files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", compression) as packed:
+        for name, data in files.items():
+            packed.writestr(name, data)
+    return sink.getvalue()

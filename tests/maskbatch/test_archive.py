@@ -7,9 +7,7 @@ import os
 import pickle
 import tarfile
 import uuid
-import zipfile
 from collections import Counter
-from collections.abc import Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import write_files
+from samples import make_tar, make_zip, write_files
 
 from maskbatch import archive
 from maskbatch import unique as unique_module
@@ -51,24 +49,6 @@ def below(root: Path, *arguments: str, **settings: Any) -> list[str]:
     return [
         uri.replace(f"file://{root}/", "") for uri in uris(*(root / name for name in arguments), **settings)
     ]
-
-
-def make_tar(files: Mapping[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return sink.getvalue()
-
-
-def make_zip(files: Mapping[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as packed:
-        for name, data in files.items():
-            packed.writestr(name, data)
-    return sink.getvalue()
 
 
 def make_parquet(**columns: list[Any]) -> bytes:

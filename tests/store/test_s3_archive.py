@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import random
-import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from samples import make_tar, make_zip
 
 from maskbatch import fetch
 from maskbatch import s3 as s3_module
@@ -260,24 +260,6 @@ def test_a_store_that_is_not_there_is_one_sentence(s3: S3Server, monkeypatch: py
             plan(access, f"s3://b/{name}")
 
 
-def make_tar(files: dict[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return sink.getvalue()
-
-
-def make_zip(files: dict[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as packed:
-        for name, data in files.items():
-            packed.writestr(name, data)
-    return sink.getvalue()
-
-
 def make_parquet(files: dict[str, bytes]) -> bytes:
     sink = io.BytesIO()
     table = pa.table({"path": list(files), "image": pa.array(files.values(), pa.binary())})
@@ -295,7 +277,7 @@ INSIDE = {f"cam{k % 2}/{k:02d}.jpg": image(100 + k, 40_000 * (k % 3 == 0)) for k
 OUTSIDE = {f"loose/cam{k % 2}/{k:02d}.jpg": image(200 + k) for k in range(25)}
 FILES = OUTSIDE | {
     "packed/1.tar": make_tar(INSIDE),
-    "packed/2.zip": make_zip(INSIDE),
+    "packed/2.zip": make_zip(INSIDE, zipfile.ZIP_DEFLATED),
     "packed/3.parquet": make_parquet(INSIDE),
     "list.csv": make_manifest(list(OUTSIDE)),
 }
