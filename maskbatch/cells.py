@@ -1,7 +1,8 @@
 """Committed rows to cells: the small table that every figure of the report is a pure function of.
 
-A cell is (site, camera, date, hour, status, label, needs_review, kept column) with its count, the sum of its
-confidences and histograms in fixed bins. Cells of several parts or runs merge by adding.
+A cell is (site, camera, date, hour, status, label, needs_review, condition, kept column) with its count, sums
+and histograms in fixed bins. Cells of several parts or runs merge by adding, and exactly: sums are of values
+rounded to 1 / 65,536, so that no order of adding changes a digit.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,16 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from maskbatch.errors import UsageError
 from maskbatch.histograms import EDGES, NUM_BINS, bin_index
-from maskbatch.rundir import Location, opened, reason, store_errors
 
-KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "kept")
+KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "condition", "kept")
 MEASURES = tuple(EDGES)
+SUMS = tuple(f"{measure}_sum" for measure in MEASURES)
+HISTOGRAMS = tuple(f"{measure}_histogram" for measure in MEASURES)
 COLUMNS = ("site", "camera", "captured_local", "status", "label", "needs_review", "region", *MEASURES)
+GRAIN = 65_536
 
 SCHEMA = pa.schema(
     [
@@ -30,93 +31,90 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("label", pa.string()),
         ("needs_review", pa.bool_()),
+        ("condition", pa.string()),
         ("kept", pa.string()),
         ("count", pa.int64()),
-        ("confidence_sum", pa.float64()),
-        *[(f"{measure}_histogram", pa.list_(pa.int64(), NUM_BINS)) for measure in MEASURES],
+        *[(name, pa.float64()) for name in SUMS],
+        *[(name, pa.list_(pa.int32(), NUM_BINS)) for name in HISTOGRAMS],
     ]
 )
 
 
-def cells_of_rows(rows: pa.Table, date: str, keep_column: str | None = None) -> pa.Table:
-    """Cells of the whole-image rows of one local day; `rows` has at least COLUMNS and `keep_column`."""
+def cells_of_rows(
+    rows: pa.Table, date: str, keep_column: str | None = None, condition: pa.Array | None = None
+) -> pa.Table:
+    """Cells of the whole-image rows of one local day.
+
+    `rows` has at least COLUMNS and `keep_column`; `condition` (N,) what the camera shows, or null.
+    """
+    missing = pa.nulls(len(rows), pa.string())
+    rows = rows.append_column("kept", rows[keep_column] if keep_column else missing)
+    rows = rows.append_column("condition", missing if condition is None else condition)
     rows = rows.filter(pc.equal(rows["region"], 0))
-    kept = rows[keep_column] if keep_column else pa.nulls(len(rows), pa.string())
-    rows = rows.select(COLUMNS).append_column("kept", kept)
-    hour = pc.hour(rows["captured_local"])
-    keyed = rows.append_column("hour", hour).append_column("date", pa.array([date] * len(rows), pa.string()))
-    confidence = _floats(rows["confidence"])
-    adds = [np.ones(len(rows)), np.nan_to_num(confidence)]
+    rows = rows.append_column("hour", pc.hour(rows["captured_local"]))
+    rows = rows.append_column("date", pa.repeat(pa.scalar(date), len(rows)))
+    keys, group = groups(rows)
+    sums, histograms = [], []
     for measure in MEASURES:
-        values = _floats(rows[measure])
+        values = pc.fill_null(rows[measure].cast(pa.float64()), float("nan")).to_numpy()
         known = ~np.isnan(values)
-        one_hot = np.zeros((len(rows), NUM_BINS))
-        one_hot[np.flatnonzero(known), bin_index(measure, values[known])] = 1
-        adds.append(one_hot)
-    return _group(keyed, adds)
+        grains = np.rint(values[known] * GRAIN)
+        sums.append(np.bincount(group[known], grains, len(keys)) / GRAIN)
+        bins = group[known] * NUM_BINS + bin_index(measure, values[known])
+        histograms.append(np.bincount(bins, minlength=len(keys) * NUM_BINS))
+    return _table(keys, np.bincount(group, minlength=len(keys)), sums, histograms)
 
 
 def merge(tables: Iterable[pa.Table]) -> pa.Table:
     """One table of cells from several, equal keys added; the order of `tables` does not matter."""
     cells = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    histograms = [
-        cells[f"{m}_histogram"].combine_chunks().flatten().to_numpy().reshape(-1, NUM_BINS) for m in MEASURES
-    ]
-    return _group(cells, [cells["count"].to_numpy(), cells["confidence_sum"].to_numpy(), *histograms])
+    keys, group = groups(cells)
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(len(keys)))
+
+    def added(values: NDArray[Any]) -> Any:
+        return np.add.reduceat(values[order], starts, axis=0) if len(keys) else values
+
+    return _table(
+        keys,
+        added(cells["count"].to_numpy()),
+        [added(cells[name].to_numpy()) for name in SUMS],
+        [added(histogram(cells, name)).ravel() for name in HISTOGRAMS],
+    )
 
 
-def _group(table: pa.Table, adds: Sequence[NDArray[Any]]) -> pa.Table:
-    """Sum `adds`, each (N,) or (N, NUM_BINS), over equal keys; cells come in the order of their keys."""
-    if not table.num_rows:
-        return SCHEMA.empty_table()
-    numbered = table.select(KEYS).append_column("row", pa.array(np.arange(table.num_rows)))
-    groups = numbered.group_by(list(KEYS)).aggregate([("row", "list")])
-    groups = groups.sort_by([(key, "ascending") for key in KEYS])
-    rows = groups["row_list"].combine_chunks()
-    order = rows.flatten().to_numpy()
-    starts = rows.offsets.to_numpy()[:-1] - rows.offsets[0].as_py()
-    count, confidence, *histograms = (np.add.reduceat(values[order], starts, axis=0) for values in adds)
-    columns = [groups[key].cast(SCHEMA.field(key).type) for key in KEYS]
-    columns += [pa.array(count.astype(np.int64)), pa.array(confidence.astype(np.float64))]
-    columns += [
-        pa.FixedSizeListArray.from_arrays(pa.array(h.astype(np.int64).ravel()), NUM_BINS) for h in histograms
-    ]
+def histogram(cells: pa.Table, name: str) -> NDArray[np.int32]:
+    """The histograms (cells, NUM_BINS) of one of HISTOGRAMS."""
+    column = cells[name].combine_chunks()
+    flat: NDArray[np.int32] = column.flatten().to_numpy().reshape(-1, NUM_BINS)
+    return flat
+
+
+def groups(table: pa.Table, keys: Sequence[str] = KEYS) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The different values of `keys`, (G) rows in their order, and the number of each row's, (N,) int64."""
+    group = np.zeros(table.num_rows, np.int64)
+    for key in keys:
+        column = table[key]
+        column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        column = column.unify_dictionaries().combine_chunks()
+        values = column.indices.fill_null(-1).to_numpy().astype(np.int64) + 1
+        group = np.unique(group * (len(column.dictionary) + 1) + values, return_inverse=True)[1]
+    _, first = np.unique(group, return_index=True)
+    found = table.select(keys).take(pa.array(first))
+    found = pa.table([found[key].cast(SCHEMA.field(key).type) for key in keys], list(keys))
+    rank = pc.sort_indices(found, [(key, "ascending") for key in keys]).to_numpy()
+    place = np.empty(len(rank), np.int64)
+    place[rank] = np.arange(len(rank))
+    return found.take(pa.array(rank)), place[group]
+
+
+def _table(
+    keys: pa.Table,
+    count: NDArray[Any],
+    sums: Sequence[NDArray[Any]],
+    histograms: Sequence[NDArray[Any]],
+) -> pa.Table:
+    columns = [*keys.columns, pa.array(count.astype(np.int64))]
+    columns += [pa.array(s.astype(np.float64)) for s in sums]
+    columns += [pa.FixedSizeListArray.from_arrays(pa.array(h.astype(np.int32)), NUM_BINS) for h in histograms]
     return pa.table(columns, SCHEMA)
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """(N,) float64, nulls as NaN."""
-    values: NDArray[np.float64] = pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()
-    return values
-
-
-def read_scores(path: Location, item: dict[str, Any], columns: Sequence[str]) -> pa.Table:
-    """Columns of one file that `_SUCCESS` lists. Raises UsageError where it is not as committed."""
-    file = path / item["name"]
-    try:
-        with opened(file) as source:
-            rows = pq.ParquetFile(source, pre_buffer=True).read(columns=list(columns))
-    except (pa.ArrowInvalid, *store_errors()) as error:
-        message = f"{file} does not read ({reason(error)}); restore it, or score to another --out"
-        raise UsageError(message) from error
-    if rows.num_rows != item["rows"]:
-        message = f"{file} has {rows.num_rows:,} rows, {item['rows']:,} were committed; restore it"
-        raise UsageError(message)
-    return rows
-
-
-def score_files(success: dict[str, Any]) -> list[dict[str, Any]]:
-    """The files of scores/ that `_SUCCESS` lists."""
-    return [item for item in success["files"] if item["name"].startswith("scores/")]
-
-
-def cells_of_run(path: Location, success: dict[str, Any], keep_column: str | None = None) -> pa.Table:
-    """Cells of the committed files that `_SUCCESS` lists, one file at a time."""
-    parts: list[pa.Table] = []
-    for item in score_files(success):
-        date = item["name"].split("/")[1].removeprefix("date=")
-        rows = read_scores(path, item, [*COLUMNS, *([keep_column] if keep_column else [])])
-        parts.append(cells_of_rows(rows, date, keep_column))
-        if len(parts) >= 256:
-            parts = [merge(parts)]
-    return merge(parts)

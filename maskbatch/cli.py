@@ -1,7 +1,8 @@
-"""The command line: `maskbatch plan | score | report | demo`.
+"""The command line: `maskbatch plan | score | report | compare | verify | demo`.
 
-Exit codes: 0 done; 1 the run failed and can be resumed; 2 bad usage; 3 committed, but more images
-failed than --max-error-rate allows; 5 another live run holds OUT; 130 Ctrl-C.
+Exit codes: 0 done; 1 the run failed and can be resumed, or verify found a difference; 2 bad usage;
+3 committed, but more images failed than --max-error-rate allows; 4 an alert fired; 5 another live run
+holds OUT; 130 Ctrl-C.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from maskbatch import config
+from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import say
 from maskbatch.stores import NO_OPTIONS, StorageOptions
@@ -28,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+CONDITION_NAMES = ", ".join(CONDITIONS)
 
 Archives = Annotated[
     list[str],
@@ -261,21 +265,49 @@ def _closing_lines(result: Any) -> None:
             f"{failed:.1%} of the images failed, more than --max-error-rate {success['max_error_rate']:g} "
             f"allows: look at status and error in {path}/scores."
         )
-    say(f"Rows: {path}/scores   Report: {path}/report   Again: maskbatch report {path}")
+    say(f"Rows: {path}/scores   Report: {path}/report/report.html   Again: maskbatch report {path}")
 
 
 @app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished run directories.")],
-    storage_options: StorageOptionsFile = None,
     out: Annotated[str | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
+    exclude: Annotated[
+        str | None, typer.Option(metavar="CONDITION,...", help=f"Leave out of the rates: {CONDITION_NAMES}.")
+    ] = None,
+    expect: Annotated[
+        str | None,
+        typer.Option(help="Snapshots expected of each camera, as 1/5min or 12/h@06-22 [its own usual pace]."),
+    ] = None,
+    alert_below: Annotated[
+        float | None, typer.Option(help="Exit 4 where a whole interval of compliance is below this, as 0.95.")
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Hold each camera (site, day, hour ...) to --alert-below [overall]."),
+    ] = None,
+    corrected: Annotated[
+        bool, typer.Option("--corrected", help="Hold the corrected rate to --alert-below, not the observed.")
+    ] = False,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Put pictures of review candidates into the page.")
+    ] = False,
+    storage_options: StorageOptionsFile = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Make the report of one finished run again, or one report over several."""
     from maskbatch import terminal
     from maskbatch.report import make_report
     from maskbatch.rundir import RunDir
 
+    settings = config.ReportConfig(
+        exclude=tuple(exclude.split(",")) if exclude else (),
+        expect=expect,
+        alert_below=alert_below,
+        alert_by=by,
+        alert_corrected=corrected,
+        thumbnails=thumbnails,
+    )
     options = _options(storage_options)
     opened = [RunDir.at(name, options) for name in runs]
     if len(opened) > 1 and out is None:
@@ -284,12 +316,38 @@ def report(
     if target is not None and target.run_json.exists():
         raise UsageError(f"--out {out}: a run lies there; name another folder for the report")
     folder = target.path if target is not None else opened[0].report
-    made = make_report(opened, folder)
+    made = make_report(opened, folder, settings, options)
     if as_json:
-        print(json.dumps({"out": str(folder), "overall": made.overall}))
+        print(json.dumps({"out": str(folder), "overall": made.overall, "alerts": made.values["alerts"]}))
     else:
         terminal.print_report(made, terminal.stdout_console())
-    say(f"Report: {folder}")
+    say(f"Report: {folder}/report.html")
+    return made.exit_code
+
+
+@app.command()
+def verify(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A finished run directory.")],
+    sample: Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")] = 200,
+    seed: Annotated[int | None, typer.Option(help="Draw the sample of an earlier check again.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Where the run's checkpoint lies now.")] = None,
+    storage_options: StorageOptionsFile = None,
+    as_json: Json = False,
+) -> int:
+    """Check a finished run: files, counts, ids, and a random sample against the archive."""
+    from maskbatch.rundir import RunDir
+    from maskbatch.verify import verify as check
+
+    options = _options(storage_options)
+    found = check(RunDir.at(out, options), sample=sample, seed=seed, checkpoint=checkpoint, options=options)
+    if as_json:
+        print(json.dumps({"out": out, **found.as_dict()}))
+    else:
+        for line in (*found.differences, found):
+            print(line)
+        if found.num_differences > len(found.differences):
+            say(f"The first {len(found.differences)} differences are shown.")
+    return DONE if found.verified else FAILED
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskbatch.clock import EARLIEST, Clock, parse_bound
+from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
 from maskbatch.places import prefix_place
@@ -108,6 +109,59 @@ class JobConfig:
         _check("max_requests", self.max_requests, 1, 1024)
 
 
+UNIT_S = {"s": 1, "min": 60, "h": 3600}
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """What --expect says of every camera: `1/5min`, or with hours of the day `1/5min@06-22`."""
+
+    text: str
+    per_hour: float
+    hours: range
+
+    @classmethod
+    def parse(cls, text: str) -> "Expect":
+        """Raises UsageError."""
+        match = re.fullmatch(r"(\d+)/(\d*)(s|min|h)(?:@(\d\d?)-(\d\d?))?", text)
+        number, each, unit, first, end = match.groups() if match else ("0",) * 5
+        period_s = int(each or 1) * UNIT_S.get(unit, 0)
+        hours = range(int(first or 0), int(end or 24))
+        if not match or not int(number) or not period_s or not hours or hours.stop > 24:
+            raise UsageError(
+                f"--expect {text}: snapshots per time expected, such as 1/5min, 12/h or 1/30s@06-22"
+            )
+        return cls(text, int(number) * 3600 / period_s, hours)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportConfig:
+    """How a report is made of committed runs; nothing here changes a run."""
+
+    exclude: tuple[str, ...] = ()
+    """Conditions of the camera's view whose images are left out of the rates."""
+    expect: str | None = None
+    """Snapshots expected of every camera, such as `1/5min`; inferred for each without it."""
+    alert_below: float | None = None
+    """An alert fires where a whole interval of compliance is below it."""
+    alert_by: str | None = None
+    """What compliance is held to it by, such as `camera`; overall without it."""
+    alert_corrected: bool = False
+    """Hold the corrected rate to it, in the place of the observed one."""
+    thumbnails: bool = False
+    """Put pictures of the first review candidates into the page."""
+
+    def __post_init__(self) -> None:
+        for name in self.exclude:
+            if name not in CONDITIONS:
+                raise UsageError(f"--exclude {name}: {', '.join(CONDITIONS)} expected, with commas between")
+        if self.expect is not None:
+            Expect.parse(self.expect)
+        _check("--alert-below", self.alert_below, 0, 1)
+        if self.alert_below is None and (self.alert_by or self.alert_corrected):
+            raise UsageError("--by and --corrected say how --alert-below is held; give it too")
+
+
 def _check(name: str, value: float | None, least: float, most: float = float("inf")) -> None:
     if value is not None and not least <= value <= most:
         bounds = f"{least:g} or more" if most == float("inf") else f"{least:g} to {most:g}"
@@ -174,6 +228,6 @@ def _show(value: Any) -> str:
     return ", ".join(map(str, plain)) or "none" if isinstance(plain, list) else str(plain)
 
 
-def as_dict(config: PlanConfig | ScoreConfig | JobConfig) -> dict[str, Any]:
+def as_dict(config: PlanConfig | ScoreConfig | JobConfig | ReportConfig) -> dict[str, Any]:
     """The config as JSON-ready values."""
     return {name: _plain(value) for name, value in asdict(config).items()}

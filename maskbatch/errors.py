@@ -12,6 +12,7 @@ workers raise them too.
 DONE = 0
 FAILED = 1
 TOO_MANY_FAILED_IMAGES = 3
+ALERT = 4
 INTERRUPTED = 130
 
 

@@ -1,7 +1,9 @@
 """How sure a compliance rate is, when snapshots of one camera on one day are alike.
 
 Wilson's interval at n / design effect with a t quantile: deterministic, from counts alone. With
-intra-cluster correlation 0.3 a plain Wilson interval at 95 % covers 18 %, this one 94 %.
+intra-cluster correlation 0.3 a plain Wilson interval at 95 % covers 18 %, this one 95 %. Where few clusters
+hold most of what was not compliant, their spread is itself badly known: with a t quantile at C - 1 degrees
+of freedom 100 clusters at a rate of .95 cover 93 %, at .99 85 %; at Satterthwaite's, 95 % and 93 %.
 
 Shape suffixes: C clusters (camera-days, or the hours of one camera-day), G groups.
 """
@@ -25,7 +27,7 @@ class DesignEffects:
     effect_G: Floats
     """At least 1."""
     freedom_G: Floats
-    """Degrees of freedom behind it."""
+    """Degrees of freedom behind it, 1 to clusters - 1 (pooled: their sum)."""
     num_clusters_G: NDArray[np.int64]
 
 
@@ -34,7 +36,8 @@ def design_effects(
 ) -> DesignEffects:
     """Design effects from each cluster's compliant and assessed images (assessed > 0) and its group.
 
-    Source: variance of a ratio estimator under cluster sampling, Cochran 1977, section 9A.2.
+    Source: variance of a ratio estimator under cluster sampling, Cochran 1977, section 9A.2; its degrees of
+    freedom 2 E(s2)^2 / V(s2), Satterthwaite 1946, with V(s2) from the clusters' fourth moment.
     """
 
     def total(values_C: Floats) -> Floats:
@@ -43,10 +46,14 @@ def design_effects(
     clusters_G = np.bincount(group_C, minlength=num_groups)
     assessed_G = total(assessed_C)
     rate_G = total(compliant_C) / np.maximum(assessed_G, 1)
-    spread_G = total((compliant_C - rate_G[group_C] * assessed_C) ** 2)
+    square_C = (compliant_C - rate_G[group_C] * assessed_C) ** 2
+    spread_G = total(square_C)
     between_G = spread_G * clusters_G / np.maximum(clusters_G - 1, 1)
     within_G = np.where(clusters_G > 1, assessed_G * rate_G * (1 - rate_G), 0)
     freedom_G = np.maximum(clusters_G - 1, 0).astype(np.float64)
+    variance_G = total(square_C**2) - spread_G**2 / np.maximum(clusters_G, 1)
+    satterthwaite_G = np.divide(2 * spread_G**2, variance_G, out=freedom_G.copy(), where=variance_G > 0)
+    freedom_G = np.minimum(freedom_G, satterthwaite_G)
     # Where all or none comply, the own clusters say nothing of how alike they are.
     few_G = (clusters_G < FEW_CLUSTERS) | (within_G == 0)
     pooled = between_G.sum() / within_G.sum() if within_G.sum() > 0 else 1.0

@@ -1,224 +1,269 @@
-"""Cells to the report: who was listed, scored and failed, each class's share, compliance with its interval.
+"""Committed runs to their report: tables as Parquet, report.json, alerts.json and report.html.
 
-Writes report/cells.parquet, one Parquet file for each grouping, and report.json. Every figure is a
-function of the cells; an HTML page would read report.json alone.
+Every figure is a pure function of what `survey` found; the page reads report.json alone. Several runs give
+the report that one run over all their images gives.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskbatch import cells as cells_module
-from maskbatch import schema
-from maskbatch.errors import UsageError
-from maskbatch.intervals import FEW_CLUSTERS, design_effects, wilson
+from maskbatch.alerts import alerts
+from maskbatch.clock import Clock
+from maskbatch.committed import UNKNOWN_DATE, Committed, Meaning, open_together
+from maskbatch.conditions import CONDITIONS
+from maskbatch.config import Expect, ReportConfig, as_dict
+from maskbatch.coverage import coverage
+from maskbatch.drift import drift
+from maskbatch.errors import ALERT, DONE, UsageError
+from maskbatch.plan import now
+from maskbatch.prevalence import unidentifiable
+from maskbatch.progress import step
+from maskbatch.review import thumbnails
 from maskbatch.rundir import Location, RunDir, whole, write_json
+from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.survey import CANDIDATE_COLUMNS, Survey, survey
+from maskbatch.tables import GROUPINGS, Tables, row_schema
 
-GROUPINGS: dict[str, tuple[str, ...]] = {
-    "overall": (),
-    "by_site": ("site",),
-    "by_camera": ("site", "camera"),
-    "by_day": ("date",),
-    "by_hour": ("hour",),
-    "by_camera_day": ("site", "camera", "date"),
-}
-CAMERA_DAY = ("site", "camera", "date")
-KEYS = cells_module.KEYS
-KEY_TYPES = {key: cells_module.SCHEMA.field(key).type for key in KEYS}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Meaning:
-    """What the labels mean, from the checkpoint's card."""
-
-    classes: tuple[str, ...]
-    compliant: tuple[str, ...]
-    not_assessed: tuple[str, ...]
+SHOWN = 100
+"""Gaps and stretches in report.json, the longest; all of them are in their Parquet files."""
+SHOWN_CANDIDATES = 50
+FLAT = {
+    "coverage": [
+        ("site", pa.string()), ("camera", pa.string()), ("cadence_s", pa.float64()), ("source", pa.string()),
+        ("hours", pa.list_(pa.int64())), ("expected", pa.int64()), ("snapshots", pa.int64()),
+        ("coverage", pa.float64()), ("num_gaps", pa.int64()), ("longest_gap_s", pa.float64()),
+    ],
+    "gaps": [
+        ("site", pa.string()), ("camera", pa.string()), ("from", pa.timestamp("us")),
+        ("to", pa.timestamp("us")), ("seconds", pa.int64()), ("missing", pa.int64()),
+    ],
+    "quality": [
+        ("site", pa.string()), ("camera", pa.string()), ("scored", pa.int64()),
+        *[(name, pa.int64()) for name in CONDITIONS],
+    ],
+    "stretches": [
+        ("site", pa.string()), ("camera", pa.string()), ("condition", pa.string()),
+        ("from", pa.timestamp("us")), ("to", pa.timestamp("us")), ("snapshots", pa.int64()),
+    ],
+    "drift": [
+        ("site", pa.string()), ("camera", pa.string()), ("measure", pa.string()), ("nights", pa.int64()),
+        ("history", pa.int64()), ("recent", pa.float64()), ("before", pa.float64()), ("p", pa.float64()),
+        ("q", pa.float64()), ("alert", pa.bool_()),
+    ],
+}  # fmt: skip
+"""Tables beside those of GROUPINGS, and their columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """A made report: plain values, one list of rows for each grouping."""
+    """A made report: the values of report.json, and what its tables are grouped by."""
 
-    runs: list[dict[str, Any]]
+    values: dict[str, Any]
     meaning: Meaning
     keys: dict[str, tuple[str, ...]]
-    """Columns that each table is grouped by."""
-    tables: dict[str, list[dict[str, Any]]]
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        return {name: self.values[name] for name in self.keys}
 
     @property
     def overall(self) -> dict[str, Any]:
-        return self.tables["overall"][0]
+        row: dict[str, Any] = self.values["overall"][0]
+        return row
+
+    @property
+    def exit_code(self) -> int:
+        return ALERT if self.values["alerts"] else DONE
 
 
-def make_report(runs: Sequence[RunDir], out: Location) -> Report:
+def make_report(
+    runs: Sequence[RunDir],
+    out: Location,
+    config: ReportConfig = ReportConfig(),  # noqa: B008 (frozen)
+    options: StorageOptions = NO_OPTIONS,
+) -> Report:
     """Report over committed runs together, written to the folder `out`. Raises UsageError."""
-    opened = [_open(run) for run in runs]
-    meanings = {meaning for _, meaning, _ in opened}
-    if len(meanings) > 1:
-        names = " and ".join("/".join(meaning.classes) for meaning in meanings)
-        raise UsageError(f"these runs do not add up: their classes differ ({names}); report them apart")
-    kept_columns = {identity["keep_column"] for identity, _, _ in opened}
-    if len(kept_columns) > 1:
-        names = " and ".join(sorted(name or "none" for name in kept_columns))
-        message = f"these runs do not add up: their --keep-column differs ({names}); report them apart"
-        raise UsageError(message)
-    if len(runs) > 1:
-        _refuse_overlap(runs, [success for _, _, success in opened])
-    keep_column = kept_columns.pop()
-    merged = cells_module.merge(
-        cells_module.cells_of_run(run.path, success, keep_column)
-        for run, (_, _, success) in zip(runs, opened, strict=True)
-    )
-    meaning = opened[0][1]
-    groupings = GROUPINGS | ({f"by_{keep_column}": ("kept",)} if keep_column else {})
-    shown = {"kept": keep_column or "kept"}
-    report = Report(
-        runs=[identity for identity, _, _ in opened],
-        meaning=meaning,
-        keys={name: tuple(shown.get(key, key) for key in keys) for name, keys in groupings.items()},
-        tables={
-            name: [
-                {shown.get(key, key): value for key, value in row.items()}
-                for row in group_table(merged, keys, meaning)
-            ]
-            for name, keys in groupings.items()
-        },
-    )
-    _write(report, merged, out)
+    together = open_together(runs)
+    num_images = sum(one.success["planned"] for one in together)
+    with step("report", num_images) as shown:
+        surveyed = survey(together, shown)
+    report = _report(together, surveyed, config)
+    pictures = None
+    if config.thumbnails:
+        pictures = thumbnails(surveyed.candidates.slice(0, SHOWN_CANDIDATES).to_pylist(), together, options)
+    _write(report, surveyed, out, pictures)
     return report
 
 
-def _open(run: RunDir) -> tuple[dict[str, Any], Meaning, dict[str, Any]]:
-    settings = run.read_run() if run.run_json.exists() else None
-    success = run.read_success()
-    if settings is None:
-        raise UsageError(
-            f"{run.path}: no run is there; make one with `maskbatch score ARCHIVE --out {run.path}`"
-        )
-    if success is None:
-        raise UsageError(
-            f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it"
-        )
-    card = settings["checkpoint"]["card"]
-    meaning = Meaning(**{name: tuple(card[name]) for name in ("classes", "compliant", "not_assessed")})
-    identity = {
-        "path": str(run.path),
+def _report(runs: Sequence[Committed], surveyed: Survey, config: ReportConfig) -> Report:
+    meaning, cells, keep_column = runs[0].meaning, surveyed.cells, runs[0].keep_column
+    confusion, reason = _confusion(runs)
+    if config.alert_corrected and confusion is None:
+        raise UsageError(f"--corrected: these rates cannot be corrected, {reason}; give --alert-below alone")
+    tables = Tables(cells, meaning, confusion, config.exclude)
+    groupings = GROUPINGS | ({f"by_{keep_column}": ("kept",)} if keep_column else {})
+    shown = {"kept": keep_column or "kept"}
+    rows = {
+        name: [{shown.get(key, key): value for key, value in row.items()} for row in tables.by(keys)]
+        for name, keys in groupings.items()
+    }
+    candidates = surveyed.candidates.slice(0, SHOWN_CANDIDATES)
+    expect = Expect.parse(config.expect) if config.expect else None
+    values: dict[str, Any] = {
+        "made_at": now().isoformat(timespec="seconds"),
+        "maskbatch": version("maskbatch"),
+        "classes": list(meaning.classes),
+        "compliant": list(meaning.compliant),
+        "not_assessed": list(meaning.not_assessed),
+        "keep_column": keep_column,
+        "runs": [_identity(one) for one in runs],
+        "period": _period(surveyed),
+        "settings": as_dict(config),
+        **rows,
+        "everything": Tables(cells, meaning, confusion).by(()) if config.exclude else rows["overall"],
+        "corrected": {
+            "identifiable": confusion is not None,
+            "reason": reason,
+            "confusion": confusion,
+            "shares": tables.shares(),
+        },
+        "coverage": coverage(cells, expect, _skipped(runs[0])),
+        "quality": {
+            "conditions": list(CONDITIONS),
+            "by_camera": _quality(cells),
+            "stretches": surveyed.stretches,
+        },
+        "drift": drift(cells, meaning.classes, runs[0].card.get("reference", {})),
+        "review": {
+            "num_review": rows["overall"][0]["num_review"],
+            "threshold": runs[0].card.get("review_threshold"),
+            "candidates": candidates.select(CANDIDATE_COLUMNS).to_pylist(),
+        },
+    }
+    keys = {name: tuple(shown.get(key, key) for key in keys) for name, keys in groupings.items()}
+    values["alerts"] = alerts(values, keys, config)
+    return Report(values=values, meaning=meaning, keys=keys)
+
+
+def _confusion(runs: Sequence[Committed]) -> tuple[list[list[int]] | None, str | None]:
+    """The held-out matrix that corrects the rates of `runs`, or None and the reason why none does."""
+    if len({one.digest for one in runs}) > 1:
+        return None, "as the runs were scored by different checkpoints"
+    confusion = runs[0].card["confusion"]
+    reason = unidentifiable(np.array(confusion))
+    return (None, reason) if reason else (confusion, None)
+
+
+def _identity(one: Committed) -> dict[str, Any]:
+    settings, success = one.settings, one.success
+    return {
+        "path": str(one.run.path),
         "archives": settings["plan"]["archives"],
-        "keep_column": settings["plan"].get("keep_column"),
-        "checkpoint": settings["checkpoint"]["digest"],
+        "timezone": settings["plan"]["timezone"],
+        "checkpoint": one.digest,
+        "architecture": one.card["architecture"],
         "created_at": settings["created_at"],
-        "listing": settings["listing"],
         "versions": settings["versions"],
         "planned": success["planned"],
         "statuses": success["statuses"],
+        "listing": settings["listing"],
+        "num_files": len(success["files"]),
+        "success_sha256": hashlib.sha256(one.run.success.read_bytes()).hexdigest(),
     }
-    return identity, meaning, success
 
 
-def _refuse_overlap(runs: Sequence[RunDir], successes: Sequence[dict[str, Any]]) -> None:
-    """Raises UsageError where two runs hold the same uri: adding them would count it twice."""
-    seen = np.empty(0, np.uint64)
-    for run, success in zip(runs, successes, strict=True):
-        files = cells_module.score_files(success)
-        columns = [cells_module.read_scores(run.path, item, ["uri"])["uri"].to_pandas() for item in files]
-        hashes = pd.util.hash_array(pd.concat(columns).to_numpy(object)) if columns else seen[:0]
-        shared = len(np.intersect1d(seen, hashes))
-        if shared:
-            raise UsageError(
-                f"{run.path}: {shared:,} of its images are in another run too; report them apart"
-            )
-        seen = np.concatenate([seen, hashes])
+def _period(surveyed: Survey) -> dict[str, Any]:
+    cells = surveyed.cells.select(["date", "count"]).to_pandas()
+    unknown = cells["date"] == UNKNOWN_DATE
+    return {
+        "first": surveyed.first,
+        "last": surveyed.last,
+        "days": int(cells["date"][~unknown].nunique()),
+        "unknown_time": int(cells["count"][unknown].sum()),
+    }
 
 
-def group_table(cells: pa.Table, keys: tuple[str, ...], meaning: Meaning) -> list[dict[str, Any]]:
-    """One row for each group of `keys`, in their order: counts, shares, compliance and its 95 % interval."""
-    frame = _counted(cells, meaning)
-    one_day = keys == CAMERA_DAY or len(frame.drop_duplicates(list(CAMERA_DAY))) <= 1
-    clusters = ["_all", *CAMERA_DAY, *(["hour"] if one_day else [])]
-    groups = frame.groupby(["_all", *keys], dropna=False)
-    sums = groups[[name for name in frame if name not in ("_all", *KEYS)]].sum().reset_index()
-    frame["_group"] = groups.ngroup()
-    by_cluster = (
-        frame.groupby(["_group", *clusters], dropna=False)[["compliant", "assessed"]].sum().reset_index()
-    )
-    by_cluster = by_cluster[by_cluster["assessed"] > 0]
-    effects = design_effects(
-        by_cluster["compliant"].to_numpy(np.float64),
-        by_cluster["assessed"].to_numpy(np.float64),
-        by_cluster["_group"].to_numpy(np.int64),
-        len(sums),
-    )
-    low, high = wilson(sums["compliant"].to_numpy(np.float64), sums["assessed"].to_numpy(np.float64), effects)
-    for name in meaning.classes:
-        sums[f"share_{name}"] = sums[f"num_{name}"] / sums["scored"]
-    sums["compliance"] = sums["compliant"] / sums["assessed"]
-    sums["compliance_low"], sums["compliance_high"] = low, high
-    sums["design_effect"], sums["num_clusters"] = effects.effect_G, effects.num_clusters_G
-    sums["few_clusters"] = effects.num_clusters_G < FEW_CLUSTERS
-    sums["mean_confidence"] = sums["confidence_sum"] / sums["scored"]
-    names = _table_schema(keys, meaning).names
-    return [
-        {name: None if pd.isna(value) else value for name, value in row.items()}
-        for row in sums[names].to_dict("records")
-    ]
+def _quality(cells: pa.Table) -> list[dict[str, Any]]:
+    """Images by camera and condition."""
+    frame = cells.select(["site", "camera", "status", "condition", "count"]).to_pandas()
+    frame = frame[frame["status"] == "ok"]
+    for name in CONDITIONS:
+        frame[name] = frame["count"].where(frame["condition"] == name, 0)
+    sums = frame.groupby(["site", "camera"], dropna=False)[["count", *CONDITIONS]].sum().reset_index()
+    sums = sums.rename(columns={"count": "scored"})
+    return [{**row, **_names(row)} for row in sums.to_dict("records")]
 
 
-def _counted(cells: pa.Table, meaning: Meaning) -> pd.DataFrame:
-    """Cells as a frame: their keys, and what each cell adds to every count of the report."""
-    frame = cells.select([*KEYS, "count", "confidence_sum"]).to_pandas()
-    frame["hour"] = frame["hour"].astype("Int64")  # whole also where a time is unknown
-    count, ok = frame.pop("count"), frame["status"] == "ok"
-    frame["_all"] = 0
-    frame["listed"], frame["scored"] = count, count.where(ok, 0)
-    for name in schema.STATUSES:
-        if name != "ok":
-            frame[f"failed_{name}"] = count.where(frame["status"] == name, 0)
-    for name in meaning.classes:
-        frame[f"num_{name}"] = count.where(frame["label"] == name, 0)
-    frame["assessed"] = count.where(ok & ~frame["label"].isin(meaning.not_assessed), 0)
-    frame["compliant"] = count.where(ok & frame["label"].isin(meaning.compliant), 0)
-    frame["num_review"] = count.where(frame["needs_review"], 0)
-    return frame
+def _names(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] if isinstance(row[key], str) else None for key in ("site", "camera")}
 
 
-def _write(report: Report, merged: pa.Table, out: Location) -> None:
-    tables = {"cells": merged}
-    tables |= {
-        name: pa.Table.from_pylist(rows, _table_schema(report.keys[name], report.meaning))
+def _skipped(one: Committed) -> Callable[[str | None, date], int | None]:
+    """The hour that a change of clocks leaves out at a site on a day."""
+    clock = Clock.parse(one.settings["plan"]["timezone"], now())
+
+    @cache
+    def skipped(site: str | None, day: date) -> int | None:
+        midnight = datetime.combine(day, datetime.min.time())
+        for hour in range(24):
+            local = midnight + timedelta(hours=hour)
+            if clock.to_local(local.replace(tzinfo=clock.zone(site)).astimezone(), site) != local:
+                return hour
+        return None
+
+    return skipped
+
+
+def _write(report: Report, surveyed: Survey, out: Location, pictures: dict[int, bytes] | None) -> None:
+    from maskbatch.page import render  # matplotlib: a second that an error need not wait for
+
+    values = report.values
+    flat = {
+        "coverage": values["coverage"]["by_camera"],
+        "gaps": values["coverage"]["gaps"],
+        "quality": values["quality"]["by_camera"],
+        "stretches": values["quality"]["stretches"],
+        "drift": values["drift"]["tests"],
+    }
+    files = {"cells": surveyed.cells, "review": surveyed.candidates}
+    files |= {name: pa.Table.from_pylist(rows, pa.schema(FLAT[name])) for name, rows in flat.items()}
+    files |= {
+        name: pa.Table.from_pylist(rows, row_schema(report.keys[name], report.meaning))
         for name, rows in report.tables.items()
     }
-    for name, table in tables.items():
+    for name, table in files.items():
         with whole(out / f"{name}.parquet") as partial:
             pq.write_table(table, partial)
-    values = {"runs": report.runs, "classes": report.meaning.classes, "compliant": report.meaning.compliant}
-    write_json(out / "report.json", {**values, "not_assessed": report.meaning.not_assessed, **report.tables})
+    shown = _shown(values)
+    write_json(out / "report.json", shown)
+    write_json(out / "alerts.json", {name: shown[name] for name in ("made_at", "settings", "alerts")})
+    with whole(out / "report.html") as partial:
+        partial.write_text(render(shown, pictures))
 
 
-def _table_schema(keys: tuple[str, ...], meaning: Meaning) -> pa.Schema:
-    whole_number, real = pa.int64(), pa.float64()
-    return pa.schema(
-        [
-            *[(key, KEY_TYPES.get(key, pa.string())) for key in keys],
-            ("listed", whole_number),
-            ("scored", whole_number),
-            *[(f"failed_{name}", whole_number) for name in schema.STATUSES if name != "ok"],
-            ("assessed", whole_number),
-            *[(f"num_{name}", whole_number) for name in meaning.classes],
-            *[(f"share_{name}", real) for name in meaning.classes],
-            ("compliant", whole_number),
-            ("compliance", real),
-            ("compliance_low", real),
-            ("compliance_high", real),
-            ("design_effect", real),
-            ("num_clusters", whole_number),
-            ("few_clusters", pa.bool_()),
-            ("mean_confidence", real),
-            ("num_review", whole_number),
-        ]
-    )
+def _shown(values: dict[str, Any]) -> dict[str, Any]:
+    """The values as report.json has them: times in ISO 8601, of the lists that may be long the longest."""
+    coverage, quality = values["coverage"], values["quality"]
+    gaps = sorted(coverage["gaps"], key=lambda row: -row["seconds"])
+    runs = sorted(quality["stretches"], key=lambda row: -row["snapshots"])
+    shown = {
+        **values,
+        "coverage": {**coverage, "num_gaps": len(gaps), "gaps": gaps[:SHOWN]},
+        "quality": {**quality, "num_stretches": len(runs), "stretches": runs[:SHOWN]},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(shown, default=_iso))
+    return plain
+
+
+def _iso(value: datetime) -> str:
+    return value.isoformat()

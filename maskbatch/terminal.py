@@ -1,6 +1,7 @@
 """The report and the plan's summary as a person reads them in a terminal."""
 
-from collections.abc import Mapping, Sequence
+from calendar import day_name
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -16,6 +17,7 @@ TITLES = {
     "by_camera": "By camera",
     "by_day": "By day",
     "by_hour": "By hour",
+    "by_weekday": "By weekday",
 }
 
 
@@ -44,7 +46,48 @@ def print_report(report: Report, console: Console, groupings: Sequence[str] = ()
         if name.startswith("failed_") and count
     }
     console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{plus(failed)}.")
-    console.print(f"Compliance: {headline(report)}.")
+    for line in (*trust(report), f"Compliance: {headline(report)}.", *second_figures(report)):
+        console.print(line)
+    for alert in report.values["alerts"]:
+        console.print(f"ALERT {alert['sentence']}.")
+
+
+def trust(report: Report) -> Iterator[str]:
+    """What is known of the archive itself, before its rates are read: a line each, none where all is well."""
+    cameras = [row for row in report.values["coverage"]["by_camera"] if row["coverage"] is not None]
+    gaps = report.values["coverage"]["gaps"]
+    if cameras:
+        least = min(cameras, key=lambda row: row["coverage"])
+        name = "/".join(least[key] or "unknown" for key in ("site", "camera"))
+        yield f"Coverage: least {least['coverage']:.1%} of what is expected, of {name}; {len(gaps):,} gaps."
+    quality = report.values["quality"]
+    counts = {name: sum(row[name] for row in quality["by_camera"]) for name in quality["conditions"]}
+    found = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items() if count)
+    if found:
+        yield f"Doubtful images: {found}; --exclude leaves them out of the rates."
+
+
+def second_figures(report: Report) -> Iterator[str]:
+    """The rate in the other ways that it can be stated."""
+    overall, excluded = report.overall, report.values["settings"]["exclude"]
+    everything, corrected = report.values["everything"][0], report.values["corrected"]
+    if excluded:
+        yield (
+            f"Left out {overall['excluded']:,} images ({', '.join(excluded)}); with them compliance is "
+            f"{percent(everything['compliance'])} ({_interval(everything)})."
+        )
+    if overall["corrected"] is not None:
+        yield (
+            f"Corrected for the classifier's errors: {overall['corrected']:.1%} "
+            f"({_interval(overall, 'corrected')}), if it errs here as on its held-out set."
+        )
+    elif not corrected["identifiable"]:
+        yield f"Not corrected for the classifier's errors: {corrected['reason']}."
+
+
+def percent(rate: float | None) -> str:
+    """`94.2%`, or a dash where nothing was assessed."""
+    return "-" if rate is None else f"{rate:.1%}"
 
 
 def plus(counts: Mapping[str, int]) -> str:
@@ -84,7 +127,7 @@ def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report
         table.add_column(words, justify="right", no_wrap=not is_class, min_width=least)
     for row in rows:
         table.add_row(
-            *["unknown" if row[key] is None else str(row[key]) for key in keys],
+            *[_name(key, row[key]) for key in keys],
             f"{row['listed']:,}",
             f"{row['listed'] - row['scored']:,}",
             f"{row['assessed']:,}",
@@ -95,15 +138,21 @@ def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report
     return table
 
 
+def _name(key: str, value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return day_name[value - 1] if key == "weekday" else str(value)
+
+
 def star(row: dict[str, Any]) -> str:
     """What marks an interval that rests on too few clusters."""
     return "*" if row["few_clusters"] and row["assessed"] else ""
 
 
-def _interval(row: dict[str, Any]) -> str:
-    if row["compliance_low"] is None:
+def _interval(row: dict[str, Any], rate: str = "compliance") -> str:
+    if row[f"{rate}_low"] is None:
         return "-"
-    return f"{100 * row['compliance_low']:.1f} to {row['compliance_high']:.1%}"
+    return f"{100 * row[f'{rate}_low']:.1f} to {row[f'{rate}_high']:.1%}"
 
 
 def print_listing(listing: Mapping[str, Any], console: Console) -> None:

@@ -1,17 +1,15 @@
+import random
 from collections import Counter
 from datetime import datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import Run
 
 from maskbatch import cells
-from maskbatch.cells import MEASURES, cells_of_rows, cells_of_run, merge
-from maskbatch.errors import UsageError
+from maskbatch.cells import MEASURES, cells_of_rows, merge
 
 SCHEMA = pa.schema(
     [
@@ -31,7 +29,7 @@ SCHEMA = pa.schema(
 def row(draw: st.DrawFn) -> dict[str, Any]:
     ok = draw(st.booleans())
     hour = draw(st.none() | st.integers(0, 23))
-    fraction = st.integers(0, 64).map(lambda n: n / 64)  # sums of them are exact in any order
+    fraction = st.integers(0, 64).map(lambda n: n / 64)
     return {
         "site": draw(st.sampled_from([None, "north", "south"])),
         "camera": draw(st.sampled_from([None, "1", "2"])),
@@ -84,26 +82,29 @@ def test_days_stay_apart_when_cells_merge() -> None:
     assert merged["date"].to_pylist() == ["2026-10-01", "2026-10-02"]
 
 
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60), st.randoms())
+def test_sums_are_the_same_to_the_last_bit_in_whatever_order_values_come(
+    values: list[float], shuffled: random.Random
+) -> None:
+    rows = [
+        {"status": "ok", "region": 0, "needs_review": False, "confidence": value, "brightness": value}
+        for value in values
+    ]
+    whole = cells_of_rows(pa.Table.from_pylist(rows, SCHEMA), "unknown")
+    shuffled.shuffle(rows)
+    parts = [cells_of_rows(pa.Table.from_pylist([row], SCHEMA), "unknown") for row in rows]
+    assert merge(parts).equals(whole)
+    assert whole["brightness_sum"][0].as_py() == pytest.approx(sum(values), abs=len(values) / cells.GRAIN)
+
+
+def test_images_of_different_conditions_stay_apart() -> None:
+    rows = pa.Table.from_pylist([{"status": "ok", "region": 0, "needs_review": False}] * 3, SCHEMA)
+    made = cells_of_rows(rows, "2026-10-01", condition=pa.array(["dark", None, "dark"]).dictionary_encode())
+    assert made.select(["condition", "count"]).to_pylist() == [
+        {"condition": "dark", "count": 2},
+        {"condition": None, "count": 1},
+    ]
+
+
 def test_no_cells_merge_to_an_empty_table() -> None:
     assert merge([]).equals(cells.SCHEMA.empty_table())
-
-
-def test_the_cells_of_a_run_hold_every_planned_image(committed: Run) -> None:
-    success = committed.run.read_success()
-    made = cells_of_run(committed.run.path, success)
-    by_status: Counter[str] = Counter()
-    for cell in made.to_pylist():
-        by_status[cell["status"]] += cell["count"]
-    assert by_status == success["statuses"]
-    assert np.sum(made["count"].to_numpy()) == committed.work.num_images
-
-
-def test_a_committed_file_that_does_not_read_is_named(staged_at: Run) -> None:
-    success = staged_at.commit()
-    victim = next(item["name"] for item in success["files"] if item["name"].startswith("scores/"))
-    (staged_at.run.path / victim).write_bytes(b"PAR1")
-    with pytest.raises(UsageError, match=victim):
-        cells_of_run(staged_at.run.path, success)
-    (staged_at.run.path / victim).unlink()
-    with pytest.raises(UsageError, match=victim):
-        cells_of_run(staged_at.run.path, success)

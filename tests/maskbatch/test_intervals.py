@@ -69,24 +69,47 @@ def test_a_group_of_few_clusters_takes_the_pooled_effect() -> None:
         compliant[40:], np.full(FEW_CLUSTERS - 1, 30.0), np.zeros(FEW_CLUSTERS - 1, int), 1
     )
     assert effects.effect_G[1] != pytest.approx(alone.effect_G[0])
-    assert effects.freedom_G.tolist() == [39, 39 + FEW_CLUSTERS - 2]
+    own = design_effects(compliant[:40], np.full(40, 30.0), np.zeros(40, int), 1)
+    assert effects.freedom_G[0] == own.freedom_G[0]
+    assert effects.freedom_G[1] == pytest.approx(own.freedom_G[0] + alone.freedom_G[0])
+
+
+def test_the_fewer_clusters_hold_the_spread_the_fewer_degrees_of_freedom_it_has() -> None:
+    rng = np.random.default_rng(3)
+    images, group = np.full(500, 40.0), np.zeros(500, int)
+    even = design_effects(rng.normal(20, 3, 500), images, group, 1)
+    compliant = np.full(500, 40.0)
+    compliant[:2] = 0
+    uneven = design_effects(compliant, images, group, 1)
+    assert even.freedom_G[0] == pytest.approx(499, rel=0.1)
+    assert uneven.freedom_G[0] == pytest.approx(2 * 2, rel=0.02)  # 2 S^2 / V with S, V of two equal squares
+
+
+def coverage(num_clusters: int, rate: float, correlation: float, rng: np.random.Generator) -> list[float]:
+    """How often this and a plain Wilson interval hold the rate: 1,000 groups of clusters of 5 to 200 images."""
+    assessed = rng.integers(5, 201, (1000, num_clusters))
+    sum_ab = 1 / correlation - 1 if correlation else 1e9
+    compliant = rng.binomial(assessed, rng.beta(rate * sum_ab, (1 - rate) * sum_ab, assessed.shape))
+    group = np.repeat(np.arange(1000), num_clusters)
+    effects = design_effects(compliant.ravel().astype(float), assessed.ravel().astype(float), group, 1000)
+    assert (effects.num_clusters_G == num_clusters).all()
+    plain = DesignEffects(np.ones(1000), np.full(1000, 1e9), effects.num_clusters_G)
+    totals = compliant.sum(1).astype(float), assessed.sum(1).astype(float)
+    ends = [wilson(*totals, used) for used in (effects, plain)]
+    return [100 * float(np.mean((low <= rate) & (high >= rate))) for low, high in ends]
 
 
 def test_the_interval_covers_the_truth_in_clustered_data_where_a_plain_one_does_not() -> None:
-    """400 archives of 120 camera-days, true rate 0.9, intra-cluster correlation 0.3, one group each."""
     rng = np.random.default_rng(20261001)
-    repetitions, days, rate, correlation = 400, 120, 0.9, 0.3
-    sum_ab = 1 / correlation - 1
-    assessed = rng.integers(20, 80, (repetitions, days))
-    compliant = rng.binomial(assessed, rng.beta(rate * sum_ab, (1 - rate) * sum_ab, assessed.shape))
-    group = np.repeat(np.arange(repetitions), days)
-    effects = design_effects(
-        compliant.ravel().astype(float), assessed.ravel().astype(float), group, repetitions
-    )
-    plain = DesignEffects(np.ones(repetitions), np.full(repetitions, 1e9), effects.num_clusters_G)
-    covered = []
-    for used in (effects, plain):
-        low, high = wilson(compliant.sum(1).astype(float), assessed.sum(1).astype(float), used)
-        covered.append(np.mean((low <= rate) & (rate <= high)))
-    assert 0.90 <= covered[0] <= 0.98
-    assert covered[1] < 0.6
+    rates, correlations = (0.7, 0.8, 0.9, 0.95, 0.99), (0, 0.05, 0.1, 0.2, 0.3)
+    print("\ncoverage of a nominal 95 % interval (of a plain Wilson interval)")
+    for num_clusters in (5, 10, 30, 100, 200):
+        for correlation in correlations:
+            row = [coverage(num_clusters, rate, correlation, rng) for rate in rates]
+            cells = (
+                f"{rate}: {ours:5.1f} ({plain:4.1f})" for rate, (ours, plain) in zip(rates, row, strict=True)
+            )
+            print(f"{num_clusters:3} clusters, correlation {correlation:4}: ", "  ".join(cells))
+            if num_clusters >= 100:
+                assert all(93 <= ours <= 97 for ours, _ in row[:-1])
+                assert correlation < 0.05 or all(plain < 75 for _, plain in row)

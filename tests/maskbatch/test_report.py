@@ -1,76 +1,24 @@
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from samples import CLASSES, Run, stage_run
-from test_cells import SCHEMA, tables
+from samples import CLASSES, Run, speckle, stage_run, write_files
+from test_tables import COUNTS
 
-from maskbatch import schema
-from maskbatch.cells import cells_of_rows
 from maskbatch.checkpoint import Checkpoint
-from maskbatch.errors import UsageError
-from maskbatch.report import GROUPINGS, Meaning, group_table, make_report
+from maskbatch.config import ReportConfig
+from maskbatch.errors import ALERT, DONE, UsageError
+from maskbatch.report import FLAT, make_report
 from maskbatch.rundir import Location, RunDir, names, write_json
+from maskbatch.tables import GROUPINGS
 
-MEANING = Meaning(classes=CLASSES, compliant=("with_mask",), not_assessed=("no_face",))
-COUNTS = [
-    "listed", "scored", "assessed", "compliant", "num_review", *[f"num_{name}" for name in CLASSES],
-    *[f"failed_{name}" for name in schema.STATUSES if name != "ok"],
-]  # fmt: skip
-
-
-def one_day(labels: list[str | None], status: str = "ok") -> pa.Table:
-    rows = [
-        {"site": "n", "camera": "1", "captured_local": datetime(2026, 10, 3, i % 24), "status": status,
-         "label": label, "needs_review": i % 2 == 1, "region": 0, "confidence": 0.5 if label else None}
-        for i, label in enumerate(labels)
-    ]  # fmt: skip
-    return cells_of_rows(pa.Table.from_pylist(rows, SCHEMA), "2026-10-03")
-
-
-@settings(max_examples=15)
-@given(tables.filter(lambda rows: 0 in rows["region"].to_pylist()))
-def test_the_groups_of_every_table_sum_to_the_overall_row(rows: pa.Table) -> None:
-    cells = cells_of_rows(rows, "2026-10-03")
-    (overall,) = group_table(cells, (), MEANING)
-    assert overall["listed"] == overall["scored"] + sum(overall[c] for c in COUNTS if c.startswith("failed_"))
-    for keys in GROUPINGS.values():
-        groups = group_table(cells, keys, MEANING)
-        assert len({tuple(group[key] for key in keys) for group in groups}) == len(groups)
-        for name in COUNTS:
-            assert sum(group[name] for group in groups) == overall[name]
-
-
-def test_the_figures_of_a_group_follow_from_its_counts() -> None:
-    labels = ["with_mask"] * 6 + ["without_mask"] * 2 + ["incorrect_mask", "no_face"]
-    (row,) = group_table(one_day([*labels]), (), MEANING)
-    assert (row["listed"], row["scored"], row["assessed"], row["compliant"]) == (10, 10, 9, 6)
-    assert row["compliance"] == 6 / 9
-    assert [row[f"share_{name}"] for name in CLASSES] == [0.6, 0.2, 0.1, 0.1]
-    assert row["compliance_low"] < 6 / 9 < row["compliance_high"]
-    assert (row["mean_confidence"], row["num_review"]) == (0.5, 5)
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_nothing_scored_gives_none_instead_of_figures(name: str) -> None:
-    (row,) = group_table(one_day([None], "missing"), GROUPINGS[name], MEANING)
-    assert (row["listed"], row["scored"], row["failed_missing"]) == (1, 0, 1)
-    shares = [f"share_{label}" for label in CLASSES]
-    for figure in ("compliance", "compliance_low", "compliance_high", "mean_confidence", *shares):
-        assert row[figure] is None
-
-
-@pytest.mark.parametrize("name", GROUPINGS)
-def test_nothing_assessed_gives_shares_and_no_compliance(name: str) -> None:
-    (row,) = group_table(one_day(["no_face"]), GROUPINGS[name], MEANING)
-    assert (row["scored"], row["assessed"], row["share_no_face"]) == (1, 0, 1)
-    assert row["compliance"] is row["compliance_low"] is row["compliance_high"] is None
+FILES = {
+    "report.json", "report.html", "alerts.json",
+    *(f"{name}.parquet" for name in (*GROUPINGS, *FLAT, "cells", "review")),
+}  # fmt: skip
 
 
 def test_the_report_counts_the_committed_rows(committed: Run, tmp_path: Path) -> None:
@@ -90,9 +38,7 @@ def test_the_json_equals_the_parquet_tables(committed: Run, tmp_path: Path) -> N
         assert pq.read_table(tmp_path / f"{name}.parquet").to_pylist() == values[name] == report.tables[name]
     assert values["classes"] == list(CLASSES)
     assert len(values["by_camera"]) > 2
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "report.json", "cells.parquet", *(f"{name}.parquet" for name in GROUPINGS),
-    }  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
 def test_a_run_in_a_store_gives_the_report_of_a_local_one(
@@ -102,9 +48,9 @@ def test_a_run_in_a_store_gives_the_report_of_a_local_one(
     made = committed.copy(root / "run").run
     report = make_report([made], made.report)
     assert (report.tables, report.meaning) == (local.tables, local.meaning)
-    assert report.runs[0]["path"] == str(made.path)
+    assert report.values["runs"][0]["path"] == str(made.path)
     assert names(made.report) == names(tmp_path / "report")
-    for name in ("cells", *GROUPINGS):
+    for name in ("cells", *GROUPINGS, *FLAT):
         path = made.report / f"{name}.parquet"
         assert path.read_bytes() == (tmp_path / "report" / path.name).read_bytes()
 
@@ -145,3 +91,131 @@ def test_a_folder_that_is_no_run_is_called_so_whatever_it_holds(tmp_path: Path) 
     (tmp_path / "a.jpg").touch()
     with pytest.raises(UsageError, match="no run is there; make one"):
         make_report([RunDir.at(str(tmp_path))], tmp_path / "report")
+
+
+@pytest.fixture(scope="module")
+def nightly(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> tuple[Run, list[Run]]:
+    """A run of twelve nights, and a run of each of them, of two cameras and a picture that comes twice."""
+    root = tmp_path_factory.mktemp("nightly")
+    files = {
+        f"north/gate-{k % 2}/2026-10-{day:02d}/{6 + k:02d}0000.jpg": speckle(100 * day + k)
+        for day in range(1, 13)
+        for k in range(8)
+    }
+    files["north/gate-1/2026-10-05/235959.jpg"] = speckle(101)
+    archive = write_files(root / "archive", files)
+    days = [f"2026-10-{day:02d}" for day in range(1, 14)]
+    runs = [stage_run(root / "month", archive, checkpoint)]
+    runs += [
+        stage_run(root / day, archive, checkpoint, since=day, until=until)
+        for day, until in zip(days, days[1:], strict=False)
+    ]
+    for run in runs:
+        run.commit()
+    return runs[0], runs[1:]
+
+
+def test_a_month_of_nightly_runs_gives_the_report_of_one_run_of_the_month(
+    nightly: tuple[Run, list[Run]], tmp_path: Path
+) -> None:
+    month, nights = nightly
+    config = ReportConfig(exclude=("duplicate",), alert_below=0.9, alert_by="camera")
+    one = make_report([month.run], tmp_path / "one", config)
+    shuffled = [run.run for run in (*nights[5:], *nights[:5])]
+    together = make_report(shuffled, tmp_path / "together", config)
+    own = ("runs", "made_at", "review")
+    for name in one.values:
+        if name not in own:
+            assert together.values[name] == one.values[name], name
+    assert one.values["quality"]["by_camera"][1]["duplicate"] == 1
+    assert one.values["drift"]["tests"], "twelve nights are enough to be tested"
+    for name in (*GROUPINGS, *FLAT, "cells"):
+        paths = [tmp_path / folder / f"{name}.parquet" for folder in ("one", "together")]
+        assert paths[0].read_bytes() == paths[1].read_bytes(), name
+    rows = [report.values["review"]["candidates"] for report in (one, together)]
+    assert [row["uri"] for row in rows[0]] == [row["uri"] for row in rows[1]]
+
+
+def test_a_run_that_another_one_replaces_is_left_out(
+    nightly: tuple[Run, list[Run]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = nightly[1][0]
+    second = first.copy(tmp_path / "night.v2").run
+    settings: dict[str, Any] = second.read_run() or {}
+    write_json(second.run_json, settings | {"replaces": str(first.run.path)})
+    report = make_report([first.run, second], tmp_path / "report")
+    assert [run["path"] for run in report.values["runs"]] == [str(second.path)]
+    assert f"{first.run.path} is left out" in capsys.readouterr().err
+
+
+def test_both_figures_are_given_where_images_are_left_out(
+    nightly: tuple[Run, list[Run]], tmp_path: Path
+) -> None:
+    report = make_report([nightly[0].run], tmp_path, ReportConfig(exclude=("duplicate", "frozen")))
+    (everything,) = report.values["everything"]
+    assert (report.overall["excluded"], everything["excluded"]) == (1, 0)
+    assert report.overall["listed"] == everything["listed"] == 97
+    assert sum(report.overall[f"num_{name}"] for name in CLASSES) == 96
+
+
+def test_an_alert_is_written_and_gives_its_exit_code(nightly: tuple[Run, list[Run]], tmp_path: Path) -> None:
+    quiet = make_report([nightly[0].run], tmp_path / "quiet")
+    assert (quiet.exit_code, json.loads((tmp_path / "quiet" / "alerts.json").read_text())["alerts"]) == (
+        DONE,
+        [],
+    )
+    high = quiet.overall["compliance_high"]
+    fired = make_report([nightly[0].run], tmp_path / "fired", ReportConfig(alert_below=min(1.0, high + 0.01)))
+    assert fired.exit_code == ALERT
+    (alert,) = json.loads((tmp_path / "fired" / "alerts.json").read_text())["alerts"]
+    assert alert["kind"] == "compliance"
+    assert alert["sentence"] in (tmp_path / "fired" / "report.html").read_text()
+    with pytest.raises(
+        UsageError, match=r"--corrected: these rates cannot be corrected, a class has only 10"
+    ):
+        make_report([nightly[0].run], tmp_path / "no", ReportConfig(alert_below=0.9, alert_corrected=True))
+    assert not (tmp_path / "no").exists()
+
+
+def test_pictures_of_people_are_shown_only_when_asked_for(
+    nightly: tuple[Run, list[Run]], tmp_path: Path
+) -> None:
+    make_report([nightly[0].run], tmp_path / "plain")
+    make_report([nightly[0].run], tmp_path / "shown", ReportConfig(thumbnails=True))
+    plain, shown = ((tmp_path / name / "report.html").read_text() for name in ("plain", "shown"))
+    assert "image/jpeg" not in plain
+    assert shown.count("image/jpeg") == 24
+
+
+@pytest.mark.parametrize("kind", ["one image", "all failed", "no time"])
+def test_a_run_with_hardly_anything_to_say_has_a_report(
+    kind: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    data = b"no image" if kind == "all failed" else speckle(3)
+    day = "1980-10-03" if kind == "no time" else "2026-10-03"  # nobody believes the first
+    run = stage_run(
+        tmp_path / "run",
+        write_files(tmp_path / "archive", {f"north/gate-1/{day}/080000.jpg": data}),
+        checkpoint,
+    )
+    run.commit(max_error_rate=1)
+    report = make_report([run.run], run.run.report, ReportConfig(exclude=("frozen",), expect="1/h"))
+    assert report.overall["listed"] == 1
+    assert report.overall["scored"] == (kind != "all failed")
+    page = (run.run.report / "report.html").read_text()
+    assert "None" not in page
+    assert "nan" not in page.lower().replace("inanc", "")
+
+
+def test_thumbnails_of_an_archive_that_is_gone_are_said_to_be_unreachable(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    files = {f"north/gate-1/2026-10-03/08000{k}.jpg": speckle(k) for k in range(3)}
+    archive = write_files(tmp_path / "archive", files)
+    run = stage_run(tmp_path / "run", archive, checkpoint)
+    run.commit()
+    next(archive.rglob("*.jpg")).unlink()
+    make_report([run.run], run.run.report, ReportConfig(thumbnails=True))
+    page = (run.run.report / "report.html").read_text()
+    assert page.count("image/jpeg") == 2
+    assert "unreachable" in page

@@ -1,0 +1,151 @@
+"""Committed runs as readers see them: only with `_SUCCESS`, and only the files that it lists."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskbatch.errors import UsageError
+from maskbatch.progress import say
+from maskbatch.rundir import RunDir, num_threads, opened, reason, store_errors
+
+AHEAD_ROWS = 524_288
+UNKNOWN_DATE = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meaning:
+    """What the labels mean, from the checkpoint's card."""
+
+    classes: tuple[str, ...]
+    compliant: tuple[str, ...]
+    not_assessed: tuple[str, ...]
+
+    @property
+    def assessed(self) -> tuple[str, ...]:
+        return tuple(name for name in self.classes if name not in self.not_assessed)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A committed run: where it lies, run.json and `_SUCCESS`."""
+
+    run: RunDir
+    settings: dict[str, Any]
+    success: dict[str, Any]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The checkpoint's card, as JSON has it."""
+        card: dict[str, Any] = self.settings["checkpoint"]["card"]
+        return card
+
+    @property
+    def digest(self) -> str:
+        return str(self.settings["checkpoint"]["digest"])
+
+    @property
+    def meaning(self) -> Meaning:
+        return Meaning(**{name: tuple(self.card[name]) for name in ("classes", "compliant", "not_assessed")})
+
+    @property
+    def keep_column(self) -> str | None:
+        name: str | None = self.settings["plan"].get("keep_column")
+        return name
+
+    def score_files(self) -> list[dict[str, Any]]:
+        """What `_SUCCESS` says of each file of scores/: name, rows, num_bytes, sha256."""
+        return [item for item in self.success["files"] if item["name"].startswith("scores/")]
+
+
+def open_committed(run: RunDir) -> Committed:
+    """Raises UsageError where no run, an unfinished one, or one of another format lies at `run`."""
+    settings = run.read_run() if run.run_json.exists() else None
+    success = run.read_success()
+    if settings is None:
+        raise UsageError(
+            f"{run.path}: no run is there; make one with `maskbatch score ARCHIVE --out {run.path}`"
+        )
+    if success is None:
+        raise UsageError(
+            f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it"
+        )
+    return Committed(run, settings, success)
+
+
+def open_together(runs: Sequence[RunDir]) -> list[Committed]:
+    """Runs whose rows may be added; one that another of them replaces is left out. Raises UsageError."""
+    found = [open_committed(run) for run in runs]
+    replaced = {str(one.settings["replaces"]) for one in found if one.settings.get("replaces")}
+    kept = [one for one in found if str(one.run.path) not in replaced]
+    for one in found:
+        if str(one.run.path) in replaced:
+            say(f"{one.run.path} is left out: another of these runs replaces it")
+    for what, values in (
+        ("classes", {"/".join(one.meaning.classes) for one in kept}),
+        ("compliant classes", {"/".join(one.meaning.compliant) for one in kept}),
+        ("classes without anything to assess", {"/".join(one.meaning.not_assessed) for one in kept}),
+        ("--keep-column", {one.keep_column or "none" for one in kept}),
+    ):
+        if len(values) > 1:
+            names = " and ".join(sorted(value or "none" for value in values))
+            raise UsageError(f"these runs do not add up: their {what} differ ({names}); report them apart")
+    return kept
+
+
+File = tuple[Committed, dict[str, Any]]
+"""One file of scores/: its run, and what `_SUCCESS` says of it."""
+
+
+def date_of(item: dict[str, Any]) -> str:
+    """The local day of a file of scores/, or UNKNOWN_DATE."""
+    return str(item["name"].split("/")[1].removeprefix("date="))
+
+
+def files_by_date(runs: Iterable[Committed]) -> dict[str, list[File]]:
+    """Every file of scores/ by its local day, days in order."""
+    files = defaultdict(list)
+    for one in runs:
+        for item in one.score_files():
+            files[date_of(item)].append((one, item))
+    return dict(sorted(files.items()))
+
+
+def read_files(files: Sequence[File], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Columns of each file, in order, some read ahead. Raises UsageError where one is not as committed."""
+    if not files:
+        return
+    most = num_threads(files[0][0].run.path)
+    with ThreadPoolExecutor(most) as pool:
+        for together in _batches(files, most):
+            yield from pool.map(lambda file: _read(file, columns), together)
+
+
+def _batches(files: Sequence[File], most: int) -> Iterator[list[File]]:
+    """Files that are read at a time: not more than `most`, nor than AHEAD_ROWS rows but for one file."""
+    batch: list[File] = []
+    for file in files:
+        if batch and (len(batch) == most or sum(item["rows"] for _, item in [*batch, file]) > AHEAD_ROWS):
+            yield batch
+            batch = []
+        batch.append(file)
+    yield batch
+
+
+def _read(place: File, columns: Sequence[str]) -> pa.Table:
+    one, item = place
+    file = one.run.path / item["name"]
+    try:
+        with opened(file) as source:
+            rows = pq.ParquetFile(source, pre_buffer=True).read(columns=list(columns))
+    except (pa.ArrowInvalid, *store_errors()) as error:
+        message = f"{file} does not read ({reason(error)}); restore it, or score to another --out"
+        raise UsageError(message) from error
+    if rows.num_rows != item["rows"]:
+        message = f"{file} has {rows.num_rows:,} rows, {item['rows']:,} were committed; restore it"
+        raise UsageError(message)
+    return rows

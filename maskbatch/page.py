@@ -1,0 +1,197 @@
+"""report.html from the values of report.json alone: one file, no network, every figure held to its place.
+
+`figure` prints each number of the page as `<data value="0.942" data-figure="overall/0/compliance">94.2 %
+</data>`: the raw value, where in report.json it stands, and the text that is read.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import pairwise
+from json import dumps
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from maskbatch import plots
+
+MAX_ROWS = 40
+MAX_CAMERAS = 60
+MAX_ALERTS = 6
+MAX_LONGEST = 15
+PERCENT = "\N{NARROW NO-BREAK SPACE}%"
+DASH = "\N{EN DASH}"
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+CONDITIONS = {
+    "frozen": "the camera repeats one picture, equal or nearly equal, where the scene should have changed.",
+    "duplicate": "the file is byte for byte the same as another of this archive.",
+    "dark": "the whole picture is too dark to show anyone.",
+    "over_exposed": "the whole picture is too bright to show anyone.",
+    "covered": "the lens shows one even surface: a hand, tape, fog.",
+    "blurred": "no edges are left: out of focus, or moved.",
+}
+
+
+def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = None) -> str:
+    """The whole page from the values of report.json; `thumbnails`: JPEG bytes by a candidate's rank."""
+    environment = Environment(
+        loader=PackageLoader("maskbatch"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"words": words, "heading": heading}
+    pictures = {rank: b64encode(jpeg).decode() for rank, jpeg in (thumbnails or {}).items()}
+    return environment.get_template("report.html").render(
+        v=values,
+        fig=partial(figure, values),
+        when=partial(when, values),
+        known=lambda path: at(values, path) is not None,
+        pictures=None if thumbnails is None else pictures,
+        plots={name: Markup(svg) for name, svg in _plots(values).items()},  # noqa: S704 - matplotlib escapes text
+        tests=_worst_first(values["drift"]["tests"]),
+        psi=_by_camera(values["drift"]["psi"]),
+        conditions=CONDITIONS,
+        MAX_ROWS=MAX_ROWS,
+        MAX_CAMERAS=MAX_CAMERAS,
+        MAX_ALERTS=MAX_ALERTS,
+        MAX_LONGEST=MAX_LONGEST,
+    )
+
+
+def figure(values: Mapping[str, Any], path: str, kind: str = "count") -> Markup:
+    """The value at `path` of report.json as a <data> element; a dash, or "unknown", where it is null."""
+    value = at(values, path)
+    if value is None:
+        return Markup("unknown") if kind == "text" else Markup(f'<span title="no data">{DASH}</span>')  # noqa: S704 - a constant
+    raw = value if isinstance(value, str) else dumps(value)
+    return Markup('<data value="{}" data-figure="{}">{}</data>').format(raw, path, FORMATS[kind](value))
+
+
+def when(values: Mapping[str, Any], path: str) -> Markup:
+    """The ISO time at `path` of report.json as a <time> element."""
+    value = at(values, path)
+    if value is None:
+        return Markup("unknown")
+    time = datetime.fromisoformat(value)
+    text = f"{time.day} {time:%b %Y, %H:%M}" + (" UTC" if time.tzinfo else "")
+    return Markup('<time datetime="{}" data-figure="{}">{}</time>').format(value, path, text)
+
+
+def at(values: Any, path: str) -> Any:
+    """The value at a JSON pointer (RFC 6901, without its first /)."""
+    for step in path.split("/"):
+        values = values[int(step) if isinstance(values, list) else step.replace("~1", "/").replace("~0", "~")]
+    return values
+
+
+def rate(value: float) -> str:
+    """Percent with one decimal; with more where one would make a few into none, or nearly all into all."""
+    digits = next((n for n in range(1, 7) if 0 < float(f"{100 * value:.{n}f}") < 100), 1)
+    return f"{100 * value:.{digits if 0 < value < 1 else 1}f}{PERCENT}"
+
+
+def seconds(value: float) -> str:
+    """The two largest units: 3 h 20 min."""
+    rest, parts = round(value), list[str]()
+    for name, size in UNITS:
+        many, rest = divmod(rest, size)
+        if many and len(parts) < 2:
+            parts.append(f"{many} {name}{'s' if name == 'day' and many > 1 else ''}")
+    return " ".join(parts) or f"{value:.2g} s"
+
+
+def hours(values: Sequence[int]) -> str:
+    """Hours of the day as ranges: 06-20 h for 6 to 19."""
+    starts = [hour for before, hour in pairwise([-2, *values]) if hour != before + 1]
+    ends = [hour for hour, after in pairwise([*values, 99]) if after != hour + 1]
+    return (
+        ", ".join(f"{first:02}{DASH}{last + 1:02}" for first, last in zip(starts, ends, strict=True)) + " h"
+    )
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def words(name: str) -> str:
+    """with_mask as it is read."""
+    return name.replace("_", " ")
+
+
+def heading(value: Any, key: str) -> str:
+    """A row's key as its heading: a camera, a day, an hour, a weekday."""
+    if value is None:
+        return "unknown"
+    if key == "weekday":
+        return WEEKDAYS[value - 1]
+    return f"{value:02}:00" if key == "hour" else str(value)
+
+
+FORMATS: dict[str, Any] = {
+    "rate": rate,
+    "bare": lambda value: rate(value).removesuffix(PERCENT),
+    "count": lambda value: f"{value:,}",
+    "number": number,
+    "p": lambda value: "<0.001" if value < 0.001 else f"{value:.3f}",
+    "seconds": seconds,
+    "hours": hours,
+    "text": str,
+    "name": words,
+}
+
+
+def _plots(values: Mapping[str, Any]) -> dict[str, str]:
+    overall, coverage, threshold = values["overall"][0], values["coverage"], values["settings"]["alert_below"]
+    cameras = _most_assessed(values["by_camera"])
+    rates = [
+        _dot("as classified", "accent", overall, "compliance"),
+        _dot("corrected", "second", overall, "corrected"),
+    ]
+    if values["settings"]["exclude"]:
+        rates.append(_dot("nothing left out", "muted", values["everything"][0], "compliance"))
+    shares = []
+    for row in values["corrected"]["shares"]:
+        name, share = words(row["class"]), row["share"]
+        shares += [(name, "accent", share, share, share), _dot(name, "second", row, "corrected")]
+    return {
+        "headline": plots.dots("headline", "Dots: the rate with its interval.", _known(rates), threshold),
+        "day": plots.by_day(values["by_day"], threshold),
+        "hour": plots.by_step("hour", values["by_hour"], lambda hour: f"{hour:02}"),
+        "weekday": plots.by_step("weekday", values["by_weekday"], lambda day: WEEKDAYS[day - 1][:3]),
+        "map": plots.compliance_map(cameras, values["by_camera_day"]),
+        "coverage": plots.coverage_map(cameras, coverage["by_camera_day"], coverage["gaps"]),
+        "shares": plots.dots("shares", "Dots: the share of each class.", _known(shares), None),
+    }
+
+
+def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> tuple[str, str, Any, Any, Any]:
+    return text, colour, row[name], row[f"{name}_low"], row[f"{name}_high"]
+
+
+def _most_assessed(by_camera: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cameras that the maps have room for, in the order of the table."""
+    order = sorted(range(len(by_camera)), key=lambda place: -by_camera[place]["assessed"])
+    return [by_camera[place] for place in sorted(order[:MAX_CAMERAS])]
+
+
+def _known(rows: Sequence[tuple[str, str, Any, Any, Any]]) -> list[plots.Dot]:
+    return [row for row in rows if row[2] is not None]
+
+
+def _worst_first(tests: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of the drift tests, those that alert first, then by q."""
+    return sorted(range(len(tests)), key=lambda place: (not tests[place]["alert"], tests[place]["q"]))
+
+
+def _by_camera(psi: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, int]]:
+    """Where in `psi` each camera's measures stand."""
+    places: dict[tuple[str, str], dict[str, int]] = {}
+    for place, row in enumerate(psi):
+        places.setdefault((row["site"], row["camera"]), {})[row["measure"]] = place
+    return places

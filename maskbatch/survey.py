@@ -1,0 +1,180 @@
+"""The one pass over committed rows, a local day at a time: cells, stretches, and what is worth a second look.
+
+All that needs rows in the order of time is done here; every figure is made of what comes out. Memory is that
+of the largest local day, whatever the number of days.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from maskbatch import cells as cells_module
+from maskbatch import schema
+from maskbatch.committed import UNKNOWN_DATE, Committed, File, date_of, files_by_date, read_files
+from maskbatch.conditions import conditions, stretches
+from maskbatch.errors import UsageError
+from maskbatch.progress import Step
+from maskbatch.repeats import Hashes, digest_hashes, repeated, text_hashes
+
+NUM_CANDIDATES = 1000
+"""The least certain images, kept for review."""
+COLUMNS = (*cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
+LEAST_CERTAIN = pa.schema(
+    [("confidence", pa.float32()), ("digest", pa.uint64()), ("file", pa.int32()), ("row", pa.int32())]
+)
+CANDIDATE_COLUMNS = ("rank", "run", "id", "uri", "site", "camera", "captured_local", "label", "confidence")
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the rows of some runs say together."""
+
+    cells: pa.Table
+    stretches: list[dict[str, Any]]
+    candidates: pa.Table
+    """CANDIDATE_COLUMNS, sha256 and probabilities of the least certain images, the least certain first."""
+    first: Any
+    """The earliest local time, None where no time is known."""
+    last: Any
+
+
+def survey(runs: Sequence[Committed], step: Step) -> Survey:
+    """Read every committed row of `runs`. Raises UsageError where two of them hold the same uri."""
+    if len(runs) > 1:
+        _refuse_overlap(runs)
+    keep_column, assessed = runs[0].keep_column, runs[0].meaning.assessed
+    days = files_by_date(runs)
+    files = [file for files in days.values() for file in files]
+    again = _Again(repeated(digest_hashes(part["sha256"]) for part in read_files(files, ["sha256"])))
+    cells: dict[str, list[pa.Table]] = defaultdict(list)
+    found, times, doubtful = [], [], _LeastCertain()
+    for date, day in _days(files, keep_column):
+        camera = cells_module.groups(day, ("site", "camera"))[1]
+        condition = conditions(day, camera, again.seen(day), assessed)
+        cells[date].append(cells_module.cells_of_rows(day, date, keep_column, condition))
+        found += stretches(day, camera, condition)
+        times += pc.min_max(day["captured_local"]).as_py().values()
+        doubtful.add(day)
+        step.advance(len(day))
+    return Survey(
+        cells=_joined(cells.values()),
+        stretches=found,
+        candidates=doubtful.table(files, runs),
+        first=min(filter(None, times), default=None),
+        last=max(filter(None, times), default=None),
+    )
+
+
+def _joined(days: Iterable[list[pa.Table]]) -> pa.Table:
+    """Cells of different days have nothing to add; those of one that came in parts have."""
+    merged = [parts[0] if len(parts) == 1 else cells_module.merge(parts) for parts in days]
+    return pa.concat_tables([cells_module.SCHEMA.empty_table(), *merged])
+
+
+def _refuse_overlap(runs: Sequence[Committed]) -> None:
+    def hashes(runs: Sequence[Committed]) -> Iterator[Hashes]:
+        files = [file for files in files_by_date(runs).values() for file in files]
+        for part in read_files(files, ["uri", "region"]):
+            yield text_hashes(part.filter(pc.equal(part["region"], 0))["uri"])
+
+    shared = repeated(hashes(runs))
+    for one in reversed(runs) if len(shared) else ():
+        found = sum(int(np.isin(part, shared).sum()) for part in hashes([one]))
+        if found:
+            raise UsageError(
+                f"{one.run.path}: {found:,} of its images are in another run too; report them apart"
+            )
+
+
+def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table]]:
+    """The whole-image rows of each local day, by camera and time; rows without a time file by file."""
+    columns = [*COLUMNS, *([keep_column] if keep_column else [])]
+    parts: list[pa.Table] = []
+    dates = [date_of(item) for _, item in files]
+    for number, part in enumerate(read_files(files, columns)):
+        parts.append(_shortened(part, number))
+        if dates[number] == UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:
+            yield dates[number], _in_order(pa.concat_tables(parts).unify_dictionaries())
+            parts = []
+
+
+def _shortened(part: pa.Table, number: int) -> pa.Table:
+    """The whole-image rows of file `number`: short columns in the place of long ones, and where each lies."""
+    columns = {
+        name: part[name].dictionary_encode() if part[name].type == pa.string() else part[name]
+        for name in part.column_names
+        if name != "sha256"
+    }
+    columns |= {
+        "digest": pa.array(digest_hashes(part["sha256"])),
+        "file": pa.repeat(pa.scalar(number, pa.int32()), len(part)),
+        "row": pa.array(np.arange(len(part), dtype=np.int32)),
+    }
+    return pa.table(columns).filter(pc.equal(part["region"], 0))
+
+
+def _in_order(day: pa.Table) -> pa.Table:
+    """Sorted by camera, then time, then bytes, so that no order of files changes anything."""
+    camera = cells_module.groups(day, ("site", "camera"))[1]
+    time = pc.fill_null(day["captured_at"].cast(pa.int64()), 0).to_numpy()
+    return day.take(pa.array(np.lexsort((day["digest"].to_numpy(), time, camera))))
+
+
+class _Again:
+    """Which images have the bytes of one that came before."""
+
+    def __init__(self, repeated: Hashes) -> None:
+        self._repeated, self._came = repeated, np.zeros(len(repeated), bool)
+
+    def seen(self, day: pa.Table) -> NDArray[np.bool_]:
+        """(N,) for the rows of `day`, in their order; calls go on from each other."""
+        flags = np.zeros(len(day), bool)
+        if not len(self._repeated):
+            return flags
+        digest = day["digest"].to_numpy()
+        place = np.minimum(np.searchsorted(self._repeated, digest), len(self._repeated) - 1)
+        rows = np.flatnonzero((self._repeated[place] == digest) & (digest != 0))
+        places, first = np.unique(place[rows], return_index=True)
+        flags[rows] = True
+        flags[rows[first]] = self._came[places]
+        self._came[places] = True
+        return flags
+
+
+class _LeastCertain:
+    """The images of lowest confidence so far, whatever the order they come in."""
+
+    def __init__(self) -> None:
+        self._best = LEAST_CERTAIN.empty_table()
+
+    def add(self, day: pa.Table) -> None:
+        """Ties go by digest, so that no order of files changes them."""
+        rows = day.select(LEAST_CERTAIN.names)
+        both = pa.concat_tables([self._best, rows.filter(pc.is_valid(rows["confidence"]))])
+        keys = [("confidence", "ascending"), ("digest", "ascending")]
+        self._best = both.take(pc.select_k_unstable(both, min(NUM_CANDIDATES, len(both)), keys))
+
+    def table(self, files: Sequence[File], runs: Sequence[Committed]) -> pa.Table:
+        """Their rows, read again from the few files where they lie."""
+        wanted = schema.scores(runs[0].meaning.classes)
+        probs = [f"prob_{name}" for name in runs[0].meaning.classes]
+        wanted = pa.schema([wanted.field(name) for name in (*CANDIDATE_COLUMNS[2:], "sha256", *probs)])
+        chosen = self._best.select(["file", "row"]).to_pandas().rename_axis("place").reset_index()
+        by_file = dict(list(chosen.groupby("file")))
+        columns = read_files([files[number] for number in by_file], wanted.names)
+        rows = [
+            part.take(pa.array(here["row"]))
+            .cast(wanted)
+            .append_column("run", pa.repeat(str(files[number][0].run.path), len(here)))
+            .append_column("rank", pa.array(here["place"] + 1))
+            for (number, here), part in zip(by_file.items(), columns, strict=True)
+        ]
+        empty = wanted.append(pa.field("run", pa.string())).append(pa.field("rank", pa.int64())).empty_table()
+        table = pa.concat_tables([empty, *rows]).sort_by("rank")
+        return table.select(["rank", "run", *wanted.names])
