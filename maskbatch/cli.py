@@ -326,6 +326,26 @@ def report(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The one it is held against.")],
+    storage_options: StorageOptionsFile = None,
+    as_json: Json = False,
+) -> None:
+    """Show what changed between two checkpoints on the same images, or two periods, with a test."""
+    from maskbatch import terminal
+    from maskbatch.compare import compare as held_against
+    from maskbatch.rundir import RunDir
+
+    options = _options(storage_options)
+    made = held_against(RunDir.at(first, options), RunDir.at(second, options))
+    if as_json:
+        print(json.dumps(made.as_dict()))
+    else:
+        terminal.print_comparison(made, terminal.stdout_console())
+
+
+@app.command()
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A finished run directory.")],
     sample: Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")] = 200,

@@ -1,8 +1,8 @@
 """Two committed runs against each other: what changed, and whether chance explains it.
 
-Runs that share images (by uri) are compared on those: each image's two labels, and a paired test. Runs
-that share none are two periods or places: a test of their two rates. Either test lets the snapshots of one
-camera on one day be alike.
+Runs that share at least half of the smaller one's images (by uri) are compared on those: each image's two
+labels, and a paired test. Others are two periods or places: a test of their two rates. Either test lets the
+snapshots of one camera on one day be alike.
 
 Shape suffixes: N images, C clusters (camera-days, or the hours of one camera-day), G groups, S strata.
 """
@@ -23,6 +23,7 @@ from maskbatch.committed import Committed, Meaning, files_by_date, open_committe
 from maskbatch.errors import UsageError
 from maskbatch.intervals import FEW_CLUSTERS
 from maskbatch.progress import Step, step
+from maskbatch.repeats import text_hashes
 from maskbatch.rundir import RunDir
 
 FAILED = "failed"
@@ -55,18 +56,14 @@ class Comparison:
     changed: int
     """Shared images whose label differs, a failure counting as one."""
     crossed: list[dict[str, Any]]
-    """Shared images by label: first, second, count."""
+    """Shared images by label, where they are paired: first, second, count."""
     overall: dict[str, Any]
     by_camera: list[dict[str, Any]]
     """Cameras of the shared images, named as in the first run, or those that stand in both periods."""
 
-    @property
-    def few_shared(self) -> bool:
-        """Whether less than half of the smaller run is compared."""
-        return self.kind == "images" and 2 * self.shared < min(run["planned"] for run in self.runs)
-
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "few_shared": self.few_shared}
+        """JSON-ready."""
+        return asdict(self)
 
 
 def compare(first: RunDir, second: RunDir) -> Comparison:
@@ -82,13 +79,14 @@ def compare(first: RunDir, second: RunDir) -> Comparison:
             _images(run, side, cameras, seen, shown)
             for run, side, seen in zip(runs, SIDES, times, strict=True)
         ]
-        strata = _strata(*images)
+        strata, shared = _strata(*images)
     paired = len(strata) == 1
     if not paired and meanings[0] != meanings[1]:
-        message = "share no image and their labels do not mean the same; use checkpoints of the same classes"
+        message = (
+            "share few images and their labels do not mean the same; compare runs of the same classes"
+        )
         raise UsageError(f"{first.path} and {second.path} {message}")
     crossed = _crossed(strata[0], meanings) if paired else []
-    shared = sum(pair["count"] for pair in crossed)
     clusters = pd.concat(_clusters(cells, k, meanings) for k, cells in enumerate(strata))
     overall, by_camera = _figures(clusters, list(cameras), len(strata))
     return Comparison(
@@ -158,10 +156,9 @@ def _images(
         hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)
         label = pc.if_else(pc.equal(rows["status"], "ok"), rows["label"], None)
         label = pc.index_in(label, pa.array(one.meaning.classes)).fill_null(len(one.meaning.classes))
-        uri = rows["uri"].to_pandas().to_numpy(object)
         yield pd.DataFrame(
             {
-                "uri": pd.util.hash_array(uri, categorize=False),
+                "uri": text_hashes(rows["uri"]),
                 "camera": _camera_numbers(rows, cameras),
                 "hour": hour.fill_null(-1).to_numpy().astype(np.int32),
                 side: label.to_numpy().astype(np.int16),
@@ -181,14 +178,21 @@ def _camera_numbers(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
     return np.array([cameras.setdefault(pair, len(cameras)) for pair in pairs], np.int32)[inverse]
 
 
-def _strata(first: Iterator[pd.DataFrame], second: Iterator[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Counts by CELL: of the shared images or, where none is, of each run's, whose other label is -1."""
+def _strata(first: Iterator[pd.DataFrame], second: Iterator[pd.DataFrame]) -> tuple[list[pd.DataFrame], int]:
+    """Counts by CELL, and the number of shared images.
+
+    The counts are of these or, where they are few, of each run's images, whose other label is -1.
+    """
     kept = pd.concat(first, ignore_index=True).sort_values("uri")
     shared, alone = [], []
     for images in second:
         shared.append(_counted(_paired(kept, images)))
         alone.append(_counted(images.assign(first=-1)))
-    return [_added(shared)] if any(map(len, shared)) else [_counted(kept.assign(second=-1)), _added(alone)]
+    both, second_alone = _added(shared), _added(alone)
+    num_shared = int(both["count"].sum())
+    if num_shared and 2 * num_shared >= min(len(kept), second_alone["count"].sum()):
+        return [both], num_shared
+    return [_counted(kept.assign(second=-1)), second_alone], num_shared
 
 
 def _paired(kept: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:

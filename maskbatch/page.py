@@ -7,7 +7,7 @@
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from json import dumps
 from typing import Any
@@ -37,6 +37,30 @@ CONDITIONS = {
 
 def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = None) -> str:
     """The whole page from the values of report.json; `thumbnails`: JPEG bytes by a candidate's rank."""
+    pictures = {rank: b64encode(jpeg).decode() for rank, jpeg in (thumbnails or {}).items()}
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            v=values,
+            fig=partial(figure, values),
+            when=partial(when, values),
+            known=lambda path: at(values, path) is not None,
+            pictures=None if thumbnails is None else pictures,
+            plots={name: Markup(svg) for name, svg in _plots(values).items()},  # noqa: S704 - matplotlib escapes text
+            tests=_worst_first(values["drift"]["tests"]),
+            psi=_by_camera(values["drift"]["psi"]),
+            conditions=CONDITIONS,
+            MAX_ROWS=MAX_ROWS,
+            MAX_CAMERAS=MAX_CAMERAS,
+            MAX_ALERTS=MAX_ALERTS,
+            MAX_LONGEST=MAX_LONGEST,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("maskbatch"),
         autoescape=True,
@@ -45,22 +69,7 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
         lstrip_blocks=True,
     )
     environment.filters |= {"words": words, "heading": heading}
-    pictures = {rank: b64encode(jpeg).decode() for rank, jpeg in (thumbnails or {}).items()}
-    return environment.get_template("report.html").render(
-        v=values,
-        fig=partial(figure, values),
-        when=partial(when, values),
-        known=lambda path: at(values, path) is not None,
-        pictures=None if thumbnails is None else pictures,
-        plots={name: Markup(svg) for name, svg in _plots(values).items()},  # noqa: S704 - matplotlib escapes text
-        tests=_worst_first(values["drift"]["tests"]),
-        psi=_by_camera(values["drift"]["psi"]),
-        conditions=CONDITIONS,
-        MAX_ROWS=MAX_ROWS,
-        MAX_CAMERAS=MAX_CAMERAS,
-        MAX_ALERTS=MAX_ALERTS,
-        MAX_LONGEST=MAX_LONGEST,
-    )
+    return environment
 
 
 def figure(values: Mapping[str, Any], path: str, kind: str = "count") -> Markup:

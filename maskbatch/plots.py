@@ -32,8 +32,9 @@ INK, MUTED, RULE, ACCENT, SECOND, BAND, ALERT = list(COLOURS.values())[:7]
 STYLE = {
     "axes.axisbelow": True, "axes.edgecolor": RULE, "axes.grid": True, "axes.labelcolor": MUTED,
     "axes.labelsize": 8.5, "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
-    "font.size": 9.5, "grid.color": RULE, "grid.linewidth": 0.6, "legend.frameon": False,
-    "legend.labelcolor": INK, "svg.fonttype": "none", "svg.hashsalt": "maskbatch", "text.color": INK,
+    "font.size": 9.5, "grid.color": RULE, "grid.linewidth": 0.6, "legend.columnspacing": 1.2,
+    "legend.fontsize": 8.5, "legend.frameon": False, "legend.handlelength": 1.4, "legend.labelcolor": INK,
+    "svg.fonttype": "none", "svg.hashsalt": "maskbatch", "text.color": INK,
     "text.parse_math": False, "text.usetex": False, "xtick.color": RULE, "xtick.labelcolor": MUTED,
     "ytick.left": False, "ytick.labelcolor": MUTED,
 }  # fmt: skip
@@ -164,22 +165,21 @@ def _map(
             _shapes(axes, np.argwhere(step < 0), STROKE, days[0], ec=MUTED, lw=0.8, fill=False)
             handles.append(Line2D([], [], color=MUTED, lw=0, marker=(2, 2, -45), label="no data"))
         if gaps:
-            ends = [[date2num(datetime.fromisoformat(gap[end])) for gap in gaps] for end in ("from", "to")]
-            axes.hlines([line[_camera(gap)] for gap in gaps], *ends, ALERT, linewidth=4)
+            start, end = (
+                [date2num(datetime.fromisoformat(gap[key])) for gap in gaps] for key in ("from", "to")
+            )
+            axes.hlines([line[_camera(gap)] for gap in gaps], start, end, ALERT, linewidth=4)
             handles.append(Line2D([], [], color=ALERT, lw=3, label="gap"))
         _lines(axes, [_camera_name(row) for row in cameras], 7.5 if crowded else 9)
         axes.grid(visible=False)
         axes.spines.bottom.set_visible(False)
         axes.set_xlim(days[0], days[0] + width)
         _dates(axes, days, width, 0.5)
-        compact = {"fontsize": 8, "columnspacing": 1, "handlelength": 1.2}
-        figure.legend(handles=handles, loc="outside upper left", ncols=8, **compact)
+        figure.legend(handles=handles, loc="outside upper left", ncols=8)
         return _svg(figure, name, label)
 
 
-def _shapes(
-    axes: Axes, cells: NDArray[np.int64], shape: Sequence[tuple[float, float]], first: int, **style: Any
-) -> None:
+def _shapes(axes: Axes, cells: NDArray[Any], shape: Any, first: int, **style: Any) -> None:
     """A shape in each of `cells` (N, 2: line, column) as one path: as many elements would be megabytes."""
     points = cells[:, None, ::-1] + np.array(shape) + (first, 0)
     codes = np.tile([Path.MOVETO, *[Path.LINETO] * (len(shape) - 1)], len(cells)).astype(np.uint8)
@@ -255,5 +255,4 @@ def _camera_name(row: Row) -> str:
 
 
 def _day(row: Row) -> int:
-    """The row's date as matplotlib counts days."""
     return int(date2num(date.fromisoformat(row["date"])))

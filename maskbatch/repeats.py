@@ -49,5 +49,5 @@ def digest_hashes(sha256: pa.ChunkedArray) -> Hashes:
 
 def text_hashes(texts: pa.ChunkedArray) -> Hashes:
     """A 64-bit hash of each string, (N,) uint64, the same in every process."""
-    hashes: Hashes = pd.util.hash_array(texts.to_numpy(zero_copy_only=False))
+    hashes: Hashes = pd.util.hash_array(texts.to_pandas().to_numpy(object), categorize=False)
     return hashes

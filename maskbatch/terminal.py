@@ -2,15 +2,20 @@
 
 from calendar import day_name
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from maskbatch.report import Report
+if TYPE_CHECKING:
+    from maskbatch.compare import Comparison
+    from maskbatch.report import Report
 
 MAX_ROWS = 31
+TABLE: dict[str, Any] = {
+    "title_justify": "left", "title_style": "bold", "header_style": "", "box": SIMPLE_HEAD, "padding": 0,
+}  # fmt: skip
 TITLES = {
     "overall": "Overall",
     "by_site": "By site",
@@ -27,7 +32,7 @@ def stdout_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
 
 
-def print_report(report: Report, console: Console, groupings: Sequence[str] = ()) -> None:
+def print_report(report: "Report", console: Console, groupings: Sequence[str] = ()) -> None:
     """The report's tables, all without `groupings`; camera x day is left to its Parquet file."""
     groupings = groupings or [name for name in report.tables if name != "by_camera_day"]
     for name in groupings:
@@ -52,7 +57,7 @@ def print_report(report: Report, console: Console, groupings: Sequence[str] = ()
         console.print(f"ALERT {alert['sentence']}.")
 
 
-def trust(report: Report) -> Iterator[str]:
+def trust(report: "Report") -> Iterator[str]:
     """What is known of the archive itself, before its rates are read: a line each, none where all is well."""
     cameras = [row for row in report.values["coverage"]["by_camera"] if row["coverage"] is not None]
     gaps = report.values["coverage"]["gaps"]
@@ -67,7 +72,7 @@ def trust(report: Report) -> Iterator[str]:
         yield f"Doubtful images: {found}; --exclude leaves them out of the rates."
 
 
-def second_figures(report: Report) -> Iterator[str]:
+def second_figures(report: "Report") -> Iterator[str]:
     """The rate in the other ways that it can be stated."""
     overall, excluded = report.overall, report.values["settings"]["exclude"]
     everything, corrected = report.values["everything"][0], report.values["corrected"]
@@ -95,7 +100,7 @@ def plus(counts: Mapping[str, int]) -> str:
     return "".join(f" + {name} {count:,}" for name, count in counts.items())
 
 
-def headline(report: Report) -> str:
+def headline(report: "Report") -> str:
     """The compliance rate in one line, with what it rests on."""
     overall = report.overall
     compliant = " or ".join(report.meaning.compliant)
@@ -110,15 +115,8 @@ def headline(report: Report) -> str:
     return text
 
 
-def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report: Report) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        header_style="",
-        box=SIMPLE_HEAD,
-        padding=0,
-    )
+def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report: "Report") -> Table:
+    table = Table(title=title, **TABLE)
     for key in keys:
         table.add_column(key, no_wrap=True)
     for name in ("listed", "failed", "assessed", *report.meaning.classes, "compliance (95 %)", "review"):
@@ -153,6 +151,87 @@ def _interval(row: dict[str, Any], rate: str = "compliance") -> str:
     if row[f"{rate}_low"] is None:
         return "-"
     return f"{100 * row[f'{rate}_low']:.1f} to {row[f'{rate}_high']:.1%}"
+
+
+def print_comparison(made: "Comparison", console: Console) -> None:
+    """Both runs, what changed from one to the other, and the test of it by camera and over all."""
+    for name, run in zip(("First ", "Second"), made.runs, strict=True):
+        when = f", {run['first_time']} to {run['last_time']}" if run["first_time"] else ""
+        console.print(
+            f"{name}: {run['path']}, {run['planned']:,} images{when}, checkpoint {run['checkpoint'][:12]}."
+        )
+    if made.kind == "images":
+        console.print(
+            f"{made.shared:,} images are in both ({made.only_first:,} only in the first, "
+            f"{made.only_second:,} only in the second); {made.changed:,} "
+            f"({made.changed / made.shared:.1%}) changed their label."
+        )
+        console.print(_crossed(made))
+    else:
+        both = f"{made.shared:,} images are in both" if made.shared else "No image is in both"
+        console.print(f"{both}: two periods or places are compared.")
+        if made.runs[0]["checkpoint"] != made.runs[1]["checkpoint"]:
+            console.print("Their checkpoints differ, so a difference may be the checkpoints' alone.")
+    if len(made.by_camera) > 1:
+        console.print(_differences(made.by_camera[:MAX_ROWS]))
+        if len(made.by_camera) > MAX_ROWS:
+            console.print(f"  ... {len(made.by_camera) - MAX_ROWS:,} more cameras with --json")
+    overall = made.overall
+    console.print(
+        f"Compliance: {percent(overall['compliance_first'])} -> {percent(overall['compliance_second'])}, "
+        f"difference {points(overall)}{', p ' + p_value(overall['p']) if overall['p'] is not None else ''}."
+    )
+    if overall["few_clusters"] or any(row["few_clusters"] for row in made.by_camera):
+        console.print("* under ten camera-days: the interval is too narrow and p too small")
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """`-3.1 points (-4.0 to -2.2)*`, or dashes for what cannot be had."""
+    if row["difference"] is None:
+        return "-"
+    low, high = row["difference_low"], row["difference_high"]
+    interval = "-" if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return f"{100 * row['difference']:+.1f} points ({interval}){'*' if row['few_clusters'] else ''}"
+
+
+def p_value(p: float | None) -> str:
+    """Three digits, or a dash for what cannot be had."""
+    return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _crossed(made: Comparison) -> Table:
+    counts = {(pair["first"], pair["second"]): pair["count"] for pair in made.crossed}
+    first, second = (list(dict.fromkeys(pair[side] for pair in counts)) for side in (0, 1))
+    table = Table(title="Labels, first run down, second across", **TABLE)
+    table.add_column("", no_wrap=True)
+    for label in second:
+        table.add_column(label.replace("_", " "), justify="right")
+    for label in first:
+        cells = [f"{counts.get((label, other), 0):,}" for other in second]
+        table.add_row(label.replace("_", " "), *cells)
+    return table
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="By camera (q: p held against all cameras)", **TABLE)
+    for name in ("site", "camera"):
+        table.add_column(name, no_wrap=True)
+    for name in ("assessed", "compliance", "assessed then", "compliance then", "difference (95 %)", "p", "q"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["site"] or "unknown",
+            row["camera"] or "unknown",
+            *(
+                text
+                for side in ("first", "second")
+                for text in (f"{row[f'assessed_{side}']:,}", percent(row[f"compliance_{side}"]))
+            ),
+            points(row),
+            p_value(row["p"]),
+            p_value(row["q"]),
+        )
+    return table
 
 
 def print_listing(listing: Mapping[str, Any], console: Console) -> None:

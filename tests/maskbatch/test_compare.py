@@ -165,7 +165,6 @@ def test_two_checkpoints_are_compared_on_the_images_of_both(committed: Run, othe
     made = compare(committed.run, other.run)
     joined = labels_of(committed.run).merge(labels_of(other.run)["label"].rename("label_2"), on="uri")
     assert (made.kind, made.shared, made.only_first, made.only_second) == ("images", 66, 36, 0)
-    assert not made.few_shared
     assert {(row["first"], row["second"]): row["count"] for row in made.crossed} == Counter(
         zip(joined["label"], joined["label_2"], strict=True)
     )
@@ -213,7 +212,6 @@ def test_runs_without_a_common_image_are_two_periods(
     rows = [labels_of(run) for run in (before, after)]
     assert (made.kind, made.shared, made.crossed, made.changed) == ("periods", 0, [], 0)
     assert (made.only_first, made.only_second) == (len(rows[0]), len(rows[1]))
-    assert not made.few_shared
     (camera,) = made.by_camera
     assert (camera["site"], camera["camera"]) == ("north", "gate-2")
     for row, chosen in (
@@ -239,16 +237,17 @@ def test_the_hours_are_the_clusters_of_a_single_camera_day(
     assert made.overall["p"] == made.by_camera[0]["p"] == made.by_camera[0]["q"]
 
 
-def test_few_shared_images_are_compared_and_it_is_said(
+def test_periods_that_share_a_few_undated_images_are_still_periods(
     month: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     before = period(tmp_path / "1", month, checkpoint, until="2026-10-02")
     after = period(tmp_path / "2", month, checkpoint, since="2026-10-02")
     made = compare(before, after)
     undated = labels_of(before)["captured_local"].isna().sum()
-    assert (made.kind, made.shared, made.changed, made.few_shared) == ("images", undated, 0, True)
-    assert made.as_dict()["few_shared"]
-    assert made.overall["difference"] in (0, None)
+    assert (made.kind, made.shared, made.changed) == ("periods", undated, 0)
+    assert undated > 0
+    listed = len(labels_of(before)) + len(labels_of(after))
+    assert made.only_first + made.only_second + 2 * made.shared == listed
 
 
 def test_what_cannot_be_compared_is_refused_in_one_sentence(
@@ -262,5 +261,5 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(
         compare(committed.run, staged.run)
     elsewhere = period(tmp_path / "2", month, checkpoint, camera=("gate-2",))
     assert compare(elsewhere, period(tmp_path / "3", month, checkpoint, camera=("dock",))).by_camera == []
-    with pytest.raises(UsageError, match="share no image and their labels do not mean the same; use"):
+    with pytest.raises(UsageError, match="share few images and their labels do not mean the same; compare"):
         compare(elsewhere, other.run)

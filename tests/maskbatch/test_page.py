@@ -631,7 +631,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(
         assert tab.locator(".scroll:not([tabindex='0'][role=region][aria-label])").count() == 0
 
 
-@pytest.mark.parametrize("name", ["a month", "two classes", "all failed"])
+@pytest.mark.parametrize("name", ["a month", "all failed"])
 def test_the_first_screen_says_rate_losses_and_alerts(browser: Browser, tmp_path: Path, name: str) -> None:
     with opened(browser, tmp_path, name) as tab:
         for part in ("h1", ".rates", ".account", ".alerts"):
