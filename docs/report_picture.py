@@ -1,23 +1,23 @@
-"""Draw docs/report.svg, the README's picture, from the demo's report.
+"""Take docs/report.png, the README's picture, of the demo's report.
 
-python docs/report_picture.py
+python docs/report_picture.py   (needs Chromium)
 """
 
-import io
-import re
 from pathlib import Path
+from shutil import which
 
-from rich.console import Console
-from rich.terminal_theme import MONOKAI
+from playwright.sync_api import sync_playwright
 
 from maskbatch import demo
-from maskbatch.terminal import print_report
+from maskbatch.config import ReportConfig
+from maskbatch.report import make_report
 
 if __name__ == "__main__":
-    result, compared = demo.run(Path("maskbatch-demo"), 720)
-    console = Console(record=True, width=108, highlight=False, file=io.StringIO())
-    print_report(result.report, console, ("overall", "by_site", "by_camera"))
-    compared.print(console, result.report.overall)
-    svg = console.export_svg(title="maskbatch demo", theme=MONOKAI)
-    fonts = re.compile(r"@font-face \{.*?\}", re.DOTALL)  # they would be fetched from a stranger's host
-    Path(__file__).with_name("report.svg").write_text(fonts.sub("", svg))
+    result, _ = demo.run(Path("maskbatch-demo"), 720)
+    make_report([result.run], result.run.report, ReportConfig(alert_below=0.8, alert_by="camera"))
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1120, "height": 1000})
+        page.goto(f"file://{result.run.report}/report.html")
+        page.screenshot(path=Path(__file__).with_name("report.png"))
+        browser.close()

@@ -26,12 +26,27 @@ The path of a snapshot, one line a module:
     rows        one shard's hops as plain functions, ending in scores rows
     staging     one object a shard: what a resumed run starts from
     commit      the proof that nothing is lost, scores/, _SUCCESS
-    cells       committed rows to the counts that every figure is made of
-    intervals   how sure a rate is
-    report      tables and report.json from cells
+    committed   finished runs, opened to be read
+    survey      the one pass over their rows, a local day at a time
+      conditions  frozen, duplicate, dark, over-exposed, covered, blurred
+      repeats     which hashes come twice, in bounded memory
+      cells       rows to the counts that every figure is made of
+    tables      cells to rates by group
+      intervals   how sure a rate is
+      prevalence  the rate without the classifier's errors
+    coverage    snapshots against those expected, and gaps
+    drift       each camera's nights against those before
+    alerts      rates below their bound, and drift
+    report      all of it as Parquet, report.json and
+      page plots  report.html
+      review      pictures of what is worth a second look
     terminal    the report in a terminal
+    compare     two runs against each other
+    verify      a finished run checked: files, counts, every id once
+      rescore     a sample read from the archive and scored again
+      differences what was found
 
-Beside the path: entries (one image as a listing finds it), checkpoint (the file format of a model),
+Beside it: entries (one image as a listing finds it), checkpoint (the file format of a model),
 schema (columns), rundir and lease (the run directory, on any store), progress, errors, histograms,
 drawing and demo.
 """

@@ -128,10 +128,14 @@ def _of_camera(
     if expected is None or not expected.any():
         return row
     usual = expected.max(axis=0)
+    hours, each = np.flatnonzero(usual), float(np.median(usual[usual > 0]))
+    if each <= 1:  # the hours between two snapshots count as well
+        hours = np.arange(hours[0], hours[-1] + 1)
+        each = usual.sum() / len(hours)
     return row | {
-        "cadence_s": 3600 / float(np.median(usual[usual > 0])),
+        "cadence_s": 3600 / float(each),
         "source": "expected" if expect else "inferred",
-        "hours": [int(hour) for hour in np.flatnonzero(usual)],
+        "hours": hours.tolist(),
         "expected": round(float(expected.sum())),
         "coverage": float(np.minimum(counts, expected).sum() / expected.sum()),
     }

@@ -1,7 +1,7 @@
 """`maskbatch demo`: a month of four drawn cameras with a known truth, scored by the ordinary job.
 
 The archive is what a real one is: day and night light, people and empty gates, a few spoilt files,
-a file that is no image, one camera frozen for a day.
+a file that is no image, one camera frozen for a day, one without light, one switched off for two.
 """
 
 from collections import Counter
@@ -57,6 +57,10 @@ CAMERAS = (
 )
 FROZEN = ("north/gate-2", 11)
 """The camera, and the day of the month from 0, that repeats one frame."""
+DARK = ("south/lobby", 19)
+"""The camera and the day without light."""
+OFF = ("south/dock", (16, 17))
+"""The camera and the days without snapshots."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,7 @@ class Snapshot:
     seed: tuple[int, ...]
     camera_seed: int
     time: datetime
+    dark: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,8 +116,11 @@ class Comparison:
         held = overall["compliance_low"] <= self.true_compliance <= overall["compliance_high"]
         holds = "holds" if held else "does not hold"
         console.print(f"Compliance drawn: {self.true_compliance:.1%}; the report's interval {holds} it.")
-        day = FIRST_DAY + timedelta(days=FROZEN[1])
-        console.print(f"Drawn to be found later: {FROZEN[0]} repeats one frame all {day:%Y-%m-%d}.")
+        frozen, dark, off = (FIRST_DAY + timedelta(days=n) for n in (FROZEN[1], DARK[1], OFF[1][0]))
+        console.print(
+            f"Drawn to be found too: {FROZEN[0]} repeats one frame all {frozen:%Y-%m-%d}, {DARK[0]} is dark "
+            f"all {dark:%Y-%m-%d}, {OFF[0]} is off for {len(OFF[1])} days from {off:%Y-%m-%d}."
+        )
 
 
 def run(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runner.Result, Comparison]:
@@ -148,21 +156,24 @@ def plan_month(num_images: int) -> Iterator[Snapshot]:
     for camera in CAMERAS:
         rng = np.random.default_rng((SEED, camera.seed))
         for day in range(NUM_DAYS):
-            frozen = (camera.path, day) == FROZEN
-            seconds = 6 * 3600 + np.sort(rng.choice(16 * 3600, each_day, replace=False))
+            frozen, dark = (camera.path, day) == FROZEN, (camera.path, day) == DARK
+            seconds = 6 * 3600 + np.arange(each_day) * 16 * 3600 // each_day + rng.integers(0, 60, each_day)
             frozen_label = str(rng.choice(LABELS[:3]))
             for k, second in enumerate(seconds):
                 time = FIRST_DAY + timedelta(days=day, seconds=int(second))
                 label = frozen_label if frozen else str(rng.choice(LABELS, p=camera.mix))
+                if camera.path == OFF[0] and day in OFF[1]:
+                    continue
                 number += 1
                 spoilt = SPOILT[number // 80 % len(SPOILT)] if number % 80 == 40 and not frozen else None
                 yield Snapshot(
                     path=f"{camera.path}/{time:%Y/%m/%d/%H%M%S}.jpg",
-                    label=label,
+                    label="no_face" if dark else label,
                     spoilt=spoilt,
                     seed=(SEED, camera.seed, day, 0 if frozen else k),
                     camera_seed=camera.seed,
                     time=time.replace(hour=12) if frozen else time,
+                    dark=dark,
                 )
 
 
@@ -187,6 +198,8 @@ def _draw(archive: Path, snapshot: Snapshot) -> None:
     picture = draw_snapshot(
         snapshot.label, gate, rng, light=light, clock=f"{snapshot.time:%Y-%m-%d %H:%M:%S}"
     )
+    if snapshot.dark:
+        picture = picture.point(lambda value: value // 20)
     path = archive / snapshot.path
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=88)

@@ -77,4 +77,6 @@ def wilson(
         rate, n = compliant_G / assessed_G, assessed_G / effects.effect_G
         middle = (rate + t * t / (2 * n)) / (1 + t * t / n)
         half = t / (1 + t * t / n) * np.sqrt(rate * (1 - rate) / n + t * t / (4 * n * n))
-    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
+    # exactly the rate where none or all comply, which rounding would miss
+    low = np.where(rate == 0, 0.0, np.clip(middle - half, 0, 1))
+    return low, np.where(rate == 1, 1.0, np.clip(middle + half, 0, 1))

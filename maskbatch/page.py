@@ -16,6 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from maskbatch import plots
+from maskbatch.conditions import CONDITIONS
+from maskbatch.review import NUM_THUMBNAILS
 
 MAX_ROWS = 40
 MAX_CAMERAS = 60
@@ -25,14 +27,6 @@ PERCENT = "\N{NARROW NO-BREAK SPACE}%"
 DASH = "\N{EN DASH}"
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
-CONDITIONS = {
-    "frozen": "the camera repeats one picture, equal or nearly equal, where the scene should have changed.",
-    "duplicate": "the file is byte for byte the same as another of this archive.",
-    "dark": "the whole picture is too dark to show anyone.",
-    "over_exposed": "the whole picture is too bright to show anyone.",
-    "covered": "the lens shows one even surface: a hand, tape, fog.",
-    "blurred": "no edges are left: out of focus, or moved.",
-}
 
 
 def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = None) -> str:
@@ -55,6 +49,7 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
             MAX_CAMERAS=MAX_CAMERAS,
             MAX_ALERTS=MAX_ALERTS,
             MAX_LONGEST=MAX_LONGEST,
+            NUM_THUMBNAILS=NUM_THUMBNAILS,
         )
     )
 
@@ -125,7 +120,7 @@ def hours(values: Sequence[int]) -> str:
 
 def number(value: float) -> str:
     """Three significant digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def words(name: str) -> str:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from html import escape
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,7 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 Row = Mapping[str, Any]
-Dot = tuple[str, str, float, float, float]
-"""What it is, its colour, its value, low and high."""
-
+Dot = tuple[str, str, float, float, float]  # what it is, its colour, its value, low and high
 VARIABLES = ("ink", "muted", "rule", "accent", "second", "band", "alert", "h0", "h1", "h2", "h3", "h4", "h5")
 COLOURS = {name: f"#0001{number:02x}" for number, name in enumerate(VARIABLES, 1)}
 INK, MUTED, RULE, ACCENT, SECOND, BAND, ALERT = list(COLOURS.values())[:7]
@@ -42,6 +41,7 @@ WIDTH_IN = 9.0
 LONGEST_LABEL = 30
 FEWEST_DAYS = 24  # a map of fewer keeps cells that look like cells
 SQUARE, STROKE = ((0.05, -0.43), (0.95, -0.43), (0.95, 0.43), (0.05, 0.43)), ((0.25, 0.25), (0.75, -0.25))
+_camera = itemgetter("site", "camera")
 SERIES = {ACCENT: "as classified", SECOND: "corrected"}
 COMPLIANCE_STEPS = {
     "95 % and more": 0.95, "90 to 95 %": 0.9, "80 to 90 %": 0.8, "70 to 80 %": 0.7, "50 to 70 %": 0.5,
@@ -131,7 +131,7 @@ def compliance_map(cameras: Sequence[Row], rows: Sequence[Row]) -> str:
 def coverage_map(cameras: Sequence[Row], rows: Sequence[Row], gaps: Sequence[Row]) -> str:
     """Camera by day, the stronger the ink the fewer of the expected snapshots; gaps where they lie."""
     cells = [(row, row["snapshots"] / row["expected"] if row["expected"] else None) for row in rows]
-    label = "Heat map: share of the expected snapshots by camera and day, with gaps."
+    label = "Heat map: snapshots of those expected by camera and day, with gaps."
     return _map("coverage", label, cameras, cells, COVERAGE_STEPS, gaps)
 
 
@@ -195,10 +195,10 @@ def _axes(width_in: float, height_in: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure, name: str, label: str) -> str:
     """The figure as an <svg> element that is as wide as its place; its ids begin with `name`."""
     text = io.StringIO()
+    none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in any script: the reader's browser has the font
-        no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(text, format="svg", transparent=True, metadata=no_date)
+        figure.savefig(text, format="svg", transparent=True, metadata=none)
     svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", text.getvalue(), flags=re.DOTALL)
     box, inner = re.findall(r'<svg [^>]*(viewBox="[^"]*")[^>]*>(.*)', svg, re.DOTALL)[0]
     inner = re.sub(r"<[^>]*>", lambda tag: _of_page(tag[0], name), inner).strip()
@@ -219,8 +219,7 @@ def _rate_axis(axes: Axes, which: str, low: float, threshold: float | None) -> N
     step = next((step for room, step in ((0.08, 0.02), (0.25, 0.05), (0.5, 0.1)) if 1 - low <= room), 0.2)
     first = np.floor(low / step + 1e-9) * step if step < 0.2 else 0.0
     ticks = np.linspace(first, 1, round((1 - first) / step) + 1)
-    margin = 0.03 * (1 - first)
-    axes.set(**{f"{which}lim": (first if first else -margin, 1 + margin), f"{which}ticks": ticks})
+    axes.set(**{f"{which}lim": (first if first else -0.03, 1.03 - 0.03 * first), f"{which}ticks": ticks})
     axes.set(**{f"{which}ticklabels": [f"{100 * tick:.0f} %" for tick in ticks]})
     if first:
         axes.set(**{f"{which}label": f"axis begins at {100 * first:.0f} %"})
@@ -242,10 +241,6 @@ def _dates(axes: Axes, days: range, width: int, shift: float) -> None:
 
 def _rated(rows: Sequence[Row], key: str) -> list[Row]:
     return [row for row in rows if row[key] is not None and row["compliance"] is not None]
-
-
-def _camera(row: Row) -> tuple[str | None, str | None]:
-    return row["site"], row["camera"]
 
 
 def _camera_name(row: Row) -> str:

@@ -64,7 +64,7 @@ def trust(report: "Report") -> Iterator[str]:
     if cameras:
         least = min(cameras, key=lambda row: row["coverage"])
         name = "/".join(least[key] or "unknown" for key in ("site", "camera"))
-        yield f"Coverage: least {least['coverage']:.1%} of what is expected, of {name}; {len(gaps):,} gaps."
+        yield f"Coverage: least {least['coverage']:.1%} of what is expected, of {name}; gaps: {len(gaps):,}."
     quality = report.values["quality"]
     counts = {name: sum(row[name] for row in quality["by_camera"]) for name in quality["conditions"]}
     found = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items() if count)
@@ -199,7 +199,7 @@ def p_value(p: float | None) -> str:
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _crossed(made: Comparison) -> Table:
+def _crossed(made: "Comparison") -> Table:
     counts = {(pair["first"], pair["second"]): pair["count"] for pair in made.crossed}
     first, second = (list(dict.fromkeys(pair[side] for pair in counts)) for side in (0, 1))
     table = Table(title="Labels, first run down, second across", **TABLE)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import maskbatch
-from maskbatch import archive, errors, schema, stores
+from maskbatch import archive, conditions, errors, report, schema, stores
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("plan", "score", "report", "demo")
+COMMANDS = ("plan", "score", "report", "compare", "verify", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,16 @@ def test_the_readme_explains_every_status_and_exit_code() -> None:
     for status in schema.STATUSES:
         assert f"`{status}`" in README
     codes = {kind.exit_code for kind in (errors.UsageError, errors.RunLockedError, errors.RunFailedError)}
-    for code in codes | {errors.DONE, errors.TOO_MANY_FAILED_IMAGES, errors.INTERRUPTED}:
+    for code in codes | {errors.DONE, errors.TOO_MANY_FAILED_IMAGES, errors.ALERT, errors.INTERRUPTED}:
         assert f"\n| {code} | " in README
+
+
+def test_the_readme_explains_every_condition_and_names_every_file_of_a_report() -> None:
+    for name in conditions.CONDITIONS:
+        assert f"`{name}`" in README.split("| condition |")[1].split("\n\n")[0]
+    files = README.split("OUT/report/")[1].split("```")[0]
+    for name in (*report.FLAT, "cells", "review", "report.html", "report.json", "alerts.json"):
+        assert re.search(rf"\b{re.escape(name)}\b", files), name
 
 
 def test_the_readme_names_every_column_of_scores() -> None:

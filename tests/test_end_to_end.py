@@ -1,6 +1,7 @@
 """The whole path on a real embedded Ray, by the command line and in this process."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,10 +32,10 @@ def undisturbed(
     return score(archive, small_checkpoint, tmp_path_factory.mktemp("run") / "out", gpus_per_worker=2)
 
 
-def score(archive: Path, checkpoint: Path, out: Path, **job: float) -> Path:
+def score(archive: Path, checkpoint: Path, out: Path, layout: str = LAYOUT, **job: float) -> Path:
     runner.score(
         str(out),
-        PlanConfig(archives=(str(archive),), layout=LAYOUT),
+        PlanConfig(archives=(str(archive),), layout=layout),
         ScoreConfig(),
         JobConfig(**job),  # type: ignore[arg-type]
         checkpoint=str(checkpoint),
@@ -302,3 +303,57 @@ def test_a_folder_that_holds_something_else_is_not_touched(archive: Path, tmp_pa
     with pytest.raises(runner.UsageError, match=r"is not empty and holds no run \(found 'thesis.txt'\)"):
         runner.make_plan(str(tmp_path), PlanConfig(archives=(str(archive),)), fresh=True)
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_report_warns_a_check_finds_damage_and_two_runs_are_compared(
+    undisturbed: Path, archive: Path, small_checkpoint: Path, tmp_path: Path, cli: Cli
+) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(undisturbed, mine)
+    settings = (mine / "run.json").read_text()
+    other = settings.replace('"compliant": [\n        "with_mask"', '"compliant": [\n        "without_mask"')
+    (mine / "run.json").write_text(other)
+    alert = cli("report", mine, "--alert-below", 0.999, "--by", "site", "--exclude", "dark,frozen", "--json")
+    (mine / "run.json").write_text(settings)
+    assert alert.returncode == 4, alert.stderr
+    assert [a["site"] for a in json.loads(alert.stdout)["alerts"] if a["kind"] == "compliance"] == ["north"]
+    assert json.loads((mine / "report" / "alerts.json").read_text())["settings"]["alert_by"] == "site"
+    sound = cli("verify", mine, "--sample", 20, "--seed", 7)
+    assert sound.returncode == 0, sound.stderr
+    assert sound.stdout.startswith("verified: ")
+    victim = next((mine / "scores").rglob("*.parquet"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    damaged = cli("verify", mine, "--sample", 0)
+    assert damaged.returncode == 1
+    assert f"{victim.relative_to(mine)}: sha256: expected " in damaged.stdout
+    layout = "{captured_at:%Y/%m/%d/%H%M%S}.jpg"
+    half = score(archive / "north" / "gate-1", small_checkpoint, tmp_path / "half", layout, gpus_per_worker=2)
+    compared = cli("compare", undisturbed, half)
+    assert compared.returncode == 0, compared.stderr
+    assert "100 images are in both" in compared.stdout
+    assert "difference +0.0 points" in compared.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("report", "nowhere"), "no run is there"),
+        (("report", "RUN", "--exclude", "fog"), "--exclude fog: frozen, duplicate, dark"),
+        (("report", "RUN", "--expect", "often"), "--expect often: snapshots per time expected, such as 1/5min"),
+        (("report", "RUN", "--by", "camera"), "give it too"),
+        (("report", "RUN", "--alert-below", "95"), "--alert-below 95"),
+        (("report", "RUN", "--alert-below", "0.9", "--by", "mood"), "--by mood: one of site, camera, day"),
+        (("verify", "RUN", "--sample", "-1"), "--sample -1"),
+        (("compare", "RUN", "RUN"), "are the same run"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_finished_run_is_one_sentence(
+    undisturbed: Path, cli: Cli, arguments: tuple[str, ...], says: str
+) -> None:
+    before = (undisturbed / "report" / "report.json").read_bytes()
+    result = cli(*[undisturbed if argument == "RUN" else argument for argument in arguments])
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("maskbatch: ")
+    assert says in last
+    assert (undisturbed / "report" / "report.json").read_bytes() == before

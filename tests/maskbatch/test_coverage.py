@@ -94,6 +94,13 @@ def test_what_is_expected_can_be_said() -> None:
     assert slow["gaps"] == []
 
 
+def test_the_pace_of_a_camera_with_less_than_one_snapshot_an_hour_is_that_of_its_day() -> None:
+    found = covered({("1", day, hour): 1 for day in range(1, 11) for hour in (6, 9, 12, 15)})
+    (camera,) = found["by_camera"]
+    assert (camera["cadence_s"], camera["hours"]) == (2.5 * 3600, list(range(6, 16)))
+    assert (camera["expected"], camera["coverage"], found["gaps"]) == (40, 1, [])
+
+
 @pytest.mark.parametrize("text", ["5min", "1/0min", "0/5min", "1/5min@22-06", "1/5min@6-25", "1/5 min", ""])
 def test_what_cannot_be_expected_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match=r"such as 1/5min"):

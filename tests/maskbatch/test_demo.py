@@ -1,11 +1,26 @@
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from samples import SIZE, draw, encode
 
 from maskbatch.checkpoint import Preset
 from maskbatch.decode import decode_batch
-from maskbatch.demo import CAMERAS, FIRST_DAY, FROZEN, LAYOUT, NUM_DAYS, SPOILT, _spoil, plan_month
+from maskbatch.demo import (
+    CAMERAS,
+    DARK,
+    FIRST_DAY,
+    FROZEN,
+    LAYOUT,
+    NUM_DAYS,
+    OFF,
+    SPOILT,
+    _draw,
+    _spoil,
+    plan_month,
+)
 from maskbatch.drawing import LABELS
 from maskbatch.layout import Template
 from maskbatch.read import Encoded
@@ -16,8 +31,10 @@ def test_a_month_has_the_images_asked_for_evenly_and_always_the_same(num_images:
     month = list(plan_month(num_images))
     assert month == list(plan_month(num_images))
     by_camera_day = Counter((s.path.rsplit("/", 4)[0], s.path[-17:-11]) for s in month)
-    assert len(month) == num_images
-    assert set(by_camera_day.values()) == {num_images // (len(CAMERAS) * NUM_DAYS)}
+    each_day = num_images // (len(CAMERAS) * NUM_DAYS)
+    assert len(month) == num_images - len(OFF[1]) * each_day
+    assert set(by_camera_day.values()) == {each_day}
+    assert not any((OFF[0], f"2026/10/{day + 1:02d}") in by_camera_day for day in OFF[1])
     assert {s.label for s in month} == set(LABELS)
 
 
@@ -43,6 +60,16 @@ def test_the_frozen_camera_repeats_one_frame_for_one_day() -> None:
         scenes.setdefault((s.path.rsplit("/", 4)[0], day), []).append((s.label, s.seed, s.time.hour))
     assert len(set(scenes.pop(FROZEN))) == 1
     assert all(len(set(day)) == len(day) for day in scenes.values())
+
+
+def test_the_camera_without_light_shows_nothing(tmp_path: Path) -> None:
+    dark = [s for s in plan_month(720) if s.dark]
+    assert {(s.path.rsplit("/", 4)[0], (s.time - FIRST_DAY).days, s.label) for s in dark} == {
+        (*DARK, "no_face")
+    }
+    for snapshot in dark:
+        _draw(tmp_path, snapshot)
+        assert np.asarray(Image.open(tmp_path / snapshot.path)).mean() < 15
 
 
 def test_every_kind_of_spoilt_file_is_drawn() -> None:

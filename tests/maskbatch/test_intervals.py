@@ -43,6 +43,13 @@ def test_without_clustering_it_is_wilsons_interval(compliant: int, assessed: int
     assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
+def test_where_all_or_none_comply_the_interval_ends_exactly_there() -> None:
+    for assessed in range(1, 200):
+        n = np.array([float(assessed)])
+        assert wilson(n, n, one(1.7, 11))[1][0] == 1
+        assert wilson(n * 0, n, one(1.7, 11))[0][0] == 0
+
+
 def test_a_design_effect_counts_as_that_many_fewer_images() -> None:
     clustered = wilson(np.array([900.0]), np.array([1000.0]), one(10, 1e9))
     fewer = wilson(np.array([90.0]), np.array([100.0]), one(1, 1e9))
