@@ -301,7 +301,7 @@ def report(
     from maskbatch.rundir import RunDir
 
     settings = config.ReportConfig(
-        exclude=tuple(exclude.split(",")) if exclude else (),
+        exclude=tuple(name.strip() for name in exclude.split(",")) if exclude else (),
         expect=expect,
         alert_below=alert_below,
         alert_by=by,

@@ -36,7 +36,6 @@ from maskbatch.staging import shard_path, staged_rows
 
 RANGE_ROWS = 262_144
 """Rows committed at a time, about 150 MB."""
-UNKNOWN_DATE = "unknown"
 
 
 def commit(
@@ -162,9 +161,7 @@ def _fail(run: RunDir, what: str) -> None:
 
 def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any]]:
     """One file for each local day of the range: `scores/date=D/part-<first id of the range>.parquet`."""
-    days = pc.fill_null(
-        pc.strftime(table["captured_local"].cast(pa.timestamp("s"), safe=False), "%Y-%m-%d"), UNKNOWN_DATE
-    )
+    days = schema.local_days(table)
     files = []
     for day in sorted(days.unique().to_pylist()):
         name = f"date={day}/part-{first:012d}.parquet"

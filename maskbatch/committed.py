@@ -14,7 +14,6 @@ from maskbatch.progress import say
 from maskbatch.rundir import RunDir, num_threads, opened, reason, store_errors
 
 AHEAD_ROWS = 524_288
-UNKNOWN_DATE = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

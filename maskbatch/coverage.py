@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskbatch.committed import UNKNOWN_DATE
 from maskbatch.config import Expect
+from maskbatch.schema import UNKNOWN_DATE
 
 LEAST_DAYS = 3
 """With fewer, what is expected in each hour between the first and the last is the median of them all."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, rankdata
 
 from maskbatch.cells import HISTOGRAMS, KEYS, MEASURES, SCHEMA, SUMS, histogram, merge
-from maskbatch.committed import UNKNOWN_DATE
+from maskbatch.schema import UNKNOWN_DATE
 
 RECENT_NIGHTS = 7
 HISTORY_NIGHTS = 28

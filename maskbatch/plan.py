@@ -19,7 +19,7 @@ from maskbatch import archive, schema
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
 from maskbatch.entries import IMAGE_EXTENSIONS, Entry
-from maskbatch.errors import UsageError
+from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.layout import Parsed, Template, parse_hive
 from maskbatch.progress import Step
 from maskbatch.rundir import Location, opened, whole
@@ -222,6 +222,8 @@ def read_plan(folder: Location, start: int, stop: int) -> pa.Table:
         path = part_path(folder, first)
         table = _read_group(path, _version(path), group)
         offset = start - first - group * GROUP_ROWS
+        if offset >= table.num_rows:
+            raise RunFailedError(f"{path}: the plan ends at id {start}, {stop - 1} expected; restore it")
         part = table.slice(offset, min(stop - start, table.num_rows - offset))
         parts.append(part)
         start += part.num_rows

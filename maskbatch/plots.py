@@ -43,14 +43,10 @@ FEWEST_DAYS = 24  # a map of fewer keeps cells that look like cells
 SQUARE, STROKE = ((0.05, -0.43), (0.95, -0.43), (0.95, 0.43), (0.05, 0.43)), ((0.25, 0.25), (0.75, -0.25))
 _camera = itemgetter("site", "camera")
 SERIES = {ACCENT: "as classified", SECOND: "corrected"}
-COMPLIANCE_STEPS = {
-    "95 % and more": 0.95, "90 to 95 %": 0.9, "80 to 90 %": 0.8, "70 to 80 %": 0.7, "50 to 70 %": 0.5,
-    "under 50 %": 0.0,
-}  # fmt: skip
-COVERAGE_STEPS = {
-    "95 % and more": 0.95, "75 to 95 %": 0.75, "50 to 75 %": 0.5, "25 to 50 %": 0.25, "under 25 %": 1e-9,
-    "none came": 0.0,
-}  # fmt: skip
+COMPLIANCE_STEPS = {"95 % and more": 0.95, "90 to 95 %": 0.9, "80 to 90 %": 0.8, "70 to 80 %": 0.7,
+                    "50 to 70 %": 0.5, "under 50 %": 0.0}  # fmt: skip
+COVERAGE_STEPS = {"95 % and more": 0.95, "75 to 95 %": 0.75, "50 to 75 %": 0.5, "25 to 50 %": 0.25,
+                  "under 25 %": 1e-9, "none came": 0.0}  # fmt: skip
 
 
 def by_day(rows: Sequence[Row], threshold: float | None) -> str:

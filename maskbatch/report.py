@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from maskbatch.alerts import alerts
 from maskbatch.clock import Clock
-from maskbatch.committed import UNKNOWN_DATE, Committed, Meaning, open_together
+from maskbatch.committed import Committed, Meaning, open_together
 from maskbatch.conditions import CONDITIONS
 from maskbatch.config import Expect, ReportConfig, as_dict
 from maskbatch.coverage import coverage
@@ -30,6 +30,7 @@ from maskbatch.prevalence import unidentifiable
 from maskbatch.progress import step
 from maskbatch.review import thumbnails
 from maskbatch.rundir import Location, RunDir, whole, write_json
+from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 from maskbatch.survey import CANDIDATE_COLUMNS, Survey, survey
 from maskbatch.tables import GROUPINGS, Tables, row_schema

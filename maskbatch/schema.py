@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 STATUSES = (
     "ok", "missing", "read_error", "timeout", "unsupported", "truncated", "corrupt", "too_large",
@@ -73,11 +74,21 @@ def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
     )
 
 
+UNKNOWN_DATE = "unknown"
+
+
+def local_days(rows: pa.Table) -> pa.ChunkedArray:
+    """The local day of each of some scores rows, as the folders of scores/ name it: (N,) string."""
+    seconds = rows["captured_local"].cast(pa.timestamp("s"), safe=False)
+    return pc.fill_null(pc.strftime(seconds, "%Y-%m-%d"), UNKNOWN_DATE)
+
+
 RESERVED_COLUMNS = frozenset(
     [
         *PLAN.names, *scores(()).names, "date", "hour", "weekday", "count",
         "day", "camera_day", "listed", "scored", "assessed", "compliant", "compliance", "compliance_low",
-        "compliance_high", "design_effect", "few_clusters", "mean_confidence", "confidence_sum",
+        "compliance_high", "corrected", "corrected_low", "corrected_high", "excluded", "condition",
+        "design_effect", "few_clusters", "mean_confidence", "confidence_sum",
     ]
 )  # fmt: skip
 """What --keep-column cannot be called."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from maskbatch import cells as cells_module
 from maskbatch import schema
-from maskbatch.committed import UNKNOWN_DATE, Committed, File, date_of, files_by_date, read_files
+from maskbatch.committed import Committed, File, date_of, files_by_date, read_files
 from maskbatch.conditions import conditions, stretches
 from maskbatch.errors import UsageError
 from maskbatch.progress import Step
@@ -99,7 +99,7 @@ def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str,
     dates = [date_of(item) for _, item in files]
     for number, part in enumerate(read_files(files, columns)):
         parts.append(_shortened(part, number))
-        if dates[number] == UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:
+        if dates[number] == schema.UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:
             yield dates[number], _in_order(pa.concat_tables(parts).unify_dictionaries())
             parts = []
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from maskbatch import cells as cells_module
 from maskbatch import schema
-from maskbatch.committed import UNKNOWN_DATE, Meaning
+from maskbatch.committed import Meaning
 from maskbatch.intervals import FEW_CLUSTERS, DesignEffects, design_effects, wilson
 from maskbatch.prevalence import correct
+from maskbatch.schema import UNKNOWN_DATE
 
 GROUPINGS: dict[str, tuple[str, ...]] = {
     "overall": (),
@@ -82,6 +83,7 @@ class Tables:
         sums["design_effect"], sums["num_clusters"] = effects.effect_G, effects.num_clusters_G
         sums["few_clusters"] = effects.num_clusters_G < FEW_CLUSTERS
         sums["mean_confidence"] = sums["confidence_sum"] / seen
+        sums["share_review"] = sums["num_review"] / seen
         fixed = self._corrected(sums, effects)
         for name, values in fixed.items():
             sums[name] = values
@@ -168,5 +170,6 @@ def row_schema(keys: Sequence[str], meaning: Meaning) -> pa.Schema:
             ("few_clusters", pa.bool_()),
             ("mean_confidence", real),
             ("num_review", whole_number),
+            ("share_review", real),
         ]
     )

@@ -104,6 +104,8 @@ def headline(report: "Report") -> str:
     """The compliance rate in one line, with what it rests on."""
     overall = report.overall
     compliant = " or ".join(report.meaning.compliant)
+    if not overall["scored"]:
+        return f"nothing to assess: none of {overall['listed']:,} images could be scored"
     if overall["compliance"] is None:
         return f"nothing to assess: none of {overall['scored']:,} scored images shows a face"
     text = (

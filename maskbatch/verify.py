@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maskbatch import schema
-from maskbatch.committed import UNKNOWN_DATE, Committed, open_committed
+from maskbatch.committed import Committed, open_committed
 from maskbatch.differences import Difference, Verification
 from maskbatch.errors import UsageError
 from maskbatch.plan import read_plan
@@ -198,10 +198,8 @@ def _check_scores(
 
 def _check_partitions(rows: pa.Table, result: Verification) -> None:
     """Each row lies in the partition of its own local day."""
-    seconds = rows["captured_local"].cast(pa.timestamp("s"), safe=False)
-    days = pc.fill_null(pc.strftime(seconds, "%Y-%m-%d"), UNKNOWN_DATE)
     partitions = pc.replace_substring_regex(rows["file"], SCORES_FILE.pattern, r"\1")
-    _check_same(rows, "partition of its local day", days, partitions, result)
+    _check_same(rows, "partition of its local day", schema.local_days(rows), partitions, result)
 
 
 def _check_as_planned(rows: pa.Table, planned: pa.Table, result: Verification) -> None:

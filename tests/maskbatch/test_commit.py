@@ -14,8 +14,8 @@ from samples import CLASSES, Run, read_scores, write_rows
 
 from maskbatch import commit as commit_module
 from maskbatch import schema
-from maskbatch.cells import cells_of_run
 from maskbatch.checkpoint import open_checkpoint
+from maskbatch.committed import open_committed, read_files
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan import read_plan
 from maskbatch.rows import decode_shard, read_shard
@@ -187,7 +187,8 @@ def test_a_file_that_has_other_rows_than_were_committed_is_named(staged: Run) ->
     rows = pq.ParquetFile(path).read()
     pq.write_table(rows.slice(1), path)
     with pytest.raises(UsageError, match=r"rows, [\d,]+ were committed"):
-        cells_of_run(staged.run.path, staged.run.read_success())
+        one = open_committed(staged.run)
+        list(read_files([(one, item) for item in one.score_files()], ["id"]))
 
 
 def test_a_run_below_a_folder_named_like_a_partition_commits(staged_session: Run, tmp_path: Path) -> None:

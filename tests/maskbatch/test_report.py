@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def nightly(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) ->
     runs = [stage_run(root / "month", archive, checkpoint)]
     runs += [
         stage_run(root / day, archive, checkpoint, since=day, until=until)
-        for day, until in zip(days, days[1:], strict=False)
+        for day, until in pairwise(days)
     ]
     for run in runs:
         run.commit()
