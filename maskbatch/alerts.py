@@ -36,6 +36,10 @@ def _alert(row: Mapping[str, Any], keys: tuple[str, ...], rate: str, bound: floa
         "site": row.get("site"),
         "camera": row.get("camera"),
         "measure": measure,
-        "sentence": f"{where}: {measure} {row[rate]:.1%} ({100 * low:.1f} to {high:.1%}) "
-        f"is below {bound:.1%}, the upper end of its interval too{few}",
+        "sentence": f"{where}: {measure} {_percent(row[rate])} ({100 * low:.1f} to {_percent(high)}) "
+        f"is below {_percent(bound)}, the upper end of its interval too{few}",
     }
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:.1f} %"

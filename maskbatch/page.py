@@ -17,7 +17,6 @@ from markupsafe import Markup
 
 from maskbatch import plots
 from maskbatch.conditions import CONDITIONS
-from maskbatch.review import NUM_THUMBNAILS
 
 MAX_ROWS = 40
 MAX_CAMERAS = 60
@@ -49,7 +48,6 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
             MAX_CAMERAS=MAX_CAMERAS,
             MAX_ALERTS=MAX_ALERTS,
             MAX_LONGEST=MAX_LONGEST,
-            NUM_THUMBNAILS=NUM_THUMBNAILS,
         )
     )
 

@@ -37,7 +37,8 @@ from maskbatch.tables import GROUPINGS, Tables, row_schema
 
 SHOWN = 100
 """Gaps and stretches in report.json, the longest; all of them are in their Parquet files."""
-SHOWN_CANDIDATES = 50
+SHOWN_CANDIDATES = 24
+"""Of the review candidates, the least certain; 1,000 are in review.parquet."""
 FLAT = {
     "coverage": [
         ("site", pa.string()), ("camera", pa.string()), ("cadence_s", pa.float64()), ("source", pa.string()),

@@ -16,17 +16,16 @@ from maskbatch.plan import read_plan
 from maskbatch.read import READ_COLUMNS, read_images
 from maskbatch.stores import StorageOptions
 
-NUM_THUMBNAILS = 24
 SIDE_PX = 240
 
 
 def thumbnails(
     candidates: Sequence[Mapping[str, Any]], runs: Sequence[Committed], options: StorageOptions
 ) -> dict[int, bytes]:
-    """A JPEG of at most SIDE_PX by rank, of those of the first NUM_THUMBNAILS candidates that can be read."""
+    """A JPEG of at most SIDE_PX by rank, of those of the candidates that can be read."""
     found = {}
     for one in runs:
-        wanted = [row for row in candidates[:NUM_THUMBNAILS] if row["run"] == str(one.run.path)]
+        wanted = [row for row in candidates if row["run"] == str(one.run.path)]
         if not wanted:
             continue
         planned = pa.concat_tables([read_plan(one.run.plan, row["id"], row["id"] + 1) for row in wanted])

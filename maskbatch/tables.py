@@ -74,6 +74,7 @@ class Tables:
 
     def _rate(self, sums: pd.DataFrame, effects: DesignEffects) -> None:
         """Add shares, compliance and what is said of it to `sums`, one row a group."""
+        sums["failed"] = sums["listed"] - sums["scored"]
         seen = sums["scored"] - sums["excluded"]
         for name in self.meaning.classes:
             sums[f"share_{name}"] = sums[f"num_{name}"] / seen
@@ -153,6 +154,7 @@ def row_schema(keys: Sequence[str], meaning: Meaning) -> pa.Schema:
             *[(key, KEY_TYPES.get(key, pa.string())) for key in keys],
             ("listed", whole_number),
             ("scored", whole_number),
+            ("failed", whole_number),
             *[(f"failed_{name}", whole_number) for name in schema.STATUSES if name != "ok"],
             ("excluded", whole_number),
             ("assessed", whole_number),

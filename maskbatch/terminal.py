@@ -129,7 +129,7 @@ def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report
         table.add_row(
             *[_name(key, row[key]) for key in keys],
             f"{row['listed']:,}",
-            f"{row['listed'] - row['scored']:,}",
+            f"{row['failed']:,}",
             f"{row['assessed']:,}",
             *[f"{row[f'num_{name}']:,}" for name in report.meaning.classes],
             "-" if row["compliance"] is None else f"{row['compliance']:.1%} ({_interval(row)}){star(row)}",

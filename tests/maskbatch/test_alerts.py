@@ -42,7 +42,7 @@ def test_an_alert_needs_the_whole_interval_below_the_bound() -> None:
     assert fired(alert_below=0.94) == []
     (sentence,) = fired(alert_below=0.96)
     assert sentence == (
-        "overall: compliance 93.0% (91.0 to 95.0%) is below 96.0%, the upper end of its interval too"
+        "overall: compliance 93.0 % (91.0 to 95.0 %) is below 96.0 %, the upper end of its interval too"
     )
 
 
@@ -56,7 +56,7 @@ def test_the_corrected_rate_may_be_held_to_it() -> None:
     assert fired(alert_below=0.99, alert_corrected=True) == []
     values = VALUES | {"overall": [row(0.90)]}
     (alert,) = alerts(values, KEYS, ReportConfig(alert_below=0.98, alert_corrected=True))
-    assert alert["sentence"].startswith("overall: corrected compliance 95.0% (93.0 to 97.0%) is below 98.0%")
+    assert alert["sentence"].startswith("overall: corrected compliance 95.0 % (93.0 to 97.0 %) is below 98.0 %")
 
 
 def test_an_alert_on_few_clusters_says_so() -> None:

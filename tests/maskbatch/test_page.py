@@ -83,6 +83,7 @@ def sample(
             **keys,
             "listed": scored + failed + excluded,
             "scored": scored + excluded,
+            "failed": failed,
             **{f"failed_{name}": 0 for name in schema.STATUSES if name != "ok"},
             "failed_corrupt": failed - failed // 3,
             "failed_truncated": failed // 3,
@@ -100,6 +101,7 @@ def sample(
             "few_clusters": clusters < 10,
             "mean_confidence": 0.953 if scored else None,
             "num_review": scored // 90,
+            "share_review": (scored // 90) / scored if scored else None,
         }
 
     def table(*keys: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from maskbatch.tables import GROUPINGS, Row, Tables
 
 MEANING = Meaning(classes=CLASSES, compliant=("with_mask",), not_assessed=("no_face",))
 COUNTS = [
-    "listed", "scored", "excluded", "assessed", "compliant", "num_review", *[f"num_{name}" for name in CLASSES],
+    "listed", "scored", "failed", "excluded", "assessed", "compliant", "num_review", *[f"num_{name}" for name in CLASSES],
     *[f"failed_{name}" for name in schema.STATUSES if name != "ok"],
 ]  # fmt: skip
 CONFUSION = [[95, 5, 0, 0], [6, 90, 4, 0], [3, 2, 95, 0], [0, 1, 0, 99]]
