@@ -1,6 +1,5 @@
 """Committed runs as readers see them: only with `_SUCCESS`, and only the files that it lists."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -105,13 +104,10 @@ def date_of(item: dict[str, Any]) -> str:
     return str(item["name"].split("/")[1].removeprefix("date="))
 
 
-def files_by_date(runs: Iterable[Committed]) -> dict[str, list[File]]:
-    """Every file of scores/ by its local day, days in order."""
-    files = defaultdict(list)
-    for one in runs:
-        for item in one.score_files():
-            files[date_of(item)].append((one, item))
-    return dict(sorted(files.items()))
+def in_order(runs: Iterable[Committed]) -> list[File]:
+    """Every file of scores/, by local day."""
+    files = [(one, item) for one in runs for item in one.score_files()]
+    return sorted(files, key=lambda file: date_of(file[1]))
 
 
 def read_files(files: Sequence[File], columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 from scipy.stats import false_discovery_control
 
-from maskbatch.committed import Committed, Meaning, files_by_date, open_committed, read_files
+from maskbatch.committed import Committed, Meaning, in_order, open_committed, read_files
 from maskbatch.errors import UsageError
 from maskbatch.intervals import FEW_CLUSTERS
 from maskbatch.progress import Step, step
@@ -82,9 +82,7 @@ def compare(first: RunDir, second: RunDir) -> Comparison:
         strata, shared = _strata(*images)
     paired = len(strata) == 1
     if not paired and meanings[0] != meanings[1]:
-        message = (
-            "share few images and their labels do not mean the same; compare runs of the same classes"
-        )
+        message = "share few images and their labels do not mean the same; compare runs of the same classes"
         raise UsageError(f"{first.path} and {second.path} {message}")
     crossed = _crossed(strata[0], meanings) if paired else []
     clusters = pd.concat(_clusters(cells, k, meanings) for k, cells in enumerate(strata))
@@ -149,8 +147,7 @@ def _images(
     Hours are local, from 1970, -1 where unknown; a label is the class's number, K where the image failed.
     New cameras, and the first and last time of each file, are added to `cameras` and `times`.
     """
-    files = [file for day in files_by_date([one]).values() for file in day]
-    for rows in read_files(files, COLUMNS):
+    for rows in read_files(in_order([one]), COLUMNS):
         rows = rows.filter(pc.equal(rows["region"], 0))
         times += [t.isoformat() for t in pc.min_max(rows["captured_local"]).as_py().values() if t]
         hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)

@@ -27,7 +27,6 @@ from maskbatch.drift import drift
 from maskbatch.errors import ALERT, DONE, UsageError
 from maskbatch.plan import now
 from maskbatch.prevalence import unidentifiable
-from maskbatch.progress import step
 from maskbatch.review import thumbnails
 from maskbatch.rundir import Location, RunDir, whole, write_json
 from maskbatch.schema import UNKNOWN_DATE
@@ -96,9 +95,7 @@ def make_report(
 ) -> Report:
     """Report over committed runs together, written to the folder `out`. Raises UsageError."""
     together = open_together(runs)
-    num_images = sum(one.success["planned"] for one in together)
-    with step("report", num_images) as shown:
-        surveyed = survey(together, shown)
+    surveyed = survey(together)
     report = _report(together, surveyed, config)
     pictures = None
     if config.thumbnails:

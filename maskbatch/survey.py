@@ -5,7 +5,7 @@ of the largest local day, whatever the number of days.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from maskbatch import cells as cells_module
 from maskbatch import schema
-from maskbatch.committed import Committed, File, date_of, files_by_date, read_files
+from maskbatch.committed import Committed, File, date_of, in_order, read_files
 from maskbatch.conditions import conditions, stretches
 from maskbatch.errors import UsageError
-from maskbatch.progress import Step
+from maskbatch.progress import step
 from maskbatch.repeats import Hashes, digest_hashes, repeated, text_hashes
 
+Hash = Callable[[pa.ChunkedArray], Hashes]
 NUM_CANDIDATES = 1000
 """The least certain images, kept for review."""
 COLUMNS = (*cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
@@ -44,24 +45,24 @@ class Survey:
     last: Any
 
 
-def survey(runs: Sequence[Committed], step: Step) -> Survey:
+def survey(runs: Sequence[Committed]) -> Survey:
     """Read every committed row of `runs`. Raises UsageError where two of them hold the same uri."""
     if len(runs) > 1:
         _refuse_overlap(runs)
     keep_column, assessed = runs[0].keep_column, runs[0].meaning.assessed
-    days = files_by_date(runs)
-    files = [file for files in days.values() for file in files]
-    again = _Again(repeated(digest_hashes(part["sha256"]) for part in read_files(files, ["sha256"])))
+    files = in_order(runs)
+    again = _Again(_repeated(files, "sha256", digest_hashes, "duplicates"))
     cells: dict[str, list[pa.Table]] = defaultdict(list)
     found, times, doubtful = [], [], _LeastCertain()
-    for date, day in _days(files, keep_column):
-        camera = cells_module.groups(day, ("site", "camera"))[1]
-        condition = conditions(day, camera, again.seen(day), assessed)
-        cells[date].append(cells_module.cells_of_rows(day, date, keep_column, condition))
-        found += stretches(day, camera, condition)
-        times += pc.min_max(day["captured_local"]).as_py().values()
-        doubtful.add(day)
-        step.advance(len(day))
+    with step("report", _num_rows(files)) as shown:
+        for date, day in _days(files, keep_column):
+            camera = cells_module.groups(day, ("site", "camera"))[1]
+            condition = conditions(day, camera, again.seen(day), assessed)
+            cells[date].append(cells_module.cells_of_rows(day, date, keep_column, condition))
+            found += stretches(day, camera, condition)
+            times += pc.min_max(day["captured_local"]).as_py().values()
+            doubtful.add(day)
+            shown.advance(len(day))
     return Survey(
         cells=_joined(cells.values()),
         stretches=found,
@@ -77,15 +78,32 @@ def _joined(days: Iterable[list[pa.Table]]) -> pa.Table:
     return pa.concat_tables([cells_module.SCHEMA.empty_table(), *merged])
 
 
-def _refuse_overlap(runs: Sequence[Committed]) -> None:
-    def hashes(runs: Sequence[Committed]) -> Iterator[Hashes]:
-        files = [file for files in files_by_date(runs).values() for file in files]
-        for part in read_files(files, ["uri", "region"]):
-            yield text_hashes(part.filter(pc.equal(part["region"], 0))["uri"])
+def _repeated(files: Sequence[File], column: str, hashed: Hash, name: str) -> Hashes:
+    """The hashes that more than one whole-image row of `files` has in `column`."""
+    with step(name, _num_rows(files)) as shown:
 
-    shared = repeated(hashes(runs))
+        def parts() -> Iterator[Hashes]:
+            for values in _column(files, column):
+                yield hashed(values)
+                shown.advance(len(values))
+
+        return repeated(parts())
+
+
+def _column(files: Sequence[File], column: str) -> Iterator[pa.ChunkedArray]:
+    for part in read_files(files, [column, "region"]):
+        yield part.filter(pc.equal(part["region"], 0))[column]
+
+
+def _num_rows(files: Sequence[File]) -> int:
+    return sum(item["rows"] for _, item in files)
+
+
+def _refuse_overlap(runs: Sequence[Committed]) -> None:
+    shared = _repeated(in_order(runs), "uri", text_hashes, "overlap")
     for one in reversed(runs) if len(shared) else ():
-        found = sum(int(np.isin(part, shared).sum()) for part in hashes([one]))
+        uris = _column(in_order([one]), "uri")
+        found = sum(int(np.isin(text_hashes(part), shared).sum()) for part in uris)
         if found:
             raise UsageError(
                 f"{one.run.path}: {found:,} of its images are in another run too; report them apart"
@@ -100,7 +118,7 @@ def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str,
     for number, part in enumerate(read_files(files, columns)):
         parts.append(_shortened(part, number))
         if dates[number] == schema.UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:
-            yield dates[number], _in_order(pa.concat_tables(parts).unify_dictionaries())
+            yield dates[number], _sorted(pa.concat_tables(parts).unify_dictionaries())
             parts = []
 
 
@@ -119,7 +137,7 @@ def _shortened(part: pa.Table, number: int) -> pa.Table:
     return pa.table(columns).filter(pc.equal(part["region"], 0))
 
 
-def _in_order(day: pa.Table) -> pa.Table:
+def _sorted(day: pa.Table) -> pa.Table:
     """Sorted by camera, then time, then bytes, so that no order of files changes anything."""
     camera = cells_module.groups(day, ("site", "camera"))[1]
     time = pc.fill_null(day["captured_at"].cast(pa.int64()), 0).to_numpy()

@@ -6,14 +6,13 @@ import pytest
 from samples import CLASSES, Run, read_scores, speckle, stage_run, write_files
 
 from maskbatch.checkpoint import Checkpoint
-from maskbatch.committed import files_by_date, open_committed, open_together, read_files
+from maskbatch.committed import in_order, open_committed, open_together, read_files
 from maskbatch.errors import UsageError
-from maskbatch.progress import Step
 from maskbatch.survey import Survey, survey
 
 
 def surveyed(*runs: Run) -> Survey:
-    return survey(open_together([run.run for run in runs]), Step("survey", None, "images"))
+    return survey(open_together([run.run for run in runs]))
 
 
 def by_condition(found: Survey) -> Counter[str | None]:
@@ -75,9 +74,9 @@ def test_frozen_frames_and_repeated_bytes_are_found_across_days_and_cameras(odd:
 
 def test_files_are_read_in_the_order_of_days_whatever_the_order_of_runs(committed: Run) -> None:
     one = open_committed(committed.run)
-    days = files_by_date([one])
-    assert list(days) == sorted(days)
-    files = [file for day in days.values() for file in day]
+    files = in_order([one])
+    days = [item["name"].split("/")[1] for _, item in files]
+    assert days == sorted(days)
     parts = list(read_files(files, ["id", "uri"]))
     assert [len(part) for part in parts] == [item["rows"] for _, item in files]
     assert sorted(pa.concat_tables(parts)["id"].to_pylist()) == list(range(committed.work.num_images))
