@@ -14,7 +14,7 @@ STAMP := .venv/.installed
 env: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
-	@echo "env: building .venv with $(PYTHON) (about 5 GB; two minutes on a fast line)"
+	@echo "env: building .venv with $(PYTHON) (about 7 GB; two minutes on a fast line)"
 	@$(PYTHON) -c 'import sys; sys.exit("maskbatch needs Python 3.11 or later; give make PYTHON=/path/to/python3.11") if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -3,41 +3,53 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from maskbatch.cells import group_name
 from maskbatch.config import ReportConfig
 from maskbatch.drift import drift_alerts
-from maskbatch.errors import UsageError
+
+NOWHERE = {"site": None, "camera": None}
 
 
 def alerts(
-    values: Mapping[str, Any], keys: Mapping[str, tuple[str, ...]], config: ReportConfig
+    tables: Mapping[str, pa.Table],
+    keys: Mapping[str, tuple[str, ...]],
+    drift: Mapping[str, Any],
+    config: ReportConfig,
 ) -> list[dict[str, Any]]:
-    """Alerts over the values of a report; `keys` are the columns that its tables are grouped by."""
-    found = drift_alerts(values["drift"])
+    """Alerts over the tables of rates, grouped by `keys`, and over the drift of a report."""
+    found = drift_alerts(drift)
     if config.alert_below is None:
         return found
+    if not tables["overall"]["assessed"][0].as_py():
+        bound = _percent(config.alert_below)
+        what = f"nothing was assessed, so nothing shows that compliance is not below {bound}"
+        return [{"kind": "compliance", **NOWHERE, "measure": "compliance", "sentence": what}, *found]
     name = f"by_{config.alert_by}" if config.alert_by else "overall"
-    if name not in keys:
-        names = ", ".join(known.removeprefix("by_") for known in keys if known != "overall")
-        raise UsageError(f"--by {config.alert_by}: one of {names} expected")
     rate = "corrected" if config.alert_corrected else "compliance"
-    below = (row for row in values[name] if row[f"{rate}_high"] is not None)
-    below = (row for row in below if row[f"{rate}_high"] < config.alert_below)
-    return [_alert(row, keys[name], rate, config.alert_below) for row in below] + found
+    below = tables[name].filter(pc.less(tables[name][f"{rate}_high"], config.alert_below))
+    return [_alert(row, keys[name], rate, config.alert_below) for row in below.to_pylist()] + found
 
 
 def _alert(row: Mapping[str, Any], keys: tuple[str, ...], rate: str, bound: float) -> dict[str, Any]:
     """An alert about a rate whose whole interval is below the bound."""
-    where = "/".join("unknown" if row[key] is None else str(row[key]) for key in keys) or "overall"
     measure = "corrected compliance" if rate == "corrected" else "compliance"
     low, high = row[f"{rate}_low"], row[f"{rate}_high"]
-    few = "; under ten camera-days, so the interval is too narrow" if row["few_clusters"] else ""
+    few = "; few clusters, so the interval is likely too narrow" if row["few_clusters"] else ""
     return {
         "kind": "compliance",
-        "site": row.get("site"),
-        "camera": row.get("camera"),
+        **NOWHERE,
+        **{key: row[key] for key in keys},
         "measure": measure,
-        "sentence": f"{where}: {measure} {_percent(row[rate])} ({100 * low:.1f} to {_percent(high)}) "
-        f"is below {_percent(bound)}, the upper end of its interval too{few}",
+        "rate": row[rate],
+        "low": low,
+        "high": high,
+        "below": bound,
+        "assessed": row["assessed"],
+        "sentence": f"{group_name(row, keys)}: {measure} {_percent(row[rate])} ({100 * low:.1f} to "
+        f"{_percent(high)}) is below {_percent(bound)}, the upper end of its interval too{few}",
     }
 
 

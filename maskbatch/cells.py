@@ -5,7 +5,8 @@ and histograms in fixed bins. Cells of several parts or runs merge by adding, an
 rounded to 1 / 65,536, so that no order of adding changes a digit.
 """
 
-from collections.abc import Iterable, Sequence
+from calendar import day_name
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,3 +119,16 @@ def _table(
     columns += [pa.array(s.astype(np.float64)) for s in sums]
     columns += [pa.FixedSizeListArray.from_arrays(pa.array(h.astype(np.int32)), NUM_BINS) for h in histograms]
     return pa.table(columns, SCHEMA)
+
+
+def group_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """A group as a person names it: `north/gate-1`, `Monday`, `08:00`; `overall` without keys."""
+    return "/".join(_key_name(key, row[key]) for key in keys) or "overall"
+
+
+def _key_name(key: str, value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if key == "weekday":
+        return str(day_name[value - 1])
+    return f"{value:02}:00" if key == "hour" else str(value)

@@ -301,10 +301,10 @@ def report(
     from maskbatch.rundir import RunDir
 
     settings = config.ReportConfig(
-        exclude=tuple(name.strip() for name in exclude.split(",")) if exclude else (),
+        exclude=tuple(filter(None, map(str.strip, (exclude or "").split(",")))),
         expect=expect,
         alert_below=alert_below,
-        alert_by=by,
+        alert_by=by if by != "overall" else None,
         alert_corrected=corrected,
         thumbnails=thumbnails,
     )
@@ -429,6 +429,7 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors
             text = error.format_message()
+            text = text.rstrip(".")
             say(text if text.startswith("Usage:") else f"maskbatch: {text}; see maskbatch COMMAND --help")
             sys.exit(2)
         raise

@@ -1,5 +1,6 @@
 """Committed runs as readers see them: only with `_SUCCESS`, and only the files that it lists."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from maskbatch.errors import UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import RunDir, num_threads, opened, reason, store_errors
+from maskbatch.rundir import Location, RunDir, num_threads, opened, reason, store_errors
 
 AHEAD_ROWS = 524_288
 
@@ -72,12 +73,26 @@ def open_committed(run: RunDir) -> Committed:
         raise UsageError(
             f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it"
         )
+    _check_keys(run.run_json, settings, ("created_at", "plan", "checkpoint", "listing", "score", "versions"))
+    _check_keys(run.success, success, ("planned", "statuses", "files"))
+    listed = all(
+        isinstance(item, dict) and {"name", "rows", "num_bytes", "sha256"} <= item.keys()
+        for item in success["files"]
+    )
+    if not listed or not isinstance(success["planned"], int) or success["planned"] < 0:
+        raise UsageError(f"{run.success} is damaged: the files and counts of a commit expected; restore it")
     return Committed(run, settings, success)
+
+
+def _check_keys(path: Location, values: object, keys: Sequence[str]) -> None:
+    missing = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if missing:
+        raise UsageError(f"{path} is damaged: it lacks {missing[0]!r}; restore it")
 
 
 def open_together(runs: Sequence[RunDir]) -> list[Committed]:
     """Runs whose rows may be added; one that another of them replaces is left out. Raises UsageError."""
-    found = [open_committed(run) for run in runs]
+    found = sorted((open_committed(run) for run in runs), key=lambda one: str(one.run.path))
     replaced = {str(one.settings["replaces"]) for one in found if one.settings.get("replaces")}
     kept = [one for one in found if str(one.run.path) not in replaced]
     for one in found:
@@ -136,11 +151,16 @@ def _read(place: File, columns: Sequence[str]) -> pa.Table:
     file = one.run.path / item["name"]
     try:
         with opened(file) as source:
+            size = source.seek(0, os.SEEK_END)
             rows = pq.ParquetFile(source, pre_buffer=True).read(columns=list(columns))
-    except (pa.ArrowInvalid, *store_errors()) as error:
+            rows = rows.select(columns)
+    except (pa.ArrowInvalid, KeyError, *store_errors()) as error:
         message = f"{file} does not read ({reason(error)}); restore it, or score to another --out"
         raise UsageError(message) from error
-    if rows.num_rows != item["rows"]:
-        message = f"{file} has {rows.num_rows:,} rows, {item['rows']:,} were committed; restore it"
-        raise UsageError(message)
+    for what, found, expected in (
+        ("rows", rows.num_rows, item["rows"]),
+        ("bytes", size, item["num_bytes"]),
+    ):
+        if found != expected:
+            raise UsageError(f"{file} has {found:,} {what}, {expected:,} were committed; restore it")
     return rows

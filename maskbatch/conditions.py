@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 CONDITIONS = {
-    "frozen": "the camera repeats one frame, 4 times or more; an empty scene byte for byte, or for 12 hours",
+    "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
     "duplicate": "the bytes of another image, in this archive once already",
     "dark": "mean luma under 0.06 of white",
     "over_exposed": "mean luma over 0.94 of white",
@@ -25,8 +25,9 @@ DARK, OVER_EXPOSED, COVERED, BLURRED = 0.06, 0.94, 0.03, 5.0
 """Of 600 real photographs, sharp ones of faces and of scenes, these name 0, 0, 0 and 2 %; blurred by a
 Gaussian of 4 pixels at 160 pixels, all of them are under the last."""
 FROZEN_FRAMES = 4
-EMPTY_FROZEN_S = 12 * 3600
-"""A person does not stand still for four snapshots; an empty gate at night may look the same for hours."""
+FACE_FROZEN_S, EMPTY_FROZEN_S = 60, 12 * 3600
+"""No person stands still for so many snapshots and so long, and as many must show a face, since one empty
+frame may be misread; an empty gate at night looks the same for hours. Equal bytes need no time."""
 SAME_BITS, SAME_LEVEL, SAME_SHARPNESS = 2, 0.004, 0.05
 """How near two frames of a frozen camera are, its clock overlay and noise allowed for: bits of dhash,
 brightness and contrast of white, sharpness as a share."""
@@ -58,7 +59,7 @@ def conditions(
 
 
 def frozen(day: pa.Table, camera: NDArray[np.int64], assessed: Sequence[str]) -> NDArray[np.bool_]:
-    """Which rows (N,) lie in a run of frames that hardly differ from one to the next."""
+    """Which rows (N,) lie in a run of frames, of one local day, that hardly differ from one to the next."""
     flags = np.zeros(len(day), bool)
     known = pc.and_(pc.equal(day["status"], "ok"), pc.is_valid(day["captured_at"])).to_numpy()
     rows = np.flatnonzero(known)
@@ -71,9 +72,9 @@ def frozen(day: pa.Table, camera: NDArray[np.int64], assessed: Sequence[str]) ->
     time = day["captured_at"].cast(pa.int64()).to_numpy() / 1e6
     faces = pc.is_in(day["label"].cast(pa.string()), pa.array(list(assessed), pa.string())).to_numpy()
     for start, stop in _runs(alike):
-        shows_a_face = faces[start:stop].any()
-        lasts = time[stop - 1] - time[start] >= EMPTY_FROZEN_S
-        if stop - start >= FROZEN_FRAMES and (shows_a_face or lasts or equal[start : stop - 1].all()):
+        shows_a_face = faces[start:stop].sum() >= FROZEN_FRAMES
+        lasts = time[stop - 1] - time[start] >= (FACE_FROZEN_S if shows_a_face else EMPTY_FROZEN_S)
+        if stop - start >= FROZEN_FRAMES and (lasts or equal[start : stop - 1].all()):
             flags[rows[start:stop]] = True
     return flags
 

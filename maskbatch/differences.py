@@ -5,6 +5,12 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Values = pa.Array | pa.ChunkedArray
+
 KEPT = 100
 """Differences that are kept; all are counted."""
 
@@ -45,8 +51,9 @@ class Verification:
     largest_difference: float = 0.0
     """Between a committed probability and the same one computed again."""
     healed: int = 0
-    """Sampled images that failed in the run in a way that may heal, and did."""
+    """Sampled images that failed in the run in a way that may heal, and are ok now."""
     still_failing: int = 0
+    """Sampled images that failed in the run, and do so still."""
     num_differences: int = 0
     differences: list[Difference] = field(default_factory=list)
     """The first KEPT of them."""
@@ -63,6 +70,27 @@ class Verification:
     def differ(self, file: str, what: str, expected: object, got: object, image: int | None = None) -> None:
         self.add(1, [Difference(file, image, what, str(expected), str(got))])
 
+    def mark(self, rows: pa.Table, wrong: Values, what: str, expected: str | Values, got: Values) -> None:
+        """A difference for each of `rows` (N,) where `wrong` (N,) bool; `expected` and `got` (N,) too."""
+        places = np.flatnonzero(wrong.to_numpy(zero_copy_only=False))
+
+        def text(values: str | Values, k: int) -> str:  # as Arrow writes it: Python has no year 20,000
+            return values if isinstance(values, str) else str(values[k].cast(pa.string()))
+
+        self.add(
+            len(places),
+            (
+                Difference(str(rows["file"][k]), rows["id"][k].as_py(), what, text(expected, k), text(got, k))
+                for k in places.tolist()
+            ),
+        )
+
+    def compare(self, rows: pa.Table, what: str, expected: Values, got: Values) -> None:
+        """Two columns beside `rows` are equal; nulls too."""
+        unequal = pc.fill_null(pc.not_equal(expected, got), True)
+        neither = pc.and_(pc.is_null(expected), pc.is_null(got))
+        self.mark(rows, pc.and_not(unequal, neither), what, expected, got)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"verified": self.verified, **asdict(self)}
@@ -75,11 +103,11 @@ class Verification:
         if not self.sampled:
             return f"{text} No image was read again."
         text += (
-            f" {self.sampled:,} images read again (--seed {self.seed}), {self.rescored:,} scored again: "
-            f"{self.bit_equal:,} bit-equal, probabilities at most {self.largest_difference:.2g} apart."
+            f" {self.sampled:,} images read again (--seed {self.seed}), {self.rescored:,} of them scored again: "
+            f"{self.bit_equal:,} equal to the last bit, probabilities at most {self.largest_difference:.2g} apart."
         )
-        if self.healed or self.still_failing:
-            text += (
-                f" Of those that could not be read, {self.healed:,} healed, {self.still_failing:,} did not."
-            )
+        if self.still_failing:
+            text += f" {self.still_failing:,} failed in the run, and do so still."
+        if self.healed:
+            text += f" {self.healed:,} failed in the run, and can be read now."
         return text

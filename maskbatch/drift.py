@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, rankdata
 
-from maskbatch.cells import HISTOGRAMS, KEYS, MEASURES, SCHEMA, SUMS, histogram, merge
+from maskbatch.cells import HISTOGRAMS, KEYS, MEASURES, SCHEMA, SUMS, group_name, histogram, merge
 from maskbatch.schema import UNKNOWN_DATE
 
 RECENT_NIGHTS = 7
@@ -66,6 +66,7 @@ def drift(cells: pa.Table, classes: Sequence[str], reference: Mapping[str, Seque
         "recent_nights": RECENT_NIGHTS,
         "history_nights": HISTORY_NIGHTS,
         "least_nights": LEAST_NIGHTS,
+        "alert_q": ALERT_Q,
         "tests": tests,
         "short": short,
         "psi": psi,
@@ -77,7 +78,7 @@ def drift_alerts(drift: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "kind": "drift",
-            **{key: test[key] for key in ("site", "camera", "measure")},
+            **{key: value for key, value in test.items() if key != "alert"},
             "sentence": _sentence(test),
         }
         for test in drift["tests"]
@@ -156,17 +157,16 @@ def _kind(test: Mapping[str, Any]) -> str:
 
 
 def _sentence(test: Mapping[str, Any]) -> str:
-    """Which camera, which measure, from what to what, over how many nights, how sure."""
+    """Which camera, which measure, from what to what, over how many days, how sure."""
     kind, q = _kind(test), test["q"]
-    camera = "The unknown camera" if test["camera"] is None else f"Camera {test['camera']}"
-    where = "" if test["site"] is None else f" at {test['site']}"
     what = f"the share of {test['measure'].removeprefix('share_')}" if kind == "share" else f"mean {kind}"
     rose = "rose" if test["recent"] > test["before"] else "fell"
     form = {"share": ".1%", "sharpness": ",.1f"}.get(kind, ".3f")
     before, recent = (format(test[key], form).replace("%", " %") for key in ("before", "recent"))
     return (
-        f"{camera}{where}: {what} {rose} from {before} (median of {test['history']} nights) to {recent} "
-        f"(median of the last {test['nights']}), q {'< 0.001' if q < 0.001 else f'= {q:.3f}'}."
+        f"{group_name(test, ('site', 'camera'))}: {what} {rose} from {before} (median of {test['history']} "
+        f"days) to {recent} (median of the last {test['nights']}), "
+        f"q {'< 0.001' if q < 0.001 else f'= {q:.3f}'}"
     )
 
 

@@ -54,9 +54,11 @@ def design_effects(
     variance_G = total(square_C**2) - spread_G**2 / np.maximum(clusters_G, 1)
     satterthwaite_G = np.divide(2 * spread_G**2, variance_G, out=freedom_G.copy(), where=variance_G > 0)
     freedom_G = np.minimum(freedom_G, satterthwaite_G)
-    # Where all or none comply, the own clusters say nothing of how alike they are.
+    # Where all or none comply, the own clusters say nothing of how alike they are; where that is so in every
+    # group, nothing says that a cluster is worth more than one image.
     few_G = (clusters_G < FEW_CLUSTERS) | (within_G == 0)
-    pooled = between_G.sum() / within_G.sum() if within_G.sum() > 0 else 1.0
+    alike = assessed_G.sum() / max(clusters_G.sum(), 1)
+    pooled = between_G.sum() / within_G.sum() if within_G.sum() > 0 else alike
     own_G = np.divide(between_G, within_G, out=np.ones(num_groups), where=within_G > 0)
     return DesignEffects(
         np.maximum(np.where(few_G, pooled, own_G), 1),

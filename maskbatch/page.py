@@ -19,7 +19,6 @@ from maskbatch import plots
 from maskbatch.conditions import CONDITIONS
 
 MAX_ROWS = 40
-MAX_CAMERAS = 60
 MAX_ALERTS = 6
 MAX_LONGEST = 15
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"
@@ -41,11 +40,10 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
             known=lambda path: at(values, path) is not None,
             pictures=None if thumbnails is None else pictures,
             plots={name: Markup(svg) for name, svg in _plots(values).items()},  # noqa: S704 - matplotlib escapes text
-            tests=_worst_first(values["drift"]["tests"]),
             psi=_by_camera(values["drift"]["psi"]),
             conditions=CONDITIONS,
             MAX_ROWS=MAX_ROWS,
-            MAX_CAMERAS=MAX_CAMERAS,
+            MAX_MAPPED=len(_mapped(values)),
             MAX_ALERTS=MAX_ALERTS,
             MAX_LONGEST=MAX_LONGEST,
         )
@@ -150,7 +148,7 @@ FORMATS: dict[str, Any] = {
 
 def _plots(values: Mapping[str, Any]) -> dict[str, str]:
     overall, coverage, threshold = values["overall"][0], values["coverage"], values["settings"]["alert_below"]
-    cameras = _most_assessed(values["by_camera"])
+    cameras, fixable = _mapped(values), overall["corrected"] is not None
     rates = [
         _dot("as classified", "accent", overall, "compliance"),
         _dot("corrected", "second", overall, "corrected"),
@@ -160,7 +158,8 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
     shares = []
     for row in values["corrected"]["shares"]:
         name, share = words(row["class"]), row["share"]
-        shares += [(name, "accent", share, share, share), _dot(name, "second", row, "corrected")]
+        shares.append((name, "accent", share, share, share))
+        shares += [_dot(name, "second", row, "corrected")] if fixable else []
     return {
         "headline": plots.dots("headline", "Dots: the rate with its interval.", _known(rates), threshold),
         "day": plots.by_day(values["by_day"], threshold),
@@ -176,19 +175,14 @@ def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> tuple[str
     return text, colour, row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
-def _most_assessed(by_camera: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The cameras that the maps have room for, in the order of the table."""
-    order = sorted(range(len(by_camera)), key=lambda place: -by_camera[place]["assessed"])
-    return [by_camera[place] for place in sorted(order[:MAX_CAMERAS])]
+def _mapped(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The cameras whose single days are there, for the maps, in the order of the table."""
+    shown = {(row["site"], row["camera"]) for row in values["by_camera_day"]}
+    return [row for row in values["by_camera"] if (row["site"], row["camera"]) in shown]
 
 
 def _known(rows: Sequence[tuple[str, str, Any, Any, Any]]) -> list[plots.Dot]:
     return [row for row in rows if row[2] is not None]
-
-
-def _worst_first(tests: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Places of the drift tests, those that alert first, then by q."""
-    return sorted(range(len(tests)), key=lambda place: (not tests[place]["alert"], tests[place]["q"]))
 
 
 def _by_camera(psi: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, int]]:

@@ -6,7 +6,7 @@ the report that one run over all their images gives.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch.alerts import alerts
-from maskbatch.clock import Clock
-from maskbatch.committed import Committed, Meaning, open_together
+from maskbatch.clock import Clock, parse_bound
+from maskbatch.committed import Committed, open_together
 from maskbatch.conditions import CONDITIONS
 from maskbatch.config import Expect, ReportConfig, as_dict
 from maskbatch.coverage import coverage
@@ -32,10 +32,14 @@ from maskbatch.rundir import Location, RunDir, whole, write_json
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 from maskbatch.survey import CANDIDATE_COLUMNS, Survey, survey
-from maskbatch.tables import GROUPINGS, Tables, row_schema
+from maskbatch.tables import GROUPINGS, Tables
 
 SHOWN = 100
-"""Gaps and stretches in report.json, the longest; all of them are in their Parquet files."""
+"""Gaps, stretches and drift tests in report.json; all of them are in their Parquet files."""
+MAPPED_CAMERAS = 60
+"""Cameras whose single days are in report.json, and on its maps; all are in by_camera_day.parquet."""
+UNLIKE_PSI = 0.25
+"""A population stability index above it is commonly read as another population."""
 SHOWN_CANDIDATES = 24
 """Of the review candidates, the least certain; 1,000 are in review.parquet."""
 FLAT = {
@@ -65,17 +69,19 @@ FLAT = {
 """Tables beside those of GROUPINGS, and their columns."""
 
 
+Confusion = list[list[int]]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """A made report: the values of report.json, and what its tables are grouped by."""
+    """A made report."""
 
     values: dict[str, Any]
-    meaning: Meaning
+    """What report.json says."""
+    tables: dict[str, pa.Table]
+    """What its Parquet files hold, by name."""
     keys: dict[str, tuple[str, ...]]
-
-    @property
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        return {name: self.values[name] for name in self.keys}
+    """What those of rates are grouped by."""
 
     @property
     def overall(self) -> dict[str, Any]:
@@ -95,66 +101,104 @@ def make_report(
 ) -> Report:
     """Report over committed runs together, written to the folder `out`. Raises UsageError."""
     together = open_together(runs)
+    confusion, reason = _confusion(together)
+    if config.alert_corrected and confusion is None:
+        raise UsageError(f"--corrected: these rates cannot be corrected, {reason}; give --alert-below alone")
+    groupings = _groupings(together[0].keep_column)
+    if config.alert_by and f"by_{config.alert_by}" not in groupings:
+        names = ", ".join(name.removeprefix("by_") for name in groupings)
+        raise UsageError(f"--by {config.alert_by}: one of {names} expected")
     surveyed = survey(together)
-    report = _report(together, surveyed, config)
+    report = _report(together, surveyed, config, confusion, reason)
     pictures = None
     if config.thumbnails:
         pictures = thumbnails(surveyed.candidates.slice(0, SHOWN_CANDIDATES).to_pylist(), together, options)
-    _write(report, surveyed, out, pictures)
+    _write(report, out, pictures)
     return report
 
 
-def _report(runs: Sequence[Committed], surveyed: Survey, config: ReportConfig) -> Report:
+def _groupings(keep_column: str | None) -> dict[str, tuple[str, ...]]:
+    return GROUPINGS | ({f"by_{keep_column}": ("kept",)} if keep_column else {})
+
+
+def _report(
+    runs: Sequence[Committed],
+    surveyed: Survey,
+    config: ReportConfig,
+    confusion: Confusion | None,
+    reason: str | None,
+) -> Report:
+    """All figures: pure functions of what the survey found."""
     meaning, cells, keep_column = runs[0].meaning, surveyed.cells, runs[0].keep_column
-    confusion, reason = _confusion(runs)
-    if config.alert_corrected and confusion is None:
-        raise UsageError(f"--corrected: these rates cannot be corrected, {reason}; give --alert-below alone")
-    tables = Tables(cells, meaning, confusion, config.exclude)
-    groupings = GROUPINGS | ({f"by_{keep_column}": ("kept",)} if keep_column else {})
-    shown = {"kept": keep_column or "kept"}
-    rows = {
-        name: [{shown.get(key, key): value for key, value in row.items()} for row in tables.by(keys)]
-        for name, keys in groupings.items()
+    kept = {"kept": keep_column or "kept"}
+    keys = {name: tuple(kept.get(key, key) for key in own) for name, own in _groupings(keep_column).items()}
+    rates = Tables(cells, meaning, confusion, config.exclude)
+    tables = {
+        name: rates.by(own).rename_columns(kept if "kept" in own else {})
+        for name, own in _groupings(keep_column).items()
     }
-    candidates = surveyed.candidates.slice(0, SHOWN_CANDIDATES)
-    expect = Expect.parse(config.expect) if config.expect else None
+    mapped = _mapped(tables["by_camera"])
+    seen = {
+        "coverage": coverage(cells, _expect(config), _skipped(runs), _asked(runs), mapped),
+        "quality": _quality(cells, surveyed),
+        "drift": drift(cells, meaning.classes, _common(runs, "reference") or {}),
+    }
+    tables |= _flat(seen) | {"cells": cells, "review": surveyed.candidates}
+    shown = {name: tables[name].to_pylist() for name in keys if name != "by_camera_day"}
+    shown["by_camera_day"] = _of_cameras(tables["by_camera_day"], mapped).to_pylist()
+    all_of_it = Tables(cells, meaning, confusion) if config.exclude else rates
     values: dict[str, Any] = {
-        "made_at": now().isoformat(timespec="seconds"),
-        "maskbatch": version("maskbatch"),
-        "classes": list(meaning.classes),
-        "compliant": list(meaning.compliant),
-        "not_assessed": list(meaning.not_assessed),
-        "keep_column": keep_column,
-        "runs": [_identity(one) for one in runs],
+        **_identity(runs, config),
         "period": _period(surveyed),
-        "settings": as_dict(config),
-        **rows,
-        "everything": Tables(cells, meaning, confusion).by(()) if config.exclude else rows["overall"],
+        **shown,
+        "everything": all_of_it.by(()).to_pylist(),
         "corrected": {
             "identifiable": confusion is not None,
             "reason": reason,
             "confusion": confusion,
-            "shares": tables.shares(),
+            "shares": rates.shares(),
+            "unlike_cameras": _unlike(seen["drift"]),
         },
-        "coverage": coverage(cells, expect, _skipped(runs[0])),
-        "quality": {
-            "conditions": list(CONDITIONS),
-            "by_camera": _quality(cells),
-            "stretches": surveyed.stretches,
-        },
-        "drift": drift(cells, meaning.classes, runs[0].card.get("reference", {})),
+        **seen,
         "review": {
-            "num_review": rows["overall"][0]["num_review"],
-            "threshold": runs[0].card.get("review_threshold"),
-            "candidates": candidates.select(CANDIDATE_COLUMNS).to_pylist(),
+            "num_review": shown["overall"][0]["num_review"],
+            "threshold": _common(runs, "review_threshold"),
+            "candidates": surveyed.candidates.slice(0, SHOWN_CANDIDATES)
+            .select(CANDIDATE_COLUMNS)
+            .to_pylist(),
         },
     }
-    keys = {name: tuple(shown.get(key, key) for key in keys) for name, keys in groupings.items()}
-    values["alerts"] = alerts(values, keys, config)
-    return Report(values=values, meaning=meaning, keys=keys)
+    values["alerts"] = alerts(tables, keys, seen["drift"], config)
+    return Report(values=_shortened(values), tables=tables, keys=keys)
 
 
-def _confusion(runs: Sequence[Committed]) -> tuple[list[list[int]] | None, str | None]:
+def _expect(config: ReportConfig) -> Expect | None:
+    return Expect.parse(config.expect) if config.expect else None
+
+
+def _mapped(by_camera: pa.Table) -> set[tuple[str | None, str | None]]:
+    """The cameras (site, camera) that maps have room for: those with the most assessed images."""
+    rows = by_camera.sort_by([("assessed", "descending"), ("site", "ascending"), ("camera", "ascending")])
+    rows = rows.slice(0, MAPPED_CAMERAS)
+    return set(zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True))
+
+
+def _of_cameras(rows: pa.Table, cameras: Collection[tuple[str | None, str | None]]) -> pa.Table:
+    names = zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
+    return rows.filter(pa.array([name in cameras for name in names], pa.bool_()))
+
+
+def _common(runs: Sequence[Committed], name: str) -> Any:
+    """What the card of the one checkpoint of `runs` says; None where there are several."""
+    return runs[0].card.get(name) if len({one.digest for one in runs}) == 1 else None
+
+
+def _unlike(drifts: dict[str, Any]) -> int:
+    """Cameras whose pictures are unlike those that the checkpoint was tested on."""
+    return len({(row["site"], row["camera"]) for row in drifts["psi"] if row["psi"] > UNLIKE_PSI})
+
+
+def _confusion(runs: Sequence[Committed]) -> tuple[Confusion | None, str | None]:
     """The held-out matrix that corrects the rates of `runs`, or None and the reason why none does."""
     if len({one.digest for one in runs}) > 1:
         return None, "as the runs were scored by different checkpoints"
@@ -163,12 +207,31 @@ def _confusion(runs: Sequence[Committed]) -> tuple[list[list[int]] | None, str |
     return (None, reason) if reason else (confusion, None)
 
 
-def _identity(one: Committed) -> dict[str, Any]:
-    settings, success = one.settings, one.success
+def _identity(runs: Sequence[Committed], config: ReportConfig) -> dict[str, Any]:
+    """What was reported, by which settings."""
+    meaning = runs[0].meaning
+    return {
+        "made_at": now().isoformat(timespec="seconds"),
+        "maskbatch": version("maskbatch"),
+        "classes": list(meaning.classes),
+        "compliant": list(meaning.compliant),
+        "not_assessed": list(meaning.not_assessed),
+        "keep_column": runs[0].keep_column,
+        "settings": as_dict(config),
+        "runs": [_of_run(one) for one in runs],
+    }
+
+
+def _of_run(one: Committed) -> dict[str, Any]:
+    settings, success, plan = one.settings, one.success, one.settings["plan"]
     return {
         "path": str(one.run.path),
-        "archives": settings["plan"]["archives"],
-        "timezone": settings["plan"]["timezone"],
+        "archives": plan["archives"],
+        "timezone": plan["timezone"],
+        "since": plan.get("since"),
+        "until": plan.get("until"),
+        "cameras": plan.get("camera") or [],
+        "limit": plan.get("limit"),
         "checkpoint": one.digest,
         "architecture": one.card["architecture"],
         "created_at": settings["created_at"],
@@ -192,77 +255,85 @@ def _period(surveyed: Survey) -> dict[str, Any]:
     }
 
 
-def _quality(cells: pa.Table) -> list[dict[str, Any]]:
-    """Images by camera and condition."""
+def _quality(cells: pa.Table, surveyed: Survey) -> dict[str, Any]:
+    """Images by condition: in all, by camera, and the stretches of them."""
     frame = cells.select(["site", "camera", "status", "condition", "count"]).to_pandas()
     frame = frame[frame["status"] == "ok"]
     for name in CONDITIONS:
         frame[name] = frame["count"].where(frame["condition"] == name, 0)
     sums = frame.groupby(["site", "camera"], dropna=False)[["count", *CONDITIONS]].sum().reset_index()
-    sums = sums.rename(columns={"count": "scored"})
-    return [{**row, **_names(row)} for row in sums.to_dict("records")]
+    by_camera = pa.Table.from_pandas(sums.rename(columns={"count": "scored"}), preserve_index=False)
+    return {
+        "conditions": list(CONDITIONS),
+        "totals": {name: int(sums[name].sum()) for name in CONDITIONS},
+        "by_camera": by_camera.to_pylist(),
+        "stretches": surveyed.stretches,
+    }
 
 
-def _names(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] if isinstance(row[key], str) else None for key in ("site", "camera")}
-
-
-def _skipped(one: Committed) -> Callable[[str | None, date], int | None]:
-    """The hour that a change of clocks leaves out at a site on a day."""
-    clock = Clock.parse(one.settings["plan"]["timezone"], now())
+def _skipped(runs: Sequence[Committed]) -> Callable[[str | None, date], int | None]:
+    """The hour that a change of clocks leaves out at a site on a day, by the clock of any run."""
+    zones = {tuple(one.settings["plan"]["timezone"]) for one in runs}
+    clocks = [Clock.parse(zone, now()) for zone in sorted(zones)]
 
     @cache
     def skipped(site: str | None, day: date) -> int | None:
         midnight = datetime.combine(day, datetime.min.time())
-        for hour in range(24):
-            local = midnight + timedelta(hours=hour)
-            if clock.to_local(local.replace(tzinfo=clock.zone(site)).astimezone(), site) != local:
-                return hour
+        for clock in clocks:
+            for hour in range(24):
+                local = midnight + timedelta(hours=hour)
+                if clock.to_local(local.replace(tzinfo=clock.zone(site)).astimezone(), site) != local:
+                    return hour
         return None
 
     return skipped
 
 
-def _write(report: Report, surveyed: Survey, out: Location, pictures: dict[int, bytes] | None) -> None:
-    from maskbatch.page import render  # matplotlib: a second that an error need not wait for
-
-    values = report.values
-    flat = {
-        "coverage": values["coverage"]["by_camera"],
-        "gaps": values["coverage"]["gaps"],
-        "quality": values["quality"]["by_camera"],
-        "stretches": values["quality"]["stretches"],
-        "drift": values["drift"]["tests"],
-    }
-    files = {"cells": surveyed.cells, "review": surveyed.candidates}
-    files |= {name: pa.Table.from_pylist(rows, pa.schema(FLAT[name])) for name, rows in flat.items()}
-    files |= {
-        name: pa.Table.from_pylist(rows, row_schema(report.keys[name], report.meaning))
-        for name, rows in report.tables.items()
-    }
-    for name, table in files.items():
-        with whole(out / f"{name}.parquet") as partial:
-            pq.write_table(table, partial)
-    shown = _shown(values)
-    write_json(out / "report.json", shown)
-    write_json(out / "alerts.json", {name: shown[name] for name in ("made_at", "settings", "alerts")})
-    with whole(out / "report.html") as partial:
-        partial.write_text(render(shown, pictures))
+def _asked(runs: Sequence[Committed]) -> tuple[datetime | None, datetime | None]:
+    """The local times from --since of the first run to --until of the last, where every run has one."""
+    since = [parse_bound("--since", one.settings["plan"].get("since")) for one in runs]
+    until = [parse_bound("--until", one.settings["plan"].get("until")) for one in runs]
+    first, last = ([time for time in times if time] for times in (since, until))
+    return (
+        min(first) if len(first) == len(runs) else None,
+        max(last) if len(last) == len(runs) else None,
+    )
 
 
-def _shown(values: dict[str, Any]) -> dict[str, Any]:
-    """The values as report.json has them: times in ISO 8601, of the lists that may be long the longest."""
-    coverage, quality = values["coverage"], values["quality"]
-    gaps = sorted(coverage["gaps"], key=lambda row: -row["seconds"])
-    runs = sorted(quality["stretches"], key=lambda row: -row["snapshots"])
-    shown = {
-        **values,
-        "coverage": {**coverage, "num_gaps": len(gaps), "gaps": gaps[:SHOWN]},
-        "quality": {**quality, "num_stretches": len(runs), "stretches": runs[:SHOWN]},
+def _flat(seen: dict[str, Any]) -> dict[str, pa.Table]:
+    """What stands in report.json as lists, whole, as tables."""
+    rows = {
+        "coverage": seen["coverage"]["by_camera"],
+        "gaps": seen["coverage"]["gaps"],
+        "quality": seen["quality"]["by_camera"],
+        "stretches": seen["quality"]["stretches"],
+        "drift": seen["drift"]["tests"],
     }
-    plain: dict[str, Any] = json.loads(json.dumps(shown, default=_iso))
+    return {name: pa.Table.from_pylist(rows[name], pa.schema(FLAT[name])) for name in FLAT}
+
+
+def _shortened(values: dict[str, Any]) -> dict[str, Any]:
+    """The values as report.json has them: times in ISO 8601, of the lists that may be long the first."""
+    orders: dict[tuple[str, str], Callable[[dict[str, Any]], Any]] = {
+        ("coverage", "gaps"): lambda gap: -gap["seconds"],
+        ("quality", "stretches"): lambda stretch: -stretch["snapshots"],
+        ("drift", "tests"): lambda test: (not test["alert"], test["p"]),
+    }
+    for (part, name), order in orders.items():
+        rows = values[part][name]
+        values[part] |= {f"num_{name}": len(rows), name: sorted(rows, key=order)[:SHOWN]}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=datetime.isoformat))
     return plain
 
 
-def _iso(value: datetime) -> str:
-    return value.isoformat()
+def _write(report: Report, out: Location, pictures: dict[int, bytes] | None) -> None:
+    from maskbatch.page import render  # matplotlib: a second that an error need not wait for
+
+    for name, table in report.tables.items():
+        with whole(out / f"{name}.parquet") as partial:
+            pq.write_table(table, partial)
+    write_json(out / "report.json", report.values)
+    chosen = {name: report.values[name] for name in ("made_at", "settings", "alerts")}
+    write_json(out / "alerts.json", chosen)
+    with whole(out / "report.html") as partial:
+        partial.write_text(render(report.values, pictures), encoding="utf-8")

@@ -10,7 +10,7 @@ from PIL import Image
 from maskbatch.archive import access_of
 from maskbatch.checkpoint import Preset
 from maskbatch.committed import Committed
-from maskbatch.config import PILLOW_LIMIT_PIXELS, PlanConfig, make
+from maskbatch.config import PlanConfig, make
 from maskbatch.decode import decode_batch
 from maskbatch.plan import read_plan
 from maskbatch.read import READ_COLUMNS, read_images
@@ -26,14 +26,14 @@ def thumbnails(
     found = {}
     for one in runs:
         wanted = [row for row in candidates if row["run"] == str(one.run.path)]
+        wanted.sort(key=lambda row: int(row["id"]))  # rows of a Parquet file are read forward only
         if not wanted:
             continue
         planned = pa.concat_tables([read_plan(one.run.plan, row["id"], row["id"] + 1) for row in wanted])
         access = access_of(make(PlanConfig, one.settings["plan"]), options)
-        encoded = read_images(
-            planned.select(READ_COLUMNS).to_pylist(), access, one.settings["score"]["max_bytes"]
-        )
-        decoded = decode_batch(encoded, len(wanted), Preset((SIDE_PX, SIDE_PX)), PILLOW_LIMIT_PIXELS)
+        limits = one.settings["score"]
+        encoded = read_images(planned.select(READ_COLUMNS).to_pylist(), access, limits["max_bytes"])
+        decoded = decode_batch(encoded, len(wanted), Preset((SIDE_PX, SIDE_PX)), limits["max_pixels"])
         columns = [decoded.columns[name] for name in ("sha256", "width", "height")]
         for row, pixels, sha256, *size in zip(wanted, decoded.images_NHWC, *columns, strict=True):
             if sha256 == row["sha256"]:

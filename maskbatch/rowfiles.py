@@ -193,6 +193,8 @@ class GroupReader:
         Of an image of more than `max_bytes` come max_bytes + 1: the caller sees it, and no copy is made.
         """
         for row in rows:
+            if row < self.first:
+                raise ValueError(f"row {row} comes after {self.first}: rows are read forward only")
             while row >= self.first + len(self._column):
                 batch = next(self._batches, None)
                 if batch is None:

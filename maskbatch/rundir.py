@@ -155,7 +155,10 @@ class RunDir:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise UsageError(f"{path} is not readable as JSON ({error}); name another --out") from error
+            message = f"{path} is not readable as JSON ({error}); restore it, or name another folder"
+            raise UsageError(message) from error
+        if not isinstance(values, dict):
+            raise UsageError(f"{path} is damaged: a JSON object expected; restore it, or name another folder")
         return values
 
     def clear(self) -> None:

@@ -88,7 +88,8 @@ RESERVED_COLUMNS = frozenset(
         *PLAN.names, *scores(()).names, "date", "hour", "weekday", "count",
         "day", "camera_day", "listed", "scored", "assessed", "compliant", "compliance", "compliance_low",
         "compliance_high", "corrected", "corrected_low", "corrected_high", "excluded", "condition",
-        "design_effect", "few_clusters", "mean_confidence", "confidence_sum",
+        "design_effect", "degrees_of_freedom", "few_clusters", "mean_confidence", "confidence_sum",
+        "file", "row", "digest",
     ]
 )  # fmt: skip
 """What --keep-column cannot be called."""

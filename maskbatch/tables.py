@@ -1,6 +1,6 @@
 """Cells to the tables of the report: counts, shares, compliance with its interval and corrected, by group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ CAMERA_DAY = ("site", "camera", "date")
 KEYS = ("site", "camera", "date", "hour", "weekday", "kept")
 KEY_TYPES = {"hour": pa.int64(), "weekday": pa.int64()}
 Row = dict[str, Any]
+Counts = NDArray[np.int64]
 
 
 class Tables:
@@ -48,15 +49,19 @@ class Tables:
         self._counts = [name for name in self._frame if name not in ("_all", *KEYS)]
         self._one_day = len(self._frame.drop_duplicates(list(CAMERA_DAY))) <= 1
 
-    def by(self, keys: tuple[str, ...]) -> list[Row]:
-        """One row for each group of `keys`, in their order, as `row_schema` has it; None for no data."""
+    def by(self, keys: tuple[str, ...]) -> pa.Table:
+        """One row for each group of `keys`, in their order, as `row_schema` has it, null for no data.
+
+        A camera's single days are not corrected: they hold too few images, and there may be 100,000.
+        """
         groups = self._frame.groupby(["_all", *keys], dropna=False)
         sums = groups[self._counts].sum().reset_index()
         effects = self._effects(keys, groups.ngroup(), len(sums))
-        self._rate(sums, effects)
-        names = row_schema(keys, self.meaning).names
-        rows = sums[names].to_dict("records")
-        return [{name: None if pd.isna(value) else value for name, value in row.items()} for row in rows]
+        self._rate(sums, effects, self.confusion if keys != CAMERA_DAY else None)
+        target = row_schema(keys, self.meaning)
+        return pa.Table.from_pandas(
+            sums[target.names], target, preserve_index=False
+        ).replace_schema_metadata()
 
     def _effects(self, keys: tuple[str, ...], group: "pd.Series[int]", num_groups: int) -> DesignEffects:
         """Design effects from camera-days; from the hours, where a group is inside one."""
@@ -72,7 +77,7 @@ class Tables:
             num_groups,
         )
 
-    def _rate(self, sums: pd.DataFrame, effects: DesignEffects) -> None:
+    def _rate(self, sums: pd.DataFrame, effects: DesignEffects, confusion: Counts | None) -> None:
         """Add shares, compliance and what is said of it to `sums`, one row a group."""
         sums["failed"] = sums["listed"] - sums["scored"]
         seen = sums["scored"] - sums["excluded"]
@@ -82,22 +87,16 @@ class Tables:
         compliant, assessed = (sums[name].to_numpy(np.float64) for name in ("compliant", "assessed"))
         sums["compliance_low"], sums["compliance_high"] = wilson(compliant, assessed, effects)
         sums["design_effect"], sums["num_clusters"] = effects.effect_G, effects.num_clusters_G
+        sums["degrees_of_freedom"] = effects.freedom_G
         sums["few_clusters"] = effects.num_clusters_G < FEW_CLUSTERS
         sums["mean_confidence"] = sums["confidence_sum"] / seen
         sums["share_review"] = sums["num_review"] / seen
-        fixed = self._corrected(sums, effects)
-        for name, values in fixed.items():
-            sums[name] = values
-
-    def _corrected(self, sums: pd.DataFrame, effects: DesignEffects) -> Mapping[str, NDArray[np.float64]]:
-        nothing = np.full(len(sums), np.nan)
-        if self.confusion is None:
-            return dict.fromkeys(("corrected", "corrected_low", "corrected_high"), nothing)
-        counts_GK = sums[[f"num_{name}" for name in self.meaning.classes]].to_numpy(np.int64)
-        fixed = correct(counts_GK, effects, self.confusion, *self._roles())
-        return {
-            "corrected": fixed.compliance_G, "corrected_low": fixed.low_G, "corrected_high": fixed.high_G,
-        }  # fmt: skip
+        sums["corrected"] = sums["corrected_low"] = sums["corrected_high"] = np.nan
+        if confusion is not None:
+            counts_GK = sums[[f"num_{name}" for name in self.meaning.classes]].to_numpy(np.int64)
+            fixed = correct(counts_GK, effects, confusion, *self._roles())
+            sums["corrected"] = fixed.compliance_G
+            sums["corrected_low"], sums["corrected_high"] = fixed.low_G, fixed.high_G
 
     def _roles(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which classes (K,) are compliant, and which are assessed."""
@@ -106,7 +105,7 @@ class Tables:
 
     def shares(self) -> list[Row]:
         """Each class's share of all images seen, as counted and as corrected with its interval."""
-        (overall,) = self.by(())
+        (overall,) = self.by(()).to_pylist()
         names = self.meaning.classes
         rows = [
             {"class": name, "count": overall[f"num_{name}"], "share": overall[f"share_{name}"],
@@ -139,7 +138,7 @@ def _counted(cells: pa.Table, meaning: Meaning, exclude: Sequence[str]) -> pd.Da
     out["excluded"] = count.where(ok & ~seen, 0)
     for name in meaning.classes:
         out[f"num_{name}"] = count.where(seen & (label == name), 0)
-    out["assessed"] = count.where(seen & ~label.isin(meaning.not_assessed), 0)
+    out["assessed"] = count.where(seen & label.isin(meaning.assessed), 0)
     out["compliant"] = count.where(seen & label.isin(meaning.compliant), 0)
     out["num_review"] = count.where(seen & frame["needs_review"], 0)
     out["confidence_sum"] = frame["confidence_sum"].where(seen, 0)
@@ -168,6 +167,7 @@ def row_schema(keys: Sequence[str], meaning: Meaning) -> pa.Schema:
             ("corrected_low", real),
             ("corrected_high", real),
             ("design_effect", real),
+            ("degrees_of_freedom", real),
             ("num_clusters", whole_number),
             ("few_clusters", pa.bool_()),
             ("mean_confidence", real),

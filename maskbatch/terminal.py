@@ -1,6 +1,5 @@
 """The report and the plan's summary as a person reads them in a terminal."""
 
-from calendar import day_name
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +7,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from maskbatch.cells import group_name
+
 if TYPE_CHECKING:
     from maskbatch.compare import Comparison
     from maskbatch.report import Report
 
 MAX_ROWS = 31
+COMPARED = ("assessed 1st", "compliance 1st", "assessed 2nd", "compliance 2nd")
+COMPARED = ("assessed 1st", "compliance 1st", "assessed 2nd", "compliance 2nd")
 TABLE: dict[str, Any] = {
     "title_justify": "left", "title_style": "bold", "header_style": "", "box": SIMPLE_HEAD, "padding": 0,
 }  # fmt: skip
@@ -34,16 +37,18 @@ def stdout_console() -> Console:
 
 def print_report(report: "Report", console: Console, groupings: Sequence[str] = ()) -> None:
     """The report's tables, all without `groupings`; camera x day is left to its Parquet file."""
-    groupings = groupings or [name for name in report.tables if name != "by_camera_day"]
+    groupings = groupings or [name for name in report.keys if name != "by_camera_day"]
+    for line in trust(report):
+        console.print(line)
     for name in groupings:
-        rows = report.tables[name]
+        rows = report.values[name]
         if name == "overall" or len(rows) > 1:
             title = TITLES.get(name, name.replace("_", " ").capitalize())
             console.print(_table(title, report.keys[name], rows[:MAX_ROWS], report))
             if len(rows) > MAX_ROWS:
                 console.print(f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet")
-    if any(star(row) for name in groupings for row in report.tables[name]):
-        console.print("* under ten camera-days: the interval leans on the other groups and is too narrow")
+    if any(star(row) for name in groupings for row in report.values[name]):
+        console.print("* few clusters (under ten): the interval leans on all groups, likely too narrow")
     overall = report.overall
     failed = {
         name.removeprefix("failed_"): count
@@ -51,23 +56,24 @@ def print_report(report: "Report", console: Console, groupings: Sequence[str] = 
         if name.startswith("failed_") and count
     }
     console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{plus(failed)}.")
-    for line in (*trust(report), f"Compliance: {headline(report)}.", *second_figures(report)):
+    for line in (f"Compliance: {headline(report)}.", *second_figures(report)):
         console.print(line)
     for alert in report.values["alerts"]:
-        console.print(f"ALERT {alert['sentence']}.")
+        console.print(f"ALERT {alert['sentence']}.", soft_wrap=True)
 
 
 def trust(report: "Report") -> Iterator[str]:
     """What is known of the archive itself, before its rates are read: a line each, none where all is well."""
-    cameras = [row for row in report.values["coverage"]["by_camera"] if row["coverage"] is not None]
-    gaps = report.values["coverage"]["gaps"]
+    coverage = report.values["coverage"]
+    cameras = [row for row in coverage["by_camera"] if row["coverage"] is not None]
     if cameras:
         least = min(cameras, key=lambda row: row["coverage"])
-        name = "/".join(least[key] or "unknown" for key in ("site", "camera"))
-        yield f"Coverage: least {least['coverage']:.1%} of what is expected, of {name}; gaps: {len(gaps):,}."
-    quality = report.values["quality"]
-    counts = {name: sum(row[name] for row in quality["by_camera"]) for name in quality["conditions"]}
-    found = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in counts.items() if count)
+        yield (
+            f"Coverage: {coverage['coverage']:.1%} of the snapshots due came; least {least['coverage']:.1%}, "
+            f"of {group_name(least, ('site', 'camera'))}; gaps: {coverage['num_gaps']:,}."
+        )
+    totals = report.values["quality"]["totals"]
+    found = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in totals.items() if count)
     if found:
         yield f"Doubtful images: {found}; --exclude leaves them out of the rates."
 
@@ -103,7 +109,7 @@ def plus(counts: Mapping[str, int]) -> str:
 def headline(report: "Report") -> str:
     """The compliance rate in one line, with what it rests on."""
     overall = report.overall
-    compliant = " or ".join(report.meaning.compliant)
+    compliant = " or ".join(report.values["compliant"])
     if not overall["scored"]:
         return f"nothing to assess: none of {overall['listed']:,} images could be scored"
     if overall["compliance"] is None:
@@ -113,7 +119,7 @@ def headline(report: "Report") -> str:
         f"assessed), 95 % interval {_interval(overall)}"
     )
     if overall["few_clusters"]:
-        text += "; under ten camera-days, so the interval is too narrow"
+        text += "; few clusters, so the interval is likely too narrow"
     return text
 
 
@@ -121,27 +127,22 @@ def _table(title: str, keys: tuple[str, ...], rows: list[dict[str, Any]], report
     table = Table(title=title, **TABLE)
     for key in keys:
         table.add_column(key, no_wrap=True)
-    for name in ("listed", "failed", "assessed", *report.meaning.classes, "compliance (95 %)", "review"):
-        words, is_class = name.replace("_", " "), name in report.meaning.classes
+    classes = report.values["classes"]
+    for name in ("listed", "failed", "assessed", *classes, "compliance (95 %)", "review"):
+        words, is_class = name.replace("_", " "), name in classes
         least = max(map(len, words.split())) if is_class else len(words)
         table.add_column(words, justify="right", no_wrap=not is_class, min_width=least)
     for row in rows:
         table.add_row(
-            *[_name(key, row[key]) for key in keys],
+            *[group_name(row, (key,)) for key in keys],
             f"{row['listed']:,}",
             f"{row['failed']:,}",
             f"{row['assessed']:,}",
-            *[f"{row[f'num_{name}']:,}" for name in report.meaning.classes],
+            *[f"{row[f'num_{name}']:,}" for name in classes],
             "-" if row["compliance"] is None else f"{row['compliance']:.1%} ({_interval(row)}){star(row)}",
             f"{row['num_review']:,}",
         )
     return table
-
-
-def _name(key: str, value: Any) -> str:
-    if value is None:
-        return "unknown"
-    return day_name[value - 1] if key == "weekday" else str(value)
 
 
 def star(row: dict[str, Any]) -> str:
@@ -179,12 +180,14 @@ def print_comparison(made: "Comparison", console: Console) -> None:
         if len(made.by_camera) > MAX_ROWS:
             console.print(f"  ... {len(made.by_camera) - MAX_ROWS:,} more cameras with --json")
     overall = made.overall
+    on = f" on the {made.shared:,} images of both" if made.kind == "images" else ""
     console.print(
-        f"Compliance: {percent(overall['compliance_first'])} -> {percent(overall['compliance_second'])}, "
+        f"Compliance{on}: {percent(overall['compliance_first'])} -> {percent(overall['compliance_second'])}, "
         f"difference {points(overall)}{', p ' + p_value(overall['p']) if overall['p'] is not None else ''}."
     )
-    if overall["few_clusters"] or any(row["few_clusters"] for row in made.by_camera):
-        console.print("* under ten camera-days: the interval is too narrow and p too small")
+    console.print("Interval and p: t test of linearised rates over camera-days, which may be alike within.")
+    if any(row["few_clusters"] and row["p"] is not None for row in (overall, *made.by_camera)):
+        console.print("* few clusters (under ten): the interval is likely too narrow and p too small")
 
 
 def points(row: Mapping[str, Any]) -> str:
@@ -193,7 +196,8 @@ def points(row: Mapping[str, Any]) -> str:
         return "-"
     low, high = row["difference_low"], row["difference_high"]
     interval = "-" if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
-    return f"{100 * row['difference']:+.1f} points ({interval}){'*' if row['few_clusters'] else ''}"
+    star = "*" if row["few_clusters"] and low is not None else ""
+    return f"{100 * row['difference']:+.1f} points ({interval}){star}"
 
 
 def p_value(p: float | None) -> str:
@@ -218,12 +222,19 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="By camera (q: p held against all cameras)", **TABLE)
     for name in ("site", "camera"):
         table.add_column(name, no_wrap=True)
-    for name in ("assessed", "compliance", "assessed then", "compliance then", "difference (95 %)", "p", "q"):
+    for name in (
+        "assessed 1st",
+        "compliance 1st",
+        "assessed 2nd",
+        "compliance 2nd",
+        "difference (95 %)",
+        "p",
+        "q",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row["site"] or "unknown",
-            row["camera"] or "unknown",
+            *[group_name(row, (key,)) for key in ("site", "camera")],
             *(
                 text
                 for side in ("first", "second")

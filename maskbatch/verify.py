@@ -30,9 +30,8 @@ from maskbatch.rundir import Location, RunDir, num_threads, reason, store_errors
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 
 SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet")
-AS_PLANNED = ("uri", "site", "camera")
-COLUMNS = ("id", *AS_PLANNED, "captured_local", "region", "status", "sha256", "label")
-"""Of the scores, what is read here, beside the probabilities."""
+LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
+"""Dot names: what `rundir.whole` leaves where it is cut off, and what a desktop writes."""
 
 Item = Mapping[str, Any]
 """What `_SUCCESS` says of one file."""
@@ -59,18 +58,18 @@ def verify(
         success_sha256=hashlib.sha256(run.success.read_bytes()).hexdigest(),
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    planned = one.success["planned"]
-    drawn = np.random.default_rng(result.seed).choice(planned, min(sample, planned), replace=False)
     with step("verify", len(one.success["files"]), "files") as shown:
         sound = _check_plan(one, result, shown)
-        rows = _check_scores(one, result, np.sort(drawn), sound, shown)
+        planned = one.success["planned"] if sound else 0
+        drawn = np.random.default_rng(result.seed).choice(planned, min(sample, planned), replace=False)
+        rows, plan = _check_scores(one, result, drawn, sound, shown)
     listed = {item["name"] for item in one.success["files"]}
     for name in sorted({run.run_json.name, *_stored(run.plan), *_stored(run.scores)} - listed):
         result.differ(name, "file", "none, _SUCCESS does not list it", "a file")
-    if sound and len(rows):
+    if len(rows):
         from maskbatch.rescore import check_sample  # torch, which files alone do not need
 
-        check_sample(one, result, rows, checkpoint, options)
+        check_sample(one, result, rows, plan, checkpoint, options)
     return result
 
 
@@ -87,13 +86,17 @@ def _open(run: RunDir) -> Committed:
 
 
 def _stored(folder: Location) -> Iterator[str]:
-    """Every file below `folder`, named from the run directory; dot names, which readers skip, left out."""
+    """Every file below `folder`, named from the run directory; dot names left out, but a .parquet file.
+
+    A link to a folder counts as a file: some readers follow it.
+    """
     if isinstance(folder, Path):
-        paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+        found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        paths = [path.relative_to(folder).as_posix() for path in found]
     else:
         here = folder.path.rstrip("/") + "/"
         paths = [path.removeprefix(here) for path in folder.fs.find(here)]
-    return (f"{folder.name}/{path}" for path in paths if not path.rpartition("/")[2].startswith("."))
+    return (f"{folder.name}/{path}" for path in paths if not LEFT_OVER.search(path))
 
 
 def _read(one: Committed, item: Item) -> tuple[bytes | None, list[Difference]]:
@@ -109,14 +112,26 @@ def _read(one: Committed, item: Item) -> tuple[bytes | None, list[Difference]]:
     return data, []
 
 
-def _read_rows(one: Committed, item: Item, target: pa.Schema) -> tuple[pa.Table | None, list[Difference]]:
-    """The columns of `target` and, as `file`, the file's name; None where it does not read."""
+def _read_rows(
+    one: Committed, item: Item, target: pa.Schema, columns: Sequence[str] | None = None
+) -> tuple[pa.Table | None, list[Difference]]:
+    """`columns` of a file that must be of `target` and, as `file`, its name; None where it does not read."""
     name, expected = item["name"], f"{item['rows']:,}"
     data, found = _read(one, item)
     if data is None:
         return None, found
     try:
-        rows = pq.ParquetFile(pa.BufferReader(data)).read(target.names).select(target.names).cast(target)
+        file = pq.ParquetFile(pa.BufferReader(data))
+        types, wanted = ({field.name: field.type for field in kind} for kind in (file.schema_arrow, target))
+        for column in types | wanted if len(target) else ():
+            if (is_type := types.get(column)) != (expected_type := wanted.get(column)):
+                found.append(
+                    Difference(name, None, f"column {column}", str(expected_type), str(is_type))
+                )
+        if wanted.keys() - types.keys():
+            return None, found
+        target = pa.schema([target.field(column) for column in columns or target.names])
+        rows = file.read(target.names).select(target.names).cast(target)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         return None, [*found, Difference(name, None, "rows", expected, f"does not read ({reason(error)})")]
     if len(rows) != item["rows"]:

@@ -132,9 +132,11 @@ def read_scores(run: RunDir) -> pa.Table:
     return pa.concat_tables(tables).sort_by("id")
 
 
-def stage_run(out: Path, archive: Path, checkpoint: Checkpoint, **filters: Any) -> Run:
+def stage_run(
+    out: Path, archive: Path, checkpoint: Checkpoint, *, layout: str | None = LAYOUT, **filters: Any
+) -> Run:
     """Plan, decode, score and stage `archive` by the real functions, in shards of 32; not committed."""
-    plan_config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",), **filters)
+    plan_config = PlanConfig(archives=(str(archive),), layout=layout, timezone=("Europe/Paris",), **filters)
     score_config = ScoreConfig(dtype="float32")
     settings = runner.make_plan(str(out), plan_config)
     run = RunDir.at(str(out))

@@ -1,5 +1,6 @@
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from maskbatch.alerts import alerts
@@ -12,7 +13,7 @@ KEYS = {"overall": (), "by_camera": ("site", "camera"), "by_day": ("date",)}
 def row(rate: float | None, half: float = 0.02, few: bool = False, **keys: Any) -> dict[str, Any]:
     low, high = (None, None) if rate is None else (rate - half, rate + half)
     return {
-        **keys, "compliance": rate, "compliance_low": low, "compliance_high": high, "few_clusters": few,
+        **keys, "assessed": 0 if rate is None else 100, "compliance": rate, "compliance_low": low, "compliance_high": high, "few_clusters": few,
         "corrected": rate and rate + 0.05, "corrected_low": low and low + 0.05, "corrected_high": high and high + 0.05,
     }  # fmt: skip
 
@@ -26,12 +27,19 @@ VALUES = {
         row(None, site="north", camera="4"),
     ],
     "by_day": [row(0.5, few=True, date="2026-10-03")],
-    "drift": {"tests": [], "short": []},
 }
 
 
+NO_DRIFT = {"tests": []}
+
+
+def tables(values: dict[str, list[dict[str, Any]]]) -> dict[str, pa.Table]:
+    return {name: pa.Table.from_pylist(rows) for name, rows in values.items()}
+
+
 def fired(**config: Any) -> list[str]:
-    return [alert["sentence"] for alert in alerts(VALUES, KEYS, ReportConfig(**config))]
+    found = alerts(tables(VALUES), KEYS, NO_DRIFT, ReportConfig(**config))
+    return [alert["sentence"] for alert in found]
 
 
 def test_nothing_fires_unasked() -> None:
@@ -54,9 +62,23 @@ def test_each_camera_may_be_held_to_it_by_its_name() -> None:
 
 def test_the_corrected_rate_may_be_held_to_it() -> None:
     assert fired(alert_below=0.99, alert_corrected=True) == []
-    values = VALUES | {"overall": [row(0.90)]}
-    (alert,) = alerts(values, KEYS, ReportConfig(alert_below=0.98, alert_corrected=True))
-    assert alert["sentence"].startswith("overall: corrected compliance 95.0 % (93.0 to 97.0 %) is below 98.0 %")
+    values = tables(VALUES | {"overall": [row(0.90)]})
+    (alert,) = alerts(values, KEYS, NO_DRIFT, ReportConfig(alert_below=0.98, alert_corrected=True))
+    assert alert["sentence"].startswith(
+        "overall: corrected compliance 95.0 % (93.0 to 97.0 %) is below 98.0 %"
+    )
+
+
+def test_nothing_assessed_is_no_proof_that_all_is_well() -> None:
+    values = tables(VALUES | {"overall": [row(None)]})
+    (alert,) = alerts(values, KEYS, NO_DRIFT, ReportConfig(alert_below=0.9))
+    assert alert["sentence"].startswith("nothing was assessed")
+
+
+def test_an_alert_says_its_figures_beside_its_sentence() -> None:
+    found = alerts(tables(VALUES), KEYS, NO_DRIFT, ReportConfig(alert_below=0.9, alert_by="day"))
+    expected = {"date": "2026-10-03", "rate": 0.5, "low": 0.48, "high": 0.52, "below": 0.9, "assessed": 100}
+    assert expected.items() <= found[0].items()
 
 
 def test_an_alert_on_few_clusters_says_so() -> None:
@@ -64,8 +86,6 @@ def test_an_alert_on_few_clusters_says_so() -> None:
 
 
 def test_what_cannot_be_asked_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="--by weather: one of camera, day expected"):
-        fired(alert_below=0.9, alert_by="weather")
     for config in (
         {"alert_below": 95.0},
         {"alert_by": "camera"},

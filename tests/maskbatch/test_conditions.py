@@ -105,6 +105,20 @@ def test_an_empty_gate_may_look_the_same_for_hours_but_not_for_half_a_day() -> N
     assert found(day_of([{**row, "digest": 9} for row in empty[:4]])) == ["frozen"] * 4
 
 
+def test_one_misread_frame_of_an_empty_night_freezes_nothing() -> None:
+    night = [picture({"label": "no_face"})] * 12
+    for faces in (1, 3):
+        assert found(day_of([picture({})] * faces + night)) == [None] * (faces + 12)
+    assert found(day_of([picture({})] * 4 + night)) == ["frozen"] * 16
+
+
+def test_a_person_who_stands_still_for_under_a_minute_is_not_frozen_unless_byte_for_byte() -> None:
+    frames = [picture({})] * 13
+    assert found(day_of(frames[:12], every_s=5)) == [None] * 12
+    assert found(day_of(frames, every_s=5)) == ["frozen"] * 13
+    assert found(day_of([{**row, "digest": 9} for row in frames[:4]], every_s=1)) == ["frozen"] * 4
+
+
 @pytest.mark.parametrize(
     "change", [{"dhash": b"\xff2345678"}, {"brightness": 0.51}, {"contrast": 0.21}, {"sharpness": 230.0}]
 )

@@ -153,23 +153,23 @@ def test_fifteen_points_of_compliance_lost_alert_and_the_sentence_says_it_all() 
         ("drift", "north", "5", "share_without_mask"),
     ]
     assert alerts[0]["sentence"] == (
-        "Camera 5 at north: the share of with_mask fell from 91.0 % (median of 28 nights) "
-        "to 75.8 % (median of the last 7), q < 0.001."
+        "north/5: the share of with_mask fell from 91.0 % (median of 28 days) "
+        "to 75.8 % (median of the last 7), q < 0.001"
     )
 
 
 @pytest.mark.parametrize(
     ("last", "words"),
     [
-        ({"confidence": 0.8}, "mean confidence fell from 0.909 (median of 28 nights) to 0.8"),
-        ({"brightness": 0.6}, "mean brightness rose from 0.404 (median of 28 nights) to 0.6"),
-        ({"sharpness": 1500.0}, "mean sharpness rose from 303.0 (median of 28 nights) to 1,51"),
+        ({"confidence": 0.8}, "mean confidence fell from 0.909 (median of 28 days) to 0.8"),
+        ({"brightness": 0.6}, "mean brightness rose from 0.404 (median of 28 days) to 0.6"),
+        ({"sharpness": 1500.0}, "mean sharpness rose from 303.0 (median of 28 days) to 1,51"),
     ],
 )
 def test_what_the_picture_looks_like_alerts_too(last: dict[str, float], words: str) -> None:
     rows = [row | {"site": None} for row in camera_rows(None, LONG, fallen=7, points=0, **last)]
     (alert,) = drift_alerts(drift(table(rows), CLASSES, {}))
-    assert alert["sentence"].startswith(f"The unknown camera: {words}")
+    assert alert["sentence"].startswith(f"unknown/unknown: {words}")
 
 
 def test_a_change_too_small_to_matter_is_significant_but_does_not_alert() -> None:

@@ -23,7 +23,7 @@ from maskbatch import page, plots, schema
 from maskbatch.conditions import CONDITIONS
 from maskbatch.config import ReportConfig
 from maskbatch.intervals import DesignEffects, wilson
-from maskbatch.report import make_report
+from maskbatch.report import MAPPED_CAMERAS, UNLIKE_PSI, make_report
 
 FOUR = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 TWO = ("with_mask", "without_mask")
@@ -97,6 +97,7 @@ def sample(
             "compliant": int(counts[0]),
             **{name: None if value is None else float(value) for name, value in rates.items()},
             "design_effect": 3.4 if assessed else None,
+            "degrees_of_freedom": max(clusters - 1.0, 1) if assessed else None,
             "num_clusters": clusters,
             "few_clusters": clusters < 10,
             "mean_confidence": 0.953 if scored else None,
@@ -111,7 +112,19 @@ def sample(
         return [row(groups[group], dict(zip(keys, group, strict=True))) for group in groups]
 
     overall = row(units, {})
-    by_camera = table("site", "camera")
+    by_camera, by_camera_day = table("site", "camera"), table("site", "camera", "date")
+    mapped = cameras[:MAPPED_CAMERAS]
+    tests = [
+        {
+            "site": site, "camera": camera, "measure": measure, "nights": num_days, "history": num_days - 7, "recent": 0.412,
+            "before": 0.4321, "p": 0.2, "q": 0.61, "alert": False,
+        }
+        | ({"recent": 0.087, "before": 0.0311, "p": 2.1e-5, "q": 0.0006, "alert": True} if (camera, measure) == ("dock", "share_without_mask") else {})
+        | ({"recent": 271.4, "before": 310.2, "q": 0.44} if measure == "sharpness" else {})
+        for site, camera in cameras[:-1]
+        for measure in (*(f"share_{name}" for name in classes), "confidence", "brightness", "sharpness")
+    ]  # fmt: skip
+    tests.sort(key=lambda test: (not test["alert"], test["p"]))
     num = len(classes)
     return {
         "made_at": "2026-11-02T04:12:09+00:00",
@@ -122,7 +135,8 @@ def sample(
         "keep_column": keep_column,
         "runs": [
             {
-                "path": "/runs/2026-10", "archives": ["/archive/2026-10"], "timezone": ["Europe/Paris"],
+                "path": "/runs/2026-10", "archives": ["/archive/2026-10"], "timezone": ["Europe/Paris"], "since": "2026-10-01",
+                "until": None, "cameras": ["north/*", "south/*"], "limit": 100_000,
                 "checkpoint": "dd20bdf5c6cc4f64ee12502a9732537d3fe2a4e8a7ddac3d12a7aeded3b915c1",
                 "architecture": "mobilenet_v2", "created_at": "2026-11-02T03:40:02+00:00",
                 "versions": {"maskbatch": "0.1.0", "ray": "2.60.0", "torch": "2.15.0"}, "planned": overall["listed"],
@@ -143,10 +157,10 @@ def sample(
         "by_day": table("date"),
         "by_hour": table("hour"),
         "by_weekday": sorted(table("weekday"), key=lambda one: one["weekday"]),
-        "by_camera_day": table("site", "camera", "date"),
+        "by_camera_day": [one for one in by_camera_day if (one["site"], one["camera"]) in mapped],
         **({f"by_{keep_column}": table(keep_column)} if keep_column else {}),
         "corrected": {
-            "identifiable": True, "reason": None,
+            "identifiable": True, "reason": None, "unlike_cameras": len(cameras) // 5,
             "confusion": (np.full((num, num), 3) + 180 * np.eye(num, dtype=int)).tolist(),
             "shares": [
                 {
@@ -158,6 +172,7 @@ def sample(
             ],
         },
         "coverage": {
+            "coverage": 0.9834, "stray_images": 2,
             "by_camera": [
                 {
                     "site": site, "camera": camera, "cadence_s": 300.0, "source": "inferred", "hours": list(range(6, 20)),
@@ -171,7 +186,7 @@ def sample(
                     "site": site, "camera": camera, "date": str(day), "expected": 168,
                     "snapshots": 0 if place == 1 and day.day in (11, 12) else 168 - int(rng.random() < 0.05) * int(rng.integers(9, 150)),
                 }
-                for (place, (site, camera)), day in product(enumerate(cameras), days)
+                for (place, (site, camera)), day in product(enumerate(mapped), days)
             ],
             "num_gaps": 2,
             "gaps": [
@@ -180,7 +195,7 @@ def sample(
             ],
         },
         "quality": {
-            "conditions": list(CONDITIONS),
+            "conditions": list(CONDITIONS), "totals": dict.fromkeys(CONDITIONS, 0) | {"frozen": 56, "duplicate": 10},
             "by_camera": [
                 {"site": site, "camera": camera, "scored": 4800, **dict.fromkeys(CONDITIONS, 0), "duplicate": place, "frozen": 56 * (place == 3)}
                 for place, (site, camera) in enumerate(cameras)
@@ -192,16 +207,7 @@ def sample(
         },
         "drift": {
             "recent_nights": 7, "history_nights": 28, "least_nights": 10,
-            "tests": [
-                {
-                    "site": site, "camera": camera, "measure": measure, "nights": num_days, "history": num_days - 7, "recent": 0.412,
-                    "before": 0.4321, "p": 0.2, "q": 0.61, "alert": False,
-                }
-                | ({"recent": 0.087, "before": 0.0311, "p": 2.1e-5, "q": 0.0006, "alert": True} if (camera, measure) == ("dock", "share_without_mask") else {})
-                | ({"recent": 271.4, "before": 310.2, "q": 0.44} if measure == "sharpness" else {})
-                for site, camera in cameras[:-1]
-                for measure in (*(f"share_{name}" for name in classes), "confidence", "brightness", "sharpness")
-            ],
+            "alert_q": 0.05, "num_tests": len(tests), "tests": tests[:100],
             "short": [{"site": cameras[-1][0], "camera": cameras[-1][1], "nights": 6}],
             "psi": [
                 {"site": site, "camera": camera, "measure": measure, "psi": 0.0412 + 0.11 * (measure == "brightness")}
@@ -261,9 +267,22 @@ def nothing(listed: int = 0) -> dict[str, Any]:
             for name in FOUR
         ],
     }
-    values["coverage"] = {"by_camera": [], "by_camera_day": [], "num_gaps": 0, "gaps": []}
-    values["quality"] |= {"by_camera": [], "num_stretches": 0, "stretches": []}
-    values["drift"] |= {"tests": [], "short": [], "psi": []}
+    values["coverage"] |= {
+        "coverage": None,
+        "stray_images": 0,
+        "by_camera": [],
+        "by_camera_day": [],
+        "num_gaps": 0,
+        "gaps": [],
+    }
+    values["corrected"]["unlike_cameras"] = 0
+    values["quality"] |= {
+        "totals": dict.fromkeys(CONDITIONS, 0),
+        "by_camera": [],
+        "num_stretches": 0,
+        "stretches": [],
+    }
+    values["drift"] |= {"num_tests": 0, "tests": [], "short": [], "psi": []}
     values["review"] = {"num_review": 0, "threshold": None, "candidates": []}
     values["corrected"]["confusion"] = None
     return values | {"alerts": [], "runs": []}

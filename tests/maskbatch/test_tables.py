@@ -7,7 +7,7 @@ from samples import CLASSES
 from test_cells import SCHEMA, tables
 
 from maskbatch import schema
-from maskbatch.cells import cells_of_rows
+from maskbatch.cells import cells_of_rows, group_name
 from maskbatch.committed import Meaning
 from maskbatch.tables import GROUPINGS, Row, Tables
 
@@ -20,7 +20,8 @@ CONFUSION = [[95, 5, 0, 0], [6, 90, 4, 0], [3, 2, 95, 0], [0, 1, 0, 99]]
 
 
 def group_table(cells: pa.Table, keys: tuple[str, ...]) -> list[Row]:
-    return Tables(cells, MEANING, CONFUSION).by(keys)
+    rows: list[Row] = Tables(cells, MEANING, CONFUSION).by(keys).to_pylist()
+    return rows
 
 
 def one_day(labels: list[str | None], status: str = "ok") -> pa.Table:
@@ -81,8 +82,8 @@ def test_excluded_images_are_counted_apart_and_stay_out_of_every_rate() -> None:
     )
     condition = pa.array([None, None, None, "frozen", "frozen", "dark"])
     cells = cells_of_rows(rows, "2026-10-03", condition=condition)
-    (all_of_it,) = Tables(cells, MEANING).by(())
-    (without,) = Tables(cells, MEANING, exclude=["frozen"]).by(())
+    (all_of_it,) = Tables(cells, MEANING).by(()).to_pylist()
+    (without,) = Tables(cells, MEANING, exclude=["frozen"]).by(()).to_pylist()
     assert (all_of_it["excluded"], all_of_it["assessed"], all_of_it["compliance"]) == (0, 6, 4 / 6)
     assert (without["excluded"], without["assessed"], without["compliance"]) == (2, 4, 3 / 4)
     assert (without["listed"], without["scored"], without["num_review"]) == (6, 6, 4)
@@ -102,7 +103,7 @@ def test_rates_are_corrected_where_a_matrix_can_and_not_otherwise() -> None:
     (corrected,) = group_table(cells, ())
     assert corrected["corrected_low"] < corrected["corrected"] < corrected["corrected_high"]
     assert corrected["corrected"] > 0.8, "the classifier takes more masks off than it puts on"
-    (plain,) = Tables(cells, MEANING).by(())
+    (plain,) = Tables(cells, MEANING).by(()).to_pylist()
     assert plain["corrected"] is plain["corrected_low"] is plain["corrected_high"] is None
     shares = Tables(cells, MEANING, CONFUSION).shares()
     assert [row["class"] for row in shares] == list(CLASSES)
@@ -112,6 +113,46 @@ def test_rates_are_corrected_where_a_matrix_can_and_not_otherwise() -> None:
 
 def test_two_classes_make_every_image_assessed() -> None:
     two = Meaning(classes=("with_mask", "without_mask"), compliant=("with_mask",), not_assessed=())
-    (row,) = Tables(one_day(["with_mask", "without_mask"]), two, [[50, 2], [3, 50]]).by(())
+    (row,) = Tables(one_day(["with_mask", "without_mask"]), two, [[50, 2], [3, 50]]).by(()).to_pylist()
     assert (row["assessed"], row["compliance"]) == (2, 0.5)
     assert "share_no_face" not in row
+
+
+def test_all_that_comply_leave_no_doubt_smaller_than_that_of_their_clusters() -> None:
+    (row,) = group_table(one_day(["with_mask"] * 2400), ())
+    assert (row["num_clusters"], row["design_effect"]) == (24, 100)
+    assert row["compliance_low"] < 0.9 < row["compliance_high"] == 1
+
+
+def test_cameras_without_a_name_are_clusters_too() -> None:
+    rows = pa.Table.from_pylist(
+        [
+            {
+                "site": None,
+                "camera": camera,
+                "status": "ok",
+                "label": "with_mask",
+                "region": 0,
+                "needs_review": False,
+            }
+            for camera in (None, "1", "2")
+        ],
+        SCHEMA,
+    )
+    cells = pa.concat_tables([cells_of_rows(rows, day) for day in ("2026-10-01", "2026-10-02", "unknown")])
+    (row,) = group_table(cells, ())
+    assert row["num_clusters"] == 9
+    assert [group["few_clusters"] for group in group_table(cells, ("camera",))] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "row", "name"),
+    [
+        (("site", "camera"), {"site": None, "camera": "2"}, "unknown/2"),
+        (("weekday",), {"weekday": 1}, "Monday"),
+        (("hour",), {"hour": 8}, "08:00"),
+        ((), {}, "overall"),
+    ],
+)
+def test_a_group_is_named_as_a_person_would(keys: tuple[str, ...], row: Row, name: str) -> None:
+    assert group_name(row, keys) == name
