@@ -20,7 +20,7 @@ from maskbatch.schema import UNKNOWN_DATE
 LEAST_SNAPSHOTS = 12
 """Of a camera with fewer in all, no pace is inferred."""
 LEAST_DAYS = 3
-"""With fewer, what is expected in each hour between the first and the last is the usual of them all."""
+"""With fewer, each hour between the first and the last is held to the usual of them all."""
 STEADY = 0.6
 """The share of its hours in which a camera must keep its own pace (within a fifth, or less than one), or
 nothing is expected of it: one that a sensor triggers keeps none."""
@@ -67,8 +67,8 @@ def coverage(
         for wanted, day in zip(expected, days, strict=True):
             if (hour := skipped(name["site"], day)) is not None:
                 wanted[hour] = 0
-        missing, gaps = _missing(found, expected), list(_gaps(found, expected, days[0]))
-        num_due, num_missing = num_due + float(expected.sum()), num_missing + missing
+        num_due, missing = num_due + float(expected.sum()), _missing(found, expected)
+        num_missing, gaps = num_missing + missing, list(_gaps(found, expected, days[0]))
         out["gaps"] += [{**name, **gap} for gap in gaps]
         out["by_camera"].append({**name, **_row(found, expected, missing, expect, gaps)})
         if (name["site"], name["camera"]) in shown:
@@ -102,7 +102,7 @@ def _of_cameras(table: pa.Table, days: Sequence[date]) -> Iterator[tuple[dict[st
     """Each camera's name and its snapshots (days, 24)."""
     cameras, number = groups(table, ("site", "camera"))
     place, counts = _hours(table) - days[0].toordinal() * 24, table["count"].to_numpy()
-    parts = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number)))
+    parts = np.split(np.argsort(number), np.cumsum(np.bincount(number)))
     for name, rows in zip(cameras.to_pylist(), parts[:-1], strict=True):
         flat = np.bincount(place[rows], counts[rows], len(days) * 24)
         yield name, flat.astype(np.float64).reshape(-1, 24)
@@ -142,9 +142,9 @@ def _pace(own: Counts) -> Counts:
 
 
 def _pace_of_few(own: Counts) -> Counts:
+    """The usual of all hours, in each from the first to the last."""
     hours = np.flatnonzero(own.any(axis=0))
-    there = own[own > 0]
-    each = np.median(there)
+    there, each = own[own > 0], np.median(own[own > 0])
     if each >= 2:
         each = there[np.abs(there - each) <= 1].mean()
     inside = (np.arange(24) >= hours[0]) & (np.arange(24) <= hours[-1])
@@ -163,8 +163,7 @@ def _even(own: Counts, num: int) -> bool:
 def _leave_out(expected: Counts, counts: Counts, due: tuple[int, int], period: Period) -> None:
     """Expect nothing outside the hours `due`, and in a first or last one that is due in part what came."""
     flat, found = expected.reshape(-1), counts.reshape(-1)
-    flat[: due[0]] = 0
-    flat[due[1] :] = 0
+    flat[: due[0]] = flat[due[1] :] = 0
     for hour, bound in zip((due[0], due[1] - 1), period, strict=True):
         if (bound is None or bound.minute) and found[hour]:
             flat[hour] = min(flat[hour], found[hour])
@@ -181,10 +180,10 @@ def _missing(counts: Counts, expected: Counts) -> int:
     blocks = -(-len(counts) // num_days)
     change = np.zeros(blocks * num_days * 24)
     change[: counts.size] = (counts - expected).ravel()
-    balance, missing = np.zeros(blocks), np.zeros(blocks)
+    balance = missing = np.zeros(blocks)
     for step in change.reshape(blocks, -1).T:
         balance = np.minimum(balance + step, 1)
-        missing += np.maximum(-1 - balance, 0)
+        missing = missing + np.maximum(-1 - balance, 0)
         balance = np.maximum(balance, -1)
     return int(np.floor(missing - np.minimum(balance, 0) + 1e-6).sum())
 
@@ -194,8 +193,7 @@ def _gaps(counts: Counts, expected: Counts, first: date) -> Iterator[dict[str, A
 
     `missing` is in whole snapshots, for between two of a slow camera lie empty hours that want less than one.
     """
-    found, wanted = counts.ravel(), expected.ravel()
-    hours = np.flatnonzero(wanted)
+    found, wanted, hours = counts.ravel(), expected.ravel(), np.flatnonzero(expected)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], (found < wanted / 2)[hours], [False]])))
     midnight = datetime(first.year, first.month, first.day)
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
@@ -221,8 +219,7 @@ def _row(
     }  # fmt: skip
     if not expected.any():
         return row
-    usual = expected.max(axis=0)
-    hours = np.flatnonzero(usual)
+    hours = np.flatnonzero(usual := expected.max(axis=0))
     if np.median(usual[hours]) <= 1:  # the hours between two snapshots count as well
         hours = np.arange(hours[0], hours[-1] + 1)
     return row | {
@@ -246,6 +243,6 @@ def _cadence_s(usual: Counts) -> float:
 
 
 def _of_days(counts: Counts, expected: Counts, days: Sequence[date]) -> Iterator[dict[str, Any]]:
-    for day, found, wanted in zip(days, counts, expected, strict=True):
-        due = round(float(wanted.sum())) if expected.any() else None
-        yield {"date": str(day), "snapshots": int(found.sum()), "expected": due}
+    due = [round(wanted) if expected.any() else None for wanted in expected.sum(axis=1)]
+    for day, found, wanted in zip(days, counts.sum(axis=1), due, strict=True):
+        yield {"date": str(day), "snapshots": int(found), "expected": wanted}

@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Values = pa.Array | pa.ChunkedArray
+Values: TypeAlias = pa.Array | pa.ChunkedArray
 
 KEPT = 100
 """Differences that are kept; all are counted."""
@@ -103,8 +103,9 @@ class Verification:
         if not self.sampled:
             return f"{text} No image was read again."
         text += (
-            f" {self.sampled:,} images read again (--seed {self.seed}), {self.rescored:,} of them scored again: "
-            f"{self.bit_equal:,} equal to the last bit, probabilities at most {self.largest_difference:.2g} apart."
+            f" {self.sampled:,} images read again (--seed {self.seed}), {self.rescored:,} of them "
+            f"scored again: {self.bit_equal:,} equal to the last bit, "
+            f"probabilities at most {self.largest_difference:.2g} apart."
         )
         if self.still_failing:
             text += f" {self.still_failing:,} failed in the run, and do so still."

@@ -290,14 +290,20 @@ def _skipped(runs: Sequence[Committed]) -> Callable[[str | None, date], int | No
 
 
 def _asked(runs: Sequence[Committed]) -> tuple[datetime | None, datetime | None]:
-    """The local times from --since of the first run to --until of the last, where every run has one."""
+    """The local times from --since of the first run to --until of the last, if all have one."""
     since = [parse_bound("--since", one.settings["plan"].get("since")) for one in runs]
     until = [parse_bound("--until", one.settings["plan"].get("until")) for one in runs]
     first, last = ([time for time in times if time] for times in (since, until))
+    made = max(_local(one, one.settings["created_at"]) for one in runs)  # of what comes later nothing is due
     return (
         min(first) if len(first) == len(runs) else None,
-        max(last) if len(last) == len(runs) else None,
+        min(max(last), made) if len(last) == len(runs) else None,
     )
+
+
+def _local(one: Committed, time: str) -> datetime:
+    zone = Clock.parse(one.settings["plan"]["timezone"], now()).zone(None)
+    return datetime.fromisoformat(time).astimezone(zone).replace(tzinfo=None)
 
 
 def _flat(seen: dict[str, Any]) -> dict[str, pa.Table]:

@@ -12,8 +12,8 @@ from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.committed import Committed
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, make
-from maskbatch.decode import decode_batch
 from maskbatch.consistency import clock_of
+from maskbatch.decode import decode_batch
 from maskbatch.differences import Verification
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
@@ -26,7 +26,7 @@ TOLERANCE = 0.02
 MEASURE_TOLERANCE = 1e-3
 """Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
 ELSEWHERE = ("id", "uri", "site", "camera", "error", "label", "confidence", "needs_review")
-"""Columns compared with the plan or, in every row, with the probabilities; a reason is a library's wording."""
+"""Checked in every row against the plan or the probabilities; a reason is in a library's words."""
 HEALING = ("missing", "read_error", "timeout", "score_error")
 """Statuses that may be others when an image is read again."""
 CHUNK_ROWS = 256
@@ -114,9 +114,10 @@ def _compare(old: Row, new: Row, classes: Sequence[str], result: Verification) -
             differ("status", old["status"], f"{new['status']}{why}")
         return
     if old["sha256"] != new["sha256"]:
-        return differ("sha256", old["sha256"], new["sha256"])
-    for name in new.keys() - {*ELSEWHERE, *(f"prob_{name}" for name in classes)}:
-        if not _alike(old[name], new[name]):
+        differ("sha256", old["sha256"], new["sha256"])
+        return
+    for name in new:
+        if name not in ELSEWHERE and not name.startswith("prob_") and not _alike(old[name], new[name]):
             differ(name, old[name], new[name])
     if not failed:
         _compare_probs(old, new, classes, result, differ)

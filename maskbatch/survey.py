@@ -157,7 +157,7 @@ class _Again:
             return flags
         digest = day["digest"].to_numpy()
         place = np.minimum(np.searchsorted(self._repeated, digest), len(self._repeated) - 1)
-        rows = np.flatnonzero((self._repeated[place] == digest) & (digest != 0))
+        rows = np.flatnonzero(self._repeated[place] == digest)
         places, first = np.unique(place[rows], return_index=True)
         flags[rows] = True
         flags[rows[first]] = self._came[places]

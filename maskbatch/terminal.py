@@ -88,9 +88,11 @@ def second_figures(report: "Report") -> Iterator[str]:
             f"{percent(everything['compliance'])} ({_interval(everything)})."
         )
     if overall["corrected"] is not None:
+        unlike = corrected["unlike_cameras"]
+        doubt = f"; pictures of {unlike:,} cameras look unlike that (PSI over 0.25)" if unlike else ""
         yield (
             f"Corrected for the classifier's errors: {overall['corrected']:.1%} "
-            f"({_interval(overall, 'corrected')}), if it errs here as on its held-out set."
+            f"({_interval(overall, 'corrected')}), if it errs here as on its held-out set{doubt}."
         )
     elif not corrected["identifiable"]:
         yield f"Not corrected for the classifier's errors: {corrected['reason']}."

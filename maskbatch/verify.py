@@ -22,14 +22,17 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.committed import Committed, open_committed
+from maskbatch.consistency import check_ids, check_kinds, check_rows, check_statuses
 from maskbatch.differences import Difference, Verification
-from maskbatch.errors import UsageError
+from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan import read_plan
 from maskbatch.progress import Step, step
 from maskbatch.rundir import Location, RunDir, num_threads, reason, store_errors
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 
-SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet")
+SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet", re.ASCII)
+COLUMNS = ("id", "captured_local", "region", "status")
+"""Of the scores, what is read where the classes are not known."""
 LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
 """Dot names: what `rundir.whole` leaves where it is cut off, and what a desktop writes."""
 
@@ -69,7 +72,10 @@ def verify(
     if len(rows):
         from maskbatch.rescore import check_sample  # torch, which files alone do not need
 
-        check_sample(one, result, rows, plan, checkpoint, options)
+        try:
+            check_sample(one, result, rows, plan, checkpoint, options)
+        except OverflowError:  # of a time after the year 9999, which was said above
+            result.differ(run.scores.name, "times of the sample", "years 1 to 9999", "another")
     return result
 
 
@@ -77,10 +83,14 @@ def _open(run: RunDir) -> Committed:
     """The run; without its settings where run.json cannot be used and is not the committed one."""
     try:
         return open_committed(run)
-    except UsageError:
-        one = Committed(run, {}, run.read_success() or {"files": []})
-        settings = (item for item in one.success["files"] if item["name"] == run.run_json.name)
-        if any(_read(one, item)[1] for item in settings):
+    except UsageError as error:
+        try:
+            one = Committed(run, {}, run.read_success() or {"files": []})
+            settings = [item for item in one.success["files"] if item["name"] == run.run_json.name]
+        except (KeyError, TypeError):
+            raise error from None  # _SUCCESS is damaged as well
+        counted = isinstance(one.success.get("planned"), int)
+        if counted and any(_read(one, item)[1] for item in settings):
             return one  # and that is a difference
         raise
 
@@ -105,7 +115,7 @@ def _read(one: Committed, item: Item) -> tuple[bytes | None, list[Difference]]:
     try:
         data = (one.run.path / name).read_bytes()
     except store_errors() as error:
-        return None, [Difference(name, None, "file", f"{item['num_bytes']:,} bytes", reason(error))]
+        return None, [Difference(name, None, "file", f"{item['num_bytes']} bytes", reason(error))]
     for what, got in (("num_bytes", len(data)), ("sha256", hashlib.sha256(data).hexdigest())):
         if got != item[what]:
             return data, [Difference(name, None, what, str(item[what]), str(got))]
@@ -113,30 +123,37 @@ def _read(one: Committed, item: Item) -> tuple[bytes | None, list[Difference]]:
 
 
 def _read_rows(
-    one: Committed, item: Item, target: pa.Schema, columns: Sequence[str] | None = None
+    one: Committed, item: Item, target: pa.Schema, exact: pa.Schema | None
 ) -> tuple[pa.Table | None, list[Difference]]:
-    """`columns` of a file that must be of `target` and, as `file`, its name; None where it does not read."""
-    name, expected = item["name"], f"{item['rows']:,}"
+    """The columns of `target` and, as `file`, the file's name; None where it does not read.
+
+    `exact` is what the file must hold, no more and no less, where that is known.
+    """
+    name, expected = item["name"], str(item["rows"])
     data, found = _read(one, item)
     if data is None:
         return None, found
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        types, wanted = ({field.name: field.type for field in kind} for kind in (file.schema_arrow, target))
-        for column in types | wanted if len(target) else ():
-            if (is_type := types.get(column)) != (expected_type := wanted.get(column)):
-                found.append(
-                    Difference(name, None, f"column {column}", str(expected_type), str(is_type))
-                )
-        if wanted.keys() - types.keys():
-            return None, found
-        target = pa.schema([target.field(column) for column in columns or target.names])
+        found += _columns(name, exact, file.schema_arrow)
         rows = file.read(target.names).select(target.names).cast(target)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        return None, [*found, Difference(name, None, "rows", expected, f"does not read ({reason(error)})")]
+        if not any(difference.what.startswith("column ") for difference in found):
+            found.append(Difference(name, None, "rows", expected, f"does not read ({reason(error)})"))
+        return None, found
     if len(rows) != item["rows"]:
-        found.append(Difference(name, None, "rows", expected, f"{len(rows):,}"))
+        found.append(Difference(name, None, "rows", expected, str(len(rows))))
     return rows.append_column("file", pa.repeat(name, len(rows))), found
+
+
+def _columns(name: str, expected: pa.Schema | None, got: pa.Schema) -> list[Difference]:
+    """The columns that a file lacks, or has besides."""
+    names = set(expected.names) ^ set(got.names) if expected is not None else ()
+    said = {True: "a column", False: "none"}
+    return [
+        Difference(name, None, f"column {column}", said[column not in got.names], said[column in got.names])
+        for column in sorted(names)
+    ]
 
 
 def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
@@ -147,10 +164,12 @@ def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
         if item["name"].startswith("scores/"):
             continue
         if item["name"].startswith("plan/"):
-            rows, found = _read_rows(one, item, target)
+            rows, found = _read_rows(one, item, target, schema.PLAN)
             ids = rows["id"].to_numpy() if rows is not None else np.zeros(0, np.int64)
             wrong = np.flatnonzero(ids != np.arange(num_rows, num_rows + len(ids)))[:1]
-            found += [_difference(rows, k, "id", num_rows + k, ids[k]) for k in wrong]
+            found += [
+                Difference(item["name"], int(ids[k]), "id", str(num_rows + k), str(ids[k])) for k in wrong
+            ]
             num_rows += len(ids)
         else:
             found = _read(one, item)[1]
@@ -171,91 +190,63 @@ def _ranges(one: Committed) -> Iterator[tuple[range, list[Item]]]:
         match = SCORES_FILE.fullmatch(item["name"])
         files[int(match[2]) if match else 0].append(item)
     firsts = sorted(files) or [0]
-    bounds = pairwise([0, *firsts[1:], one.success["planned"]])
+    planned = one.success["planned"]
+    bounds = pairwise([0, *(min(first, planned) for first in firsts[1:]), planned])
     for first, (start, stop) in zip(firsts, bounds, strict=True):
         yield range(start, stop), files[first]
 
 
 def _check_scores(
     one: Committed, result: Verification, drawn: NDArray[np.int64], sound: bool, shown: Step
-) -> pa.Table:
-    """Check every file of scores/ and the conservation law; returns the rows of the ids `drawn`, sorted."""
-    classes = one.meaning.classes if sound else ()
-    scores = schema.scores(classes)
-    target = pa.schema([scores.field(name) for name in (*COLUMNS, *(f"prob_{name}" for name in classes))])
-    kept = [target.append(pa.field("file", pa.string())).empty_table()]
+) -> tuple[pa.Table, pa.Table]:
+    """Check every file of scores/ and the conservation law.
+
+    Returns the rows of the ids `drawn`, and of the plan beside them; none unless the plan is `sound`.
+    """
+    scores = schema.scores(one.meaning.classes, one.keep_column) if sound else schema.scores(())
+    exact = scores if sound else None
+    target = exact or pa.schema([scores.field(name) for name in COLUMNS])
+    empty = target.append(pa.field("file", pa.string())).empty_table()
+    kept, kept_plan = [empty], [schema.PLAN.empty_table()]
     statuses: Counter[str] = Counter()
     complete = True
     with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
         for ids, items in _ranges(one):
-            parts = list(pool.map(lambda item: _read_rows(one, item, target), items))
+            parts = list(
+                pool.map(lambda item: _read_rows(one, item, target, scores if sound else None), items)
+            )
             for _, found in parts:
                 result.add(len(found), found)
             all_read = all(table is not None for table, _ in parts)
             complete &= all_read
-            rows = pa.concat_tables([kept[0], *(table for table, _ in parts if table is not None)])
-            _check_partitions(rows, result)
+            rows = pa.concat_tables([empty, *(table for table, _ in parts if table is not None)])
+            check_kinds(rows, result)
             rows = rows.filter(pc.equal(rows["region"], 0))
             statuses.update(rows["status"].to_pylist())
-            rows = _check_ids(rows, ids, result, all_read)
-            if sound:
-                planned = read_plan(one.run.plan, ids.start, ids.stop)
-                _check_as_planned(rows, planned.take(rows["id"].to_numpy() - ids.start), result)
-            wanted = drawn[slice(*np.searchsorted(drawn, (ids.start, ids.stop)))]
-            kept.append(rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted))))
+            rows = check_ids(rows, ids, result, all_read)
+            planned = _read_plan(one, ids, result) if sound else None
+            if planned is not None:
+                planned = planned.take(rows["id"].to_numpy() - ids.start)
+                check_rows(rows, planned, one, result)
+                wanted = pa.array(np.isin(rows["id"].to_numpy(), drawn))
+                kept.append(rows.filter(wanted))
+                kept_plan.append(planned.filter(wanted))
             result.files += len(items)
             shown.advance(len(items))
     result.rows = statuses.total()
     if complete:  # else what a file that does not read held would be named again
-        _check_statuses(one, statuses, result)
-    return pa.concat_tables(kept)
+        check_statuses(one, statuses, result)
+    return pa.concat_tables(kept), pa.concat_tables(kept_plan)
 
 
-def _check_partitions(rows: pa.Table, result: Verification) -> None:
-    """Each row lies in the partition of its own local day."""
-    partitions = pc.replace_substring_regex(rows["file"], SCORES_FILE.pattern, r"\1")
-    _check_same(rows, "partition of its local day", schema.local_days(rows), partitions, result)
-
-
-def _check_as_planned(rows: pa.Table, planned: pa.Table, result: Verification) -> None:
-    """Each row says of its image what the plan says, given beside it."""
-    for name in AS_PLANNED:
-        _check_same(rows, name, planned[name], rows[name], result)
-
-
-def _check_same(
-    rows: pa.Table, what: str, expected: pa.ChunkedArray, got: pa.ChunkedArray, result: Verification
-) -> None:
-    """Two columns of strings, beside `rows`, are equal; nulls too."""
-    same = pc.equal(pc.fill_null(expected, ""), pc.fill_null(got, "")).to_numpy()
-    wrong = np.flatnonzero(~same)
-    result.add(len(wrong), (_difference(rows, k, what, expected[k], got[k]) for k in wrong.tolist()))
-
-
-def _difference(rows: pa.Table, k: int, what: str, expected: object, got: object) -> Difference:
-    return Difference(str(rows["file"][k]), rows["id"][k].as_py(), what, str(expected), str(got))
-
-
-def _check_ids(rows: pa.Table, ids: range, result: Verification, all_read: bool) -> pa.Table:
-    """Each of `ids` has one row, where `all_read`, and no other has one; returns one row an id, in order."""
-    found, first, counts = np.unique(rows["id"].to_numpy(), return_index=True, return_counts=True)
-    rows = rows.take(first)
-    own = (found >= ids.start) & (found < ids.stop)
-    repeated, foreign = np.flatnonzero(counts > 1).tolist(), np.flatnonzero(~own).tolist()
-    missing = np.setdiff1d(np.arange(ids.start, ids.stop), found).tolist() if all_read else []
-    file = f"scores/date=*/part-{ids.start:012d}.parquet"
-    result.add(len(repeated), (_difference(rows, k, "rows", 1, counts[k]) for k in repeated))
-    result.add(len(foreign), (_difference(rows, k, "rows", 0, counts[k]) for k in foreign))
-    result.add(len(missing), (Difference(file, k, "rows", "1", "0") for k in missing))
-    return rows.filter(pa.array(own))
-
-
-def _check_statuses(one: Committed, statuses: Counter[str], result: Verification) -> None:
-    """planned = sum of statuses, and each status has as many rows as were committed."""
-    planned, committed = one.success["planned"], one.success["statuses"]
-    if sum(committed.values()) != planned:
-        result.differ("_SUCCESS", "sum of statuses", f"{planned:,} planned", f"{sum(committed.values()):,}")
-    for status in sorted({*statuses, *committed}):
-        if statuses[status] != committed.get(status, 0):
-            counted = f"{statuses[status]:,} (rows of scores/)"
-            result.differ("_SUCCESS", f"images {status}", counted, f"{committed.get(status, 0):,}")
+def _read_plan(one: Committed, ids: range, result: Verification) -> pa.Table | None:
+    """The plan's rows of `ids`; None where they are not where their ids put them."""
+    try:
+        planned = read_plan(one.run.plan, ids.start, ids.stop)
+        if np.array_equal(planned["id"].to_numpy(), np.arange(ids.start, ids.stop)):
+            return planned
+        got = "rows of other ids there"
+    except (pa.ArrowException, RunFailedError, LookupError, *store_errors()) as error:
+        got = reason(error)
+    result.differ(one.run.plan.name, "rows", f"those of ids {ids.start} to {ids.stop - 1}", got)
+    return None

@@ -22,6 +22,7 @@ from samples import Run
 from maskbatch import page, plots, schema
 from maskbatch.conditions import CONDITIONS
 from maskbatch.config import ReportConfig
+from maskbatch.drift import LEAST_CHANGE
 from maskbatch.intervals import DesignEffects, wilson
 from maskbatch.report import MAPPED_CAMERAS, UNLIKE_PSI, make_report
 
@@ -491,6 +492,75 @@ def test_what_was_asked_for_is_what_the_page_speaks_of() -> None:
     assert "nothing could be assessed" in none
 
 
+def flat(html: str) -> str:
+    """The text of a page on one line."""
+    return " ".join("".join(Parsed(html).texts).split())
+
+
+def test_the_archive_is_judged_before_the_rates() -> None:
+    month, none, failed, one = (
+        flat(rendered(name)) for name in ("a month", "no image", "all failed", "one image")
+    )
+    line = "The archive: of the snapshots due, 98.3 % came; 2 gaps. 56 frozen, 10 duplicate images."
+    assert 0 < month.index(line) < month.index("as classified")
+    unknown = "The archive: how many snapshots were due is not known. No "
+    assert all(f"{unknown}image could be read." in text for text in (none, failed))
+    values = one_image()
+    values["quality"]["by_camera"] = [
+        {"site": None, "camera": None, "scored": 1} | values["quality"]["totals"]
+    ]
+    assert f"{unknown}doubtful image was found." in flat(page.render(values))
+    assert "(gaps and doubtful images never raise one)" in one
+    assert "never raise one" not in month
+
+
+def test_archives_runs_and_time_zones_stand_under_the_title() -> None:
+    assert "/archive/2026-10; local times, Europe/Paris" in flat(rendered("a month"))
+    values = sample(num_days=1)
+    values["runs"] = [
+        values["runs"][0] | {"archives": [f"/in/{day}", "/all"], "timezone": zones}
+        for day, zones in enumerate([["UTC"], ["UTC"], ["south=Asia/Tokyo"], []])
+    ]
+    under = "/in/0, /all, /in/1 and 2 more; 4 runs; local times, UTC, south=Asia/Tokyo The archive"
+    assert under in flat(page.render(values))
+
+
+def test_a_corrected_rate_is_called_doubtful_where_pictures_are_unlike_the_held_out_ones() -> None:
+    values = sample(num_days=1)
+    condition, doubt = (
+        "if it errs here as on its held-out set",
+        "doubtful: the pictures of 1 camera look unlike",
+    )
+    assert f"{condition}; {doubt}" in flat(page.render(values))
+    values["corrected"]["unlike_cameras"] = 0
+    without = flat(page.render(values))
+    assert condition in without
+    assert "doubtful: " not in without
+
+
+def test_classes_have_corrected_dots_only_where_rates_are_corrected() -> None:
+    values = sample(num_days=1)
+    assert "var(--second)" in page._plots(values)["shares"]
+    values["overall"][0] |= dict.fromkeys(("compliance", "corrected", "corrected_low", "corrected_high"))
+    assert "var(--second)" not in page._plots(values)["shares"]
+    assert "Share of each class, as classified" in page.render(values)
+
+
+def test_every_alert_ends_with_one_full_stop() -> None:
+    values = sample(num_days=1)
+    first, second = (alert["sentence"].rstrip(".") for alert in values["alerts"])
+    values["alerts"][0]["sentence"] = first
+    text = flat(page.render(values))
+    assert f"{first}.{second}. " in text
+
+
+def test_what_the_page_says_of_drift_is_what_alerts() -> None:
+    """Written out, since report.json does not have them."""
+    told = "one point of a share or of confidence, two points of brightness, or a tenth of sharpness"
+    assert told in flat(rendered("a month"))
+    assert LEAST_CHANGE == {"share": 0.01, "confidence": 0.01, "brightness": 0.02, "sharpness": 0.1}
+
+
 def test_the_page_of_a_real_run_is_held_to_its_report_json(committed: Run, tmp_path: Path) -> None:
     make_report(
         [committed.run], tmp_path, ReportConfig(exclude=("dark",), alert_below=0.9, alert_by="camera")
@@ -687,7 +757,12 @@ def test_every_figure_stands_in_report_json_and_no_other_number_is_on_the_page(s
             assert value.startswith(told[:16]), path
         else:
             assert says(text, value), (path, text, value)
-    for sentence in ("95\u202f% interval", *CONDITIONS.values()):
+    sentences = (
+        "95\u202f% interval",
+        f"PSI over {UNLIKE_PSI}",
+        f"above {UNLIKE_PSI} is commonly read as a shift",
+    )
+    for sentence in (*sentences, *CONDITIONS.values()):
         rest = rest.replace(sentence, "")
     assert re.findall(r"[^.]*\d[^.]*", rest) == []
 
@@ -708,6 +783,17 @@ def test_a_phone_shows_it_without_scrolling_sideways(shown: Shown, scheme: str) 
     shown_paper = "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", paper))
     assert shown_paper == themes()[scheme == "dark"]["paper"]
     assert tab.locator(".scroll:not([tabindex='0'][role=region][aria-label])").count() == 0
+
+
+def test_a_long_name_does_not_make_a_phone_scroll_sideways(browser: Browser) -> None:
+    name = "camera" * 33 + "ab"
+    values = sample(cameras=[("north", "gate"), ("south", name)], num_days=2)
+    values["alerts"][0]["sentence"] = f"south/{name}: compliance is below its limit"
+    values["runs"][0] |= {"timezone": [f"{name}=Europe/Paris"], "cameras": [name]}
+    with browser.new_page(viewport={"width": 390, "height": 844}) as tab:
+        tab.set_content(page.render(values))
+        unfold(tab)
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def unfold(tab: Page) -> None:

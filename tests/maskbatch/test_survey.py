@@ -8,7 +8,7 @@ from samples import CLASSES, Run, read_scores, speckle, stage_run, write_files
 from maskbatch.checkpoint import Checkpoint
 from maskbatch.committed import in_order, open_committed, open_together, read_files
 from maskbatch.errors import UsageError
-from maskbatch.survey import Survey, survey
+from maskbatch.survey import Survey, _sorted, survey
 
 
 def surveyed(*runs: Run) -> Survey:
@@ -93,3 +93,13 @@ def test_a_committed_file_that_does_not_read_is_named(staged_at: Run) -> None:
     (staged_at.run.path / victim).unlink()
     with pytest.raises(UsageError, match=victim):
         surveyed(staged_at)
+
+
+def test_pictures_of_one_second_come_in_the_order_of_their_bytes() -> None:
+    rows = [
+        {"site": "n", "camera": camera, "captured_at": second, "digest": digest}
+        for camera, second, digest in (("2", 5, 1), ("1", 5, 3), ("1", 5, 2), ("1", 4, 9), ("1", None, 7))
+    ]
+    kinds = [("site", "string"), ("camera", "string"), ("captured_at", "timestamp[us]"), ("digest", "uint64")]
+    day = pa.Table.from_pylist(rows, pa.schema(kinds))
+    assert _sorted(day)["digest"].to_pylist() == [7, 9, 2, 3, 1]
