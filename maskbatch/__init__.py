@@ -43,6 +43,7 @@ The path of a snapshot, one line a module:
     terminal    the report in a terminal
     compare     two runs against each other
     verify      a finished run checked: files, counts, every id once
+      consistency rows against the plan and against themselves
       rescore     a sample read from the archive and scored again
       differences what was found
 

@@ -148,12 +148,9 @@ def _read_rows(
 
 def _columns(name: str, expected: pa.Schema | None, got: pa.Schema) -> list[Difference]:
     """The columns that a file lacks, or has besides."""
-    names = set(expected.names) ^ set(got.names) if expected is not None else ()
+    old, new = set((expected or got).names), set(got.names)
     said = {True: "a column", False: "none"}
-    return [
-        Difference(name, None, f"column {column}", said[column not in got.names], said[column in got.names])
-        for column in sorted(names)
-    ]
+    return [Difference(name, None, f"column {k}", said[k in old], said[k in new]) for k in sorted(old ^ new)]
 
 
 def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
