@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from maskbatch import plots
+from maskbatch.cells import group_name
 from maskbatch.conditions import CONDITIONS
 
 MAX_ROWS = 40
@@ -23,7 +24,6 @@ MAX_ALERTS = 6
 MAX_LONGEST = 15
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"
 DASH = "\N{EN DASH}"
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -126,11 +126,7 @@ def words(name: str) -> str:
 
 def heading(value: Any, key: str) -> str:
     """A row's key as its heading: a camera, a day, an hour, a weekday."""
-    if value is None:
-        return "unknown"
-    if key == "weekday":
-        return WEEKDAYS[value - 1]
-    return f"{value:02}:00" if key == "hour" else str(value)
+    return group_name({key: value}, (key,))
 
 
 FORMATS: dict[str, Any] = {
@@ -164,7 +160,7 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
         "headline": plots.dots("headline", "Dots: the rate with its interval.", _known(rates), threshold),
         "day": plots.by_day(values["by_day"], threshold),
         "hour": plots.by_step("hour", values["by_hour"], lambda hour: f"{hour:02}"),
-        "weekday": plots.by_step("weekday", values["by_weekday"], lambda day: WEEKDAYS[day - 1][:3]),
+        "weekday": plots.by_step("weekday", values["by_weekday"], lambda day: heading(day, "weekday")[:3]),
         "map": plots.compliance_map(cameras, values["by_camera_day"]),
         "coverage": plots.coverage_map(cameras, coverage["by_camera_day"], coverage["gaps"]),
         "shares": plots.dots("shares", "Dots: the share of each class.", _known(shares), None),
