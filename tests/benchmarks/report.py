@@ -45,6 +45,7 @@ def make_run(out: Path, num_rows: int) -> None:
         "format_version": FORMAT_VERSION,
         "created_at": "2026-11-01T00:00:00+00:00",
         "plan": {"archives": ["/made-up"], "timezone": [], "keep_column": None},
+        "score": {},
         "versions": {},
         "listing": {"num_images": num_rows},
         "checkpoint": {
