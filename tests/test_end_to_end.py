@@ -339,7 +339,10 @@ def test_a_report_warns_a_check_finds_damage_and_two_runs_are_compared(
     [
         (("report", "nowhere"), "no run is there"),
         (("report", "RUN", "--exclude", "fog"), "--exclude fog: frozen, duplicate, dark"),
-        (("report", "RUN", "--expect", "often"), "--expect often: snapshots per time expected, such as 1/5min"),
+        (
+            ("report", "RUN", "--expect", "often"),
+            "--expect often: snapshots per time expected, such as 1/5min",
+        ),
         (("report", "RUN", "--by", "camera"), "give it too"),
         (("report", "RUN", "--alert-below", "95"), "--alert-below 95"),
         (("report", "RUN", "--alert-below", "0.9", "--by", "mood"), "--by mood: one of site, camera, day"),
