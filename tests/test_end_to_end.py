@@ -345,7 +345,10 @@ def test_a_report_warns_a_check_finds_damage_and_two_runs_are_compared(
         ),
         (("report", "RUN", "--by", "camera"), "give it too"),
         (("report", "RUN", "--alert-below", "95"), "--alert-below 95"),
-        (("report", "RUN", "--alert-below", "0.9", "--by", "mood"), "--by mood: one of site, camera, day"),
+        (
+            ("report", "RUN", "--alert-below", "0.9", "--by", "mood"),
+            "--by mood: one of overall, site, camera, day",
+        ),
         (("verify", "RUN", "--sample", "-1"), "--sample -1"),
         (("compare", "RUN", "RUN"), "are the same run"),
     ],
