@@ -57,7 +57,7 @@ def cells_of_rows(
     keys, group = groups(rows)
     sums, histograms = [], []
     for measure in MEASURES:
-        values = pc.fill_null(rows[measure].cast(pa.float64()), float("nan")).to_numpy()
+        values = floats(rows[measure])
         known = ~np.isnan(values)
         grains = np.rint(values[known] * GRAIN)
         sums.append(np.bincount(group[known], grains, len(keys)) / GRAIN)
@@ -82,6 +82,12 @@ def merge(tables: Iterable[pa.Table]) -> pa.Table:
         [added(cells[name].to_numpy()) for name in SUMS],
         [added(histogram(cells, name)).ravel() for name in HISTOGRAMS],
     )
+
+
+def floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """(N,) float64, nulls as NaN."""
+    values: NDArray[np.float64] = pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()
+    return values
 
 
 def histogram(cells: pa.Table, name: str) -> NDArray[np.int32]:

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from maskbatch.cells import floats
+
 CONDITIONS = {
     "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
     "duplicate": "the bytes of another image, in this archive once already",
@@ -43,7 +45,7 @@ def conditions(
     `day` is sorted by camera and time, or has no times; `camera` (N,) numbers its cameras; `duplicate` (N,)
     says whose bytes another row had before; `assessed` are the labels that show a face.
     """
-    brightness, contrast, sharpness = (_floats(day[name]) for name in ("brightness", "contrast", "sharpness"))
+    brightness, contrast, sharpness = (floats(day[name]) for name in ("brightness", "contrast", "sharpness"))
     holds = {
         "frozen": frozen(day, camera, assessed),
         "duplicate": duplicate,
@@ -85,8 +87,8 @@ def _near(day: pa.Table) -> NDArray[np.bool_]:
     bits = np.frombuffer(dhash.buffers()[1], np.uint64)[dhash.offset :][: len(dhash)]
     near: NDArray[np.bool_] = np.bitwise_count(bits[1:] ^ bits[:-1]) <= SAME_BITS
     for name in ("brightness", "contrast"):
-        near &= np.abs(np.diff(_floats(day[name]))) <= SAME_LEVEL
-    sharpness = _floats(day["sharpness"])
+        near &= np.abs(np.diff(floats(day[name]))) <= SAME_LEVEL
+    sharpness = floats(day["sharpness"])
     return near & (np.abs(np.diff(sharpness)) <= SAME_SHARPNESS * np.maximum(sharpness[1:], 1))
 
 
@@ -123,9 +125,3 @@ def stretches(day: pa.Table, camera: NDArray[np.int64], condition: pa.Array) -> 
                 }
             )
     return found
-
-
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    """(N,) float64, nulls as NaN."""
-    values: NDArray[np.float64] = pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()
-    return values

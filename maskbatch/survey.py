@@ -23,6 +23,7 @@ from maskbatch.progress import step
 from maskbatch.repeats import Hashes, digest_hashes, repeated, text_hashes
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
+Numbers = NDArray[np.int64]
 NUM_CANDIDATES = 1000
 """The least certain images, kept for review."""
 COLUMNS = (*cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
@@ -55,8 +56,7 @@ def survey(runs: Sequence[Committed]) -> Survey:
     cells: dict[str, list[pa.Table]] = defaultdict(list)
     found, times, doubtful = [], [], _LeastCertain()
     with step("report", _num_rows(files)) as shown:
-        for date, day in _days(files, keep_column):
-            camera = cells_module.groups(day, ("site", "camera"))[1]
+        for date, day, camera in _days(files, keep_column):
             condition = conditions(day, camera, again.seen(day), assessed)
             cells[date].append(cells_module.cells_of_rows(day, date, keep_column, condition))
             found += stretches(day, camera, condition)
@@ -110,15 +110,15 @@ def _refuse_overlap(runs: Sequence[Committed]) -> None:
             )
 
 
-def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table]]:
-    """The whole-image rows of each local day, by camera and time; rows without a time file by file."""
+def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table, Numbers]]:
+    """The whole-image rows of each local day by camera and time, else file by file; and their cameras."""
     columns = [*COLUMNS, *([keep_column] if keep_column else [])]
     parts: list[pa.Table] = []
     dates = [date_of(item) for _, item in files]
     for number, part in enumerate(read_files(files, columns)):
         parts.append(_shortened(part, number))
         if dates[number] == schema.UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:
-            yield dates[number], _sorted(pa.concat_tables(parts).unify_dictionaries())
+            yield dates[number], *_sorted(pa.concat_tables(parts).unify_dictionaries())
             parts = []
 
 
@@ -137,11 +137,12 @@ def _shortened(part: pa.Table, number: int) -> pa.Table:
     return pa.table(columns).filter(pc.equal(part["region"], 0))
 
 
-def _sorted(day: pa.Table) -> pa.Table:
-    """Sorted by camera, then time, then bytes, so that no order of files changes anything."""
+def _sorted(day: pa.Table) -> tuple[pa.Table, Numbers]:
+    """Sorted by camera, then time, then bytes, whatever the order of files; and each row's camera."""
     camera = cells_module.groups(day, ("site", "camera"))[1]
     time = pc.fill_null(day["captured_at"].cast(pa.int64()), 0).to_numpy()
-    return day.take(pa.array(np.lexsort((day["digest"].to_numpy(), time, camera))))
+    order = np.lexsort((day["digest"].to_numpy(), time, camera))
+    return day.take(pa.array(order)), camera[order]
 
 
 class _Again:

@@ -102,4 +102,4 @@ def test_pictures_of_one_second_come_in_the_order_of_their_bytes() -> None:
     ]
     kinds = [("site", "string"), ("camera", "string"), ("captured_at", "timestamp[us]"), ("digest", "uint64")]
     day = pa.Table.from_pylist(rows, pa.schema(kinds))
-    assert _sorted(day)["digest"].to_pylist() == [7, 9, 2, 3, 1]
+    assert _sorted(day)[0]["digest"].to_pylist() == [7, 9, 2, 3, 1]
