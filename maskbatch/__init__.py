@@ -15,7 +15,13 @@ The path of a snapshot, one line a module:
     layout      what a path says: site, camera, time
     clock       local times and zones
     plan        one numbered row an image, Parquet
-    pipeline    the Ray Data job; the only module that names Ray, CPUs and GPUs
+    estimate    hours and cost of a run before it is made
+      calibration a random sample, scored here for some seconds
+      nodes       what a cluster file says there may be
+    cluster     the Ray cluster: started or joined, its nodes, what it lacks
+    pipeline    the Ray Data job on it; what names pools, CPUs and GPUs
+      workers     what runs there: decode tasks and scoring actors
+      metrics     what they count, for Ray's metrics
     read        plan rows to bytes, neighbours by one request
       fetch       one request: tries, patience, how many at once
       stores      local files, fsspec, credentials; s3, s3_listing and web the others
@@ -36,18 +42,18 @@ The path of a snapshot, one line a module:
       prevalence  the rate without the classifier's errors
     coverage    snapshots against those expected, and gaps
     drift       each camera's nights against those before
-    alerts      rates below their bound, and drift
+    alerts      rates below their bound, falls, and drift
     report      all of it as Parquet, report.json and
       page plots  report.html
       review      pictures of what is worth a second look
     terminal    the report in a terminal
-    compare     two runs against each other
+    compare     two runs, or several nights and one, against each other
     verify      a finished run checked: files, counts, every id once
       consistency rows against the plan and against themselves
       rescore     a sample read from the archive and scored again
       differences what was found
 
 Beside it: entries (one image as a listing finds it), checkpoint (the file format of a model),
-schema (columns), rundir and lease (the run directory, on any store), progress, errors, histograms,
-drawing and demo.
+schema (columns), rundir and lease (the run directory, on any store), status (where its run stands),
+progress, errors, histograms, drawing and demo.
 """

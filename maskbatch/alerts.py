@@ -1,14 +1,17 @@
-"""What a report raises an alarm about: a rate surely below its bound, a camera that drifts."""
+"""What raises an alarm: a rate surely below its bound, a camera that drifts, a night worse than others."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskbatch.cells import group_name
 from maskbatch.config import ReportConfig
-from maskbatch.drift import drift_alerts
+from maskbatch.drift import ALERT_Q, LEAST_CHANGE, drift_alerts
+
+if TYPE_CHECKING:
+    from maskbatch.compare import Comparison
 
 NOWHERE = {"site": None, "camera": None}
 
@@ -31,6 +34,34 @@ def alerts(
     rate = "corrected" if config.alert_corrected else "compliance"
     below = tables[name].filter(pc.less(tables[name][f"{rate}_high"], config.alert_below))
     return [_alert(row, keys[name], rate, config.alert_below) for row in below.to_pylist()] + found
+
+
+def fall_alerts(made: "Comparison") -> list[dict[str, Any]]:
+    """Where compliance of the second side is surely below the first's: over all by p, of a camera by q."""
+    overall = {**NOWHERE, **made.overall, "q": made.overall["p"]}
+    rows = [((), overall), *((("site", "camera"), row) for row in made.by_camera)]
+    return [_fall(row, keys) for keys, row in rows if _fell(row)]
+
+
+def _fell(row: Mapping[str, Any]) -> bool:
+    q = row.get("q")
+    return q is not None and bool(q <= ALERT_Q and row["difference"] <= -LEAST_CHANGE["share"])
+
+
+def _fall(row: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    rate, before, q = row["compliance_second"], row["compliance_first"], row["q"]
+    return {
+        "kind": "fall",
+        **{key: row[key] for key in NOWHERE},
+        "measure": "compliance",
+        "rate": rate,
+        "before": before,
+        "p": row["p"],
+        "q": q,
+        "assessed": row["assessed_second"],
+        "sentence": f"{group_name(row, keys)}: compliance fell from {_percent(before)} to {_percent(rate)}, "
+        f"{'q' if keys else 'p'} {'< 0.001' if q < 0.001 else f'= {q:.3f}'}",
+    }
 
 
 def _alert(row: Mapping[str, Any], keys: tuple[str, ...], rate: str, bound: float) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     folder, bucket, prefix         every image below it
     path with * ? [...] **         what matches; a tar, zip, Parquet file or manifest among it is opened
-    path with {date:%Y/%m/%d}      one of these for each day from --since to --until
+    path with {date:%Y/%m/%d}      one of these for each day from --since to --until, and --margin-days around
     .tar .zip .parquet             the images inside: members, rowfiles
     .csv .jsonl .parquet, manifest.json of an S3 Inventory     the images listed: manifest
 
@@ -114,10 +114,12 @@ def sources(config: PlanConfig, access: Access) -> list[Source]:
 
 
 def _dates(archive: str, config: PlanConfig) -> Iterator[str]:
-    """The archive's name for each day, or hour, from --since to --until."""
+    """The archive's name for each day, or hour, from --since to --until, with --margin-days around."""
     since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
     if since is None or until is None:
         raise UsageError(f"archive {archive}: {{date:...}} needs --since and --until, which say which days")
+    margin = timedelta(days=config.margin_days)
+    since, until = since - margin, until + margin
     letters = "".join(re.findall("%(.)", "".join(DATE.findall(archive))))
     if not letters or letters.strip("YymdjH"):
         raise UsageError(f"archive {archive}: {{date:...}} knows %Y %y %m %d %j and %H")

@@ -1,4 +1,4 @@
-"""The command line: `maskbatch plan | score | report | compare | verify | demo`.
+"""The command line: `maskbatch plan | estimate | score | status | report | compare | verify | demo`.
 
 Exit codes: 0 done; 1 the run failed and can be resumed, or verify found a difference; 2 bad usage;
 3 committed, but more images failed than --max-error-rate allows; 4 an alert fired; 5 another live run
@@ -19,7 +19,7 @@ import typer
 from maskbatch import config
 from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
-from maskbatch.progress import say
+from maskbatch.progress import log_json, say
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 
 app = typer.Typer(
@@ -68,12 +68,28 @@ Timezone = Annotated[
 Since = Annotated[str | None, typer.Option(help="First local date or time planned; unknown times are kept.")]
 Until = Annotated[str | None, typer.Option(help="Local date or time before which images are planned.")]
 Camera = Annotated[list[str] | None, typer.Option(help="Only this camera, or SITE/CAMERA; may be repeated.")]
+MarginDays = Annotated[
+    int | None, typer.Option(help="Days around --since and --until whose {date:...} is listed too [0].")
+]
 Limit = Annotated[int | None, typer.Option(help="At most this many images, in the plan's order.")]
+Reuse = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="RUN",
+        help="A finished run whose rows of unchanged images are carried over; repeated. "
+        "With OUT itself, what is new goes to its next version, OUT.v2.",
+    ),
+]
+Latest = Annotated[
+    bool, typer.Option("--latest", help="Take the newest finished version of each run, RUN.v2 or later.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away an unfinished run in OUT first.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file of these flags; flags on the line win.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary on stdout.")]
+JSON_LOGS = "--json-logs"
+JsonLogs = Annotated[bool, typer.Option(JSON_LOGS, help="Each line on stderr is one JSON object; no bars.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own logs too.")]
 CheckpointFile = Annotated[str | None, typer.Option(help="A .safetensors checkpoint [the packaged one].")]
 Dtype = Annotated[
@@ -82,12 +98,21 @@ Dtype = Annotated[
 BatchSize = Annotated[int | None, typer.Option(help="Images the model sees at a time [32].")]
 MaxBytes = Annotated[int | None, typer.Option(help="Largest encoded image, bytes [67108864].")]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest image, pixels [89478485].")]
+AlertBelow = Annotated[
+    float | None, typer.Option(help="Exit 4 where a whole interval of compliance is below this, as 0.95.")
+]
+By = Annotated[
+    str | None, typer.Option(help="Hold each camera (site, day, hour ...) to --alert-below [overall].")
+]
 Address = Annotated[
     str | None, typer.Option(help="Ray cluster to join, such as auto [local: one started here].")
 ]
-Workers = Annotated[int | None, typer.Option(help="Decoding workers [one a core].")]
+MaxWorkers = Annotated[int | None, typer.Option(help="At most so many decoding workers [one a core].")]
+MaxScorers = Annotated[
+    int | None, typer.Option(help="At most so many scoring actors on GPUs [as many as fit the GPUs].")
+]
 GpusPerWorker = Annotated[
-    float | None, typer.Option(help="Share of a GPU for one scoring actor, where there are GPUs [1.0].")
+    float | None, typer.Option(help="GPUs for one scoring actor, where there are any; 0: use CPUs [1.0].")
 ]
 MaxErrorRate = Annotated[
     float | None, typer.Option(help="Share of failed images above which to exit 3 [0.05].")
@@ -123,6 +148,7 @@ def plan(
     since: Since = None,
     until: Until = None,
     camera: Camera = None,
+    margin_days: MarginDays = None,
     limit: Limit = None,
     keep_column: KeepColumn = None,
     allow_prefix: AllowPrefix = None,
@@ -133,6 +159,7 @@ def plan(
     fresh: Fresh = False,
     config_file: ConfigFile = None,
     as_json: Json = False,
+    json_logs: JsonLogs = False,
 ) -> None:
     """List the archive and number its images, opening none; `score` goes on from there."""
     from maskbatch import runner, terminal
@@ -144,6 +171,7 @@ def plan(
         since=since,
         until=until,
         camera=camera,
+        margin_days=margin_days,
         limit=limit,
         keep_column=keep_column,
         allow_prefix=allow_prefix,
@@ -165,15 +193,86 @@ def plan(
 
 
 @app.command()
+def estimate(
+    archives: Archives,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Ray cluster launcher file to estimate for [this machine].")
+    ] = None,
+    gpu_rate: Annotated[
+        float | None, typer.Option(help="Images a second that one GPU there scores [measured where one is].")
+    ] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE=PER_HOUR", help="Of a node type or InstanceType of --cluster; repeated."),
+    ] = None,
+    checkpoint: CheckpointFile = None,
+    layout: Layout = None,
+    timezone: Timezone = None,
+    since: Since = None,
+    until: Until = None,
+    margin_days: MarginDays = None,
+    camera: Camera = None,
+    limit: Limit = None,
+    keep_column: KeepColumn = None,
+    allow_prefix: AllowPrefix = None,
+    storage_options: StorageOptionsFile = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    config_file: ConfigFile = None,
+    as_json: Json = False,
+    json_logs: JsonLogs = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say how long a run would take, and cost, from a random sample scored here; no run is made."""
+    from maskbatch import terminal
+    from maskbatch.estimate import estimate as estimated
+    from maskbatch.estimate import lines
+
+    values = _values(
+        config_file,
+        checkpoint=checkpoint,
+        layout=layout,
+        timezone=timezone,
+        since=since,
+        until=until,
+        margin_days=margin_days,
+        camera=camera,
+        limit=limit,
+        keep_column=keep_column,
+        allow_prefix=allow_prefix,
+        dtype=dtype,
+        batch_size=batch_size,
+    )
+    made = estimated(
+        _plan_config(archives, values),
+        config.make(config.ScoreConfig, values),
+        config.make(config.JobConfig, values),
+        cluster=cluster,
+        gpu_rate=gpu_rate,
+        prices=price or (),
+        checkpoint=values.get("checkpoint"),
+        options=_options(storage_options),
+        verbose=verbose,
+    )
+    if as_json:
+        print(json.dumps(made.as_dict()))
+    else:
+        terminal.print_listing(made.calibration.listing.as_dict(), terminal.stdout_console())
+        print(*lines(made), sep="\n")
+
+
+@app.command()
 def score(
     archives: Archives,
     out: Out,
+    reuse: Reuse = None,
     checkpoint: CheckpointFile = None,
     layout: Layout = None,
     timezone: Timezone = None,
     since: Since = None,
     until: Until = None,
     camera: Camera = None,
+    margin_days: MarginDays = None,
     limit: Limit = None,
     keep_column: KeepColumn = None,
     allow_prefix: AllowPrefix = None,
@@ -183,7 +282,8 @@ def score(
     max_bytes: MaxBytes = None,
     max_pixels: MaxPixels = None,
     address: Address = None,
-    workers: Workers = None,
+    max_workers: MaxWorkers = None,
+    max_scorers: MaxScorers = None,
     gpus_per_worker: GpusPerWorker = None,
     max_error_rate: MaxErrorRate = None,
     stall_timeout_s: StallTimeoutS = None,
@@ -193,6 +293,7 @@ def score(
     fresh: Fresh = False,
     config_file: ConfigFile = None,
     as_json: Json = False,
+    json_logs: JsonLogs = False,
     verbose: Verbose = False,
 ) -> int:
     """Score the archive into a committed run and its report; the same command resumes a stopped one."""
@@ -206,6 +307,7 @@ def score(
         since=since,
         until=until,
         camera=camera,
+        margin_days=margin_days,
         limit=limit,
         keep_column=keep_column,
         allow_prefix=allow_prefix,
@@ -214,7 +316,8 @@ def score(
         max_bytes=max_bytes,
         max_pixels=max_pixels,
         address=address,
-        workers=workers,
+        max_workers=max_workers,
+        max_scorers=max_scorers,
         gpus_per_worker=gpus_per_worker,
         max_error_rate=max_error_rate,
         stall_timeout_s=stall_timeout_s,
@@ -229,6 +332,7 @@ def score(
         config.make(config.JobConfig, values),
         checkpoint=values.get("checkpoint"),
         options=_options(storage_options),
+        reuse=reuse or (),
         fresh=fresh,
         verbose=verbose,
     )
@@ -246,7 +350,7 @@ def score(
 
 def _summary(result: Any) -> dict[str, Any]:
     success = result.success
-    kept = ("planned", "statuses", "devices", "timings_s", "exit_code")
+    kept = ("planned", "carried", "statuses", "devices", "timings_s", "exit_code")
     return {
         "out": str(result.run.path),
         "rescored": result.rescored,
@@ -256,9 +360,12 @@ def _summary(result: Any) -> dict[str, Any]:
 
 
 def _closing_lines(result: Any) -> None:
+    from maskbatch import versions
+
     success, path = result.success, result.run.path
     if not result.rescored:
         say(f"{path} was finished before; nothing was scored again.")
+        versions.chosen([result.run], take_latest=False)  # which says that there is a newer one
     if success["exit_code"]:
         failed = 1 - success["statuses"].get("ok", 0) / success["planned"]
         say(
@@ -272,6 +379,7 @@ def _closing_lines(result: Any) -> None:
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished run directories.")],
     out: Annotated[str | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
+    latest: Latest = False,
     exclude: Annotated[
         str | None, typer.Option(metavar="CONDITION,...", help=f"Leave out of the rates: {CONDITION_NAMES}.")
     ] = None,
@@ -279,13 +387,8 @@ def report(
         str | None,
         typer.Option(help="Snapshots expected of each camera, as 1/5min or 12/h@06-22 [its own usual pace]."),
     ] = None,
-    alert_below: Annotated[
-        float | None, typer.Option(help="Exit 4 where a whole interval of compliance is below this, as 0.95.")
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(help="Hold each camera (site, day, hour ...) to --alert-below [overall]."),
-    ] = None,
+    alert_below: AlertBelow = None,
+    by: By = None,
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Hold the corrected rate to --alert-below, not the observed.")
     ] = False,
@@ -294,14 +397,16 @@ def report(
     ] = False,
     storage_options: StorageOptionsFile = None,
     as_json: Json = False,
+    json_logs: JsonLogs = False,
 ) -> int:
     """Make the report of one finished run again, or one report over several."""
     from maskbatch import terminal
     from maskbatch.report import make_report
     from maskbatch.rundir import RunDir
+    from maskbatch.versions import chosen
 
     settings = config.ReportConfig(
-        exclude=tuple(filter(None, map(str.strip, (exclude or "").split(",")))),
+        exclude=tuple(config.split(exclude or "")),
         expect=expect,
         alert_below=alert_below,
         alert_by=by if by != "overall" else None,
@@ -309,7 +414,7 @@ def report(
         thumbnails=thumbnails,
     )
     options = _options(storage_options)
-    opened = [RunDir.at(name, options) for name in runs]
+    opened = chosen([RunDir.at(name, options) for name in runs], take_latest=latest)
     if len(opened) > 1 and out is None:
         raise UsageError("several runs make a report of their own: name its folder with --out")
     target = RunDir.at(out, options) if out is not None else None
@@ -326,19 +431,42 @@ def report(
 
 
 @app.command()
+def status(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A run directory, from whatever machine.")],
+    storage_options: StorageOptionsFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say where a run stands, also while it goes on: planned, running, interrupted or committed."""
+    from dataclasses import asdict
+
+    from maskbatch.rundir import RunDir
+    from maskbatch.status import lines, read_status
+
+    found = read_status(RunDir.at(out, _options(storage_options)))
+    if as_json:
+        print(json.dumps(asdict(found), default=str))
+    else:
+        print(*lines(found), sep="\n")
+
+
+@app.command()
 def compare(
     first: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")],
     second: Annotated[str, typer.Argument(metavar="RUN", help="The one it is held against.")],
+    latest: Latest = False,
     storage_options: StorageOptionsFile = None,
     as_json: Json = False,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Show what changed between two checkpoints on the same images, or two periods, with a test."""
     from maskbatch import terminal
     from maskbatch.compare import compare as held_against
     from maskbatch.rundir import RunDir
+    from maskbatch.versions import chosen
 
     options = _options(storage_options)
-    made = held_against(RunDir.at(first, options), RunDir.at(second, options))
+    pair = [chosen([RunDir.at(name, options)], take_latest=latest)[0] for name in (first, second)]
+    made = held_against(*pair)
     if as_json:
         print(json.dumps(made.as_dict()))
     else:
@@ -350,16 +478,20 @@ def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A finished run directory.")],
     sample: Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")] = 200,
     seed: Annotated[int | None, typer.Option(help="Draw the sample of an earlier check again.")] = None,
+    latest: Latest = False,
     checkpoint: Annotated[str | None, typer.Option(help="Where the run's checkpoint lies now.")] = None,
     storage_options: StorageOptionsFile = None,
     as_json: Json = False,
+    json_logs: JsonLogs = False,
 ) -> int:
     """Check a finished run: files, counts, ids, and a random sample against the archive."""
     from maskbatch.rundir import RunDir
     from maskbatch.verify import verify as check
+    from maskbatch.versions import chosen
 
     options = _options(storage_options)
-    found = check(RunDir.at(out, options), sample=sample, seed=seed, checkpoint=checkpoint, options=options)
+    (run,) = chosen([RunDir.at(out, options)], take_latest=latest)
+    found = check(run, sample=sample, seed=seed, checkpoint=checkpoint, options=options)
     if as_json:
         print(json.dumps({"out": out, **found.as_dict()}))
     else:
@@ -379,6 +511,7 @@ def demo(
         int, typer.Option(min=240, help="Snapshots drawn, of four cameras over a month.")
     ] = 720,
     as_json: Json = False,
+    json_logs: JsonLogs = False,
     verbose: Verbose = False,
 ) -> int:
     """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
@@ -405,23 +538,38 @@ def _store_errors() -> tuple[type[Exception], ...]:
     return store_errors()
 
 
-def main() -> None:
-    """Entry point: every error a user can cause is one sentence and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        code = app(standalone_mode=False)
-    except MaskbatchError as error:
-        say(f"maskbatch: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except _store_errors() as error:
+def failed(error: Exception, what: str = "maskbatch") -> int:
+    """Say in one sentence what a user, a run or a store did wrong; returns the exit code."""
+    if isinstance(error, MaskbatchError):
+        message, code = str(error), error.exit_code
+    else:
         from maskbatch.rundir import reason
 
         name = getattr(error, "filename", None)
         where = f"{os.fsdecode(name)}: " if name else ""
-        say(f"maskbatch: {where}{reason(error)}; check the path and your access to it")
-        sys.exit(FAILED)
+        message, code = f"{where}{reason(error)}; check the path and your access to it", FAILED
+    say(f"{what}: {message}", "error", exit_code=code)
+    return code
+
+
+def main() -> None:
+    """Entry point of `maskbatch`."""
+    run(app, "maskbatch COMMAND --help")
+
+
+def run(program: typer.Typer, usage: str) -> NoReturn:
+    """A whole command line: what a user can cause is one sentence and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
+        log_json()
+    try:
+        code = program(standalone_mode=False)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except MaskbatchError as error:
+        sys.exit(failed(error))
+    except _store_errors() as error:
+        sys.exit(failed(error))
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except typer.Abort:
@@ -430,11 +578,14 @@ def main() -> None:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors
             text = error.format_message()
             text = text.rstrip(".")
-            say(text if text.startswith("Usage:") else f"maskbatch: {text}; see maskbatch COMMAND --help")
-            sys.exit(2)
+            if not text.startswith("Usage:"):
+                text = f"maskbatch: {text}; see {usage}"
+            say(text, "error", exit_code=UsageError.exit_code)
+            sys.exit(UsageError.exit_code)
         raise
     if code == INTERRUPTED:
-        say("maskbatch: interrupted; what is scored stays, and the same command goes on from there")
+        message = "maskbatch: interrupted; what is scored stays, and the same command goes on from there"
+        say(message, "error", exit_code=INTERRUPTED)
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # a thread that still asks a hung store would hold the process for minutes
     sys.exit(code if isinstance(code, int) else DONE)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskbatch import schema
+from maskbatch.carry import Carrier
 from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
 from maskbatch.plan import FILE_ROWS, GROUP_ROWS, part_path, read_plan
 from maskbatch.progress import Step
@@ -46,10 +48,12 @@ def commit(
     began: float,
     max_error_rate: float,
     step: Step,
+    carrier: Carrier | None = None,
 ) -> dict[str, Any]:
     """Commit a run whose every shard is staged; returns what `_SUCCESS` says.
 
     `timings` are seconds by phase; `whole` is added, counted from `began` of the monotonic clock.
+    `carrier` has the rows that are carried over from earlier runs, where there are any.
 
     Raises RunFailedError when an image is missing, repeated or not the planned one: nothing is
     committed then, and nothing lost.
@@ -60,21 +64,23 @@ def commit(
     remove_tree(run.scores)  # of a commit that was cut off
     statuses: Counter[str] = Counter()
     scores = []
-    for ids, table in _ranges(run, work):
+    num_planned = work.num_images + work.num_carried
+    for ids, table in chain(_ranges(run, work), _carried(run, work, carrier)):
         statuses.update(_prove(run, ids, table))
         scores += _write_range(run, ids.start, table)
         step.advance(len(ids))
     files = [_describe(run.run_json.name, run.run_json.read_bytes(), None)]
-    files += [_plan_file(run, first) for first in range(0, work.num_images, FILE_ROWS)] + scores
-    if sum(statuses.values()) != work.num_images:
-        _fail(run, f"{sum(statuses.values()):,} rows for {work.num_images:,} planned images")
-    failed = work.num_images - statuses["ok"]
+    files += [_plan_file(run, first) for first in range(0, num_planned, FILE_ROWS)] + scores
+    if sum(statuses.values()) != num_planned:
+        _fail(run, f"{sum(statuses.values()):,} rows for {num_planned:,} planned images")
+    failed = num_planned - statuses["ok"]
     success = {
         "format_version": FORMAT_VERSION,
-        "planned": work.num_images,
+        "planned": num_planned,
+        "carried": work.num_carried,
         "statuses": {name: statuses[name] for name in schema.STATUSES if statuses[name]},
         "max_error_rate": max_error_rate,
-        "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * work.num_images else DONE,
+        "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * num_planned else DONE,
         "devices": devices,
         "timings_s": {**timings, "whole": time.monotonic() - began},
         "files": files,
@@ -124,6 +130,17 @@ def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
             )
 
 
+def _carried(run: RunDir, work: Work, carrier: Carrier | None) -> Iterator[tuple[range, pa.Table]]:
+    """The rows carried over, in ranges of ids, with the ids it must hold."""
+    num_planned = work.num_images + work.num_carried
+    if carrier is None:
+        return
+    for start in range(work.num_images, num_planned, RANGE_ROWS):
+        ids = range(start, min(start + RANGE_ROWS, num_planned))
+        planned = read_plan(run.plan, ids.start, ids.stop)
+        yield ids, carrier.rows(planned, work.clock, work.keep_column)
+
+
 def _drop_unreadable(shards: range, run: RunDir) -> None:
     """Remove the staged shards whose bytes are damaged, so that the next call scores them again."""
     for shard in shards:
@@ -167,7 +184,7 @@ def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any
         name = f"date={day}/part-{first:012d}.parquet"
         rows = table.filter(pc.equal(days, day))
         with whole(run.scores / name, durable=True) as partial:
-            pq.write_table(rows, partial, compression="zstd")
+            pq.write_table(rows, partial, compression="zstd", row_group_size=GROUP_ROWS)
             files.append(_describe(f"{run.scores.name}/{name}", partial.read_bytes(), rows.num_rows))
     return files
 

@@ -1,19 +1,25 @@
 """Committed runs as readers see them: only with `_SUCCESS`, and only the files that it lists."""
 
+import hashlib
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch.errors import UsageError
-from maskbatch.progress import say
+from maskbatch.progress import Step, say
 from maskbatch.rundir import Location, RunDir, num_threads, opened, reason, store_errors
+from maskbatch.versions import first_of, number_of
 
 AHEAD_ROWS = 524_288
+SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +52,11 @@ class Committed:
     @property
     def digest(self) -> str:
         return str(self.settings["checkpoint"]["digest"])
+
+    @property
+    def success_sha256(self) -> str:
+        """Of `_SUCCESS`, which stands for every committed file."""
+        return hashlib.sha256(self.run.success.read_bytes()).hexdigest()
 
     @property
     def meaning(self) -> Meaning:
@@ -92,12 +103,13 @@ def _check_keys(path: Location, values: object, keys: Sequence[str]) -> None:
 
 def open_together(runs: Sequence[RunDir]) -> list[Committed]:
     """Runs whose rows may be added; one that another of them replaces is left out. Raises UsageError."""
-    found = sorted((open_committed(run) for run in runs), key=lambda one: str(one.run.path))
-    replaced = {str(one.settings["replaces"]) for one in found if one.settings.get("replaces")}
-    kept = [one for one in found if str(one.run.path) not in replaced]
-    for one in found:
-        if str(one.run.path) in replaced:
-            say(f"{one.run.path} is left out: another of these runs replaces it")
+    found = [open_committed(run) for run in runs]
+    newest: dict[str, Committed] = {}
+    for one in sorted(found, key=lambda one: number_of(one.run.path, one.settings)):
+        newest[str(first_of(one.run.path, one.settings))] = one
+    kept = sorted(newest.values(), key=lambda one: str(one.run.path))
+    for path in sorted({str(one.run.path) for one in found} - {str(one.run.path) for one in kept}):
+        say(f"{path} is left out: another of these runs replaces it")
     for what, values in (
         ("classes", {"/".join(one.meaning.classes) for one in kept}),
         ("compliant classes", {"/".join(one.meaning.compliant) for one in kept}),
@@ -123,6 +135,36 @@ def in_order(runs: Iterable[Committed]) -> list[File]:
     """Every file of scores/, by local day."""
     files = [(one, item) for one in runs for item in one.score_files()]
     return sorted(files, key=lambda file: date_of(file[1]))
+
+
+def ranges(one: Committed) -> Iterator[tuple[range, list[dict[str, Any]]]]:
+    """The files of scores/ by the first id in their names, with the ids that they hold together."""
+    files: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for item in one.score_files():
+        match = SCORES_FILE.fullmatch(item["name"])
+        files[int(match[2]) if match else 0].append(item)
+    firsts = sorted(files) or [0]
+    planned = one.success["planned"]
+    bounds = pairwise([0, *(min(first, planned) for first in firsts[1:]), planned])
+    for first, (start, stop) in zip(firsts, bounds, strict=True):
+        yield range(start, stop), files[first]
+
+
+def check_digests(one: Committed, step: Step) -> None:
+    """Raises UsageError where a file of the run is not the one that was committed."""
+
+    def digest(item: dict[str, Any]) -> str:
+        try:
+            return hashlib.sha256((one.run.path / item["name"]).read_bytes()).hexdigest()
+        except store_errors() as error:
+            return reason(error)
+
+    with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
+        for item, found in zip(one.success["files"], pool.map(digest, one.success["files"]), strict=True):
+            if found != item["sha256"]:
+                what = f"sha256 {item['sha256'][:12]} was committed, found {found[:12]}"
+                raise UsageError(f"{one.run.path / item['name']}: {what}; restore it, or leave this run out")
+            step.advance()
 
 
 def read_files(files: Sequence[File], columns: Sequence[str]) -> Iterator[pa.Table]:

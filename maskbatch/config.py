@@ -39,9 +39,12 @@ class PlanConfig:
     """Column of a manifest, Parquet file or WebDataset sample that travels to the scores and the report."""
     allow_prefix: tuple[str, ...] = ()
     """Where the uris of a manifest may lie, beside its own folder."""
+    margin_days: int = 0
+    """Days before --since and after --until whose `{date:...}` paths are listed too."""
 
     def __post_init__(self) -> None:
         _check("limit", self.limit, 1)
+        _check("margin_days", self.margin_days, 0, 366)
         if self.keep_column is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.keep_column):
             raise UsageError(f"keep_column {self.keep_column!r}: a name of letters, digits and _ expected")
         taken = (self.keep_column or "").lower()
@@ -84,10 +87,15 @@ class JobConfig:
 
     address: str = "local"
     """Ray cluster: `local` starts one in this process, `auto` or `ray://HOST:PORT` joins one."""
-    workers: int | None = None
-    """Workers that decode (and score, without GPUs); one a core without it."""
+    max_workers: int | None = None
+    """At most so many workers that decode (and score, without GPUs); one a core without it."""
+    max_scorers: int | None = None
+    """At most so many scoring actors on GPUs; as many as fit the GPUs without it.
+
+    A cluster that does not say what it can grow to is asked for so many.
+    """
     gpus_per_worker: float = 1.0
-    """Share of a GPU that one scoring actor takes; several fit one GPU below 1."""
+    """GPUs that one scoring actor takes; several fit one GPU below 1, and 0 scores on CPUs."""
     max_error_rate: float = 0.05
     """Share of failed images above which the exit code is 3."""
     stall_timeout_s: float = 600.0
@@ -100,8 +108,11 @@ class JobConfig:
     """Requests in flight in one worker; fewer while a store throttles."""
 
     def __post_init__(self) -> None:
-        _check("workers", self.workers, 1)
-        _check("gpus_per_worker", self.gpus_per_worker, 0.01, 64)
+        _check("max_workers", self.max_workers, 1)
+        _check("max_scorers", self.max_scorers, 1)
+        _check("gpus_per_worker", self.gpus_per_worker, 0, 64)
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise UsageError(f"gpus_per_worker {self.gpus_per_worker}: whole numbers expected above 1")
         _check("max_error_rate", self.max_error_rate, 0, 1)
         _check("stall_timeout_s", self.stall_timeout_s, 1)
         _check("request_timeout_s", self.request_timeout_s, 0.1)
@@ -168,7 +179,9 @@ def _check(name: str, value: float | None, least: float, most: float = float("in
         raise UsageError(f"{name} {value}: {bounds} expected")
 
 
-Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig)
+Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig, ReportConfig)
+SHORT = {"by": "alert_by", "corrected": "alert_corrected"}
+"""Flags whose setting has a longer name."""
 
 
 def make(kind: type[Config], values: Mapping[str, Any]) -> Config:
@@ -183,31 +196,42 @@ def make(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a --config file: the flags' names, with `-` or `_`. Raises UsageError."""
+    """The settings of a --config file: the flags' names, with `-` or `_`. Raises UsageError.
+
+    One file may serve `score` and `report`, which each take their own.
+    """
     try:
-        values = {name.replace("-", "_"): value for name, value in tomllib.loads(path.read_text()).items()}
+        read = {name.replace("-", "_"): value for name, value in tomllib.loads(path.read_text()).items()}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read as TOML: {error}") from error
-    types = {item.name: item.type for kind in (PlanConfig, ScoreConfig, JobConfig) for item in fields(kind)}
+    kinds = (PlanConfig, ScoreConfig, JobConfig, ReportConfig)
+    types = {item.name: item.type for kind in kinds for item in fields(kind)}
     types = {name: kind for name, kind in types.items() if name != "archives"} | {"checkpoint": "str | None"}
-    for name, value in values.items():
-        if name not in types:
+    values: dict[str, Any] = {}
+    for name, value in read.items():
+        setting = SHORT.get(name, name)
+        if setting not in types:
             raise UsageError(f"--config {path}: {name!r} is no setting; one of {', '.join(types)} expected")
-        values[name] = _coerce(path, name, value, str(types[name]))
+        values[setting] = _coerce(path, name, value, str(types[setting]))
     return values
 
 
 def _coerce(path: Path, name: str, value: Any, kind: str) -> Any:
     if kind.startswith("tuple") and isinstance(value, str):
-        value = [value]
+        value = split(value) if name == "exclude" else [value]
     if "float" in kind and type(value) is int:
         value = float(value)
-    expected = next(t for t in (tuple, float, int, str) if t.__name__ in kind)
+    expected = next(t for t in (tuple, bool, float, int, str) if t.__name__ in kind)
     fits = all(type(item) is str for item in value) if type(value) is list else type(value) is expected
     if not fits or (expected is tuple) != (type(value) is list):
         wanted = "list of strings" if expected is tuple else expected.__name__
         raise UsageError(f"--config {path}: {name} = {value!r}, a {wanted} expected")
     return value
+
+
+def split(text: str) -> list[str]:
+    """The names in `frozen,dark`."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
     MaskbatchError          exit code 1
     ├── UsageError          2   the command, archive, checkpoint or settings cannot be used
+    │   └── NoImagesError       the archive has images, and none of what was asked for
     ├── RunLockedError      5   another live run holds OUT
     └── RunFailedError      1   the run stopped; it is resumable
 
@@ -26,6 +27,10 @@ class UsageError(MaskbatchError):
     """The request itself is wrong: nothing was started and nothing was lost."""
 
     exit_code = 2
+
+
+class NoImagesError(UsageError):
+    """The filters leave nothing of an archive: on a night, nothing came."""
 
 
 class RunLockedError(MaskbatchError):

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from maskbatch.errors import RunFailedError, RunLockedError
-from maskbatch.progress import say
+from maskbatch.progress import live, say
 from maskbatch.rundir import RunDir, store_errors, write_json
 
 RENEW_S = 20.0
@@ -27,12 +27,11 @@ RELEASE_S = 10.0
 
 
 class Lease:
-    """Holds OUT for this process while the `with` block runs; `counts` is what a watcher reads."""
+    """Holds OUT for this process while the `with` block runs, and says how far its work is."""
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.owner = uuid.uuid4().hex
-        self.counts: dict[str, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -78,11 +77,15 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            with contextlib.suppress(RunFailedError, *store_errors()):  # the next may do; the work goes on
+            try:
                 held = read_lease(self.run)
                 if held is not None and held["owner"] != self.owner:
                     return  # taken over while this process slept; only one of the two can commit
                 write_json(self.run.lease, self._content())
+            except RunFailedError:  # the next may do; the work goes on
+                continue
+            except store_errors():  # looked up only now: a store's library may be half imported before
+                continue
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -90,7 +93,7 @@ class Lease:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "expires_at": datetime.fromtimestamp(time.time() + STALE_S, UTC).isoformat(),
-            "counts": dict(self.counts),
+            "live": live(),
         }
 
     def _refusal(self, held: dict[str, Any]) -> str:

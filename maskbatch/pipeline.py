@@ -1,304 +1,178 @@
-"""The Ray Data job: shards in, staged shards out. The one module that names Ray, CPUs, GPUs and batch sizes.
+"""The Ray Data job: shards in, staged shards out. What names CPUs, GPUs and the sizes of pools.
 
-    without GPUs   shard number -> Scorer actor, one a core: read, decode, score, stage
-    with GPUs      shard number -> decode task on a CPU -> Scorer actor on a GPU: score, stage
+    on CPUs   shard number -> Scorer actor, one a core: read, decode, score, stage
+    on GPUs   shard number -> decode task on a CPU -> Scorer actor on a GPU: score, stage
 
 A shard travels as one row of one block. Pixels cross the object store only on the way to a GPU,
-as uint8.
+as uint8. What is lost with a node, Ray runs again: tasks, actors with what they had in hand, and
+images that were decoded there.
 """
 
-import io
 import logging
-import os
 import queue
 import re
-import socket
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
-from types import TracebackType
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from maskbatch import errors, staging
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
+from maskbatch import errors
+from maskbatch.cluster import Capacity, Connection
 from maskbatch.config import JobConfig
-from maskbatch.decode import Decoded
-from maskbatch.errors import MaskbatchError, RunFailedError, UsageError
-from maskbatch.progress import quiet_output
-from maskbatch.rows import Work, decode_shard, read_shard, scores_rows
+from maskbatch.errors import MaskbatchError, RunFailedError
+from maskbatch.progress import say
+from maskbatch.rows import Work
+from maskbatch.workers import Scorer, ShardDone, decode
 
-WORKER_CPUS = 0.9
+WORKER_CPUS = 0.99
 """Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
 DECODE_CPUS = 1.0
-CONNECT_S = 10.0
 CALLS_PER_ACTOR = 2
 """One decodes and scores, the other reads its first images or stages its rows."""
+PATIENCE_S = 30.0
+"""Nothing came for so long: it is said what is waited for."""
+REPEAT_S = 60.0
+MOST_ACTORS = 1000
+"""Where nobody says how far a cluster grows."""
 
-Batch = dict[str, Any]
+Done = queue.Queue[ShardDone | BaseException | None]
 
 
 @dataclass(frozen=True, slots=True)
-class ShardDone:
-    """What a worker reports of one staged shard."""
+class Pools:
+    """How many actors score, and on what."""
 
-    shard: int
-    statuses: dict[str, int]
-    """Images by status."""
-    device: str
-    decode_s: float
-    """Wall time in read, decode and quality."""
-    score_s: float
+    on_gpus: bool
+    start: int
+    """Actors that start at once; those that the cluster cannot hold yet wait for its nodes."""
+    most: int
+    """Actors there may be when nodes join that nobody knew of."""
 
-
-@cache
-def _open(path: str, digest: str) -> Checkpoint:
-    """The run's checkpoint, once a worker. Raises UsageError where it is not the one the run began with."""
-    checkpoint = open_checkpoint(path)
-    if checkpoint.digest != digest:
-        raise UsageError(f"checkpoint {path} changed while the run was going; put the first one back")
-    return checkpoint
-
-
-def decode(batch: Batch, work: Work) -> Batch:
-    """One shard number to its decoded images (n, H, W, 3) uint8 as bytes, and its columns as Arrow IPC."""
-    began = time.perf_counter()
-    shard = int(batch["shard"][0])
-    planned, encoded = read_shard(work, shard)
-    decoded = decode_shard(work, _open(work.checkpoint, work.digest).card, encoded, len(planned))
-    sink = io.BytesIO()
-    columns = pa.table(decoded.columns)
-    for table in (planned, columns):
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
-    return {
-        "shard": [shard],
-        "rows": [sink.getvalue()],
-        "images": [decoded.images_NHWC.tobytes()],
-        "decode_s": [time.perf_counter() - began],
-    }
+    @classmethod
+    def of(cls, capacity: Capacity, job: JobConfig, num_shards: int) -> "Pools":
+        scorers = capacity.num_scorers(job.gpus_per_worker)
+        if job.gpus_per_worker and capacity.largest is None and job.address != "local":
+            scorers = max(scorers, job.max_scorers or 0)  # a cluster that does not say what it can grow to
+        on_gpus = scorers > 0
+        asked = job.max_scorers if on_gpus else job.max_workers
+        bound = min(asked or num_shards, num_shards)
+        start = min(bound, max(1, scorers if on_gpus else capacity.num_workers()))
+        return cls(on_gpus, start, max(start, min(bound, MOST_ACTORS)))
 
 
-class Scorer:
-    """An actor: holds the classifier, stages what it scored, reports one row a shard."""
-
-    def __init__(self, work: Work) -> None:
-        from maskbatch.classifier import Classifier
-
-        checkpoint = _open(work.checkpoint, work.digest)
-        self.work, self.card = work, checkpoint.card
-        self._busy = threading.Lock()
-        self.classifier = Classifier(checkpoint, dtype=work.config.dtype, batch_size=work.config.batch_size)
-        self.device = f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"
-
-    def __call__(self, batch: Batch) -> Batch:
-        shard = int(batch["shard"][0])
-        if "images" not in batch:
-            planned, encoded = read_shard(self.work, shard)
-        with self._busy:  # another call of this actor reads ahead meanwhile, or stages
-            began = time.perf_counter()
-            if "images" in batch:
-                planned, decoded = self._unpack(batch)
-                decode_s = float(batch["decode_s"][0])
-            else:
-                decoded = decode_shard(self.work, self.card, encoded, len(planned))
-                decode_s = time.perf_counter() - began
-                began = time.perf_counter()
-            probs = self.classifier.probs(decoded.images_NHWC)
-        table = scores_rows(planned, decoded, probs, self.card, self.work.clock, self.work.keep_column)
-        statuses = staging.write_shard(self.work.run.staging, shard, table, self.device, self.work.run_id)
-        return {
-            "shard": [shard],
-            "statuses": [list(statuses)],
-            "counts": [list(statuses.values())],
-            "device": [self.device],
-            "decode_s": [decode_s],
-            "score_s": [time.perf_counter() - began],
-        }
-
-    def _unpack(self, batch: Batch) -> tuple[pa.Table, Decoded]:
-        source = io.BytesIO(batch["rows"][0])
-        planned, columns = (pa.ipc.open_stream(source).read_all() for _ in range(2))
-        height, width = self.card.input_size
-        images = np.frombuffer(bytearray(batch["images"][0]), np.uint8).reshape(-1, height, width, 3)
-        return planned, Decoded(images, {name: columns[name].to_pylist() for name in columns.column_names})
-
-
-class Cluster:
-    """Ray, started or joined in the background while the archive is being planned."""
-
-    def __init__(self, job: JobConfig, *, verbose: bool) -> None:
-        self.job, self.verbose = job, verbose
-        self._error: Exception | None = None
-        self._quiet = ExitStack()
-        self._ready, self._leave = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._hold, name="ray", daemon=True)
-
-    def __enter__(self) -> "Cluster":
-        if not self.verbose:
-            self._quiet.enter_context(quiet_output())
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._leave.set()
-        self._thread.join()
-        self._quiet.close()
-
-    def _hold(self) -> None:
-        """Start Ray, and stay: the kernel ends Ray's processes with the thread that started them."""
-        owned = False
-        try:
-            owned = self._start()
-        except Exception as error:  # whatever it is, the driver waits to hear of it
-            self._error = error
-        finally:
-            self._ready.set()
-        self._leave.wait()
-        if owned:
-            import ray
-
-            ray.shutdown()
-
-    def _start(self) -> bool:
-        """Start or join Ray; whether it is ours to shut down."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-
-        owned = not ray.is_initialized()
-        if owned:
-            _check_address(self.job.address)
-            options: dict[str, Any] = {}
-            if self.job.address == "local":
-                options["include_dashboard"] = False
-            ray.init(
-                address=self.job.address,
-                log_to_driver=self.verbose,
-                logging_level=logging.INFO if self.verbose else logging.ERROR,
-                **options,
-            )
-        import ray.data  # a second of imports, while the plan is being made
-
-        return owned
-
-    def ready(self) -> None:
-        """Wait for Ray. Raises RunFailedError where it did not start."""
-        self._ready.wait()
-        if self._error is not None:
-            first = (
-                str(self._error).strip().splitlines()[0] if str(self._error).strip() else "no reason given"
-            )
-            message = f"Ray at {self.job.address!r} did not start: {first}; check --address, or leave it out"
-            raise RunFailedError(message) from self._error
-
-    def num_gpus(self) -> float:
-        """GPUs of the whole cluster."""
-        import ray
-
-        return float(ray.cluster_resources().get("GPU", 0))
-
-    def num_workers(self) -> int:
-        """Decoding workers: as asked, else one a core."""
-        import ray
-
-        return self.job.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+class Cluster(Connection):
+    """The cluster, and the job on it."""
 
     def score(self, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
         """Score `shards`, yielding each as it is staged, in any order.
 
-        Raises RunFailedError when the job fails or nothing was staged for `stall_timeout_s`; what
-        is staged stays.
+        Says what is waited for when nothing comes. Raises RunFailedError when the job fails or
+        nothing was staged for `stall_timeout_s`; what is staged stays.
         """
-        done: queue.Queue[ShardDone | BaseException | None] = queue.Queue()
-        thread = threading.Thread(target=self._drain, args=(work, shards, done), daemon=True)
-        thread.start()
-        while True:
-            try:
-                item = done.get(timeout=self.job.stall_timeout_s)
-            except queue.Empty:
-                message = (
-                    f"nothing was scored for {self.job.stall_timeout_s:.0f} s: workers die (--verbose shows "
-                    "of what), or no CPU or GPU is free; mend that, then run the same command to go on"
-                )
-                raise RunFailedError(message) from None
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise _explain(item) from item
-            yield item
-
-    def _drain(
-        self, work: Work, shards: Sequence[int], done: "queue.Queue[ShardDone | BaseException | None]"
-    ) -> None:
+        pools = Pools.of(self.capacity(), self.job, len(shards))
+        done: Done = queue.Queue()
+        dataset = self._dataset(work, shards, pools)
+        threading.Thread(target=_drain, args=(dataset, done), daemon=True).start()
         try:
-            dataset = self._dataset(work, shards)
-            for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-                for row in batch.to_pylist():
-                    statuses = dict(zip(row.pop("statuses"), row.pop("counts"), strict=True))
-                    done.put(ShardDone(statuses=statuses, **row))
-            done.put(None)
-        except BaseException as error:  # whatever ends this thread must reach the driver, which waits
-            done.put(error)
+            while (item := self._next(done, pools)) is not None:
+                if isinstance(item, BaseException):
+                    raise _explain(item) from item
+                yield item
+        finally:
+            # Ends what still runs of it, which would go on where Ray is not ours to shut down.
+            dataset._synchronize_progress_bar()
 
-    def _dataset(self, work: Work, shards: Sequence[int]) -> Any:
+    def _next(self, done: Done, pools: Pools) -> ShardDone | BaseException | None:
+        """What comes next, waited for. Raises RunFailedError after `stall_timeout_s`."""
+        began = time.monotonic()
+        patience_s = PATIENCE_S
+        while True:
+            left_s = began + self.job.stall_timeout_s - time.monotonic()
+            try:
+                return done.get(timeout=max(0.0, min(patience_s, left_s)))
+            except queue.Empty:
+                missing = self.missing(on_gpus=pools.on_gpus)
+            left_s = began + self.job.stall_timeout_s - time.monotonic()
+            if left_s <= 0:
+                message = (
+                    f"nothing was scored for {self.job.stall_timeout_s:.0f} s, waiting for {missing}; mend "
+                    "that (--verbose shows of what workers die), then run the same command to go on"
+                )
+                raise RunFailedError(message)
+            say(f"score: waiting for {missing} (gives up in {_about(left_s)})")
+            patience_s = REPEAT_S
+
+    def _dataset(self, work: Work, shards: Sequence[int], pools: Pools) -> Any:
         import ray
 
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = self.verbose
         context.raise_original_map_exception = True
+        context.execution_no_progress_timeout_s = -1  # `_next` sees to it
         if not self.verbose:
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             warnings.filterwarnings("ignore", module=r"ray\.")
         # Not from_arrow: it runs a task a block, in the workers that were warmed up for the actors.
         source = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        num_gpus = self.num_gpus()
-        if num_gpus < self.job.gpus_per_worker:
-            size = min(self.num_workers(), len(shards))
-            return self._actors(source, work, size, num_cpus=WORKER_CPUS)
-        decoded = source.map_batches(
-            decode,
-            fn_kwargs={"work": work},
-            batch_size=1,
-            batch_format="numpy",
-            num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.remote else 1),
-            compute=ray.data.TaskPoolStrategy(self.job.workers),
-        )
-        size = min(int(num_gpus / self.job.gpus_per_worker), len(shards))
-        return self._actors(decoded, work, size, num_cpus=0, num_gpus=self.job.gpus_per_worker)
-
-    @staticmethod
-    def _actors(source: Any, work: Work, size: int, **resources: float) -> Any:
-        import ray
-
-        return source.map_batches(
-            Scorer,
-            fn_constructor_kwargs={"work": work},
-            batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(
-                size=size,
-                max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
-                enable_true_multi_threading=True,
-            ),
-            **resources,
+        if not pools.on_gpus:
+            return _actors(source, work, pools, device="cpu", num_cpus=WORKER_CPUS)
+        share = self.job.gpus_per_worker
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scheduling_strategy, for which there is no other way yet
+            decoded = source.map_batches(
+                decode,
+                fn_kwargs={"work": work},
+                batch_size=1,
+                batch_format="numpy",
+                num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.remote else 1),
+                compute=ray.data.TaskPoolStrategy(self.job.max_workers),
+                scheduling_strategy="DEFAULT",  # CPU nodes first; Ray Data's own, SPREAD, takes any
+            )
+        return _actors(
+            decoded,
+            work,
+            pools,
+            device=None,
+            num_cpus=self.capacity().scorer_cpus(share),
+            num_gpus=share,
         )
 
 
-def _check_address(address: str) -> None:
-    """Raises OSError where nothing listens at `HOST:PORT`: Ray would try it for minutes, past any signal."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        with socket.create_connection((host, int(port)), CONNECT_S):
-            pass
+def _actors(source: Any, work: Work, pools: Pools, *, device: str | None, **resources: Any) -> Any:
+    import ray
+
+    return source.map_batches(
+        Scorer,
+        fn_constructor_kwargs={"work": work, "device": device},
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pools.start,
+            initial_size=pools.start,
+            max_size=pools.most,
+            max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+            enable_true_multi_threading=True,
+        ),
+        **resources,
+    )
+
+
+def _drain(dataset: Any, done: Done) -> None:
+    """Run the job, and put what it yields, then None or what ended it."""
+    try:
+        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                statuses = dict(zip(row.pop("statuses"), row.pop("counts"), strict=True))
+                done.put(ShardDone(statuses=statuses, **row))
+        done.put(None)
+    except BaseException as error:  # whatever ends this thread must reach the driver, which waits
+        done.put(error)
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _explain(error: BaseException) -> MaskbatchError:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from maskbatch import archive, schema
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
 from maskbatch.entries import IMAGE_EXTENSIONS, Entry
-from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.errors import NoImagesError, RunFailedError, UsageError
 from maskbatch.layout import Parsed, Template, parse_hive
 from maskbatch.progress import Step
 from maskbatch.rundir import Location, opened, whole
@@ -163,6 +163,8 @@ def _row(number: int, entry: Entry, parsed: Parsed, time: datetime | None) -> Ro
         "fetch": entry.fetch,
         "status": entry.status,
         "error": entry.error,
+        "reuse_run": None,
+        "reuse_id": None,
     }
 
 
@@ -188,7 +190,7 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
         raise UsageError(message)
     if not listing.num_images:
         flags = ", ".join(f"{count:,} by {flag}" for flag, count in listing.filtered.items())
-        raise UsageError(f"{where}: every image was left out ({flags}); widen the filters")
+        raise NoImagesError(f"{where}: every image was left out ({flags}); widen the filters")
 
 
 def part_path(folder: Location, first: int) -> Location:
@@ -198,19 +200,22 @@ def part_path(folder: Location, first: int) -> Location:
 
 def write_plan(folder: Location, rows: Iterator[Row], step: Step) -> None:
     """Write `rows` to `folder` as they come, in files of FILE_ROWS named by their first id."""
+    batches = iter(lambda: list(islice(rows, GROUP_ROWS)), [])
+    write_groups(folder, (pa.Table.from_pylist(batch, schema.PLAN) for batch in batches), step)
+
+
+def write_groups(folder: Location, groups: Iterator[pa.Table], step: Step) -> None:
+    """As `write_plan`, of tables that have GROUP_ROWS rows each, the last one fewer or as many."""
     first = 0
-    while batch := list(islice(rows, GROUP_ROWS)):
+    for group in groups:
         with (
             whole(part_path(folder, first)) as partial,
             pq.ParquetWriter(partial, schema.PLAN, compression="zstd") as writer,
         ):
-            written = 0
-            while batch:
-                writer.write_table(pa.Table.from_pylist(batch, schema.PLAN), row_group_size=GROUP_ROWS)
-                written += len(batch)
-                step.advance(len(batch))
-                batch = list(islice(rows, GROUP_ROWS)) if written < FILE_ROWS else []
-        first += written
+            for part in chain([group], islice(groups, FILE_ROWS // GROUP_ROWS - 1)):
+                writer.write_table(part, row_group_size=GROUP_ROWS)
+                first += part.num_rows
+                step.advance(part.num_rows)
 
 
 def read_plan(folder: Location, start: int, stop: int) -> pa.Table:

@@ -1,11 +1,18 @@
-"""Progress of every long step, on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Progress of every long step, on stderr: a bar on a terminal, plain lines elsewhere, or JSON lines.
 
+What a step shows, the lease carries too, for whoever watches the run from elsewhere.
+"""
+
+import io
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -14,6 +21,42 @@ LINE_EVERY_S = 10.0
 
 _consoles = [Console(stderr=True, highlight=False)]
 """The one to write to is the last."""
+_logs_json = False
+
+
+class _Messages(io.TextIOWrapper):
+    """A stderr for libraries and tracebacks: each line that they write becomes one JSON message."""
+
+    _begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in filter(str.strip, lines):
+            super().write(_json_line("message", {"message": line}))
+        self.flush()
+        return len(text)
+
+
+def log_json() -> None:
+    """From here on each line on stderr is one JSON object, and no bar is drawn."""
+    global _logs_json
+    if not _logs_json:
+        _consoles[0] = Console(file=sys.stderr, highlight=False)
+        sys.stderr = _Messages(sys.stderr.buffer, encoding="utf-8")
+        _logs_json = True
+
+
+def event(kind: str, **fields: Any) -> None:
+    """One JSON line on stderr where they were asked for, nothing otherwise."""
+    if _logs_json:
+        file = _consoles[-1].file
+        file.write(_json_line(kind, fields))
+        file.flush()
+
+
+def _json_line(kind: str, fields: Mapping[str, Any]) -> str:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "event": kind, **fields}, default=str) + "\n"
 
 
 @contextmanager
@@ -40,9 +83,12 @@ def quiet_output() -> Iterator[None]:
             _consoles.pop()
 
 
-def say(message: str) -> None:
-    """One line for a person, on stderr."""
-    _consoles[-1].print(message, markup=False, soft_wrap=True)
+def say(message: str, kind: str = "message", **fields: Any) -> None:
+    """One line for a person, on stderr; as JSON it is an event of this kind, with these fields."""
+    if _logs_json:
+        event(kind, message=message, **fields)
+    else:
+        _consoles[-1].print(message, markup=False, soft_wrap=True)
 
 
 class Step:
@@ -51,6 +97,8 @@ class Step:
     def __init__(self, name: str, total: int | None, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done = 0
+        self.statuses: Counter[str] = Counter()
+        """Images by status, in a step that knows it."""
         self._before = 0
         """Done before the rate is counted from."""
         self._rated: float | None = None
@@ -70,7 +118,7 @@ class Step:
     def _show(self) -> None:
         if time.monotonic() - self._spoke >= LINE_EVERY_S:
             self._spoke = time.monotonic()
-            say(self.line())
+            say(self.line(), "progress", **self.live())
 
     def rate(self) -> float:
         """Per second, since the first ones were done; 0 before there are any."""
@@ -78,19 +126,38 @@ class Step:
             return 0.0
         return (self.done - self._before) / max(time.monotonic() - self._rated, 1e-9)
 
-    def line(self) -> str:
-        """Where the step stands, in one line."""
-        if not self.total:
-            return f"{self.name}: {self.done:,} {self.unit}, {self.rate():,.0f}/s"
-        of = f"{self.name}: {self.done:,} of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+    def live(self) -> dict[str, Any]:
+        """Where the step stands: `rate` a second, `eta_s` None where there is no total or no rate yet."""
         rate = self.rate()
-        if not rate:
-            return of
-        left_s = min((self.total - self.done) / rate, 1e8)
-        return f"{of}, {rate:,.0f}/s, {timedelta(seconds=round(left_s))} left"
+        return {
+            "phase": self.name,
+            "unit": self.unit,
+            "done": self.done,
+            "total": self.total,
+            "statuses": dict(self.statuses),
+            "rate": round(rate, 3),
+            "eta_s": round(min((self.total - self.done) / rate, 1e8)) if self.total and rate else None,
+        }
+
+    def line(self) -> str:
+        return line(self.live())
 
     def finish(self) -> None:
-        say(f"{self.name}: {self.done:,} {self.unit} in {time.monotonic() - self._began:.1f} s")
+        took_s = time.monotonic() - self._began
+        message = f"{self.name}: {self.done:,} {self.unit} in {took_s:.1f} s"
+        say(message, "step", phase=self.name, unit=self.unit, done=self.done, took_s=round(took_s, 3))
+
+    def close(self) -> None:
+        """Take off the screen what the step drew there."""
+
+
+def line(step: Mapping[str, Any]) -> str:
+    """Where a step stands, in one line, from what `Step.live` says of it."""
+    done, total, rate = step["done"], step["total"], step["rate"]
+    if not total:
+        return f"{step['phase']}: {done:,} {step['unit']}, {rate:,.0f}/s" if done else step["phase"]
+    of = f"{step['phase']}: {done:,} of {total:,} {step['unit']} ({done / total:.0%})"
+    return of if step["eta_s"] is None else f"{of}, {rate:,.0f}/s, {timedelta(seconds=step['eta_s'])} left"
 
 
 class BarStep(Step):
@@ -123,17 +190,24 @@ class BarStep(Step):
         self._bar.stop()
 
 
+_open: list[Step] = [Step("start", None, "images")]
+"""Steps that go on, the innermost last; before and between them, something is being started."""
+
+
+def live() -> dict[str, Any]:
+    """Where the innermost step of this process stands, as `Step.live` says it."""
+    return _open[-1].live()
+
+
 @contextmanager
 def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
     """Show a step while the block runs; it ends with a line that says how long it took."""
-    if _consoles[-1].is_terminal:
-        bar = BarStep(name, total, unit)
-        try:
-            yield bar
-        finally:
-            bar.close()
-        bar.finish()
-    else:
-        plain = Step(name, total, unit)
-        yield plain
-        plain.finish()
+    drawn = _consoles[-1].is_terminal and not _logs_json
+    shown = (BarStep if drawn else Step)(name, total, unit)
+    _open.append(shown)
+    try:
+        yield shown
+    finally:
+        _open.remove(shown)
+        shown.close()
+    shown.finish()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,11 @@ class Work:
     config: ScoreConfig
     clock: Clock
     num_images: int
+    """Images to score; those carried over from earlier runs come after them in the plan."""
     shard_size: int
     access: Access = field(default_factory=Access)
     keep_column: str | None = None
+    num_carried: int = 0
 
     @property
     def run(self) -> RunDir:
@@ -72,12 +75,30 @@ def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
     return rows // 32 * 32 or rows
 
 
-def read_shard(work: Work, shard: int) -> tuple[pa.Table, Iterator[Encoded]]:
+class Waited(Iterator[Encoded]):
+    """Images as they come, and how long was waited for them."""
+
+    def __init__(self, images: Iterator[Encoded]) -> None:
+        self._images = images
+        self.seconds = 0.0
+
+    def __next__(self) -> Encoded:
+        began = perf_counter()
+        try:
+            return next(self._images)
+        finally:
+            self.seconds += perf_counter() - began
+
+
+def read_shard(work: Work, shard: int) -> tuple[pa.Table, Waited]:
     """A shard's plan rows, and its images in the same order, the first of them read and others under way."""
+    began = perf_counter()
     ids = work.ids(shard)
     planned = read_plan(work.run.plan, ids.start, ids.stop)
-    encoded = read_images(planned.select(READ_COLUMNS).to_pylist(), work.access, work.config.max_bytes)
-    return planned, chain([next(encoded)], encoded)
+    images = read_images(planned.select(READ_COLUMNS).to_pylist(), work.access, work.config.max_bytes)
+    encoded = Waited(chain([next(images)], images))
+    encoded.seconds = perf_counter() - began
+    return planned, encoded
 
 
 def decode_shard(work: Work, card: Card, encoded: Iterator[Encoded], num_images: int) -> Decoded:
@@ -118,10 +139,8 @@ def scores_rows(
     best = probs_NK.argmax(axis=1)
     confidence = probs_NK.max(axis=1, initial=0)
     labels = np.array(card.classes, object)[best]
-    times = _times(planned, columns.pop("exif_time"), clock)
     values = {
-        **{name: planned[name] for name in ("id", "uri", "site", "camera")},
-        **times,
+        **planned_columns(planned, columns.pop("exif_time"), clock, keep_column),
         **columns,
         "num_bytes": [
             read if read is not None else listed
@@ -133,10 +152,20 @@ def scores_rows(
         **{f"prob_{n}": pa.array(probs_NK[:, k], mask=~ok) for k, n in enumerate(card.classes)},
         "confidence": pa.array(confidence, pa.float32(), mask=~ok),
         "needs_review": ok & (confidence < card.review_threshold),
-        **({keep_column: planned["kept"]} if keep_column else {}),
     }
     target = schema.scores(card.classes, keep_column)
     return pa.table({field.name: _column(values[field.name], field.type) for field in target}, target)
+
+
+def planned_columns(
+    planned: pa.Table, exif_times: list[object], clock: Clock, keep_column: str | None
+) -> dict[str, Any]:
+    """What scores rows say by the plan: all but a time that only EXIF tells, and what was measured."""
+    return {
+        **{name: planned[name] for name in ("id", "uri", "site", "camera")},
+        **_times(planned, exif_times, clock),
+        **({keep_column: planned["kept"]} if keep_column else {}),
+    }
 
 
 def _column(value: Any, kind: pa.DataType) -> Any:

@@ -31,14 +31,18 @@ PLAN = pa.schema(
         ("fetch", pa.string()),
         ("status", pa.string()),
         ("error", pa.string()),
+        ("reuse_run", pa.int16()),
+        ("reuse_id", pa.int64()),
     ]
 )
-"""One row an image, `id` 0..N-1.
+"""One row an image, `id` 0..N-1; those to score come first.
 
 The bytes are the whole file at `uri`, or `length` bytes of `container` from `offset`; with encoding `row`,
 row `length` of row group `offset` of a Parquet file. A range of a zip begins at the member's local
 header. `kept` is the value of --keep-column. `fetch` is the whole URL where `uri` lacks a query or
 user-info; it is dropped at commit. `status` and `error` only on rows refused at planning.
+`reuse_run` is the place in run.json's `reuse` of the run that an image's row is carried over from, and
+`reuse_id` its id there; both are null for an image that is scored.
 """
 
 

@@ -7,10 +7,9 @@ that memory holds one range of a run of any size.
 import hashlib
 import re
 import secrets
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maskbatch import schema
-from maskbatch.committed import Committed, open_committed
+from maskbatch.committed import Committed, open_committed, ranges
 from maskbatch.consistency import check_ids, check_kinds, check_rows, check_statuses
 from maskbatch.differences import Difference, Verification
 from maskbatch.errors import RunFailedError, UsageError
@@ -30,7 +29,6 @@ from maskbatch.progress import Step, step
 from maskbatch.rundir import Location, RunDir, num_threads, reason, store_errors
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 
-SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet", re.ASCII)
 COLUMNS = ("id", "captured_local", "region", "status")
 """Of the scores, what is read where the classes are not known."""
 LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
@@ -58,7 +56,7 @@ def verify(
             raise UsageError(f"{flag} {value}: 0 or more expected")
     one = _open(run)
     result = Verification(
-        success_sha256=hashlib.sha256(run.success.read_bytes()).hexdigest(),
+        success_sha256=one.success_sha256,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
     with step("verify", len(one.success["files"]), "files") as shown:
@@ -180,19 +178,6 @@ def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
     return result.verified
 
 
-def _ranges(one: Committed) -> Iterator[tuple[range, list[Item]]]:
-    """The files of scores/ by the first id in their names, with the ids that they hold together."""
-    files: dict[int, list[Item]] = defaultdict(list)
-    for item in one.score_files():
-        match = SCORES_FILE.fullmatch(item["name"])
-        files[int(match[2]) if match else 0].append(item)
-    firsts = sorted(files) or [0]
-    planned = one.success["planned"]
-    bounds = pairwise([0, *(min(first, planned) for first in firsts[1:]), planned])
-    for first, (start, stop) in zip(firsts, bounds, strict=True):
-        yield range(start, stop), files[first]
-
-
 def _check_scores(
     one: Committed, result: Verification, drawn: NDArray[np.int64], sound: bool, shown: Step
 ) -> tuple[pa.Table, pa.Table]:
@@ -208,7 +193,7 @@ def _check_scores(
     statuses: Counter[str] = Counter()
     complete = True
     with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
-        for ids, items in _ranges(one):
+        for ids, items in ranges(one):
             parts = list(
                 pool.map(lambda item: _read_rows(one, item, target, scores if sound else None), items)
             )

@@ -12,7 +12,7 @@ from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("plan", "score", "report", "compare", "verify", "demo")
+COMMANDS = ("plan", "estimate", "score", "status", "report", "compare", "verify", "demo")
 
 
 @pytest.fixture(scope="module")

@@ -94,13 +94,13 @@ def test_a_model_that_changes_under_a_run_stops_it_with_its_name(
 KILL = "import os, signal\ndef kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
 MOMENTS = {
     "while planning": """
-from maskbatch import plan, runner
+from maskbatch import plan, planning
 rows = plan.plan_rows
 def half(*args):
     for k, row in enumerate(rows(*args)):
         if k == 100: kill()
         yield row
-plan.GROUP_ROWS, plan.FILE_ROWS, runner.plan_rows = 16, 64, half
+plan.GROUP_ROWS, plan.FILE_ROWS, planning.plan_rows = 16, 64, half
 """,
     "while scoring": """
 from maskbatch.pipeline import Cluster

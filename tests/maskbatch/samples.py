@@ -145,12 +145,17 @@ def stage_run(
     work = replace(work, shard_size=32)
     classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
     for shard in range(work.num_shards):
-        planned, encoded = read_shard(work, shard)
-        decoded = decode_shard(work, checkpoint.card, encoded, len(planned))
-        probs = classifier.probs(decoded.images_NHWC)
-        table = scores_rows(planned, decoded, probs, checkpoint.card, work.clock)
-        staging.write_shard(run.staging, shard, table, "cpu/float32", work.run_id)
+        stage_shard(work, shard, checkpoint.card, classifier)
     return Run(run, work)
+
+
+def stage_shard(work: Work, shard: int, card: Card, classifier: Classifier) -> dict[str, int]:
+    """Read, decode, score and stage one shard; its images by status."""
+    planned, encoded = read_shard(work, shard)
+    decoded = decode_shard(work, card, encoded, len(planned))
+    probs = classifier.probs(decoded.images_NHWC)
+    table = scores_rows(planned, decoded, probs, card, work.clock, work.keep_column)
+    return staging.write_shard(work.run.staging, shard, table, "cpu/float32", work.run_id)
 
 
 def with_exif_time(time: str) -> bytes:

@@ -181,6 +181,17 @@ def test_a_template_may_stand_behind_a_pattern_and_its_empty_days_are_counted(tm
     assert notes == {"day or hour of {date:...} without a file": 2}
 
 
+def test_a_template_may_reach_into_the_days_around(days: str) -> None:
+    around = {"since": "2026-10-03", "until": "2026-10-04", "margin_days": 1}
+    found, _, _ = entries(f"{days}/{{date:%Y/%m/%d}}", **around)
+    assert [entry.relative.removeprefix("2026/10/")[:5] for entry in found] == [
+        "02/00",
+        "02/13",
+        "04/00",
+        "04/13",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"), [("x/*.tar", "no pattern can be matched"), ("folder/", "has no folders to list")]
 )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from maskbatch import cli
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, as_dict, differences, make, read_toml
+from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, as_dict, differences, make, read_toml
 from maskbatch.errors import UsageError
 
 
@@ -22,8 +22,10 @@ from maskbatch.errors import UsageError
         (ScoreConfig, {"batch_size": 5000}, "1 to 4096"),
         (ScoreConfig, {"max_bytes": 0}, "max_bytes"),
         (ScoreConfig, {"max_pixels": 10**9}, "max_pixels"),
-        (JobConfig, {"workers": 0}, "workers 0"),
-        (JobConfig, {"gpus_per_worker": 0.0}, "gpus_per_worker"),
+        (JobConfig, {"max_workers": 0}, "max_workers 0"),
+        (JobConfig, {"max_scorers": 0}, "max_scorers 0"),
+        (JobConfig, {"gpus_per_worker": -1.0}, "gpus_per_worker -1.0: 0 to 64"),
+        (JobConfig, {"gpus_per_worker": 1.5}, "gpus_per_worker 1.5: whole numbers"),
         (JobConfig, {"max_error_rate": 1.5}, "max_error_rate 1.5: 0 to 1 expected"),
         (JobConfig, {"max_error_rate": float("nan")}, "max_error_rate"),
         (JobConfig, {"stall_timeout_s": 0.5}, "stall_timeout_s"),
@@ -66,9 +68,25 @@ def test_a_toml_file_sets_what_flags_set(tmp_path: Path) -> None:
     }
 
 
+def test_one_file_serves_score_and_report(tmp_path: Path) -> None:
+    path = tmp_path / "nightly.toml"
+    path.write_text(
+        "max-error-rate = 0.02\nexclude = 'frozen, dark'\nexpect = '1/5min'\nalert-below = 1\nby = 'camera'\n"
+        "corrected = true\nthumbnails = false\n"
+    )
+    values = read_toml(path)
+    assert make(JobConfig, values) == JobConfig(max_error_rate=0.02)
+    assert make(ReportConfig, values) == ReportConfig(
+        exclude=("frozen", "dark"), expect="1/5min", alert_below=1.0, alert_by="camera", alert_corrected=True
+    )
+    path.write_text("exclude = ['frozen', 'dark']\nalert_by = 'site'\n")
+    assert read_toml(path) == {"exclude": ["frozen", "dark"], "alert_by": "site"}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("corrected = 1", "corrected = 1, a bool expected"),
         ("batch_size = ", "cannot be read as TOML"),
         ("bach_size = 3", "'bach_size' is no setting"),
         ("archives = ['/a']", "'archives' is no setting"),
@@ -92,7 +110,7 @@ NOT_SETTINGS = {"archives", "out", "fresh", "config_file", "as_json", "verbose",
 
 @pytest.mark.parametrize("flag", sorted(set(inspect.signature(cli.score).parameters) - NOT_SETTINGS))
 def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: str) -> None:
-    numbers = {"batch_size", "max_bytes", "max_pixels", "workers", "limit", "max_requests"}
+    numbers = {"batch_size", "max_bytes", "max_pixels", "max_workers", "max_scorers", "limit", "max_requests", "margin_days"}
     fractions = {
         "gpus_per_worker",
         "max_error_rate",

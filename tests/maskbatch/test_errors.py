@@ -3,11 +3,12 @@ import pickle
 import pytest
 
 from maskbatch.decode import BadImageError
-from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
+from maskbatch.errors import MaskbatchError, NoImagesError, RunFailedError, RunLockedError, UsageError
 
 
 @pytest.mark.parametrize(
-    ("kind", "code"), [(MaskbatchError, 1), (UsageError, 2), (RunLockedError, 5), (RunFailedError, 1)]
+    ("kind", "code"),
+    [(MaskbatchError, 1), (UsageError, 2), (NoImagesError, 2), (RunLockedError, 5), (RunFailedError, 1)],
 )
 def test_errors_cross_processes_with_their_exit_code(kind: type[MaskbatchError], code: int) -> None:
     error = pickle.loads(pickle.dumps(kind("what, where; what to do")))

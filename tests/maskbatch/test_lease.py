@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,12 +15,13 @@ from botocore.exceptions import EndpointConnectionError
 from maskbatch import lease as lease_module
 from maskbatch.errors import RunLockedError
 from maskbatch.lease import Lease, is_live, read_lease
+from maskbatch.progress import step
 from maskbatch.rundir import Location, RunDir, folder, names, whole, write_json
 
 
 def held(**changes: Any) -> dict[str, Any]:
     expires = datetime.now(UTC) + timedelta(seconds=100)
-    values = {"owner": "other", "host": socket.gethostname(), "pid": os.getpid(), "counts": {}}
+    values = {"owner": "other", "host": socket.gethostname(), "pid": os.getpid(), "live": {}}
     return values | {"expires_at": expires.isoformat()} | changes
 
 
@@ -92,16 +94,30 @@ def test_an_expired_or_unreadable_lease_is_taken_over(run: RunDir, text: str) ->
         assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
 
 
-def test_a_lease_is_renewed_with_its_counts(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+def wait_for(run: RunDir, **live: Any) -> dict[str, Any]:
+    """The lease, as soon as its live record says this."""
+    deadline = time.monotonic() + 30
+    while (found := read_lease(run)) is None or not live.items() <= found["live"].items():
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+    return found
+
+
+def test_a_lease_is_renewed_and_says_how_far_the_innermost_step_is(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
-    with Lease(run) as lease:
-        first = read_lease(run)
-        lease.counts.update(planned=7)
-        deadline = time.monotonic() + 5
-        while (found := read_lease(run)) is None or found["counts"] != {"planned": 7}:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert first is not None
+    with Lease(run):
+        first = wait_for(run, phase="start", done=0, total=None)
+        with step("score", 8) as shown:
+            shown.statuses.update(ok=5, missing=2)
+            shown.advance(7)
+            found = wait_for(run, phase="score", unit="images", done=7, total=8)
+            assert found["live"]["statuses"] == {"ok": 5, "missing": 2}
+            with step("commit", 3, "files"):
+                wait_for(run, phase="commit", unit="files", done=0, total=3)
+            wait_for(run, phase="score", done=7)
+        wait_for(run, phase="start", done=0)
         assert found["expires_at"] > first["expires_at"]
 
 
@@ -138,12 +154,21 @@ def test_a_lease_outlives_a_store_that_is_away_for_a_while(
 ) -> None:
     run = RunDir(folder("memory://away-for-a-while"))
     monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
-    with Lease(run) as lease:
+    with Lease(run):
         with monkeypatch.context() as away:
             away.setattr(run.path.fs, "open", Mock(side_effect=EndpointConnectionError(endpoint_url="x")))
             time.sleep(0.1)
-        lease.counts.update(planned=7)
-        deadline = time.monotonic() + 5
-        while read_lease(run)["counts"] != {"planned": 7}:  # type: ignore[index]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        with step("score", 7):
+            wait_for(run, phase="score", total=7)
+
+
+def test_a_lease_is_renewed_while_the_library_of_a_store_is_half_imported(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
+    with Lease(run):
+        with monkeypatch.context() as importing:
+            importing.setitem(sys.modules, "aiohttp", ModuleType("aiohttp"))
+            with step("score", 7):
+                wait_for(run, phase="score", total=7)
+        wait_for(run, phase="start")

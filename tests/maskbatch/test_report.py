@@ -139,18 +139,6 @@ def test_a_month_of_nightly_runs_gives_the_report_of_one_run_of_the_month(
     assert [row["uri"] for row in rows[0]] == [row["uri"] for row in rows[1]]
 
 
-def test_a_run_that_another_one_replaces_is_left_out(
-    nightly: tuple[Run, list[Run]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first = nightly[1][0]
-    second = first.copy(tmp_path / "night.v2").run
-    settings: dict[str, Any] = second.read_run() or {}
-    write_json(second.run_json, settings | {"replaces": str(first.run.path)})
-    report = make_report([first.run, second], tmp_path / "report")
-    assert [run["path"] for run in report.values["runs"]] == [str(second.path)]
-    assert f"{first.run.path} is left out" in capsys.readouterr().err
-
-
 def test_both_figures_are_given_where_images_are_left_out(
     nightly: tuple[Run, list[Run]], tmp_path: Path
 ) -> None:

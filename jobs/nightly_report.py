@@ -1,0 +1,168 @@
+"""Yesterday's report: the local day is scored once, reported, and held against the nights before it.
+
+    python -m jobs.nightly_report '/archive/{date:%Y/%m/%d}' --base /runs --config nightly.toml \\
+        --alert-below 0.95 --by camera
+
+    BASE/<zone>/<date>                 the night's run, with its report; late images: <date>.v2, .v3 ...
+    BASE/<zone>/trailing/<date>/       alerts.json, all of the night's, and the comparison behind them
+    BASE/<zone>/trailing/<date>/report a report over the last 35 nights, of which its drift tests are
+
+The day is that of the default zone of `timezone`; where a site's own clock is behind it, run this when the
+day is over there too. Call it as often as you like: nothing new, and the recorded run is reported again;
+images that came late or changed make the next version. `--since` goes over every night from there on, which
+makes up for nights that were missed and takes in what was delivered late.
+
+Alerts: what the night's own report raises; compliance that fell against the 28 nights before, overall, or of
+a camera that has ten of them; drift. A night of which no image came, while the archive has images of the days
+beside it, is an alert as well. An archive of which nothing at all is seen is an error: it may not be mounted.
+
+Exit codes are those of `maskbatch`; a night that scored and alerts has 4, and 3 beats it. Of several nights
+it is the worst by WORST_FIRST: 1 comes first, because trying again helps there and at no other.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import date
+from typing import Annotated, Any
+
+import typer
+
+from jobs.nights import DAY, Schedule
+from maskbatch import cli
+from maskbatch.alerts import NOWHERE, fall_alerts
+from maskbatch.committed import open_committed
+from maskbatch.compare import compare
+from maskbatch.config import ReportConfig, make
+from maskbatch.drift import HISTORY_NIGHTS, RECENT_NIGHTS
+from maskbatch.errors import ALERT, DONE, FAILED, MaskbatchError, NoImagesError, UsageError
+from maskbatch.plan import now
+from maskbatch.progress import say
+from maskbatch.report import make_report
+from maskbatch.rundir import RunDir, store_errors, write_json
+from maskbatch.terminal import headline
+
+WORST_FIRST = (FAILED, 2, 5, 3, ALERT, DONE)
+COMPARED_DAYS = 28
+TRAILING_DAYS = RECENT_NIGHTS + HISTORY_NIGHTS - 1
+"""Before the night itself."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
+    """Score and report one local day; what `--json` says of it. Raises MaskbatchError."""
+    try:
+        result = schedule.score(day, day, day + DAY)
+    except NoImagesError:
+        if schedule.nights(day, day + DAY):  # it had images, which the archive keeps no longer
+            raise
+        sentence = f"no snapshot of {day} is in the archive, though it has some of other days"
+        silent = {"kind": "snapshots", **NOWHERE, "measure": "snapshots", "sentence": sentence}
+        return _conclude(schedule, day, alerts=[silent])
+    report = make_report([result.run], result.run.report, schedule.report_config, schedule.options)
+    say(f"{day}: {headline(report)}; {result.run.report}/report.html")
+    compared = _against_before(schedule, day, result.run)
+    return _conclude(
+        schedule,
+        day,
+        code=result.success["exit_code"],
+        alerts=[*report.values["alerts"], *compared.pop("alerts", ())],
+        run=str(result.run.path),
+        rescored=result.rescored,
+        overall=report.overall,
+        **compared,
+    )
+
+
+def _against_before(schedule: Schedule, day: date, run: RunDir) -> dict[str, Any]:
+    """The night against the nights before it: alerts, and the comparison; nothing without such nights."""
+    before = _alike(schedule.nights(day - TRAILING_DAYS * DAY, day), run)
+    compared = [night for when, night in before.items() if when >= day - COMPARED_DAYS * DAY]
+    if not compared:
+        say(f"{day}: not compared; no night of the {COMPARED_DAYS} before it is finished and alike")
+        return {}
+    made = compare(compared, run)
+    own = {
+        name: schedule.values.get(name) for name in ("exclude", "expect")
+    }  # --alert-below is for the night
+    folder = schedule.run(f"trailing/{day}").report
+    trailing = make_report([*before.values(), run], folder, make(ReportConfig, own), schedule.options)
+    return {"alerts": [*fall_alerts(made), *trailing.values["alerts"]], "comparison": made.as_dict()}
+
+
+def _alike(nights: dict[date, RunDir], run: RunDir) -> dict[date, RunDir]:
+    """The nights whose rows mean what `run`'s do: another checkpoint would be taken for a change."""
+
+    def meaning(night: RunDir) -> tuple[str, str | None]:
+        one = open_committed(night)
+        return one.digest, one.keep_column
+
+    ours = meaning(run)
+    return {day: night for day, night in nights.items() if meaning(night) == ours}
+
+
+def _conclude(
+    schedule: Schedule, day: date, *, alerts: Sequence[dict[str, Any]], code: int = DONE, **found: Any
+) -> dict[str, Any]:
+    """Say and write the night's alerts."""
+    for alert in alerts:
+        say(f"{day}: ALERT {alert['sentence']}.", "alert")
+    code = code or (ALERT if alerts else DONE)
+    night = {"date": day.isoformat(), "exit_code": code, "alerts": list(alerts), **found}
+    folder = schedule.run(f"trailing/{day}").path
+    write_json(folder / "alerts.json", {"made_at": now().isoformat(timespec="seconds"), **night})
+    return night
+
+
+def report_nights(schedule: Schedule, first: date, last: date) -> dict[str, Any]:
+    """Report each night, oldest first; one that fails is said, and the others go on."""
+    nights = []
+    for day in (first + k * DAY for k in range((last - first).days + 1)):
+        try:
+            nights.append(report_night(schedule, day))
+        except (MaskbatchError, *store_errors()) as error:
+            code = cli.failed(error, str(day))
+            nights.append({"date": day.isoformat(), "exit_code": code, "error": str(error)})
+    return {"exit_code": min((n["exit_code"] for n in nights), key=WORST_FIRST.index), "nights": nights}
+
+
+@app.command()
+def main(
+    archives: cli.Archives,
+    base: Annotated[str, typer.Option(help="Folder or URL below which each night has its run.")],
+    config_file: cli.ConfigFile = None,
+    date_: Annotated[str | None, typer.Option("--date", help="The local day to report [yesterday].")] = None,
+    since: Annotated[str | None, typer.Option(help="Report every night from this day to yesterday.")] = None,
+    alert_below: cli.AlertBelow = None,
+    by: cli.By = None,
+    storage_options: cli.StorageOptionsFile = None,
+    as_json: cli.Json = False,
+    json_logs: cli.JsonLogs = False,
+) -> int:
+    """Score yesterday's local day, report it, and hold it against the nights before."""
+    flags = {"alert_below": alert_below, "alert_by": by}
+    schedule = Schedule.read(archives, base, config_file, storage_options, **flags)
+    if date_ and since:
+        raise UsageError("--date is one night and --since are several; give one of them")
+    yesterday = schedule.today() - DAY
+    first = _day("--since" if since else "--date", since or date_, yesterday)
+    found = report_nights(schedule, first, yesterday if since else first)
+    if as_json:
+        print(json.dumps(found))
+    return int(found["exit_code"])
+
+
+def _day(flag: str, text: str | None, yesterday: date) -> date:
+    if text is None:
+        return yesterday
+    try:
+        day = date.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: a date like {yesterday} expected") from error
+    if day > yesterday:
+        raise UsageError(f"{flag} {text}: that day is not over; {yesterday} is the last one that is")
+    return day
+
+
+if __name__ == "__main__":
+    cli.run(app, "python -m jobs.nightly_report --help")

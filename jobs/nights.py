@@ -1,0 +1,86 @@
+"""What the jobs share: how an archive is scored regularly, and the runs that lie below BASE/<zone>."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from maskbatch import archive, config, runner
+from maskbatch.clock import Clock
+from maskbatch.plan import now
+from maskbatch.rundir import RunDir
+from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.versions import versions
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """What is scored regularly, how, and where its runs go."""
+
+    base: str
+    values: dict[str, Any]
+    """Settings by name: flags over the --config file; `archives` too."""
+    options: StorageOptions
+
+    @classmethod
+    def read(
+        cls, archives: Sequence[str], base: str, toml: Path | None, storage_options: Path | None, **flags: Any
+    ) -> "Schedule":
+        """Raises UsageError. A cluster that this is a job of (RAY_ADDRESS) is the one that scores."""
+        values = config.read_toml(toml) if toml else {}
+        values |= {name: value for name, value in flags.items() if value is not None}
+        if "RAY_ADDRESS" in os.environ:
+            values["address"] = "auto"
+        if values.get("alert_by") == "overall":
+            del values["alert_by"]
+        values["archives"] = [archive.canonical(name) for name in archives]
+        options = StorageOptions.from_toml(storage_options) if storage_options else NO_OPTIONS
+        return cls(base=base.rstrip("/"), values=values, options=options)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock.parse(self.values.get("timezone", ()), now())
+
+    @property
+    def report_config(self) -> config.ReportConfig:
+        return config.make(config.ReportConfig, self.values)
+
+    def today(self) -> date:
+        """In the default zone; the days before it are over there."""
+        return now().astimezone(self.clock.default).date()
+
+    def run(self, name: str | date) -> RunDir:
+        """BASE/<zone>/<name>, made or not. Raises UsageError where it cannot be seen."""
+        return RunDir.at(f"{self.base}/{self.clock.default.key}/{name}", self.options)
+
+    def score(self, name: str | date, first: date, end: date, reuse: Iterable[RunDir] = ()) -> runner.Result:
+        """The run of the local days from `first` to before `end`; its next version where images came late.
+
+        Paths of the days beside them are listed too, as a path may have UTC's date. What failed before is
+        no reason for a version: a camera's broken files would make one every night.
+        """
+        out = str(self.run(name).path)
+        days = {"since": first.isoformat(), "until": end.isoformat()}
+        return runner.score(
+            out,
+            config.make(config.PlanConfig, {"margin_days": 1, **self.values, **days}),
+            config.make(config.ScoreConfig, self.values),
+            config.make(config.JobConfig, self.values),
+            checkpoint=self.values.get("checkpoint"),
+            options=self.options,
+            reuse=[*(str(run.path) for run in reuse), out],
+            retry_failed=False,
+        )
+
+    def nights(self, first: date, end: date) -> dict[date, RunDir]:
+        """The newest finished run of each local day from `first`, `end` not included, that has one."""
+        found = {}
+        for day in (first + k * DAY for k in range((end - first).days)):
+            finished = [run for run in versions(self.run(day)) if run.success.exists()]
+            if finished:
+                found[day] = finished[-1]
+        return found

@@ -1,0 +1,98 @@
+"""The rows that a run carries over from earlier ones: read there, joined to the new plan by id."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from maskbatch import schema
+from maskbatch.clock import Clock
+from maskbatch.committed import Committed, File, open_committed, ranges
+from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.rows import planned_columns
+from maskbatch.rundir import RunDir, num_threads, opened, reason, store_errors
+from maskbatch.stores import StorageOptions
+
+
+class Carrier:
+    """Earlier runs, opened to be copied from. Raises RunFailedError where one is gone or another one now."""
+
+    def __init__(self, reuse: Sequence[Mapping[str, str]], options: StorageOptions) -> None:
+        self.runs = [_reopened(one["path"], one["success_sha256"], options) for one in reuse]
+        self._files = [list(ranges(one)) for one in self.runs]
+
+    def rows(self, planned: pa.Table, clock: Clock, keep_column: str | None) -> pa.Table:
+        """The scores rows of `planned`: what was measured is the earlier run's, all else the plan's."""
+        target = schema.scores(self.runs[0].meaning.classes, keep_column)
+        parts = []
+        for run in planned["reuse_run"].unique().to_pylist():
+            mine = planned.filter(pc.equal(planned["reuse_run"], run))
+            earlier = self._earlier(run, mine)
+            by_exif = pc.fill_null(pc.equal(earlier["time_source"], "exif"), False)
+            exif = pc.if_else(by_exif, earlier["captured_local"], pa.scalar(None, pa.timestamp("us")))
+            columns = {name: earlier[name] for name in earlier.column_names}
+            columns |= planned_columns(mine, exif.to_pylist(), clock, keep_column)
+            parts.append(pa.table({name: columns[name] for name in target.names}, target))
+        return pa.concat_tables(parts).sort_by("id")
+
+    def _earlier(self, run: int, planned: pa.Table) -> pa.Table:
+        """The earlier rows of `planned`, in its order."""
+        one, wanted = self.runs[run], np.sort(planned["reuse_id"].to_numpy())
+        names = schema.scores(one.meaning.classes).names
+        files = [
+            (one, item)
+            for ids, items in self._files[run]
+            if np.searchsorted(wanted, ids.start) < np.searchsorted(wanted, ids.stop)
+            for item in items
+        ]
+        with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
+            parts = list(pool.map(lambda file: _read_ids(file, wanted, names), files))
+        rows = pa.concat_tables(parts).sort_by("id")
+        if rows["id"].to_numpy().tolist() == wanted.tolist():
+            rows = rows.take(np.searchsorted(wanted, planned["reuse_id"].to_numpy()))
+            if rows["uri"].to_pylist() == planned["uri"].to_pylist():
+                return rows
+        raise RunFailedError(f"{one.run.path}: the rows to carry over are not there; see `maskbatch verify`")
+
+
+def _reopened(path: str, success_sha256: str, options: StorageOptions) -> Committed:
+    try:
+        one = open_committed(RunDir.at(path, options))
+    except UsageError as error:
+        raise RunFailedError(f"a run whose rows are carried over cannot be read: {error}") from error
+    if one.success_sha256 != success_sha256:
+        what = "is not the run any more whose rows are to be carried over"
+        raise RunFailedError(f"{path} {what}; put it back, or --fresh plans anew")
+    return one
+
+
+def _read_ids(file: File, wanted: NDArray[np.int64], names: Sequence[str]) -> pa.Table:
+    """The rows of the ids `wanted`, sorted, from the row groups that may hold them. Raises RunFailedError."""
+    one, item = file
+    path = one.run.path / item["name"]
+    try:
+        with opened(path) as source:
+            parquet = pq.ParquetFile(source, pre_buffer=True)
+            column = parquet.schema_arrow.get_field_index("id")
+            metadata = parquet.metadata
+            groups = [
+                k
+                for k in range(metadata.num_row_groups)
+                if _overlaps(metadata.row_group(k).column(column), wanted)
+            ]
+            rows = parquet.read_row_groups(groups, list(names))
+    except (pa.ArrowException, KeyError, *store_errors()) as error:
+        raise RunFailedError(f"{path} does not read ({reason(error)}); restore it") from error
+    return rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted) & (rows["region"].to_numpy() == 0)))
+
+
+def _overlaps(column: Any, wanted: NDArray[np.int64]) -> bool:
+    if column.statistics is None:
+        return True
+    low, high = np.searchsorted(wanted, [column.statistics.min, column.statistics.max + 1])
+    return bool(high > low)

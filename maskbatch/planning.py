@@ -1,0 +1,196 @@
+"""A run's settings and plan: found in its directory, or written there now."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from maskbatch.checkpoint import Checkpoint
+from maskbatch.clock import Clock
+from maskbatch.committed import Committed, open_committed
+from maskbatch.config import PlanConfig, ScoreConfig, as_dict, differences
+from maskbatch.errors import RunLockedError, UsageError
+from maskbatch.plan import Listing, now, plan_rows, write_groups, write_plan
+from maskbatch.progress import say, step
+from maskbatch.reuse import Draft, draft, usable
+from maskbatch.rundir import FORMAT_VERSION, RunDir, remove_tree, write_json
+from maskbatch.stores import Access, StorageOptions
+from maskbatch.versions import VERSION, next_version
+
+Settings = dict[str, Any]
+LIBRARIES = ("maskbatch", "ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")
+SAME_IMAGES = ("archives", "since", "until", "camera", "limit")
+"""Settings that a version has in common with the run it replaces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a call works, and the finished runs whose rows may be carried over to there."""
+
+    run: RunDir
+    replaces: Committed | None = None
+    reused: tuple[Committed, ...] = ()
+    """The replaced one first."""
+
+    @classmethod
+    def at(cls, out: str, reuse: Sequence[str], options: StorageOptions) -> "Target":
+        """OUT, or with OUT among `reuse` its next version. Raises UsageError."""
+        run = RunDir.at(out, options)
+        earlier = {str(one.path): one for one in (RunDir.at(name, options) for name in reuse)}
+        own, replaces = earlier.pop(str(run.path), None), None
+        match = VERSION.fullmatch(run.path.name)
+        if match and not run.run_json.exists() and (run.path.parent / match["first"] / "run.json").exists():
+            first = run.path.parent / match["first"]
+            raise UsageError(
+                f"--out {out} is the name of a version of {first}; give --out {first} --reuse {first}"
+            )
+        if own is not None:
+            run, replaced = next_version(run)
+            replaces = open_committed(replaced) if replaced else None
+        others = [open_committed(one) for one in earlier.values()]
+        return cls(run, replaces, tuple([replaces, *others] if replaces else others))
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """An archive listed and held against earlier runs, before anything is written to the run directory."""
+
+    created_at: str
+    listing: Listing
+    draft: Draft
+    reused: list[Committed]
+    """Those whose rows may be carried over, as `reuse_run` counts them."""
+
+    @property
+    def num_to_score(self) -> int:
+        return self.listing.num_images - self.draft.counts()["carried"]
+
+    def is_new(self, replaces: Committed, config: PlanConfig, *, retry_failed: bool) -> bool:
+        """Whether there is something to make a new version of: other settings, or images to score."""
+        counts = self.draft.counts()
+        to_score = counts["new"] + counts["changed"] + retry_failed * counts["failed before"]
+        return to_score > 0 or as_dict(config) != replaces.settings["plan"]
+
+
+@contextmanager
+def drafted(
+    target: Target, config: PlanConfig, score_config: ScoreConfig, opened: Checkpoint, access: Access
+) -> Iterator[Drafted]:
+    """List the archive, and find what the reused runs hold of it; all of it lies on local disk."""
+    created_at = (target.run.read_run() or {}).get("created_at", now().isoformat())
+    reused = usable(target.reused, opened.digest, as_dict(score_config))
+    listing, clock = Listing(), Clock.parse(config.timezone, datetime.fromisoformat(created_at))
+    with TemporaryDirectory(prefix="maskbatch-") as folder:
+        with step("plan") as listed:
+            folder_plan = Path(folder) / "plan"
+            write_plan(folder_plan, plan_rows(config, clock, listing, access), listed)
+        with step("reuse", sum(len(one.success["files"]) for one in reused), "files") as compared:
+            made = draft(folder_plan, listing.num_images, reused, compared)
+        yield Drafted(created_at, listing, made, reused)
+
+
+def planned(
+    target: Target, config: PlanConfig, access: Access, *, fresh: bool = False, drafted: Drafted | None = None
+) -> Settings:
+    """The settings of the run with its listing: found there, written from `drafted`, or listed now."""
+    run = target.run
+    if fresh:
+        run.clear()
+    settings = run.read_run()
+    if settings is None:
+        settings = _begun(target, config, drafted.created_at if drafted else now().isoformat())
+    else:
+        refuse_difference(run, settings, config)
+    if "listing" in settings:
+        say(f"plan: {settings['listing']['num_images']:,} images, listed before")
+        return settings
+    for folder in (run.plan, run.staging):  # of a listing, or a throwing away, that was cut off
+        remove_tree(folder)
+    if drafted:
+        settings |= _numbered(target, drafted)
+    else:
+        listing = Listing()
+        clock = Clock.parse(config.timezone, datetime.fromisoformat(settings["created_at"]))
+        try:
+            with step("plan") as shown:
+                write_plan(run.plan, plan_rows(config, clock, listing, access), shown)
+        except UsageError:
+            run.clear()
+            raise
+        settings |= {"listing": listing.as_dict(), "reuse": [], "reuse_counts": {}}
+    write_json(run.run_json, settings)
+    return settings
+
+
+def refuse_difference(
+    run: RunDir,
+    settings: Settings,
+    plan_config: PlanConfig,
+    score_config: ScoreConfig | None = None,
+    opened: Checkpoint | None = None,
+) -> None:
+    """Raises UsageError naming how the run at OUT differs from the one asked for."""
+    found = differences(as_dict(plan_config), settings["plan"]) if settings else []
+    if score_config and opened and "score" in settings:
+        found += differences(as_dict(score_config), settings["score"])
+        found += differences(
+            {"checkpoint": opened.digest[:12]}, {"checkpoint": settings["checkpoint"]["digest"][:12]}
+        )
+    if found:
+        finished = run.success.exists()
+        what = "a finished run" if finished else "an unfinished run"
+        remedy = "name another --out" if finished else "--fresh throws it away, or name another --out"
+        raise UsageError(f"{run.path} holds {what} made with other settings: {'; '.join(found)}; {remedy}")
+
+
+def refuse_other_images(replaces: Committed, config: PlanConfig) -> None:
+    """Raises UsageError where a version would replace a run of other images."""
+    ours = {name: value for name, value in as_dict(config).items() if name in SAME_IMAGES}
+    theirs = {name: replaces.settings["plan"].get(name) for name in SAME_IMAGES}
+    found = differences(ours, theirs)
+    if found:
+        what = f"a new version of {replaces.run.path} would hold other images: {'; '.join(found)}"
+        raise UsageError(f"{what}; name another --out, which may --reuse it")
+
+
+def _begun(target: Target, config: PlanConfig, created_at: str) -> Settings:
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "created_at": created_at,
+        "plan": as_dict(config),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "replaces": target.replaces.run.path.name if target.replaces else None,
+    }
+    try:
+        write_json(target.run.run_json, settings, exclusive=True)
+    except FileExistsError as error:
+        message = "was begun by another driver at this moment; wait for it, then run the same command"
+        raise RunLockedError(f"{target.run.path} {message}") from error
+    return settings
+
+
+def _numbered(target: Target, drafted: Drafted) -> Settings:
+    """Write the plan from the draft; what run.json says of it."""
+    counts = drafted.draft.counts()
+    with step("number", drafted.listing.num_images) as shown:
+        write_groups(target.run.plan, drafted.draft.groups(), shown)
+    why = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count and name != "carried")
+    say(
+        f"reuse: {counts['carried']:,} of {drafted.listing.num_images:,} rows are carried over, "
+        f"{drafted.num_to_score:,} to score{f' ({why})' if why else ''}"
+    )
+    if target.replaces and drafted.draft.gone:
+        gone = f"{drafted.draft.gone:,} images of {target.replaces.run.path} are in the archive no more"
+        say(f"reuse: {gone}; {target.run.path} does not have them")
+    return {
+        "listing": drafted.listing.as_dict(),
+        "reuse": [
+            {"path": str(one.run.path), "success_sha256": one.success_sha256} for one in drafted.reused
+        ],
+        "reuse_counts": {**counts, "gone": drafted.draft.gone},
+    }

@@ -1,0 +1,138 @@
+"""Where a run stands, for anyone who sees its directory: `maskbatch status OUT`, also while it goes on.
+
+Nothing is stored for it. `_SUCCESS` means committed, a live lease running, a plan alone planned,
+and everything else interrupted. How far a running one is stands in its lease, renewed every 20 s.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any, Literal
+
+from maskbatch import staging
+from maskbatch.committed import open_committed
+from maskbatch.errors import UsageError
+from maskbatch.lease import STALE_S, is_live, read_lease
+from maskbatch.progress import line, live
+from maskbatch.rundir import Location, RunDir, names
+from maskbatch.schema import STATUSES
+from maskbatch.terminal import plus
+from maskbatch.versions import versions
+
+
+@dataclass(kw_only=True, slots=True)
+class Status:
+    """One run; what is not known in its state is None or empty."""
+
+    out: str
+    state: Literal["planned", "running", "interrupted", "committed"]
+    driver: dict[str, Any] | None = None
+    """Who holds the lease or left it: pid, host, whether alive, age_s since the renewal, and `Step.live`."""
+    planned: int | None = None
+    """Images of the plan, once they are listed."""
+    num_shards: int | None = None
+    staged_shards: int | None = None
+    """Of an interrupted run."""
+    statuses: dict[str, int] = field(default_factory=dict)
+    """Images by status: of a running run those scored by now, of a committed one all."""
+    exit_code: int | None = None
+    committed_at: datetime | None = None
+    whole_s: float | None = None
+    """What the last call took, planning and all."""
+    newer: list[dict[str, str]] = field(default_factory=list)
+    """The versions after this one: out and state."""
+
+
+def read_status(run: RunDir) -> Status:
+    """Where the run in this directory stands. Raises UsageError where there is none."""
+    status = _read(run)
+    if status.state == "committed":
+        here_on = list(dropwhile(lambda one: str(one.path) != str(run.path), versions(run)))
+        status.newer = [{"out": str(one.path), "state": _read(one).state} for one in here_on[1:]]
+    return status
+
+
+def _read(run: RunDir) -> Status:
+    held = read_lease(run)  # before _SUCCESS: a run that is committed in between was not interrupted
+    running = held is not None and is_live(held)
+    settings = (run.read_run() or {}) if run.run_json.exists() else {}
+    if not settings and not running:
+        made = f"make one with `maskbatch score ARCHIVE --out {run.path}`"
+        raise UsageError(f"{run.path}: no run is there; check the path, or {made}")
+    driver = _driver(held, running) if held else None
+    status = Status(
+        out=str(run.path),
+        state="running" if running else "interrupted",
+        driver=driver,
+        planned=settings.get("listing", {}).get("num_images"),
+    )
+    if run.success.exists():
+        success = open_committed(run).success
+        status.state = "committed"
+        status.planned, status.statuses = success["planned"], success["statuses"]
+        status.exit_code, status.whole_s = success["exit_code"], success["timings_s"]["whole"]
+        status.committed_at = _written(run.success)
+    elif driver and running:
+        status.statuses = driver["statuses"]
+    elif "score" in settings:
+        num_to_score = status.planned - settings.get("reuse_counts", {}).get("carried", 0)
+        status.num_shards = -(-num_to_score // settings["shard_size"])
+        status.staged_shards = sum(map(bool, map(staging.NAME.fullmatch, names(run.staging))))
+    elif status.planned is not None:
+        status.state = "planned"
+    return status
+
+
+def _driver(held: Mapping[str, Any], alive: bool) -> dict[str, Any]:
+    renewed = datetime.fromisoformat(held["expires_at"]) - timedelta(seconds=STALE_S)
+    age_s = max(0, round((datetime.now(UTC) - renewed).total_seconds()))  # clocks differ
+    who = {"pid": held["pid"], "host": held["host"], "alive": alive, "age_s": age_s}
+    return {**who, **held.get("live", live())}  # no `live` in the lease of an older maskbatch
+
+
+def _written(path: Location) -> datetime:
+    if isinstance(path, Path):
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    written: datetime = path.fs.modified(path.path)
+    return written
+
+
+def lines(status: Status) -> Iterator[str]:
+    """What a person is told of a run."""
+    out, driver = status.out, status.driver or {}
+    who = f"process {driver.get('pid')} on {driver.get('host')}"
+    if status.state == "running":
+        yield f"{out} is running: {who}, as of {driver['age_s']} s ago."
+        failed = _counts(status.statuses, STATUSES[1:])
+        yield f"{line(driver)}{failed and '; failed: '}{failed}"
+    elif status.state == "planned":
+        yield f"{out} is planned: {status.planned:,} images; `maskbatch score` with the same flags goes on."
+    elif status.state == "interrupted":
+        where = "while it was planned"
+        if status.num_shards is not None:
+            where = f"{status.staged_shards:,} of {status.num_shards:,} shards are staged"
+        yield f"{out} is interrupted: {where}; the same command goes on from there."
+        if driver:
+            yield f"{who} was last heard of {timedelta(seconds=driver['age_s'])} ago, at: {line(driver)}"
+    else:
+        yield from _committed(status)
+        if driver.get("alive"):
+            yield f"Its report is being made: {who}."
+
+
+def _committed(status: Status) -> Iterator[str]:
+    took, at = timedelta(seconds=round(status.whole_s or 0)), status.committed_at
+    counts = _counts(status.statuses, STATUSES)
+    yield f"{status.out} is committed: {status.planned:,} images = {counts}; exit code {status.exit_code}."
+    yield f"At {at:%Y-%m-%d %H:%M} UTC; the last call took {took}."
+    for one in status.newer:
+        if one["state"] == "committed":
+            yield f"Superseded by {one['out']}."
+        else:
+            yield f"{one['out']}, the next version, is {one['state']}."
+
+
+def _counts(statuses: Mapping[str, int], names: Iterable[str]) -> str:
+    return plus({name: statuses[name] for name in names if name in statuses}).removeprefix(" + ")

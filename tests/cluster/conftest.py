@@ -1,0 +1,178 @@
+"""A real Ray cluster of several nodes on this machine, whose GPUs are only counted, and runs on it."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+import torch
+
+from maskbatch import pipeline, runner
+from maskbatch.architectures import build
+from maskbatch.checkpoint import Card, save_checkpoint
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.rows import Work
+from maskbatch.workers import ShardDone
+from tests.conftest import LAYOUT
+
+BATCH_SIZE = 128
+"""Larger than any shard here, and padded: scoring lasts long enough for things to happen meanwhile."""
+
+
+class Enough(Exception):
+    """Ends a run that has shown what it had to."""
+
+
+class Site:
+    """A cluster whose head takes no work; nodes come and go."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "include_dashboard": False}
+        config = {"metrics_report_interval_ms": 1000}
+        self._cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": config})
+        self.head = self._cluster.head_node
+        self.address: str = self._cluster.address
+        self.nodes: dict[str, Any] = {}
+        self.cpu: set[str] = set()
+        self.gpu: set[str] = set()
+
+    def add(self, kind: str) -> str:
+        """A node of one core, and where `kind` is gpu of one GPU; returns its id."""
+        node = self._cluster.add_node(num_cpus=1, num_gpus=int(kind == "gpu"))
+        self.nodes[node.node_id] = node
+        getattr(self, kind).add(node.node_id)
+        return node.node_id
+
+    def kill(self, kind: str, node_id: str) -> None:
+        getattr(self, kind).remove(node_id)
+        self._cluster.remove_node(self.nodes.pop(node_id), allow_graceful=False)
+
+    def have(self, cpu: int, gpu: int) -> None:
+        """Exactly so many nodes of each kind, all of them idle."""
+        import ray
+
+        for kind, number in (("cpu", cpu), ("gpu", gpu)):
+            while len(getattr(self, kind)) > number:
+                self.kill(kind, min(getattr(self, kind)))
+            while len(getattr(self, kind)) < number:
+                self.add(kind)
+        wanted = {"CPU": cpu + gpu, "GPU": gpu}
+        until(lambda: all(ray.available_resources().get(kind, 0) == n for kind, n in wanted.items()))
+
+    def shutdown(self) -> None:
+        self._cluster.shutdown()
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 90) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def table_of(run: Path) -> pa.Table:
+    return ds.dataset(run / "scores", partitioning="hive").to_table().sort_by("id")
+
+
+@pytest.fixture(scope="package")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained, at 96 x 96: the images of 8 are too many bytes for Ray to keep in the driver."""
+    torch.manual_seed(7)
+    classes = ("with_mask", "without_mask", "no_face")
+    card = Card(
+        architecture="mobilenet_v3_small",
+        classes=classes,
+        compliant=("with_mask",),
+        not_assessed=("no_face",),
+        input_size=(96, 96),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        review_threshold=0.5,
+        confusion=((9, 1, 0), (1, 9, 0), (0, 0, 10)),
+    )
+    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    save_checkpoint(path, card, build(card.architecture, len(classes)).state_dict())
+    return path
+
+
+@pytest.fixture(scope="package")
+def single_node(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The table of a run on this machine alone."""
+    out = tmp_path_factory.mktemp("single") / "out"
+    score(archive, checkpoint, out)
+    return table_of(out)
+
+
+@pytest.fixture(scope="package")
+def site(single_node: pa.Table) -> Iterator[Site]:
+    """After the run on this machine alone: a process joins one cluster at a time."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        # Apart from any other cluster here; not below pytest's folder, as names of sockets are short.
+        patch.setenv("RAY_TMPDIR", tempfile.mkdtemp(prefix="mb"))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = Site()
+        ray.init(address=made.address, log_to_driver=False)
+        try:
+            yield made
+        finally:
+            ray.shutdown()
+            made.shutdown()
+
+
+def score(archive: Path, checkpoint: Path, out: Path, **job: Any) -> None:
+    runner.score(
+        str(out),
+        PlanConfig(archives=(str(archive),), layout=LAYOUT),
+        ScoreConfig(batch_size=BATCH_SIZE),
+        JobConfig(**job),
+        checkpoint=str(checkpoint),
+    )
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> "Watched":
+    return Watched(monkeypatch)
+
+
+class Watched:
+    """What runs stage and say from here on, and what is done at that moment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[ShardDone] = []
+        self.said: list[str] = []
+        self.when_done: Callable[[], None] = lambda: None
+        self.when_said: Callable[[], None] = lambda: None
+        original, say = pipeline.Cluster.score, pipeline.say
+
+        def score(cluster: pipeline.Cluster, work: Work, shards: list[int]) -> Iterator[ShardDone]:
+            for item in original(cluster, work, shards):
+                self.done.append(item)
+                self.when_done()
+                yield item
+
+        def said(message: str) -> None:
+            say(message)
+            self.said.append(message)
+            self.when_said()
+
+        monkeypatch.setattr(pipeline.Cluster, "score", score)
+        monkeypatch.setattr(pipeline, "say", said)
+        monkeypatch.setattr(pipeline, "PATIENCE_S", 3.0)
+        monkeypatch.setattr(pipeline, "REPEAT_S", 3.0)
+
+    @property
+    def decoded_on(self) -> set[str]:
+        return {item.decode_node for item in self.done}
+
+    @property
+    def scored_on(self) -> set[str]:
+        return {item.node for item in self.done}

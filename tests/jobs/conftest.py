@@ -1,0 +1,286 @@
+"""A real head of a Ray cluster that asks for a token, a web server that holds pictures back, and some nights."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+from samples import make_card
+
+from jobs.nightly_report import report_nights
+from jobs.nights import Schedule
+from maskbatch.architectures import build
+from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from tests.conftest import LAYOUT
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 300.0
+TOKEN = "0123456789abcdef" * 3
+PORTS = (
+    "--port",
+    "--dashboard-port",
+    "--dashboard-agent-listen-port",
+    "--dashboard-agent-grpc-port",
+    "--runtime-env-agent-port",
+    "--metrics-export-port",
+    "--ray-client-server-port",
+)
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    ends = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < ends, f"waited in vain for {what}"
+        time.sleep(0.2)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster of one node, and the program that submits to it."""
+
+    address: str
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        mine = {"RAY_API_SERVER_ADDRESS": self.address, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        return {name: value for name, value in (os.environ | mine | changes).items() if value}
+
+    def start(self, *arguments: object, folder: Path = ROOT, **env: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.submit", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env=self.environment(PYTHONPATH=str(ROOT), **env),
+        )
+
+    def submit(
+        self, *arguments: object, folder: Path = ROOT, **env: str
+    ) -> "subprocess.CompletedProcess[str]":
+        started = self.start(*arguments, folder=folder, **env)
+        out, err = started.communicate(timeout=600)
+        return subprocess.CompletedProcess(started.args, started.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    folder = tempfile.mkdtemp(prefix="mb-head-")  # short: the paths of Ray's sockets have 107 bytes
+    ports = free_ports(len(PORTS))
+    python = Path(sys.executable).parent
+    path = f"{python}{os.pathsep}{os.environ['PATH']}"
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PATH": path}
+    own["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
+    flags = [f"{name}={port}" for name, port in zip(PORTS, ports, strict=True)]
+    with open(f"{folder}/head.log", "w") as log:
+        started = subprocess.Popen(
+            [python / "ray", "start", "--head", "--block", *flags, "--num-cpus=2", f"--temp-dir={folder}/ray",
+             "--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0",
+             "--object-store-memory=200000000", "--disable-usage-stats"],
+            stdout=log, stderr=log, env=os.environ | own, start_new_session=True,
+        )  # fmt: skip
+    address = f"http://127.0.0.1:{ports[1]}"
+
+    def up() -> bool:
+        assert started.poll() is None, Path(folder, "head.log").read_text()
+        try:
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            return requests.get(f"{address}/api/jobs/", headers=headers, timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    try:
+        wait_for(up, "the head")
+        yield Head(address)
+    finally:
+        started.terminate()
+        started.wait(PATIENCE_S)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Pictures(BaseHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        number = int(self.path.removeprefix("/").removesuffix(".jpg"))
+        if number >= self.server.open_until:  # type: ignore[attr-defined]
+            self.server.gate.wait(PATIENCE_S)  # type: ignore[attr-defined]
+        data = self.server.files[number].read_bytes()  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+class PictureServer(ThreadingHTTPServer):
+    """Serves the pictures of an archive by number; those of the last shard wait for `gate`."""
+
+    daemon_threads = True
+    open_until = 192
+
+    def __init__(self, files: list[Path]) -> None:
+        super().__init__(("127.0.0.1", 0), Pictures)
+        self.files, self.gate = files, threading.Event()
+
+    def handle_error(self, *args: object) -> None:
+        """A worker that was stopped closed its connection."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/"
+
+
+@pytest.fixture(scope="session")
+def pictures(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PictureServer]:
+    server = PictureServer(sorted(archive.rglob("*.jpg")))
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    yield server
+    server.shutdown()
+    serving.join()
+    server.server_close()
+
+
+@dataclass
+class Line:
+    """A connection to the cluster that a test can cut."""
+
+    upstream: tuple[str, int]
+    live: list[socket.socket] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            far = socket.create_connection(self.upstream)
+            self.live += [near, far]
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> int:
+        """End every connection that still stands, and count their ends; new ones are taken again."""
+        ended = 0
+        for end in self.live:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+                ended += 1
+            end.close()
+        self.live.clear()
+        return ended
+
+    def close(self) -> None:
+        self._listening.close()
+        self.cut()
+
+
+FIRST_NIGHT, LAST_NIGHT = date(2026, 10, 1), date(2026, 10, 3)
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def discerning(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random network of four classes whose labels differ from picture to picture."""
+    torch.manual_seed(3)
+    model = build("mobilenet_v3_small", 4)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+            torch.nn.init.uniform_(module.weight, 0.7, 1.3)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    torch.nn.init.normal_(model.classifier[-1].weight, 0, 0.3)
+    with torch.inference_mode():
+        model(torch.randn(64, 3, 32, 32))
+    path = tmp_path_factory.mktemp("discerning") / "checkpoint.safetensors"
+    save_checkpoint(path, make_card(), model.state_dict())
+    return open_checkpoint(str(path))
+
+
+@dataclass(frozen=True)
+class Place:
+    """An archive, a schedule of it, and the folder of its nights."""
+
+    archive: Path
+    base: Path
+    toml: Path
+
+    @property
+    def nights(self) -> Path:
+        return self.base / "Europe" / "Paris"
+
+    def schedule(self, **flags: Any) -> Schedule:
+        return Schedule.read([str(self.archive)], f"{self.base}/", self.toml, None, **flags)
+
+    def made(self) -> dict[str, float]:
+        """When each run below BASE was committed."""
+        return {path.parent.name: path.stat().st_mtime for path in self.nights.glob("*/_SUCCESS")}
+
+
+def values(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="session")
+def scored(
+    archive: Path,
+    discerning: Checkpoint,
+    ray_with_a_logical_gpu: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Place, dict[str, Any]]:
+    """Three nights, of which the first has two images that are missing, back-filled, and what was said."""
+    root = tmp_path_factory.mktemp("schedule")
+    place = Place(root / "archive", root / "base", root / "nightly.toml")
+    shutil.copytree(archive, place.archive)
+    for name in ("235901", "235902"):
+        (place.archive / f"north/gate-0/2026/10/01/{name}.jpg").symlink_to("gone")
+    place.toml.write_text(
+        f"layout = '{LAYOUT}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{discerning.path}'\ndtype = 'float32'\n"
+        "expect = '12/h@06-22'\n"
+    )
+    return place, report_nights(place.schedule(), FIRST_NIGHT, LAST_NIGHT)
+
+
+@pytest.fixture
+def place(scored: tuple[Place, dict[str, Any]], tmp_path: Path) -> Place:
+    """A copy of these nights, to be added to; the archive stays where it is."""
+    shutil.copytree(scored[0].base, tmp_path / "base")
+    return Place(scored[0].archive, tmp_path / "base", scored[0].toml)

@@ -1,0 +1,224 @@
+import json
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samples import Run, read_scores, speckle, stage_run, write_files
+
+from jobs import nightly_report
+from jobs.nightly_report import report_nights
+from jobs.nights import DAY, Schedule
+from maskbatch.checkpoint import Checkpoint
+from maskbatch.errors import UsageError
+from tests.jobs.conftest import FIRST_NIGHT, LAST_NIGHT, ROOT, Place, values
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]
+
+
+def test_each_night_is_its_local_day_and_the_worst_code_is_that_of_all(
+    scored: tuple[Place, dict[str, Any]],
+) -> None:
+    place, found = scored
+    assert [night["date"] for night in found["nights"]] == [f"2026-10-0{day}" for day in range(1, 4)]
+    assert [night["exit_code"] for night in found["nights"]] == [3, 0, 0]
+    assert found["exit_code"] == 3
+    assert [night["overall"]["listed"] for night in found["nights"]] == [42, 40, 40]
+    for night in found["nights"]:
+        folder = Path(night["run"])
+        assert folder == place.nights / night["date"]
+        assert {path.name for path in (folder / "scores").iterdir()} == {f"date={night['date']}"}
+        assert values(folder / "report" / "report.json")["settings"]["expect"] == "12/h@06-22"
+
+
+def test_a_night_is_held_against_those_before_it(scored: tuple[Place, dict[str, Any]]) -> None:
+    place, found = scored
+    first, *later = found["nights"]
+    assert "comparison" not in first and not (place.nights / "trailing" / "2026-10-01" / "report").exists()
+    for k, night in enumerate(later, 1):
+        before, itself = night["comparison"]["runs"]
+        assert before["path"] == ", ".join(str(place.nights / f"2026-10-0{day}") for day in range(1, k + 1))
+        assert itself["path"] == night["run"]
+        trailing = values(place.nights / "trailing" / night["date"] / "report" / "report.json")
+        assert len(trailing["runs"]) == k + 1
+        written = values(place.nights / "trailing" / night["date"] / "alerts.json")
+        assert written["alerts"] == night["alerts"] and written["exit_code"] == night["exit_code"]
+
+
+def test_nothing_new_is_not_scored_again_and_returns_the_recorded_code(
+    scored: tuple[Place, dict[str, Any]], place: Place
+) -> None:
+    before = place.made()
+    found = report_nights(place.schedule(), FIRST_NIGHT, LAST_NIGHT)
+    assert [night["rescored"] for night in found["nights"]] == [False] * 3
+    assert [night["exit_code"] for night in found["nights"]] == [3, 0, 0]
+    assert place.made() == before and len(before) == 3
+
+
+def test_without_a_date_it_is_yesterday_and_since_goes_up_to_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Schedule, "today", lambda self: LAST_NIGHT + DAY)
+
+    def nights(**flags: Any) -> list[str]:
+        code = nightly_report.main([str(place.archive)], str(place.base), place.toml, as_json=True, **flags)
+        found = json.loads(capsys.readouterr().out)
+        assert found["exit_code"] == code
+        return [night["date"] for night in found["nights"]]
+
+    assert nights() == ["2026-10-03"]
+    assert nights(date_="2026-10-01") == ["2026-10-01"]
+    assert nights(since="2026-10-02") == ["2026-10-02", "2026-10-03"]
+    for flags, said in (
+        ({"date_": "2026-10-04"}, "--date 2026-10-04: that day is not over; 2026-10-03 is the last"),
+        ({"since": "2026-10-04"}, "--since 2026-10-04: that day is not over"),
+        ({"since": "soon"}, "--since soon: a date like 2026-10-03 expected"),
+        ({"date_": "2026-10-01", "since": "2026-10-01"}, "give one of them"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            nights(**flags)
+
+
+def test_a_job_of_a_cluster_joins_it_and_flags_win_over_the_file(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.toml.with_name("other.toml").write_text("address = 'ray://far:1'\nalert-below = 0.5\n")
+    other = Place(place.archive, place.base, place.toml.with_name("other.toml"))
+    assert other.schedule().values["address"] == "ray://far:1"
+    assert other.schedule(alert_below=0.9).report_config.alert_below == 0.9
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert other.schedule().values["address"] == place.schedule().values["address"] == "auto"
+    assert other.schedule(alert_by="overall").report_config.alert_by is None
+
+
+def test_a_late_image_makes_the_next_version_which_counts_each_image_once(place: Place) -> None:
+    late = place.archive / "north/gate-1/2026/10/02/235959.jpg"
+    late.write_bytes(speckle(5))
+    try:
+        found = report_nights(place.schedule(), date(2026, 10, 2), date(2026, 10, 3))
+    finally:
+        late.unlink()
+    second, third = found["nights"]
+    assert [second["rescored"], third["rescored"]] == [True, False]
+    assert second["run"] == str(place.nights / "2026-10-02.v2") and second["overall"]["listed"] == 41
+    assert values(Path(second["run"]) / "_SUCCESS")["carried"] == 40
+    assert third["comparison"]["runs"][0]["planned"] == 42 + 41
+    trailing = values(place.nights / "trailing" / "2026-10-03" / "report" / "report.json")
+    assert trailing["overall"][0]["listed"] == 42 + 41 + 40
+    assert len(place.made()) == 4
+
+
+def test_an_alert_is_the_exit_code_and_stands_in_a_file_and_a_sentence(place: Place) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.nightly_report", place.archive, "--base", place.base, "--config", place.toml,
+         "--date", "2026-10-02", "--alert-below", "1", "--by", "camera", "--json"],
+        capture_output=True, text=True, cwd=ROOT, timeout=300,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    (night,) = found["nights"]
+    assert done.returncode == found["exit_code"] == night["exit_code"] == 4
+    assert {alert["camera"] for alert in night["alerts"]} == {"gate-0", "gate-1"}
+    assert values(place.nights / "trailing" / "2026-10-02" / "alerts.json")["alerts"] == night["alerts"]
+    for alert in night["alerts"]:
+        assert alert["kind"] == "compliance"
+        assert f"2026-10-02: ALERT {alert['sentence']}." in done.stderr
+    assert not night["rescored"] and "Traceback" not in done.stderr
+
+
+def test_more_failures_than_allowed_beat_an_alert(place: Place) -> None:
+    found = report_nights(place.schedule(alert_below=1.0), FIRST_NIGHT, FIRST_NIGHT)
+    assert found["exit_code"] == 3 and found["nights"][0]["alerts"]
+
+
+def test_a_night_without_an_image_is_an_alert_and_an_archive_without_any_an_error(place: Place) -> None:
+    empty = date(2026, 10, 6)
+    found = report_nights(place.schedule(), empty, empty)
+    (alert,) = found["nights"][0]["alerts"]
+    assert (found["exit_code"], alert["kind"]) == (4, "snapshots")
+    assert "2026-10-06" in alert["sentence"]
+    assert values(place.nights / "trailing" / "2026-10-06" / "alerts.json")["alerts"] == [alert]
+    assert not list(place.nights.glob("2026-10-06*/run.json"))
+    shutil.copytree(place.nights / "2026-10-03", place.nights / "2026-10-06", dirs_exist_ok=True)
+    run = values(place.nights / "2026-10-06" / "run.json")
+    run["plan"] |= {"since": "2026-10-06", "until": "2026-10-07"}
+    (place.nights / "2026-10-06" / "run.json").write_text(json.dumps(run))
+    again = report_nights(place.schedule(), empty, empty)  # as if its images had been deleted since
+    assert again["exit_code"] == 2 and "every image was left out" in again["nights"][0]["error"]
+    unmounted = Place(place.base.parent / "mount", place.base, place.toml)
+    unmounted.archive.mkdir()
+    found = report_nights(unmounted.schedule(), empty + DAY, empty + DAY)
+    assert found["exit_code"] == 2 and "no image found" in found["nights"][0]["error"]
+    assert not (place.nights / "trailing" / "2026-10-07").exists()
+
+
+def test_a_night_that_fails_is_said_and_the_others_go_on(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(place.nights / "2026-10-02")
+    write_files(place.nights / "2026-10-02", {"notes.txt": b"somebody's own"})
+    found = report_nights(place.schedule(alert_below=1.0), date(2026, 10, 2), date(2026, 10, 3))
+    assert [night["exit_code"] for night in found["nights"]] == [2, 4]
+    assert found["exit_code"] == 2
+    assert f"2026-10-02: {found['nights'][0]['error']}" in capfd.readouterr().err
+
+
+def test_a_path_of_the_neighbouring_day_is_looked_into(
+    discerning: Checkpoint, ray_with_a_logical_gpu: None, tmp_path: Path
+) -> None:
+    times = ("02/gate-1_2026-10-02T120000", "01/gate-1_2026-10-02T003000", "01/gate-1_2026-10-01T233000")
+    write_files(tmp_path / "a", {f"2026-10-{name}.jpg": speckle(k) for k, name in enumerate(times)})
+    toml = tmp_path / "nightly.toml"
+    layout = "*/{camera}_{captured_at:%Y-%m-%dT%H%M%S}.jpg"
+    toml.write_text(f"layout = '{layout}'\ntimezone = 'Asia/Tokyo'\ncheckpoint = '{discerning.path}'\n")
+    schedule = Schedule.read([f"{tmp_path}/a/{{date:%Y-%m-%d}}"], str(tmp_path), toml, None)
+    found = report_nights(schedule, date(2026, 10, 2), date(2026, 10, 2))
+    assert found["nights"][0]["overall"]["listed"] == 2
+    assert (tmp_path / "Asia" / "Tokyo" / "2026-10-02" / "_SUCCESS").exists()
+
+
+def test_a_camera_that_falls_in_one_night_is_an_alert(
+    discerning: Checkpoint, ray_with_a_logical_gpu: None, tmp_path: Path
+) -> None:
+    pool = write_files(tmp_path / "pool", {f"{k:03d}.jpg": speckle(k) for k in range(160)})
+    sorted_out = stage_run(tmp_path / "sorted", pool, discerning, layout=None)
+    labels: dict[str, list[bytes]] = defaultdict(list)
+    for uri, label in zip(*sorted_rows(sorted_out), strict=True):
+        labels[label].append((pool / uri.rpartition("/")[2]).read_bytes())
+    good, bad = labels["with_mask"], labels["without_mask"] or labels["incorrect_mask"]
+    files = {}
+    for night in range(12):
+        for camera in ("gate-1", "gate-2", "gate-3"):
+            failing = 28 if night == 11 and camera == "gate-2" else 1 + night % 3
+            for k in range(30):
+                chosen = bad if k < failing else good
+                files[f"{camera}/{NIGHTS[night]}/12{k:02d}00.jpg"] = chosen[k % len(chosen)]
+    archive = write_files(tmp_path / "archive", files)
+    layout = "{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg"
+    for since, until in pairwise(NIGHTS):
+        out = tmp_path / "Europe" / "Paris" / since
+        stage_run(out, archive, discerning, layout=layout, since=since, until=until).commit()
+    toml = tmp_path / "nightly.toml"
+    toml.write_text(
+        f"layout = '{layout}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{discerning.path}'\ndtype = 'float32'\n"
+    )
+    schedule = Schedule.read([str(archive)], str(tmp_path), toml, None)
+    *_, quiet, last = map(date.fromisoformat, NIGHTS)
+    assert report_nights(schedule, quiet, quiet)["exit_code"] == 0
+    found = report_nights(schedule, last, last)
+    (alert,) = found["nights"][0]["alerts"]
+    assert (found["exit_code"], alert["kind"], alert["camera"]) == (4, "fall", "gate-2")
+    assert alert["q"] <= 0.05 and alert["rate"] < 0.1 < 0.9 < alert["before"]
+
+
+NIGHTS = [f"2026-10-{day:02d}" for day in range(1, 13)]
+
+
+def sorted_rows(run: Run) -> tuple[list[str], list[str]]:
+    run.commit()
+    rows = read_scores(run.run)
+    return rows["uri"].to_pylist(), rows["label"].to_pylist()

@@ -1,0 +1,88 @@
+"""Which directory a run's versions lie in, and which of them a command takes."""
+
+from pathlib import Path
+
+import pytest
+from samples import Run
+
+from maskbatch.committed import open_together
+from maskbatch.errors import UsageError
+from maskbatch.rundir import Location, RunDir, write_json
+from maskbatch.versions import chosen, latest, next_version, versions
+
+
+def begin(path: Location, *, replaces: str | None = None, done: bool = True) -> RunDir:
+    run = RunDir(path)
+    write_json(run.run_json, {"format_version": 1, "replaces": replaces})
+    if done:
+        write_json(run.success, {"planned": 0})
+    return run
+
+
+def paths(runs: list[RunDir]) -> list[str]:
+    return [str(run.path) for run in runs]
+
+
+def test_the_next_version_is_the_next_number_and_an_unfinished_one_is_gone_on_with(root: Location) -> None:
+    first = RunDir(root / "run")
+    assert versions(first) == []
+    assert next_version(first) == (first, None)
+    begin(first.path, done=False)
+    assert next_version(first) == (first, None)
+    begin(first.path)
+    second, replaced = next_version(first)
+    assert (second.path.name, replaced) == ("run.v2", first)
+    begin(second.path, replaces="run", done=False)
+    assert next_version(first) == (second, first)
+    begin(second.path, replaces="run")
+    third, replaced = next_version(first)
+    assert (third.path.name, replaced) == ("run.v3", second)
+
+
+def test_versions_are_found_from_each_of_them(root: Location) -> None:
+    runs = [
+        begin(root / "run"),
+        begin(root / "run.v2", replaces="run"),
+        begin(root / "run.v3", replaces="run.v2"),
+    ]
+    for run in runs:
+        assert paths(versions(run)) == paths(runs)
+        assert str(latest(run).path) == str(runs[-1].path)
+
+
+def test_a_run_that_is_only_called_like_a_version_is_none(root: Location) -> None:
+    begin(root / "model")
+    own = begin(root / "model.v7")
+    assert paths(versions(own)) == [str(own.path)]
+
+
+def test_the_latest_is_finished_and_where_none_is_it_is_said(root: Location) -> None:
+    first = begin(root / "run")
+    begin(root / "run.v2", replaces="run", done=False)
+    assert latest(first).path == first.path
+    with pytest.raises(UsageError, match=r"no finished run is there; make one with `maskbatch score"):
+        latest(RunDir(root / "other"))
+
+
+def test_a_command_takes_what_is_named_and_says_what_is_newer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = begin(tmp_path / "run"), begin(tmp_path / "run.v2", replaces="run")
+    assert chosen([first], take_latest=False) == [first]
+    assert f"{first.path} is superseded by {second.path}; --latest takes that one" in capsys.readouterr().err
+    assert chosen([first, second], take_latest=False) == [first, second]
+    assert chosen([first, second, first], take_latest=True) == [second]
+    assert capsys.readouterr().err == ""
+
+
+def test_only_the_newest_version_is_reported(
+    committed: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = committed.copy(tmp_path / "run").run
+    for number, replaced in ((2, "run"), (10, "run.v9")):
+        run = committed.copy(tmp_path / f"run.v{number}").run
+        write_json(run.run_json, {**(run.read_run() or {}), "replaces": replaced})
+    runs = [first, RunDir(tmp_path / "run.v10"), RunDir(tmp_path / "run.v2")]
+    assert [one.run for one in open_together(runs)] == runs[1:2]
+    said = capsys.readouterr().err
+    assert "run is left out" in said and "run.v2 is left out" in said
