@@ -12,9 +12,10 @@ day is over there too. Call it as often as you like: nothing new, and the record
 images that came late or changed make the next version. `--since` goes over every night from there on, which
 makes up for nights that were missed and takes in what was delivered late.
 
-Alerts: what the night's own report raises; compliance that fell against the 28 nights before, overall, or of
-a camera that has ten of them; drift. A night of which no image came, while the archive has images of the days
-beside it, is an alert as well. An archive of which nothing at all is seen is an error: it may not be mounted.
+Alerts: what the night's own report raises; compliance that fell against the 28 nights before; a camera that
+fell further than any camera did on the nights before, 19 of them or more; drift. A night of which no image
+came, while the archive has images of the days beside it, is an alert as well. An archive of which nothing at
+all is seen is an error: it may not be mounted.
 
 Exit codes are those of `maskbatch`; a night that scored and alerts has 4, and 3 beats it. Of several nights
 it is the worst by WORST_FIRST: 1 comes first, because trying again helps there and at no other.
@@ -29,7 +30,7 @@ import typer
 
 from jobs.nights import DAY, Schedule
 from maskbatch import cli
-from maskbatch.alerts import NOWHERE, fall_alerts
+from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
 from maskbatch.committed import open_committed
 from maskbatch.compare import compare
 from maskbatch.config import ReportConfig, make
@@ -54,8 +55,6 @@ def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
     try:
         result = schedule.score(day, day, day + DAY)
     except NoImagesError:
-        if schedule.nights(day, day + DAY):  # it had images, which the archive keeps no longer
-            raise
         sentence = f"no snapshot of {day} is in the archive, though it has some of other days"
         silent = {"kind": "snapshots", **NOWHERE, "measure": "snapshots", "sentence": sentence}
         return _conclude(schedule, day, alerts=[silent])
@@ -87,7 +86,8 @@ def _against_before(schedule: Schedule, day: date, run: RunDir) -> dict[str, Any
     }  # --alert-below is for the night
     folder = schedule.run(f"trailing/{day}").report
     trailing = make_report([*before.values(), run], folder, make(ReportConfig, own), schedule.options)
-    return {"alerts": [*fall_alerts(made), *trailing.values["alerts"]], "comparison": made.as_dict()}
+    fell = [*fall_alerts(made), *camera_fall_alerts(trailing.tables["by_camera_day"], day.isoformat())]
+    return {"alerts": [*fell, *trailing.values["alerts"]], "comparison": made.as_dict()}
 
 
 def _alike(nights: dict[date, RunDir], run: RunDir) -> dict[date, RunDir]:

@@ -10,8 +10,12 @@ those of the cluster: URLs, or folders that every node sees.
 
 A job's id follows from its name and arguments. While an attempt of it runs, the same command attaches to
 that one; after it ended, the same command starts the next attempt (`-2`, `-3` ...), which goes on where the
-last one stopped, and with nothing left to do returns the recorded exit code. Nights that may overlap are
-told apart by their --date. With --follow the exit code is the job's own.
+last one stopped, and with nothing left to do returns the recorded exit code. With --follow the exit code is
+the job's own; 1 also where no cluster answers.
+
+Nodes have the packages of requirements.lock, and the job begins by checking the head's. `--requirements
+requirements.lock` has Ray install them on every node that lacks them: minutes at first, and in a Ray that
+itself runs in a virtual environment a whole copy of that.
 """
 
 import hashlib
@@ -24,6 +28,7 @@ import tomllib
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,9 +69,14 @@ class Settings:
 
 
 def submission_id(name: str, arguments: Sequence[str]) -> str:
-    """The same whenever the same is submitted: the name, a date where an argument is one, and a digest."""
+    """The same whenever the same is submitted: the name, a date, and a digest.
+
+    The date is an argument's; of `nightly`, which without one means another night every day, today's.
+    """
     digest = hashlib.sha256("\0".join((name, *arguments)).encode()).hexdigest()[:8]
     dates = [value for value in arguments if re.fullmatch(r"\d{4}-\d\d(-\d\d)?", value)]
+    if name == "nightly" and not dates:
+        dates = [date.today().isoformat()]
     return "-".join(("maskbatch", name, *dates[:1], digest))
 
 
@@ -189,7 +199,7 @@ def main_flags(
     ] = None,
     requirements: Annotated[
         Path | None,
-        typer.Option(help="Pinned packages to install for the job [those that the nodes have, checked]."),
+        typer.Option(help="Pins that the nodes install for the job, beside what they have [none: checked]."),
     ] = None,
 ) -> None:
     """Send a job to a Ray cluster; follow, stop or resume it."""

@@ -15,6 +15,10 @@ The path of a snapshot, one line a module:
     layout      what a path says: site, camera, time
     clock       local times and zones
     plan        one numbered row an image, Parquet
+    planning    a run's settings and plan: found in its directory, or made now
+      versions    OUT, then OUT.v2, OUT.v3 ...
+      reuse       which images earlier runs hold unchanged
+      carry       their rows, copied at the commit
     estimate    hours and cost of a run before it is made
       calibration a random sample, scored here for some seconds
       nodes       what a cluster file says there may be

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from maskbatch.cells import group_name
 from maskbatch.config import ReportConfig
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from maskbatch.compare import Comparison
 
 NOWHERE = {"site": None, "camera": None}
+LEAST_DAYS = 20
+"""So that the last of them is the worst by chance with 1 / LEAST_DAYS."""
 
 
 def alerts(
@@ -37,30 +41,68 @@ def alerts(
 
 
 def fall_alerts(made: "Comparison") -> list[dict[str, Any]]:
-    """Where compliance of the second side is surely below the first's: over all by p, of a camera by q."""
-    overall = {**NOWHERE, **made.overall, "q": made.overall["p"]}
-    rows = [((), overall), *((("site", "camera"), row) for row in made.by_camera)]
-    return [_fall(row, keys) for keys, row in rows if _fell(row)]
+    """An alert where compliance over all is surely lower on the second side of a comparison."""
+    row = made.overall
+    if row["p"] is None or row["p"] > ALERT_Q or row["difference"] > -LEAST_CHANGE["share"]:
+        return []
+    how = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
+    return [_fall(NOWHERE, row["compliance_first"], row["compliance_second"], row["assessed_second"], how)]
 
 
-def _fell(row: Mapping[str, Any]) -> bool:
-    q = row.get("q")
-    return q is not None and bool(q <= ALERT_Q and row["difference"] <= -LEAST_CHANGE["share"])
+def camera_fall_alerts(by_camera_day: pa.Table, day: str) -> list[dict[str, Any]]:
+    """Cameras whose compliance on `day` fell further than any camera's on any of the days before it.
+
+    A fall is that from the camera's own other days, in their standard deviations on Anscombe's scale, and
+    at least those of independent images. Where all days are alike, the worst fall of all is on the last of
+    D days with a chance of 1/D, however cameras go together: under LEAST_DAYS no fall is judged.
+
+    Source: permutation test of a maximum, Westfall and Young 1993; Anscombe 1948.
+    """
+    rows = by_camera_day.filter(pc.less_equal(by_camera_day["date"], day)).to_pandas()
+    rows = rows[rows["assessed"] > 0].fillna({"site": "", "camera": ""})
+    counts = rows.pivot(index="date", columns=["site", "camera"], values=["compliant", "assessed"])
+    if len(counts) < LEAST_DAYS or counts.index[-1] != day:
+        return []
+    compliant_DC, assessed_DC = (counts[name].to_numpy(float) for name in ("compliant", "assessed"))
+    fall_DC = _falls(compliant_DC, assessed_DC)
+    worst_D = np.nanmax(fall_DC, axis=1, initial=-np.inf)
+    found = []
+    for place in np.flatnonzero(fall_DC[-1] > worst_D[:-1].max()):
+        before = np.nansum(compliant_DC[:-1, place]) / np.nansum(assessed_DC[:-1, place])
+        rate, assessed = compliant_DC[-1, place] / assessed_DC[-1, place], int(assessed_DC[-1, place])
+        if before - rate >= LEAST_CHANGE["share"]:
+            site, camera = counts["assessed"].columns[place]
+            where = {"site": site or None, "camera": camera or None}
+            how = f"further than any camera's on the {len(counts) - 1} days before"
+            found.append(_fall(where, before, rate, assessed, how))
+    return found
 
 
-def _fall(row: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    rate, before, q = row["compliance_second"], row["compliance_first"], row["q"]
+def _falls(compliant_DC: NDArray[np.float64], assessed_DC: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each day (D) of each camera (C) is below the camera's other days; NaN where nothing says so."""
+    angle_DC = np.arcsin(np.sqrt((compliant_DC + 3 / 8) / (assessed_DC + 3 / 4)))
+    others_DC = (~np.isnan(angle_DC)).sum(axis=0) - 1.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_DC = (np.nansum(angle_DC, axis=0) - angle_DC) / others_DC
+        square_DC = (np.nansum(angle_DC**2, axis=0) - angle_DC**2) / others_DC
+        spread_DC = (square_DC - mean_DC**2) * others_DC / (others_DC - 1)
+        fall_DC: NDArray[np.float64] = (mean_DC - angle_DC) / np.sqrt(
+            np.maximum(spread_DC, 1 / (4 * assessed_DC + 2))
+        )
+    fall_DC[:, others_DC < LEAST_DAYS - 1] = np.nan
+    return fall_DC
+
+
+def _fall(where: Mapping[str, Any], before: float, rate: float, assessed: int, how: str) -> dict[str, Any]:
+    name = group_name(where, ("site", "camera")) if where != NOWHERE else "overall"
     return {
         "kind": "fall",
-        **{key: row[key] for key in NOWHERE},
+        **where,
         "measure": "compliance",
         "rate": rate,
         "before": before,
-        "p": row["p"],
-        "q": q,
-        "assessed": row["assessed_second"],
-        "sentence": f"{group_name(row, keys)}: compliance fell from {_percent(before)} to {_percent(rate)}, "
-        f"{'q' if keys else 'p'} {'< 0.001' if q < 0.001 else f'= {q:.3f}'}",
+        "assessed": assessed,
+        "sentence": f"{name}: compliance fell from {_percent(before)} to {_percent(rate)}, {how}",
     }
 
 

@@ -172,14 +172,14 @@ class Connection:
         nodes = Counter(Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"])
         return Capacity(nodes, None if self.job.address == "local" else _largest())
 
-    def missing(self, *, on_gpus: bool) -> str:
-        """What the run waits for when no shard comes, in words."""
+    def missing(self, *, on_gpus: bool, scorer_cpus: float = 0) -> str:
+        """What a run waits for when no shard comes, in words; its scorers reserve `scorer_cpus` each."""
         import ray
 
         nodes = self.capacity().nodes
         if on_gpus and not any(node.num_scorers(self.job.gpus_per_worker) for node in nodes):
             return "a GPU node: the cluster has none"
-        if not any(node.cpus >= 1 for node in nodes):
+        if not any(node.cpus - (scorer_cpus if node.gpus else 0) >= 1 for node in nodes):
             return "a CPU node: the cluster has none"
         total, free = ray.cluster_resources(), ray.available_resources()
         kinds = ("CPU", "GPU") if on_gpus else ("CPU",)
@@ -203,7 +203,7 @@ def _largest() -> Counter[Node] | None:
     from ray._private.state import state
 
     config = state.get_cluster_config()
-    if config is not None:
+    if config is not None and config.node_group_configs:
         kinds = [(Node.of(kind.resources), kind.max_count) for kind in config.node_group_configs]
     else:
         try:

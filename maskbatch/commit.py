@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from maskbatch import schema
 from maskbatch.carry import Carrier
 from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
-from maskbatch.plan import FILE_ROWS, GROUP_ROWS, part_path, read_plan
+from maskbatch.plan import FILE_ROWS, GROUP_ROWS, now, part_path, read_plan
 from maskbatch.progress import Step
 from maskbatch.rows import Work
 from maskbatch.rundir import (
@@ -80,6 +80,7 @@ def commit(
         "carried": work.num_carried,
         "statuses": {name: statuses[name] for name in schema.STATUSES if statuses[name]},
         "max_error_rate": max_error_rate,
+        "committed_at": now().isoformat(),
         "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * num_planned else DONE,
         "devices": devices,
         "timings_s": {**timings, "whole": time.monotonic() - began},

@@ -4,9 +4,6 @@ Runs that share at least half of the smaller one's images (by uri) are compared 
 labels, and a paired test. Others are two periods or places: a test of their two rates. Either test lets the
 snapshots of one camera on one day be alike.
 
-One night against many is two periods, of which one has a single cluster of each camera: how much a night
-differs from others is then taken from the other period.
-
 Shape suffixes: N images, C clusters (camera-days, or the hours of one camera-day), G groups, S strata.
 """
 
@@ -46,8 +43,7 @@ class Comparison:
     """What changed from the first run to the second, as plain values.
 
     Differences are the second's compliance less the first's, as shares. A figure is None where it cannot
-    be had: a rate of nothing assessed, an interval and p of fewer than two clusters (of a single one, where
-    the other period has fewer than FEW_CLUSTERS).
+    be had: a rate of nothing assessed, an interval and p of fewer than two clusters.
     """
 
     kind: str
@@ -139,9 +135,6 @@ def difference(
         error_G = np.where(variance_G > 0, np.sqrt(variance_G), np.nan)
         half_G = stdtrit(freedom_G, 0.975) * error_G
         p_G = 2 * stdtr(freedom_G, -np.abs(change_G) / error_G)
-        if num_strata == 2:
-            lone_G = _lone_p(counts_C4, group_C * 2 + stratum_C, num_groups)
-            p_G = np.where(np.isnan(lone_G), p_G, lone_G)
     table = pd.DataFrame(totals_G4.astype(np.int64), columns=list(COUNTS))
     table["compliance_first"], table["compliance_second"] = rates_G2.T
     table["difference"], table["p"] = change_G, np.where((variance_G == 0) & (change_G == 0), 1, p_G)
@@ -150,34 +143,6 @@ def difference(
     table["num_clusters"] = clusters.reshape(num_groups, num_strata).min(axis=1).astype(np.int64)
     table["few_clusters"] = table["num_clusters"] < FEW_CLUSTERS
     return table
-
-
-def _lone_p(counts_C4: NDArray[np.float64], cell_C: Integers, num_groups: int) -> NDArray[np.float64]:
-    """p (G,) where one period has a single cluster and the other FEW_CLUSTERS or more; NaN elsewhere.
-
-    The single one is held against what one more of the others would be, each cluster counting alike, and is
-    taken to vary at least as its images do. Rates near 1 are skew, which over many cameras gives many small
-    p: hence the transformation. Simulated, 10 and 50 cameras at a rate of .95 against 28 nights, none of them
-    changed: a fall at q <= 0.05 in 5 % of nights with intra-cluster correlation .02, 16 and 28 % with .1.
-
-    Source: Anscombe 1948; prediction interval of one observation, Hahn 1969.
-    """
-    compliant_C, assessed_C = counts_C4[:, ::2].sum(axis=1), counts_C4[:, 1::2].sum(axis=1)
-    angle_C = np.arcsin(np.sqrt((compliant_C + 3 / 8) / (assessed_C + 3 / 4)))
-
-    def sums(values_C: NDArray[np.float64]) -> NDArray[np.float64]:
-        found = np.bincount(cell_C, values_C * (assessed_C > 0), 2 * num_groups)
-        return found.reshape(num_groups, 2).astype(np.float64)  # numpy counts nothing in whole numbers
-
-    clusters_G2, mean_G2 = sums(np.ones_like(angle_C)), sums(angle_C)
-    mean_G2 /= clusters_G2
-    n_G2 = clusters_G2[:, ::-1]
-    spread_G2 = ((sums(angle_C**2) - clusters_G2 * mean_G2**2) / (clusters_G2 - 1))[:, ::-1]
-    own_G2 = np.maximum(spread_G2, 1 / (4 * sums(assessed_C) + 2))
-    t_G2 = np.abs(mean_G2 - mean_G2[:, ::-1]) / np.sqrt(own_G2 + spread_G2 / n_G2)
-    is_lone_G2 = (clusters_G2 == 1) & (n_G2 >= FEW_CLUSTERS)
-    p_G2 = np.where(is_lone_G2, 2 * stdtr(n_G2 - 1, -t_G2), np.nan)
-    return np.fmin(p_G2[:, 0], p_G2[:, 1])
 
 
 def _images(
@@ -231,10 +196,7 @@ def _strata(first: Iterator[pd.DataFrame], second: Iterator[pd.DataFrame]) -> tu
     num_shared = int(both["count"].sum())
     if num_shared and 2 * num_shared >= min(len(kept), second_alone["count"].sum()):
         return [both], num_shared
-    periods = [_counted(kept.assign(second=-1)), second_alone]
-    if max((cells["hour"] // 24).nunique() for cells in periods) >= FEW_CLUSTERS:
-        periods = [cells.assign(hour=cells["hour"] // 24 * 24) for cells in periods]  # a night is one of them
-    return periods, num_shared
+    return [_counted(kept.assign(second=-1)), second_alone], num_shared
 
 
 def _paired(kept: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:

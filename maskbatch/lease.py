@@ -77,15 +77,11 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            try:
+            with contextlib.suppress(RunFailedError, *store_errors()):  # the next may do; the work goes on
                 held = read_lease(self.run)
                 if held is not None and held["owner"] != self.owner:
                     return  # taken over while this process slept; only one of the two can commit
                 write_json(self.run.lease, self._content())
-            except RunFailedError:  # the next may do; the work goes on
-                continue
-            except store_errors():  # looked up only now: a store's library may be half imported before
-                continue
 
     def _content(self) -> dict[str, Any]:
         return {

@@ -49,6 +49,8 @@ class Pools:
     """Actors that start at once; those that the cluster cannot hold yet wait for its nodes."""
     most: int
     """Actors there may be when nodes join that nobody knew of."""
+    scorer_cpus: float
+    """What of a core each of them reserves on a GPU node, so that its last one is not filled with decoding."""
 
     @classmethod
     def of(cls, capacity: Capacity, job: JobConfig, num_shards: int) -> "Pools":
@@ -59,7 +61,8 @@ class Pools:
         asked = job.max_scorers if on_gpus else job.max_workers
         bound = min(asked or num_shards, num_shards)
         start = min(bound, max(1, scorers if on_gpus else capacity.num_workers()))
-        return cls(on_gpus, start, max(start, min(bound, MOST_ACTORS)))
+        most = max(start, min(bound, MOST_ACTORS))
+        return cls(on_gpus, start, most, capacity.scorer_cpus(job.gpus_per_worker))
 
 
 class Cluster(Connection):
@@ -93,7 +96,7 @@ class Cluster(Connection):
             try:
                 return done.get(timeout=max(0.0, min(patience_s, left_s)))
             except queue.Empty:
-                missing = self.missing(on_gpus=pools.on_gpus)
+                missing = self.missing(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
             left_s = began + self.job.stall_timeout_s - time.monotonic()
             if left_s <= 0:
                 message = (
@@ -118,7 +121,6 @@ class Cluster(Connection):
         source = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
         if not pools.on_gpus:
             return _actors(source, work, pools, device="cpu", num_cpus=WORKER_CPUS)
-        share = self.job.gpus_per_worker
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of scheduling_strategy, for which there is no other way yet
             decoded = source.map_batches(
@@ -135,8 +137,8 @@ class Cluster(Connection):
             work,
             pools,
             device=None,
-            num_cpus=self.capacity().scorer_cpus(share),
-            num_gpus=share,
+            num_cpus=pools.scorer_cpus,
+            num_gpus=self.job.gpus_per_worker,
         )
 
 

@@ -63,7 +63,8 @@ def folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
 def store_errors() -> tuple[type[Exception], ...]:
     """What reading or writing a Location may raise; a store's own kinds where its library is loaded."""
     known = ((sys.modules.get(module), name) for module, name in STORE_ERRORS)
-    return (OSError, *(getattr(module, name) for module, name in known if module))
+    # a library that another thread is importing has some of its names only
+    return (OSError, *(getattr(module, name) for module, name in known if hasattr(module, name)))
 
 
 def reason(error: BaseException) -> str:

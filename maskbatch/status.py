@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import dropwhile
-from pathlib import Path
 from typing import Any, Literal
 
 from maskbatch import staging
@@ -16,7 +15,7 @@ from maskbatch.committed import open_committed
 from maskbatch.errors import UsageError
 from maskbatch.lease import STALE_S, is_live, read_lease
 from maskbatch.progress import line, live
-from maskbatch.rundir import Location, RunDir, names
+from maskbatch.rundir import RunDir, names
 from maskbatch.schema import STATUSES
 from maskbatch.terminal import plus
 from maskbatch.versions import versions
@@ -73,7 +72,7 @@ def _read(run: RunDir) -> Status:
         status.state = "committed"
         status.planned, status.statuses = success["planned"], success["statuses"]
         status.exit_code, status.whole_s = success["exit_code"], success["timings_s"]["whole"]
-        status.committed_at = _written(run.success)
+        status.committed_at = datetime.fromisoformat(success["committed_at"])
     elif driver and running:
         status.statuses = driver["statuses"]
     elif "score" in settings:
@@ -90,13 +89,6 @@ def _driver(held: Mapping[str, Any], alive: bool) -> dict[str, Any]:
     age_s = max(0, round((datetime.now(UTC) - renewed).total_seconds()))  # clocks differ
     who = {"pid": held["pid"], "host": held["host"], "alive": alive, "age_s": age_s}
     return {**who, **held.get("live", live())}  # no `live` in the lease of an older maskbatch
-
-
-def _written(path: Location) -> datetime:
-    if isinstance(path, Path):
-        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    written: datetime = path.fs.modified(path.path)
-    return written
 
 
 def lines(status: Status) -> Iterator[str]:

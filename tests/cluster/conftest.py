@@ -138,11 +138,6 @@ def score(archive: Path, checkpoint: Path, out: Path, **job: Any) -> None:
     )
 
 
-@pytest.fixture
-def watched(monkeypatch: pytest.MonkeyPatch) -> "Watched":
-    return Watched(monkeypatch)
-
-
 class Watched:
     """What runs stage and say from here on, and what is done at that moment."""
 
@@ -176,3 +171,8 @@ class Watched:
     @property
     def scored_on(self) -> set[str]:
         return {item.node for item in self.done}
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(monkeypatch)

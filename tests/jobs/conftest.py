@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,11 +51,15 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [free.getsockname()[1] for free in sockets]
+    """Below those that the system hands out by itself, which others may be given a moment later."""
+    found: list[int] = []
+    for port in random.sample(range(11000, 30000), 1000):
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no free ports")
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ def head() -> Iterator[Head]:
     try:
         wait_for(up, "the head")
         yield Head(address)
+        assert started.poll() is None, Path(folder, "head.log").read_text()
     finally:
         started.terminate()
         started.wait(PATIENCE_S)

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 SCHEDULES, KUBERNETES = ROOT / "jobs/schedules", ROOT / "jobs/kubernetes"
 CRONTAB = (SCHEDULES / "crontab").read_text()
 SERVICE, TIMER = (SCHEDULES / f"maskbatch-nightly.{kind}" for kind in ("service", "timer"))
+README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs/cluster.md").read_text()
 KUBERNETES_VERSION = "1.34"
 MANIFESTS = [
@@ -78,15 +79,15 @@ def job_lines(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in found]
 
 
-def shown(language: str) -> str:
-    """What the guide has in blocks of this language."""
-    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL))
+def shown(language: str, text: str = GUIDE) -> str:
+    """What a text has in blocks of this language."""
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
 
 
 @pytest.mark.parametrize(
     ("text", "at_least"),
-    [(CRONTAB, 2), (SERVICE.read_text(), 3), (shown("bash"), 7)],
-    ids=("cron", "systemd", "guide"),
+    [(CRONTAB, 2), (SERVICE.read_text(), 3), (shown("bash"), 7), (shown("bash", README), 4)],
+    ids=("cron", "systemd", "guide", "readme"),
 )
 def test_every_command_is_one_that_the_job_takes(text: str, at_least: int) -> None:
     lines = job_lines(text)

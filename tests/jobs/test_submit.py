@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import date
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -309,6 +310,7 @@ def test_an_id_follows_from_the_name_and_arguments_alone() -> None:
     assert night == submit.submission_id("nightly", ["s3://a", "--date", "2026-11-20"])
     others = (["s3://a", "--date", "2026-11-21"], ["s3://a--date", "2026-11-20"], ["s3://b"])
     assert len({night, *(submit.submission_id("nightly", other) for other in others)}) == 4
+    assert submit.submission_id("nightly", ["s3://a"]).startswith(f"maskbatch-nightly-{date.today()}-")
 
 
 def test_a_node_prepared_as_pinned_passes_and_another_is_refused(

@@ -1,9 +1,13 @@
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from maskbatch.alerts import alerts
+from maskbatch.alerts import alerts, camera_fall_alerts, fall_alerts
+from maskbatch.compare import Comparison
 from maskbatch.config import ReportConfig
 from maskbatch.errors import UsageError
 
@@ -94,3 +98,69 @@ def test_what_cannot_be_asked_is_one_sentence() -> None:
     ):
         with pytest.raises(UsageError):
             ReportConfig(**config)
+
+
+def nights(rates_DC: np.ndarray, seed: int) -> pa.Table:
+    """by_camera_day of a fleet, drawn at these rates."""
+    rng = np.random.default_rng(seed)
+    assessed = rng.integers(20, 120, rates_DC.shape)
+    days = [f"2026-{10 + k // 28}-{k % 28 + 1:02d}" for k in range(len(rates_DC))]
+    rows = [
+        {"site": "north", "camera": f"gate-{c}", "date": days[d], "assessed": n, "compliant": x}
+        for (d, c), x, n in zip(
+            np.ndindex(rates_DC.shape), rng.binomial(assessed, rates_DC).flat, assessed.flat, strict=True
+        )
+    ]
+    return pa.Table.from_pylist(rows)
+
+
+def drawn_rates(rate: float, icc: float, num_cameras: int, seed: int) -> np.ndarray:
+    scale = (1 - icc) / icc
+    return np.random.default_rng(seed).beta(rate * scale, (1 - rate) * scale, (29, num_cameras))
+
+
+@pytest.mark.parametrize(("rate", "icc", "num_cameras"), [(0.98, 0.1, 50), (0.95, 0.3, 10), (0.8, 0.02, 4)])
+def test_nights_that_are_alike_seldom_alert_however_rates_scatter(
+    rate: float, icc: float, num_cameras: int
+) -> None:
+    last, false = "2026-11-01", 0
+    for seed in range(200):
+        false += bool(camera_fall_alerts(nights(drawn_rates(rate, icc, num_cameras, seed), seed), last))
+    assert false / 200 <= 0.08  # 1 in 29 expected
+
+
+def test_a_camera_that_falls_by_thirty_points_in_one_night_is_found() -> None:
+    found = 0
+    for seed in range(50):
+        rates = drawn_rates(0.95, 0.02, 10, seed)
+        rates[-1, 3] = max(rates[-1, 3] - 0.3, 0)
+        alerts = camera_fall_alerts(nights(rates, seed), "2026-11-01")
+        found += [alert["camera"] for alert in alerts] == ["gate-3"]
+    assert found >= 40
+
+
+def test_what_a_fall_says_and_when_none_is_judged() -> None:
+    rates = np.full((29, 2), 0.9)
+    rates[-1, 1] = 0.2
+    rows = nights(rates, seed=1)
+    (alert,) = camera_fall_alerts(rows, "2026-11-01")
+    assert (alert["kind"], alert["site"], alert["camera"]) == ("fall", "north", "gate-1")
+    assert alert["rate"] < 0.5 < alert["before"]
+    assert alert["sentence"].startswith("north/gate-1: compliance fell from ")
+    assert alert["sentence"].endswith("further than any camera's on the 28 days before")
+    assert camera_fall_alerts(rows, "2026-10-28") == []
+    few = rows.filter(pc.greater_equal(rows["date"], "2026-10-12"))
+    assert camera_fall_alerts(few, "2026-11-01") == []
+
+
+def test_a_fall_over_all_alerts_where_it_is_sure_and_matters() -> None:
+    overall = {"p": 0.01, "difference": -0.05, "compliance_first": 0.95, "compliance_second": 0.9}
+    for changes, number in (({}, 1), ({"p": 0.06}, 0), ({"p": None}, 0), ({"difference": -0.009}, 0)):
+        made = Comparison(
+            kind="periods", runs=[], shared=0, only_first=1, only_second=1, changed=0, crossed=[],
+            overall={**overall, "assessed_second": 100, **changes}, by_camera=[],
+        )  # fmt: skip
+        assert len(fall_alerts(made)) == number
+    assert fall_alerts(replace(made, overall={**overall, "assessed_second": 100}))[0]["sentence"] == (
+        "overall: compliance fell from 95.0 % to 90.0 %, p = 0.010"
+    )

@@ -14,10 +14,9 @@ from hypothesis.extra.numpy import arrays
 from samples import Run, make_card, read_scores, stage_run
 from scipy.stats import false_discovery_control, ttest_ind, ttest_rel
 
-from maskbatch.alerts import fall_alerts
 from maskbatch.architectures import build
 from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.compare import COUNTS, FAILED, Comparison, compare, difference
+from maskbatch.compare import COUNTS, FAILED, compare, difference
 from maskbatch.errors import UsageError
 from maskbatch.rundir import Location, RunDir
 
@@ -131,59 +130,6 @@ def test_three_points_lost_on_ten_thousand_images_are_found() -> None:
     assert (table["p"] < 0.05).mean() > 0.95
     covered = (table["difference_low"] < -0.03) & (table["difference_high"] > -0.03)
     assert 0.93 <= covered.mean() <= 0.97
-
-
-def one_night(history: int, rates: np.ndarray, seed: int) -> pd.DataFrame:
-    """Each camera's one night against `history` others, drawn at `rates` (G, history + 1)."""
-    rng = np.random.default_rng(seed)
-    assessed = rng.integers(60, 180, rates.shape)
-    counts = np.zeros((*rates.shape, 4))
-    counts[..., 0], counts[..., 1] = rng.binomial(assessed, rates), assessed
-    counts[:, -1] = counts[:, -1, [2, 3, 0, 1]]
-    group = np.repeat(np.arange(len(rates)), history + 1)
-    stratum = np.tile([0] * history + [1], len(rates))
-    return difference(counts.reshape(-1, 4), group, stratum, len(rates), 2)
-
-
-@settings(max_examples=40)
-@given(st.lists(st.integers(0, 200), min_size=11, max_size=29), st.booleans())
-def test_one_night_is_held_against_what_one_more_of_the_others_would_be(
-    drawn: list[int], is_first: bool
-) -> None:
-    twohundred = np.full(len(drawn), 200.0)
-    counts = np.stack([np.array(drawn, float), twohundred, 0 * twohundred, 0 * twohundred], axis=1)
-    counts[-1] = counts[-1, [2, 3, 0, 1]]
-    stratum = np.array([0] * (len(drawn) - 1) + [1])
-    if is_first:
-        counts, stratum = counts[:, [2, 3, 0, 1]], 1 - stratum
-    row = difference(counts, np.zeros(len(drawn), int), stratum, 1, 2).iloc[0]
-    *others, one = np.arcsin(np.sqrt((np.array(drawn) + 0.375) / 200.75))
-    plain = ttest_ind([one], others).pvalue if np.var(others) else 0.0
-    independent = np.var(others, ddof=1) < 1 / (4 * 200 + 2)
-    assert row["p"] >= plain - 1e-9 if independent else row["p"] == pytest.approx(plain)
-    assert row["num_clusters"] == 1 and np.isnan(row["difference_low"])
-
-
-def test_under_ten_nights_one_more_is_not_judged() -> None:
-    rates = np.full((1, 12), 0.9)
-    assert one_night(9, rates[:, :10], seed=1)["p"].isna().all()
-    assert one_night(10, rates[:, :11], seed=1)["p"].notna().all()
-
-
-def test_a_fleet_alerts_for_one_night_when_a_camera_falls_and_seldom_otherwise() -> None:
-    fleets, cameras, rate, icc = 200, 10, 0.95, 0.02
-    alpha = np.array([rate, 1 - rate]) * (1 - icc) / icc
-    rates = np.random.default_rng(8).beta(*alpha, (fleets * cameras, 29))
-    q, change = falls(one_night(28, rates, seed=9), fleets)
-    assert ((q <= 0.05) & (change < -0.01)).any(axis=1).mean() < 0.1
-    rates[::cameras, -1] -= 0.3
-    q, change = falls(one_night(28, np.maximum(rates, 0), seed=9), fleets)
-    assert ((q <= 0.05) & (change < -0.01))[:, 0].mean() > 0.95
-
-
-def falls(table: pd.DataFrame, fleets: int) -> tuple[np.ndarray, np.ndarray]:
-    p, change = (table[name].to_numpy().reshape(fleets, -1) for name in ("p", "difference"))
-    return false_discovery_control(p, axis=1), change
 
 
 @pytest.fixture(scope="module")
@@ -328,32 +274,6 @@ def test_several_runs_together_compare_like_one_over_all_their_images(
     assert single["path"] == str(last.path)
     with pytest.raises(UsageError, match="are the same run; name two"):
         compare(nights, nights[1])
-
-
-def test_a_fall_that_is_sure_and_matters_is_an_alert() -> None:
-    worse = one_night(28, np.array([[0.95] * 28 + [0.6], [0.9] * 29]), seed=3)
-    overall = worse.iloc[0].to_dict()
-    cameras = [
-        {"site": "north", "camera": name, **row, "q": row["p"]}
-        for name, row in zip((None, "gate-2"), worse.to_dict("records"), strict=True)
-    ]
-    made = compared(overall | {"p": 0.01}, cameras)
-    whole, camera = fall_alerts(made)
-    assert (whole["kind"], whole["site"], whole["camera"]) == ("fall", None, None)
-    assert whole["sentence"].startswith("overall: compliance fell from 9")
-    assert whole["sentence"].endswith("p = 0.010")
-    assert camera["sentence"].startswith("north/unknown: compliance fell from 9")
-    assert camera["sentence"].endswith("q < 0.001")
-    assert camera["rate"] < camera["before"] and camera["q"] <= 0.05
-    for changes in ({"p": 0.06}, {"p": None}, {"difference": -0.009}, {"difference": 0.2}):
-        assert fall_alerts(compared(overall | {"p": 0.01} | changes, [])) == []
-
-
-def compared(overall: dict[str, Any], by_camera: list[dict[str, Any]]) -> Comparison:
-    return Comparison(
-        kind="periods", runs=[], shared=0, only_first=1, only_second=1, changed=0, crossed=[],
-        overall=overall, by_camera=by_camera,
-    )  # fmt: skip
 
 
 def test_what_cannot_be_compared_is_refused_in_one_sentence(

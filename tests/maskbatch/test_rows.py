@@ -1,3 +1,5 @@
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +19,7 @@ from maskbatch.clock import Clock
 from maskbatch.decode import Decoded, decode_batch
 from maskbatch.errors import RunFailedError
 from maskbatch.read import Encoded
-from maskbatch.rows import decode_shard, read_shard, scores_rows, shard_size
+from maskbatch.rows import Waited, decode_shard, read_shard, scores_rows, shard_size
 
 CARD = make_card()
 CLOCK = Clock.parse(["Europe/Paris", "tokyo=Asia/Tokyo"], NOW)
@@ -181,3 +183,16 @@ def test_a_shard_is_a_multiple_of_32_of_bounded_rows_and_bytes(
 @pytest.mark.parametrize(("num_images", "rows"), [(1, 64), (640_000, 64), (2_000_000, 192), (10**8, 1024)])
 def test_an_archive_is_about_ten_thousand_shards(num_images: int, rows: int) -> None:
     assert shard_size(num_images, (128, 128)) == rows
+
+
+def test_waiting_for_bytes_is_told_from_what_is_done_with_them() -> None:
+    def slow() -> Iterator[Encoded]:
+        for _ in range(3):
+            time.sleep(0.05)
+            yield Encoded(b"")
+
+    encoded = Waited(slow())
+    began = time.perf_counter()
+    for _ in encoded:
+        time.sleep(0.1)
+    assert 0.15 <= encoded.seconds <= time.perf_counter() - began - 0.3
