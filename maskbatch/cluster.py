@@ -137,6 +137,8 @@ class Connection:
         """Start or join Ray; whether it is ours to shut down."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # A driver that was killed keeps its share of the cluster from the next one for so long; Ray's: 180.
+        os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "60")
         import ray
 
         owned = not ray.is_initialized()

@@ -34,6 +34,7 @@ CALLS_PER_ACTOR = 2
 PATIENCE_S = 30.0
 """Nothing came for so long: it is said what is waited for."""
 REPEAT_S = 60.0
+STOP_S = 30.0
 MOST_ACTORS = 1000
 """Where nobody says how far a cluster grows."""
 
@@ -50,7 +51,7 @@ class Pools:
     most: int
     """Actors there may be when nodes join that nobody knew of."""
     scorer_cpus: float
-    """What of a core each of them reserves on a GPU node, so that its last one is not filled with decoding."""
+    """Of a core, what each reserves on a GPU node, so that not all of its cores decode."""
 
     @classmethod
     def of(cls, capacity: Capacity, job: JobConfig, num_shards: int) -> "Pools":
@@ -77,15 +78,15 @@ class Cluster(Connection):
         pools = Pools.of(self.capacity(), self.job, len(shards))
         done: Done = queue.Queue()
         dataset = self._dataset(work, shards, pools)
-        threading.Thread(target=_drain, args=(dataset, done), daemon=True).start()
+        thread = threading.Thread(target=_drain, args=(dataset, done), daemon=True)
+        thread.start()
         try:
             while (item := self._next(done, pools)) is not None:
                 if isinstance(item, BaseException):
                     raise _explain(item) from item
                 yield item
         finally:
-            # Ends what still runs of it, which would go on where Ray is not ours to shut down.
-            dataset._synchronize_progress_bar()
+            _stop(dataset, thread)
 
     def _next(self, done: Done, pools: Pools) -> ShardDone | BaseException | None:
         """What comes next, waited for. Raises RunFailedError after `stall_timeout_s`."""
@@ -171,6 +172,15 @@ def _drain(dataset: Any, done: Done) -> None:
         done.put(None)
     except BaseException as error:  # whatever ends this thread must reach the driver, which waits
         done.put(error)
+
+
+def _stop(dataset: Any, drain: threading.Thread) -> None:
+    """End what still runs of the job, which would go on in a Ray that stays, and crash in one shut down."""
+    executor = dataset._current_executor  # Ray Data has no public way
+    if executor is not None:
+        executor.shutdown(force=True)
+        executor.join(STOP_S)
+    drain.join(STOP_S)
 
 
 def _about(seconds: float) -> str:

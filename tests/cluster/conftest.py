@@ -115,9 +115,12 @@ def site(single_node: pa.Table) -> Iterator[Site]:
     """After the run on this machine alone: a process joins one cluster at a time."""
     import ray
 
-    with pytest.MonkeyPatch.context() as patch:
+    with (
         # Apart from any other cluster here; not below pytest's folder, as names of sockets are short.
-        patch.setenv("RAY_TMPDIR", tempfile.mkdtemp(prefix="mb"))
+        tempfile.TemporaryDirectory(prefix="mb", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         made = Site()
         ray.init(address=made.address, log_to_driver=False)

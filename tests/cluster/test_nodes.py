@@ -192,7 +192,6 @@ def test_nodes_that_join_a_run_are_used(
     watched.when_done = join
     with pytest.raises(Enough):
         score(many, checkpoint, tmp_path / "out", address=site.address, gpus_per_worker=gpus_per_worker)
-    assert site.cpu >= watched.decoded_on
     assert watched.scored_on == (site.gpu if gpus_per_worker else site.cpu)
 
 
@@ -231,6 +230,5 @@ def test_a_cluster_that_can_grow_to_gpus_scores_on_gpus_all_at_once(
         watched.when_said, watched.when_done = grow, both
         with pytest.raises(Enough):
             score(many, checkpoint, tmp_path / "out", address=site.address)
-        assert watched.decoded_on == site.cpu
     finally:
         global_worker.gcs_client.report_cluster_config(ClusterConfig().SerializeToString())

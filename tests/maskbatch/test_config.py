@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 
 from maskbatch import cli
-from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, as_dict, differences, make, read_toml
+from maskbatch.config import (
+    JobConfig,
+    PlanConfig,
+    ReportConfig,
+    ScoreConfig,
+    as_dict,
+    differences,
+    make,
+    read_toml,
+)
 from maskbatch.errors import UsageError
 
 
@@ -105,12 +114,32 @@ def test_a_toml_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, e
 
 
 # How and where the command runs, which a file of settings does not say.
-NOT_SETTINGS = {"archives", "out", "fresh", "config_file", "as_json", "verbose", "dry_run", "storage_options"}
+NOT_SETTINGS = {
+    "json_logs",
+    "reuse",
+    "archives",
+    "out",
+    "fresh",
+    "config_file",
+    "as_json",
+    "verbose",
+    "dry_run",
+    "storage_options",
+}
 
 
 @pytest.mark.parametrize("flag", sorted(set(inspect.signature(cli.score).parameters) - NOT_SETTINGS))
 def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: str) -> None:
-    numbers = {"batch_size", "max_bytes", "max_pixels", "max_workers", "max_scorers", "limit", "max_requests", "margin_days"}
+    numbers = {
+        "batch_size",
+        "max_bytes",
+        "max_pixels",
+        "max_workers",
+        "max_scorers",
+        "limit",
+        "max_requests",
+        "margin_days",
+    }
     fractions = {
         "gpus_per_worker",
         "max_error_rate",
