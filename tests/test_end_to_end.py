@@ -10,6 +10,7 @@ import pytest
 
 from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.errors import UsageError
 from maskbatch.lease import Lease
 from maskbatch.rundir import RunDir
 from tests.conftest import LAYOUT, Cli
@@ -87,7 +88,7 @@ def test_a_model_that_changes_under_a_run_stops_it_with_its_name(
     opened = runner.open_checkpoint(str(mine))
     monkeypatch.setattr(runner, "open_checkpoint", lambda path: opened)
     mine.write_bytes(mine.read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(runner.UsageError, match=r"checkpoint .*mine.safetensors changed while the run"):
+    with pytest.raises(UsageError, match=r"checkpoint .*mine.safetensors changed while the run"):
         score(archive, mine, tmp_path / "out", gpus_per_worker=2)
 
 
@@ -293,14 +294,14 @@ def test_an_unfinished_run_can_be_thrown_away(archive: Path, small_checkpoint: P
     out = tmp_path / "out"
     runner.make_plan(str(out), PlanConfig(archives=(str(archive),), layout=LAYOUT, limit=9))
     wanted = PlanConfig(archives=(str(archive),), layout=LAYOUT)
-    with pytest.raises(runner.UsageError, match="limit None instead of 9; --fresh"):
+    with pytest.raises(UsageError, match="limit None instead of 9; --fresh"):
         runner.make_plan(str(out), wanted)
     assert runner.make_plan(str(out), wanted, fresh=True)["listing"]["num_images"] == 200
 
 
 def test_a_folder_that_holds_something_else_is_not_touched(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(runner.UsageError, match=r"is not empty and holds no run \(found 'thesis.txt'\)"):
+    with pytest.raises(UsageError, match=r"is not empty and holds no run \(found 'thesis.txt'\)"):
         runner.make_plan(str(tmp_path), PlanConfig(archives=(str(archive),)), fresh=True)
     assert (tmp_path / "thesis.txt").exists()
 
