@@ -22,7 +22,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import typer
 
-from jobs.nights import Schedule
+from jobs.nights import DAY, Schedule
 from maskbatch import cli
 from maskbatch.differences import Verification
 from maskbatch.errors import FAILED, UsageError
@@ -35,13 +35,16 @@ from maskbatch.verify import verify
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def audit(schedule: Schedule, month: str, *, sample: int = 200, bundle: str | None = None) -> dict[str, Any]:
+def audit(
+    schedule: Schedule, month: str, *, sample: int = 200, bundle: str | None = None, fresh: bool = False
+) -> dict[str, Any]:
     """Score, report, verify and bundle `month`; what `--json` says of it. Raises MaskbatchError."""
     first, end = _days(month)
     if end > schedule.today():
         zone = schedule.clock.default.key
         raise UsageError(f"--month {month}: it is not over in {zone}; audit it from {end} on")
-    result = schedule.score(month, first, end, schedule.nights(first, end).values())
+    nights = (schedule.night(first + k * DAY) for k in range((end - first).days))
+    result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)
     run = result.run
     report = make_report([run], run.report, schedule.report_config, schedule.options)
     checkpoint = schedule.values.get("checkpoint")
@@ -96,13 +99,14 @@ def main(
     config_file: cli.ConfigFile = None,
     sample: Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")] = 200,
     bundle: Annotated[str | None, typer.Option(help="Where the zip to keep goes [beside the run].")] = None,
+    fresh: cli.Fresh = False,
     storage_options: cli.StorageOptionsFile = None,
     as_json: cli.Json = False,
     json_logs: cli.JsonLogs = False,
 ) -> int:
     """Score a month of an archive, report it, verify it, and bundle what is to be kept."""
     schedule = Schedule.read(archives, base, config_file, storage_options)
-    found = audit(schedule, month, sample=sample, bundle=bundle)
+    found = audit(schedule, month, sample=sample, bundle=bundle, fresh=fresh)
     if as_json:
         print(json.dumps(found))
     return int(found["exit_code"])

@@ -14,8 +14,9 @@ makes up for nights that were missed and takes in what was delivered late.
 
 Alerts: what the night's own report raises; compliance that fell against the 28 nights before; a camera that
 fell further than any camera did on the nights before, 19 of them or more; drift. A night of which no image
-came, while the archive has images of the days beside it, is an alert as well. An archive of which nothing at
-all is seen is an error: it may not be mounted.
+came, while the archive has images of the days beside it, is an alert as well; so is a damaged night among
+those before, which is left out. An archive of which nothing at all is seen is an error: it may not be
+mounted.
 
 Exit codes are those of `maskbatch`; a night that scored and alerts has 4, and 3 beats it. Of several nights
 it is the worst by WORST_FIRST: 1 comes first, because trying again helps there and at no other.
@@ -23,6 +24,7 @@ it is the worst by WORST_FIRST: 1 comes first, because trying again helps there 
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any
 
@@ -31,13 +33,13 @@ import typer
 from jobs.nights import DAY, Schedule
 from maskbatch import cli
 from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
-from maskbatch.committed import open_committed
+from maskbatch.committed import Committed, check_digests, open_committed
 from maskbatch.compare import compare
 from maskbatch.config import ReportConfig, make
 from maskbatch.drift import HISTORY_NIGHTS, RECENT_NIGHTS
 from maskbatch.errors import ALERT, DONE, FAILED, MaskbatchError, NoImagesError, UsageError
 from maskbatch.plan import now
-from maskbatch.progress import say
+from maskbatch.progress import say, step
 from maskbatch.report import make_report
 from maskbatch.rundir import RunDir, store_errors, write_json
 from maskbatch.terminal import headline
@@ -55,17 +57,18 @@ def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
     try:
         result = schedule.score(day, day, day + DAY)
     except NoImagesError:
-        sentence = f"no snapshot of {day} is in the archive, though it has some of other days"
-        silent = {"kind": "snapshots", **NOWHERE, "measure": "snapshots", "sentence": sentence}
-        return _conclude(schedule, day, alerts=[silent])
+        return _conclude(schedule, day, alerts=[_silence(day)])
     report = make_report([result.run], result.run.report, schedule.report_config, schedule.options)
     say(f"{day}: {headline(report)}; {result.run.report}/report.html")
-    compared = _against_before(schedule, day, result.run)
+    if any(row["date"] == day.isoformat() for row in report.values["by_day"]):
+        found, compared = _against_before(schedule, day, result.run)
+    else:  # all that there is may be of any day
+        found, compared = [_silence(day)], {}
     return _conclude(
         schedule,
         day,
         code=result.success["exit_code"],
-        alerts=[*report.values["alerts"], *compared.pop("alerts", ())],
+        alerts=[*report.values["alerts"], *found],
         run=str(result.run.path),
         rescored=result.rescored,
         overall=report.overall,
@@ -73,32 +76,59 @@ def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
     )
 
 
-def _against_before(schedule: Schedule, day: date, run: RunDir) -> dict[str, Any]:
+def _silence(day: date) -> dict[str, Any]:
+    return _alert("snapshots", f"no snapshot of {day} is in the archive, though it has some of other days")
+
+
+def _alert(kind: str, sentence: str) -> dict[str, Any]:
+    return {"kind": kind, **NOWHERE, "measure": kind, "sentence": sentence}
+
+
+def _against_before(
+    schedule: Schedule, day: date, run: RunDir
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The night against the nights before it: alerts, and the comparison; nothing without such nights."""
-    before = _alike(schedule.nights(day - TRAILING_DAYS * DAY, day), run)
+    before, alerts = _before(schedule, day, run)
     compared = [night for when, night in before.items() if when >= day - COMPARED_DAYS * DAY]
     if not compared:
-        say(f"{day}: not compared; no night of the {COMPARED_DAYS} before it is finished and alike")
-        return {}
-    made = compare(compared, run)
+        say(f"{day}: not compared; no night of the {COMPARED_DAYS} before it is finished, sound and alike")
+        return alerts, {}
     own = {
         name: schedule.values.get(name) for name in ("exclude", "expect")
     }  # --alert-below is for the night
+    config = make(ReportConfig, {**own, "own_days": True})
     folder = schedule.run(f"trailing/{day}").report
-    trailing = make_report([*before.values(), run], folder, make(ReportConfig, own), schedule.options)
+    try:
+        made = compare(compared, run, own_days=True)
+        trailing = make_report([*before.values(), run], folder, config, schedule.options)
+    except (MaskbatchError, *store_errors()) as error:
+        return [*alerts, _alert("comparison", f"not held against the nights before: {error}")], {}
     fell = [*fall_alerts(made), *camera_fall_alerts(trailing.tables["by_camera_day"], day.isoformat())]
-    return {"alerts": [*fell, *trailing.values["alerts"]], "comparison": made.as_dict()}
+    return [*alerts, *fell, *trailing.values["alerts"]], {"comparison": made.as_dict()}
 
 
-def _alike(nights: dict[date, RunDir], run: RunDir) -> dict[date, RunDir]:
-    """The nights whose rows mean what `run`'s do: another checkpoint would be taken for a change."""
+def _before(schedule: Schedule, day: date, run: RunDir) -> tuple[dict[date, RunDir], list[dict[str, Any]]]:
+    """The nights whose rows mean what `run`'s do, and an alert for each night that is damaged.
 
-    def meaning(night: RunDir) -> tuple[str, str | None]:
-        one = open_committed(night)
+    Another checkpoint would be taken for a change.
+    """
+
+    def meaning(one: Committed) -> tuple[str, str | None]:
         return one.digest, one.keep_column
 
-    ours = meaning(run)
-    return {day: night for day, night in nights.items() if meaning(night) == ours}
+    alike, damaged = {}, []
+    ours = meaning(open_committed(run))
+    with step("check", unit="files") as shown:
+        for when in (day - k * DAY for k in range(TRAILING_DAYS, 0, -1)):
+            try:
+                night = schedule.night(when)
+                one = replace(open_committed(night), own_days=True) if night else None
+                if one and meaning(one) == ours and one.num_images:
+                    check_digests(one, shown)
+                    alike[when] = one.run
+            except (MaskbatchError, *store_errors()) as error:
+                damaged.append(_alert("comparison", f"compared without the night of {when}: {error}"))
+    return alike, damaged
 
 
 def _conclude(

@@ -57,11 +57,18 @@ class Schedule:
         """BASE/<zone>/<name>, made or not. Raises UsageError where it cannot be seen."""
         return RunDir.at(f"{self.base}/{self.clock.default.key}/{name}", self.options)
 
-    def score(self, name: str | date, first: date, end: date, reuse: Iterable[RunDir] = ()) -> runner.Result:
+    def score(
+        self,
+        name: str | date,
+        first: date,
+        end: date,
+        reuse: Iterable[RunDir] = (),
+        *,
+        fresh: bool = False,
+    ) -> runner.Result:
         """The run of the local days from `first` to before `end`; its next version where images came late.
 
-        Paths of the days beside them are listed too, as a path may have UTC's date. What failed before is
-        no reason for a version: a camera's broken files would make one every night.
+        Paths of the days beside them are listed too, as a path may have UTC's date.
         """
         out = str(self.run(name).path)
         days = {"since": first.isoformat(), "until": end.isoformat()}
@@ -73,14 +80,11 @@ class Schedule:
             checkpoint=self.values.get("checkpoint"),
             options=self.options,
             reuse=[*(str(run.path) for run in reuse), out],
-            retry_failed=False,
+            scheduled=True,
+            fresh=fresh,
         )
 
-    def nights(self, first: date, end: date) -> dict[date, RunDir]:
-        """The newest finished run of each local day from `first`, `end` not included, that has one."""
-        found = {}
-        for day in (first + k * DAY for k in range((end - first).days)):
-            finished = [run for run in versions(self.run(day)) if run.success.exists()]
-            if finished:
-                found[day] = finished[-1]
-        return found
+    def night(self, day: date) -> RunDir | None:
+        """The newest finished run of a local day, if it has one. Raises UsageError where it is damaged."""
+        finished = [run for run in versions(self.run(day)) if run.success.exists()]
+        return finished[-1] if finished else None

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from maskbatch.cells import group_name
+from maskbatch.cells import group_name, groups
 from maskbatch.config import ReportConfig
 from maskbatch.drift import ALERT_Q, LEAST_CHANGE, drift_alerts
 
@@ -46,7 +46,11 @@ def fall_alerts(made: "Comparison") -> list[dict[str, Any]]:
     if row["p"] is None or row["p"] > ALERT_Q or row["difference"] > -LEAST_CHANGE["share"]:
         return []
     how = "p < 0.001" if row["p"] < 0.001 else f"p = {row['p']:.3f}"
-    return [_fall(NOWHERE, row["compliance_first"], row["compliance_second"], row["assessed_second"], how)]
+    return [
+        _fall(
+            "overall", NOWHERE, row["compliance_first"], row["compliance_second"], row["assessed_second"], how
+        )
+    ]
 
 
 def camera_fall_alerts(by_camera_day: pa.Table, day: str) -> list[dict[str, Any]]:
@@ -58,12 +62,13 @@ def camera_fall_alerts(by_camera_day: pa.Table, day: str) -> list[dict[str, Any]
 
     Source: permutation test of a maximum, Westfall and Young 1993; Anscombe 1948.
     """
-    rows = by_camera_day.filter(pc.less_equal(by_camera_day["date"], day)).to_pandas()
-    rows = rows[rows["assessed"] > 0].fillna({"site": "", "camera": ""})
-    counts = rows.pivot(index="date", columns=["site", "camera"], values=["compliant", "assessed"])
-    if len(counts) < LEAST_DAYS or counts.index[-1] != day:
+    rows = by_camera_day.filter((pc.field("date") <= day) & (pc.field("assessed") > 0))
+    days, day_N = np.unique(rows["date"].to_numpy(), return_inverse=True)
+    if len(days) < LEAST_DAYS or days[-1] != day:
         return []
-    compliant_DC, assessed_DC = (counts[name].to_numpy(float) for name in ("compliant", "assessed"))
+    cameras, camera_N = groups(rows, ("site", "camera"))
+    compliant_DC, assessed_DC = np.full((2, len(days), len(cameras)), np.nan)
+    compliant_DC[day_N, camera_N], assessed_DC[day_N, camera_N] = rows["compliant"], rows["assessed"]
     fall_DC = _falls(compliant_DC, assessed_DC)
     worst_D = np.nanmax(fall_DC, axis=1, initial=-np.inf)
     found = []
@@ -71,10 +76,9 @@ def camera_fall_alerts(by_camera_day: pa.Table, day: str) -> list[dict[str, Any]
         before = np.nansum(compliant_DC[:-1, place]) / np.nansum(assessed_DC[:-1, place])
         rate, assessed = compliant_DC[-1, place] / assessed_DC[-1, place], int(assessed_DC[-1, place])
         if before - rate >= LEAST_CHANGE["share"]:
-            site, camera = counts["assessed"].columns[place]
-            where = {"site": site or None, "camera": camera or None}
-            how = f"further than any camera's on the {len(counts) - 1} days before"
-            found.append(_fall(where, before, rate, assessed, how))
+            where = cameras.slice(place, 1).to_pylist()[0]
+            how = f"further than any camera's on the {len(days) - 1} days before"
+            found.append(_fall(group_name(where, ("site", "camera")), where, before, rate, assessed, how))
     return found
 
 
@@ -93,8 +97,9 @@ def _falls(compliant_DC: NDArray[np.float64], assessed_DC: NDArray[np.float64]) 
     return fall_DC
 
 
-def _fall(where: Mapping[str, Any], before: float, rate: float, assessed: int, how: str) -> dict[str, Any]:
-    name = group_name(where, ("site", "camera")) if where != NOWHERE else "overall"
+def _fall(
+    name: str, where: Mapping[str, Any], before: float, rate: float, assessed: int, how: str
+) -> dict[str, Any]:
     return {
         "kind": "fall",
         **where,

@@ -12,19 +12,36 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.clock import Clock
-from maskbatch.committed import Committed, File, open_committed, ranges
+from maskbatch.committed import Committed, File, check_digests, open_committed, ranges
 from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.progress import step
 from maskbatch.rows import planned_columns
 from maskbatch.rundir import RunDir, num_threads, opened, reason, store_errors
 from maskbatch.stores import StorageOptions
 
 
 class Carrier:
-    """Earlier runs, opened to be copied from. Raises RunFailedError where one is gone or another one now."""
+    """Earlier runs, opened to be copied from.
 
-    def __init__(self, reuse: Sequence[Mapping[str, str]], options: StorageOptions) -> None:
-        self.runs = [_reopened(one["path"], one["success_sha256"], options) for one in reuse]
+    Raises RunFailedError where one is gone, or is not as it was when the plan was made of it.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], options: StorageOptions) -> None:
+        self.runs = [_reopened(one["path"], one["success_sha256"], options) for one in settings["reuse"]]
         self._files = [list(ranges(one)) for one in self.runs]
+        with step("reuse", sum(len(one.success["files"]) for one in self.runs), "files") as shown:
+            for one in self.runs:
+                try:
+                    check_digests(one, shown)
+                except UsageError as error:
+                    raise RunFailedError(str(error)) from error
+                if (
+                    one.digest != settings["checkpoint"]["digest"]
+                    or one.settings["score"] != settings["score"]
+                ):
+                    raise RunFailedError(
+                        f"{one.run.path}: was scored otherwise than this run; --fresh plans anew"
+                    )
 
     def rows(self, planned: pa.Table, clock: Clock, keep_column: str | None) -> pa.Table:
         """The scores rows of `planned`: what was measured is the earlier run's, all else the plan's."""
@@ -33,10 +50,11 @@ class Carrier:
         for run in planned["reuse_run"].unique().to_pylist():
             mine = planned.filter(pc.equal(planned["reuse_run"], run))
             earlier = self._earlier(run, mine)
-            by_exif = pc.fill_null(pc.equal(earlier["time_source"], "exif"), False)
-            exif = pc.if_else(by_exif, earlier["captured_local"], pa.scalar(None, pa.timestamp("us")))
+            for name in ("captured_at", "time_source"):  # of EXIF, where the plan has none
+                place = mine.schema.get_field_index(name)
+                mine = mine.set_column(place, name, pc.coalesce(mine[name], earlier[name]))
             columns = {name: earlier[name] for name in earlier.column_names}
-            columns |= planned_columns(mine, exif.to_pylist(), clock, keep_column)
+            columns |= planned_columns(mine, [None] * len(mine), clock, keep_column)
             parts.append(pa.table({name: columns[name] for name in target.names}, target))
         return pa.concat_tables(parts).sort_by("id")
 

@@ -364,7 +364,7 @@ def _closing_lines(result: Any) -> None:
 
     success, path = result.success, result.run.path
     if not result.rescored:
-        say(f"{path} was finished before; nothing was scored again.")
+        say(f"{path} was finished before; nothing was scored again. What came since: add --reuse {path}.")
         versions.chosen([result.run], take_latest=False)  # which says that there is a newer one
     if success["exit_code"]:
         failed = 1 - success["statuses"].get("ok", 0) / success["planned"]

@@ -6,13 +6,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from maskbatch.clock import parse_bound
 from maskbatch.errors import UsageError
 from maskbatch.progress import Step, say
 from maskbatch.rundir import Location, RunDir, num_threads, opened, reason, store_errors
@@ -42,6 +44,8 @@ class Committed:
     run: RunDir
     settings: dict[str, Any]
     success: dict[str, Any]
+    own_days: bool = False
+    """Read only the local days from --since to --until: an image of unknown time is in every night's run."""
 
     @property
     def card(self) -> dict[str, Any]:
@@ -67,9 +71,26 @@ class Committed:
         name: str | None = self.settings["plan"].get("keep_column")
         return name
 
+    @property
+    def num_images(self) -> int:
+        """Those whose rows are in `score_files`."""
+        return sum(item["rows"] for item in self.score_files())
+
     def score_files(self) -> list[dict[str, Any]]:
         """What `_SUCCESS` says of each file of scores/: name, rows, num_bytes, sha256."""
-        return [item for item in self.success["files"] if item["name"].startswith("scores/")]
+        files = [item for item in self.success["files"] if item["name"].startswith("scores/")]
+        if not self.own_days:
+            return files
+        first, last = self._days()
+        return [item for item in files if first <= date_of(item) <= last]
+
+    def _days(self) -> tuple[str, str]:
+        """The first and the last local day that were asked for; UNKNOWN_DATE comes after any."""
+        since, until = (
+            parse_bound(f"--{name}", self.settings["plan"].get(name)) for name in ("since", "until")
+        )
+        last = (until or datetime.max) - timedelta.resolution
+        return (since or datetime.min).date().isoformat(), last.date().isoformat()
 
 
 def open_committed(run: RunDir) -> Committed:
@@ -85,8 +106,11 @@ def open_committed(run: RunDir) -> Committed:
             f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it"
         )
     _check_keys(run.run_json, settings, ("created_at", "plan", "checkpoint", "listing", "score", "versions"))
+    _check_keys(run.run_json, settings["plan"], ("archives", "timezone"))
+    _check_keys(run.run_json, settings["checkpoint"], ("path", "digest", "card"))
+    _check_keys(run.run_json, settings["checkpoint"]["card"], ("architecture", "classes", "confusion"))
     _check_keys(run.success, success, ("planned", "statuses", "files"))
-    listed = all(
+    listed = isinstance(success["files"], list) and all(
         isinstance(item, dict) and {"name", "rows", "num_bytes", "sha256"} <= item.keys()
         for item in success["files"]
     )
@@ -101,15 +125,18 @@ def _check_keys(path: Location, values: object, keys: Sequence[str]) -> None:
         raise UsageError(f"{path} is damaged: it lacks {missing[0]!r}; restore it")
 
 
-def open_together(runs: Sequence[RunDir]) -> list[Committed]:
+def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[Committed]:
     """Runs whose rows may be added; one that another of them replaces is left out. Raises UsageError."""
-    found = [open_committed(run) for run in runs]
+    found = [replace(open_committed(run), own_days=own_days) for run in runs]
     newest: dict[str, Committed] = {}
     for one in sorted(found, key=lambda one: number_of(one.run.path, one.settings)):
         newest[str(first_of(one.run.path, one.settings))] = one
     kept = sorted(newest.values(), key=lambda one: str(one.run.path))
     for path in sorted({str(one.run.path) for one in found} - {str(one.run.path) for one in kept}):
         say(f"{path} is left out: another of these runs replaces it")
+    if own_days and not any(one.num_images for one in kept):
+        names = ", ".join(str(one.run.path) for one in kept)
+        raise UsageError(f"{names}: no image there is of a day that was asked for; name other runs")
     for what, values in (
         ("classes", {"/".join(one.meaning.classes) for one in kept}),
         ("compliant classes", {"/".join(one.meaning.compliant) for one in kept}),

@@ -67,17 +67,23 @@ class Comparison:
         return asdict(self)
 
 
-def compare(first: RunDir | Sequence[RunDir], second: RunDir | Sequence[RunDir]) -> Comparison:
+def compare(
+    first: RunDir | Sequence[RunDir], second: RunDir | Sequence[RunDir], *, own_days: bool = False
+) -> Comparison:
     """Compare a run, or several together, with another; the images of the first are held, 18 bytes each.
 
+    With `own_days` each run gives only the local days that it was asked for.
     Raises UsageError where a run stands on both sides, or for two periods whose labels do not mean the same.
     """
-    sides = [open_together([side] if isinstance(side, RunDir) else side) for side in (first, second)]
+    sides = [
+        open_together([side] if isinstance(side, RunDir) else side, own_days=own_days)
+        for side in (first, second)
+    ]
     paths = [_joined(str(one.run.path) for one in side) for side in sides]
     if any(one.success == other.success for one in sides[0] for other in sides[1]):
         raise UsageError(f"{' and '.join(paths)} are the same run; name two different ones")
     meanings = [side[0].meaning for side in sides]
-    planned = [sum(one.success["planned"] for one in side) for side in sides]
+    planned = [sum(one.num_images for one in side) for side in sides]
     cameras: Cameras = {}
     times: tuple[list[str], list[str]] = ([], [])
     with step("compare", sum(planned)) as shown:
@@ -266,7 +272,7 @@ def _identity(runs: Sequence[Committed], times: Sequence[str]) -> dict[str, Any]
     return {
         "path": _joined(str(one.run.path) for one in runs),
         "checkpoint": _joined(one.digest for one in runs),
-        "planned": sum(one.success["planned"] for one in runs),
+        "planned": sum(one.num_images for one in runs),
         "first_time": min(times, default=None),
         "last_time": max(times, default=None),
     }

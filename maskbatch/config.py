@@ -161,6 +161,8 @@ class ReportConfig:
     """Hold the corrected rate to it, in the place of the observed one."""
     thumbnails: bool = False
     """Put pictures of the first review candidates into the page."""
+    own_days: bool = False
+    """Take from each run only its own local days: nights share images of unknown time."""
 
     def __post_init__(self) -> None:
         for name in self.exclude:
@@ -182,6 +184,7 @@ def _check(name: str, value: float | None, least: float, most: float = float("in
 Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig, ReportConfig)
 SHORT = {"by": "alert_by", "corrected": "alert_corrected"}
 """Flags whose setting has a longer name."""
+NO_FLAG = ("archives", "own_days")
 
 
 def make(kind: type[Config], values: Mapping[str, Any]) -> Config:
@@ -206,7 +209,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: cannot be read as TOML: {error}") from error
     kinds = (PlanConfig, ScoreConfig, JobConfig, ReportConfig)
     types = {item.name: item.type for kind in kinds for item in fields(kind)}
-    types = {name: kind for name, kind in types.items() if name != "archives"} | {"checkpoint": "str | None"}
+    types = {name: kind for name, kind in types.items() if name not in NO_FLAG} | {"checkpoint": "str | None"}
     values: dict[str, Any] = {}
     for name, value in read.items():
         setting = SHORT.get(name, name)

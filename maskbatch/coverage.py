@@ -144,11 +144,19 @@ def _pace(own: Counts) -> Counts:
 def _pace_of_few(own: Counts) -> Counts:
     """The usual of all hours, in each from the first to the last."""
     hours = np.flatnonzero(own.any(axis=0))
-    there, each = own[own > 0], np.median(own[own > 0])
+    there = own[own > 0]
+    each = float(np.median(there))
     if each >= 2:
-        each = there[np.abs(there - each) <= 1].mean()
+        each = _mean_at_median(there)
     inside = (np.arange(24) >= hours[0]) & (np.arange(24) <= hours[-1])
     return np.where(inside, each, 0.0)
+
+
+def _mean_at_median(counts: Counts) -> float:
+    """The mean of those within one of the median, or the median where it lies between counts far apart."""
+    median = np.median(counts)
+    near = counts[np.abs(counts - median) <= 1]
+    return float(near.mean() if near.size else median)
 
 
 def _even(own: Counts, num: int) -> bool:
@@ -235,7 +243,7 @@ def _cadence_s(usual: Counts) -> float:
     """Seconds from one snapshot to the next, from what each hour of the day (24,) holds."""
     hours, each, total = np.flatnonzero(usual), np.median(usual[usual > 0]), float(usual.sum())
     if each > 1:
-        return 3600 / float(usual[np.abs(usual - each) <= 1].mean())
+        return 3600 / _mean_at_median(usual[usual > 0])
     rest = np.diff([*hours, hours[0] + 24]).max()
     if total <= 1.5 or rest <= 24 / total + 1:  # it never rests
         return 24 * 3600 / total

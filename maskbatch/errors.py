@@ -2,7 +2,8 @@
 
     MaskbatchError          exit code 1
     ├── UsageError          2   the command, archive, checkpoint or settings cannot be used
-    │   └── NoImagesError       the archive has images, and none of what was asked for
+    │   └── NothingToPlanError      no image is in the archive
+    │       └── NoImagesError       it has some, and none of what was asked for
     ├── RunLockedError      5   another live run holds OUT
     └── RunFailedError      1   the run stopped; it is resumable
 
@@ -29,7 +30,11 @@ class UsageError(MaskbatchError):
     exit_code = 2
 
 
-class NoImagesError(UsageError):
+class NothingToPlanError(UsageError):
+    """Nothing at all was found: a wrong path, a share that is not mounted, or all was deleted."""
+
+
+class NoImagesError(NothingToPlanError):
     """The filters leave nothing of an archive: on a night, nothing came."""
 
 

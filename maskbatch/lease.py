@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,17 @@ from maskbatch.rundir import RunDir, store_errors, write_json
 RENEW_S = 20.0
 STALE_S = 180.0
 RELEASE_S = 10.0
+FIELDS = {"owner": str, "host": str, "pid": int, "expires_at": str, "live": dict}
+LIVE_FIELDS = {
+    "phase": str,
+    "unit": str,
+    "done": int,
+    "total": int | None,
+    "statuses": dict,
+    "rate": int | float,
+    "eta_s": int | None,
+}
+"""Of `progress.live`."""
 
 
 class Lease:
@@ -98,13 +110,32 @@ class Lease:
 
 
 def read_lease(run: RunDir) -> dict[str, Any] | None:
-    """The lease as it stands, or None."""
+    """The lease as it stands, or None; what a `Lease` would not write is none."""
     try:
-        values: dict[str, Any] = json.loads(run.lease.read_bytes())
-        datetime.fromisoformat(values["expires_at"])
-        return values if {"owner", "host", "pid"} <= set(values) else None
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
+        held: dict[str, Any] = json.loads(run.lease.read_bytes())
+        return held if _is_lease(held) else None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+
+
+def _is_lease(held: Any) -> bool:
+    """Whether JSON is as `Lease` writes it. Raises ValueError for a time that is none."""
+    return (
+        _has(held, FIELDS)
+        and _has(held["live"], LIVE_FIELDS)
+        and all(isinstance(number, int) for number in held["live"]["statuses"].values())
+        and abs(held["live"]["eta_s"] or 0) < 2**31
+        and 0 < held["pid"] < 2**31
+        and datetime.fromisoformat(held["expires_at"]).tzinfo is not None
+    )
+
+
+def _has(values: Any, fields: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(values, dict)
+        and fields.keys() <= values.keys()
+        and all(isinstance(values[name], kind) for name, kind in fields.items())
+    )
 
 
 def is_live(held: dict[str, Any]) -> bool:

@@ -28,7 +28,7 @@ def read_nodes(path: Path) -> list[NodeType]:
     """The node types of a cluster file. Raises UsageError where their sizes and bounds are not all there."""
     try:
         cluster = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(
             f"--cluster {path}: cannot be read as YAML: {' '.join(str(error).split())}"
         ) from error
@@ -38,11 +38,15 @@ def read_nodes(path: Path) -> list[NodeType]:
             f"--cluster {path}: no available_node_types; a file of Ray's cluster launcher expected"
         )
     head = cluster.get("head_node_type")
+    if head not in list(types):  # of a list, `head` need not be hashable
+        known = ", ".join(map(str, types))
+        raise UsageError(f"--cluster {path}: head_node_type {head!r}, one of its types expected: {known}")
     nodes = [_node_type(path, str(name), values, is_head=name == head) for name, values in types.items()]
     if not any(node.num_cpus * node.max_nodes for node in nodes):
         raise UsageError(f"--cluster {path}: its nodes have no CPU between them; nothing could decode")
-    most, workers = cluster.get("max_workers"), sum(node.max_nodes for node in nodes) - (head in types)
-    if isinstance(most, int) and most < workers:
+    workers = sum(node.max_nodes for node in nodes) - 1
+    most = _whole(f"--cluster {path}", {"max_workers": workers, **cluster}, "max_workers")
+    if most < workers:
         message = f"its max_workers {most} is less than the {workers} of its node types together"
         raise UsageError(
             f"--cluster {path}: {message}; lower theirs, so that it is known which of them start"
@@ -78,7 +82,7 @@ def _node_type(path: Path, name: str, values: Any, *, is_head: bool) -> NodeType
 def _whole(where: str, values: Mapping[str, Any], name: str) -> int:
     value = values.get(name, 0)
     if type(value) is not int or value < 0:
-        raise UsageError(f"{where}: {name} {value!r}, a whole number expected")
+        raise UsageError(f"{where}: {name} {value!r}, a whole number of 0 or more expected")
     return value
 
 

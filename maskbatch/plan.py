@@ -19,7 +19,7 @@ from maskbatch import archive, schema
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
 from maskbatch.entries import IMAGE_EXTENSIONS, Entry
-from maskbatch.errors import NoImagesError, RunFailedError, UsageError
+from maskbatch.errors import NoImagesError, NothingToPlanError, RunFailedError, UsageError
 from maskbatch.layout import Parsed, Template, parse_hive
 from maskbatch.progress import Step
 from maskbatch.rundir import Location, opened, whole
@@ -179,7 +179,7 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
         inside = [kind for kind in (".tar", ".zip", ".parquet") if kind in listing.skipped]
         if inside:
             message += f", or name what is inside the files by a pattern: '{config.archives[0]}/*{inside[0]}'"
-        raise UsageError(message)
+        raise NothingToPlanError(message)
     if template and not matched:
         message = (
             f"--layout {template.text} matches none of the images; the first, '{listing.example}', "

@@ -1,5 +1,6 @@
 """A run's settings and plan: found in its directory, or written there now."""
 
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from maskbatch.errors import RunLockedError, UsageError
 from maskbatch.plan import Listing, now, plan_rows, write_groups, write_plan
 from maskbatch.progress import say, step
 from maskbatch.reuse import Draft, draft, usable
-from maskbatch.rundir import FORMAT_VERSION, RunDir, remove_tree, write_json
+from maskbatch.rundir import FORMAT_VERSION, Location, RunDir, remove_tree, write_json
 from maskbatch.stores import Access, StorageOptions
 from maskbatch.versions import VERSION, next_version
 
@@ -26,6 +27,19 @@ Settings = dict[str, Any]
 LIBRARIES = ("maskbatch", "ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")
 SAME_IMAGES = ("archives", "since", "until", "camera", "limit")
 """Settings that a version has in common with the run it replaces."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a call asks for; a mere plan has no checkpoint."""
+
+    plan: PlanConfig
+    access: Access
+    score: ScoreConfig | None = None
+    opened: Checkpoint | None = None
+
+    def clock(self, created_at: str) -> Clock:
+        return Clock.parse(self.plan.timezone, datetime.fromisoformat(created_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +55,40 @@ class Target:
     def at(cls, out: str, reuse: Sequence[str], options: StorageOptions) -> "Target":
         """OUT, or with OUT among `reuse` its next version. Raises UsageError."""
         run = RunDir.at(out, options)
-        earlier = {str(one.path): one for one in (RunDir.at(name, options) for name in reuse)}
-        own, replaces = earlier.pop(str(run.path), None), None
-        match = VERSION.fullmatch(run.path.name)
-        if match and not run.run_json.exists() and (run.path.parent / match["first"] / "run.json").exists():
-            first = run.path.parent / match["first"]
-            raise UsageError(
-                f"--out {out} is the name of a version of {first}; give --out {first} --reuse {first}"
-            )
+        earlier = {_place(one.path): one for one in (RunDir.at(name, options) for name in reuse)}
+        own, replaces = earlier.pop(_place(run.path), None), None
         if own is not None:
             run, replaced = next_version(run)
             replaces = open_committed(replaced) if replaced else None
+        else:
+            _refuse_version_name(run)
         others = [open_committed(one) for one in earlier.values()]
         return cls(run, replaces, tuple([replaces, *others] if replaces else others))
+
+    @property
+    def standing(self) -> Committed | None:
+        """The run that is the result where nothing is new: the replaced one, until its version is begun."""
+        return None if self.run.run_json.exists() else self.replaces
+
+    def needs_draft(self) -> bool:
+        """Whether there are rows to carry over and a plan to make of them."""
+        return bool(self.reused) and "score" not in (self.run.read_run() or {})
+
+
+def _place(path: Location) -> str:
+    return os.path.realpath(path) if isinstance(path, Path) else str(path)
+
+
+def _refuse_version_name(run: RunDir) -> None:
+    """A version is begun and gone on with by the name of the first one alone."""
+    match = VERSION.fullmatch(run.path.name)
+    if not match or run.success.exists():
+        return
+    first = RunDir(run.path.parent / match["first"])
+    is_version = (run.read_run() or {}).get("replaces") if run.run_json.exists() else first.run_json.exists()
+    if is_version:
+        what = f"{run.path} is the name of a version of {first.path}"
+        raise UsageError(f"{what}; give --out {first.path} --reuse {first.path}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,43 +105,50 @@ class Drafted:
     def num_to_score(self) -> int:
         return self.listing.num_images - self.draft.counts()["carried"]
 
-    def is_new(self, replaces: Committed, config: PlanConfig, *, retry_failed: bool) -> bool:
-        """Whether there is something to make a new version of: other settings, or images to score."""
-        counts = self.draft.counts()
-        to_score = counts["new"] + counts["changed"] + retry_failed * counts["failed before"]
-        return to_score > 0 or as_dict(config) != replaces.settings["plan"]
+    def is_new(self, standing: Committed, config: PlanConfig, *, scheduled: bool) -> bool:
+        """Whether there is something to make a new version of.
+
+        `scheduled`: images that failed before, or have no version to tell a change by, are no reason; and
+        where images are in the archive no more, the run that has them is not replaced.
+        """
+        counts, draft = self.draft.counts(), self.draft
+        num_new = counts["new"] + counts["changed"] + draft.retold
+        if scheduled and draft.gone and num_new:
+            gone = f"{draft.gone:,} of its images are in the archive no more, and {num_new:,} are new"
+            say(f"reuse: {standing.run.path} is not replaced: {gone}; to do so, give it --reuse of itself")
+            return False
+        if not scheduled:
+            num_new += counts["failed before"] + counts["without a version"]
+        return num_new > 0 or as_dict(config) != standing.settings["plan"]
 
 
 @contextmanager
-def drafted(
-    target: Target, config: PlanConfig, score_config: ScoreConfig, opened: Checkpoint, access: Access
-) -> Iterator[Drafted]:
+def drafted(target: Target, asked: Asked) -> Iterator[Drafted]:
     """List the archive, and find what the reused runs hold of it; all of it lies on local disk."""
     created_at = (target.run.read_run() or {}).get("created_at", now().isoformat())
-    reused = usable(target.reused, opened.digest, as_dict(score_config))
-    listing, clock = Listing(), Clock.parse(config.timezone, datetime.fromisoformat(created_at))
+    digest = asked.opened.digest if asked.opened else ""
+    reused = usable(target.reused, digest, as_dict(asked.score) if asked.score else {})
+    listing, clock = Listing(), asked.clock(created_at)
     with TemporaryDirectory(prefix="maskbatch-") as folder:
         with step("plan") as listed:
             folder_plan = Path(folder) / "plan"
-            write_plan(folder_plan, plan_rows(config, clock, listing, access), listed)
+            write_plan(folder_plan, plan_rows(asked.plan, clock, listing, asked.access), listed)
         with step("reuse", sum(len(one.success["files"]) for one in reused), "files") as compared:
-            made = draft(folder_plan, listing.num_images, reused, compared)
+            made = draft(folder_plan, listing.num_images, clock, reused, compared)
         yield Drafted(created_at, listing, made, reused)
 
 
-def planned(
-    target: Target, config: PlanConfig, access: Access, *, fresh: bool = False, drafted: Drafted | None = None
-) -> Settings:
+def planned(target: Target, asked: Asked, *, fresh: bool = False, drafted: Drafted | None = None) -> Settings:
     """The settings of the run with its listing: found there, written from `drafted`, or listed now."""
     run = target.run
     if fresh:
         run.clear()
     settings = run.read_run()
     if settings is None:
-        settings = _begun(target, config, drafted.created_at if drafted else now().isoformat())
+        settings = _begun(target, asked.plan, drafted.created_at if drafted else now().isoformat())
     else:
-        refuse_difference(run, settings, config)
-    if "listing" in settings:
+        refuse_difference(run, settings, asked)
+    if "listing" in settings and drafted is None:
         say(f"plan: {settings['listing']['num_images']:,} images, listed before")
         return settings
     for folder in (run.plan, run.staging):  # of a listing, or a throwing away, that was cut off
@@ -114,32 +156,30 @@ def planned(
     if drafted:
         settings |= _numbered(target, drafted)
     else:
-        listing = Listing()
-        clock = Clock.parse(config.timezone, datetime.fromisoformat(settings["created_at"]))
+        listing, clock = Listing(), asked.clock(settings["created_at"])
         try:
             with step("plan") as shown:
-                write_plan(run.plan, plan_rows(config, clock, listing, access), shown)
+                write_plan(run.plan, plan_rows(asked.plan, clock, listing, asked.access), shown)
         except UsageError:
             run.clear()
             raise
-        settings |= {"listing": listing.as_dict(), "reuse": [], "reuse_counts": {}}
+        settings |= {"listing": listing.as_dict(), "reuse": [], "reuse_counts": {"carried": 0}}
     write_json(run.run_json, settings)
     return settings
 
 
-def refuse_difference(
-    run: RunDir,
-    settings: Settings,
-    plan_config: PlanConfig,
-    score_config: ScoreConfig | None = None,
-    opened: Checkpoint | None = None,
-) -> None:
+def num_to_score(settings: Settings) -> int:
+    """Of the planned images, those that are not carried over."""
+    return int(settings["listing"]["num_images"] - settings["reuse_counts"]["carried"])
+
+
+def refuse_difference(run: RunDir, settings: Settings, asked: Asked) -> None:
     """Raises UsageError naming how the run at OUT differs from the one asked for."""
-    found = differences(as_dict(plan_config), settings["plan"]) if settings else []
-    if score_config and opened and "score" in settings:
-        found += differences(as_dict(score_config), settings["score"])
+    found = differences(as_dict(asked.plan), settings["plan"]) if settings else []
+    if asked.score and asked.opened and "score" in settings:
+        found += differences(as_dict(asked.score), settings["score"])
         found += differences(
-            {"checkpoint": opened.digest[:12]}, {"checkpoint": settings["checkpoint"]["digest"][:12]}
+            {"checkpoint": asked.opened.digest[:12]}, {"checkpoint": settings["checkpoint"]["digest"][:12]}
         )
     if found:
         finished = run.success.exists()
@@ -179,7 +219,8 @@ def _numbered(target: Target, drafted: Drafted) -> Settings:
     counts = drafted.draft.counts()
     with step("number", drafted.listing.num_images) as shown:
         write_groups(target.run.plan, drafted.draft.groups(), shown)
-    why = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count and name != "carried")
+    reasons = {**counts, "carried with another site, camera or time": drafted.draft.retold, "carried": 0}
+    why = ", ".join(f"{count:,} {name}" for name, count in reasons.items() if count)
     say(
         f"reuse: {counts['carried']:,} of {drafted.listing.num_images:,} rows are carried over, "
         f"{drafted.num_to_score:,} to score{f' ({why})' if why else ''}"

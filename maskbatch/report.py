@@ -99,7 +99,7 @@ def make_report(
     options: StorageOptions = NO_OPTIONS,
 ) -> Report:
     """Report over committed runs together, written to the folder `out`. Raises UsageError."""
-    together = open_together(runs)
+    together = open_together(runs, own_days=config.own_days)
     confusion, reason = _confusion(together)
     if config.alert_corrected and confusion is None:
         raise UsageError(f"--corrected: these rates cannot be corrected, {reason}; give --alert-below alone")

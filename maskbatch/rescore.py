@@ -19,6 +19,7 @@ from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.read import READ_COLUMNS, read_images
 from maskbatch.rows import scores_rows
+from maskbatch.schema import MAY_HEAL
 from maskbatch.stores import StorageOptions
 
 TOLERANCE = 0.02
@@ -27,8 +28,6 @@ MEASURE_TOLERANCE = 1e-3
 """Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
 ELSEWHERE = ("id", "uri", "site", "camera", "error", "label", "confidence", "needs_review")
 """Checked in every row against the plan or the probabilities; a reason is in a library's words."""
-HEALING = ("missing", "read_error", "timeout", "score_error")
-"""Statuses that may be others when an image is read again."""
 CHUNK_ROWS = 256
 """Images read and scored at a time."""
 
@@ -108,8 +107,8 @@ def _compare(old: Row, new: Row, classes: Sequence[str], result: Verification) -
     failed = old["status"] != "ok"
     result.still_failing += failed and new["status"] != "ok"
     if old["status"] != new["status"]:
-        result.healed += old["status"] in HEALING and new["status"] == "ok"
-        if old["status"] not in HEALING:
+        result.healed += old["status"] in MAY_HEAL and new["status"] == "ok"
+        if old["status"] not in MAY_HEAL:
             why = f" ({new['error']})" if new["error"] else ""
             differ("status", old["status"], f"{new['status']}{why}")
         return

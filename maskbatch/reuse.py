@@ -1,8 +1,9 @@
 """Which images of an archive are unchanged in earlier runs: their rows are carried over, not scored again.
 
 A row is carried over where uri, size, version, checkpoint and settings of scoring are equal and its status is
-not one that may heal. The archive is listed into a draft on local disk; hashes of its uris and of those of
-earlier runs lie in buckets on disk, which are compared one at a time.
+not one that may heal; where the plan has no time, the zone that EXIF's was read in must be equal too. The
+archive is listed into a draft on local disk; hashes of its uris and of those of earlier runs lie in buckets
+there, which are compared one at a time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,22 +21,24 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from maskbatch import plan
+from maskbatch.clock import Clock
 from maskbatch.committed import Committed, check_digests, ranges, read_files
 from maskbatch.errors import UsageError
 from maskbatch.plan import read_plan
 from maskbatch.progress import Step, say
 from maskbatch.repeats import text_hashes
+from maskbatch.schema import MAY_HEAL
 
-MAY_HEAL = ("missing", "read_error", "timeout", "score_error")
 REASONS = ("carried", "failed before", "without a version", "changed", "new")
 """What may come of an image, the best first where several runs have it. Whether one without a version changed
 cannot be known, so it is scored again."""
 CARRIED, FAILED, UNVERSIONED, CHANGED, NEW = range(len(REASONS))
 BUCKETS = 64
 RECORD = np.dtype(
-    [("uri", "<u8"), ("key", "<u8"), ("untimed", "?"), ("heals", "?"), ("run", "<i2"), ("id", "<i8")]
+    [("uri", "<u8"), ("key", "<u8"), ("told", "<u8"), ("heals", "?"), ("run", "<i2"), ("id", "<i8")]
 )
-"""One image: `key` hashes its size and version, 0 where it has none; `run` is -1 in the draft."""
+"""One image: `key` hashes size and version, 0 where it has none, `told` what else the plan says of it; `run`
+is -1 in the draft."""
 MATCH = np.dtype([("reason", "u1"), ("run", "<i2"), ("id", "<i8")])
 
 Records = NDArray[Any]
@@ -50,6 +53,8 @@ class Draft:
     """MATCH of each image, in the order of the listing."""
     gone: int
     """Images of the first of the earlier runs that are not in it."""
+    retold: int
+    """Images carried over from that run that now have another site, camera, time or kept value."""
 
     def counts(self) -> dict[str, int]:
         """Images by REASONS."""
@@ -84,22 +89,22 @@ class Draft:
                 yield rows.filter(pa.array((match["reason"] == CARRIED) == carried))
 
 
-def draft(folder: Path, num_images: int, reused: Sequence[Committed], step: Step) -> Draft:
+def draft(folder: Path, num_images: int, clock: Clock, reused: Sequence[Committed], step: Step) -> Draft:
     """Find which images of the plan in `folder`, alone on local disk, `reused` hold.
 
     Raises UsageError where one of these is not as it was committed.
     """
     with TemporaryDirectory(prefix="maskbatch-", dir=folder.parent) as name:
         buckets = [Path(name) / str(k) for k in range(BUCKETS)]
-        _fill(buckets, chain(_drafted_records(folder, num_images), _earlier_records(reused, step)))
+        _fill(buckets, chain(_drafted_records(folder, num_images, clock), _earlier_records(reused, step)))
         return Draft(folder, *_match(buckets, folder.parent / "match", num_images))
 
 
-def _match(buckets: Sequence[Path], path: Path, num_images: int) -> tuple[NDArray[Any], int]:
-    """MATCH of each drafted image, and how many of the first run's are not drafted."""
+def _match(buckets: Sequence[Path], path: Path, num_images: int) -> tuple[NDArray[Any], int, int]:
+    """MATCH of each drafted image, and how many of the first run's are not drafted, or told otherwise."""
     match = np.memmap(path, MATCH, "w+", shape=(num_images,))
     match["reason"] = NEW
-    gone = 0
+    gone = retold = 0
     for bucket in buckets:
         images = pd.DataFrame(np.fromfile(bucket, RECORD))
         drafted, earlier = images[images["run"] < 0], images[images["run"] >= 0]
@@ -107,7 +112,9 @@ def _match(buckets: Sequence[Path], path: Path, num_images: int) -> tuple[NDArra
         match["reason"][found["id"]], match["run"][found["id"]] = found["reason"], found["run_earlier"]
         match["id"][found["id"]] = found["id_earlier"]
         gone += int((~earlier["uri"][earlier["run"] == 0].isin(drafted["uri"])).sum())
-    return match, gone
+        is_first = (found["reason"] == CARRIED) & (found["run_earlier"] == 0)
+        retold += int((is_first & (found["told"] != found["told_earlier"])).sum())
+    return match, gone, retold
 
 
 def usable(found: Sequence[Committed], digest: str, score: Mapping[str, Any]) -> list[Committed]:
@@ -131,14 +138,15 @@ def _fill(buckets: Sequence[Path], parts: Iterable[Records]) -> None:
                 part.tofile(file)
 
 
-def _drafted_records(folder: Path, num_images: int) -> Iterator[Records]:
+def _drafted_records(folder: Path, num_images: int, clock: Clock) -> Iterator[Records]:
     for start in range(0, num_images, plan.GROUP_ROWS):
-        yield _records(read_plan(folder, start, min(start + plan.GROUP_ROWS, num_images)), -1)
+        yield _records(read_plan(folder, start, min(start + plan.GROUP_ROWS, num_images)), clock, -1)
 
 
 def _earlier_records(reused: Sequence[Committed], step: Step) -> Iterator[Records]:
     for run, one in enumerate(reused):
         check_digests(one, step)
+        clock = Clock.parse(one.settings["plan"]["timezone"], plan.now())
         for ids, items in ranges(one):
             planned = read_plan(one.run.plan, ids.start, ids.stop)
             rows = pa.concat_tables(read_files([(one, item) for item in items], ("id", "region", "status")))
@@ -147,30 +155,30 @@ def _earlier_records(reused: Sequence[Committed], step: Step) -> Iterator[Record
                 raise UsageError(
                     f"{one.run.path}: plan and scores differ; see `maskbatch verify`, leave it out"
                 )
-            yield _records(planned, run, pc.is_in(rows["status"], pa.array(MAY_HEAL)))
+            yield _records(planned, clock, run, pc.is_in(rows["status"], pa.array(MAY_HEAL)))
 
 
-def _records(planned: pa.Table, run: int, heals: pa.ChunkedArray | None = None) -> Records:
+def _records(planned: pa.Table, clock: Clock, run: int, heals: pa.ChunkedArray | None = None) -> Records:
+    zones = {site: clock.zone(site).key for site in planned["site"].unique().to_pylist()}
+    zone = pa.array([zones[site] for site in planned["site"].to_pylist()], pa.string())
+    zone = pc.if_else(pc.is_null(planned["captured_at"]), zone, "")
     num_bytes = pc.fill_null(planned["num_bytes"].cast(pa.string()), "")
-    key = pc.binary_join_element_wise(num_bytes, planned["version"], "|")  # null without a version
-    refused = pc.binary_join_element_wise(planned["status"], planned["error"], "|")
-    key = pc.coalesce(refused, key)
+    key = pc.binary_join_element_wise(num_bytes, planned["version"], zone, "|")  # null without a version
+    key = pc.coalesce(pc.binary_join_element_wise(planned["status"], planned["error"], "|"), key)
+    told = [planned[name].cast(pa.string()) for name in ("site", "camera", "captured_at", "kept")]
+    told = pc.binary_join_element_wise(*told, "\0", null_handling="replace", null_replacement="\1")
     records = np.zeros(planned.num_rows, RECORD)
-    records["uri"] = text_hashes(planned["uri"])
+    records["uri"], records["told"] = text_hashes(planned["uri"]), text_hashes(told)
     records["key"] = np.where(pc.is_valid(key).to_numpy(), text_hashes(pc.fill_null(key, "")), 0)
-    records["untimed"] = pc.is_null(planned["captured_at"]).to_numpy()
     records["heals"] = heals.to_numpy() if heals is not None else False
     records["run"], records["id"] = run, planned["id"].to_numpy()
     return records
 
 
 def _matched(drafted: pd.DataFrame, earlier: pd.DataFrame) -> pd.DataFrame:
-    """For each drafted image that an earlier run has: `reason`, and the run and its id that decide it.
-
-    A row whose time was in its path says nothing of EXIF, which a plan without that time would ask for.
-    """
+    """For each drafted image that an earlier run has: `reason`, and the record there that decides it."""
     pairs = drafted.merge(earlier, on="uri", suffixes=("", "_earlier"))
-    same = (pairs["key"] == pairs["key_earlier"]) & (pairs["untimed"] <= pairs["untimed_earlier"])
+    same = pairs["key"] == pairs["key_earlier"]
     kinds = [pairs["key"] == 0, same & ~pairs["heals_earlier"], same]
     pairs["reason"] = np.select(kinds, [UNVERSIONED, CARRIED, FAILED], CHANGED).astype(np.uint8)
     return pairs.sort_values(["id", "reason", "run_earlier"]).drop_duplicates("id")

@@ -27,7 +27,7 @@ from upath import UPath
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.stores import NO_OPTIONS, StorageOptions, filesystem
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 STORE_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),

@@ -14,14 +14,16 @@ from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.clock import Clock
 from maskbatch.commit import commit
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, as_dict
-from maskbatch.errors import NoImagesError, RunFailedError
+from maskbatch.errors import NothingToPlanError, RunFailedError
 from maskbatch.lease import Lease
 from maskbatch.pipeline import Cluster
 from maskbatch.plan import Listing, now, plan_rows
 from maskbatch.planning import (
+    Asked,
     Settings,
     Target,
     drafted,
+    num_to_score,
     planned,
     refuse_difference,
     refuse_other_images,
@@ -50,9 +52,9 @@ def make_plan(
     out: str, config: PlanConfig, *, options: StorageOptions = NO_OPTIONS, fresh: bool = False
 ) -> Settings:
     """Plan `config` in the run directory `out`, unless it is there; returns the run's settings."""
-    target = Target(RunDir.at(out, options))
+    target = Target.at(out, (), options)
     with Lease(target.run):
-        return planned(target, config, archive.access_of(config, options), fresh=fresh)
+        return planned(target, Asked(plan=config, access=archive.access_of(config, options)), fresh=fresh)
 
 
 def dry_run(config: PlanConfig, *, options: StorageOptions = NO_OPTIONS) -> Listing:
@@ -74,61 +76,82 @@ def score(
     checkpoint: str | None = None,
     options: StorageOptions = NO_OPTIONS,
     reuse: Sequence[str] = (),
-    retry_failed: bool = True,
+    scheduled: bool = False,
     fresh: bool = False,
     verbose: bool = False,
 ) -> Result:
     """Plan, score, commit and report, going on where an earlier call stopped.
 
-    Rows of the finished runs `reuse` are carried over. With `out` among them, what is new since its
-    highest version goes to the next one; that highest one is the result where nothing is, images that
-    failed before counted with `retry_failed` only.
+    Rows of the finished runs `reuse` are carried over. With `out` among them, what is new since its highest
+    version goes to the next one; where nothing is, that highest one is the result. `scheduled` is for calls
+    that nobody looks at, see `Drafted.is_new`.
     Raises UsageError, before anything is touched, when the run that lies at `out` is another one.
     """
     began = time.monotonic()
     opened = open_checkpoint(checkpoint)
+    access = archive.access_of(plan_config, options, job)
+    asked = Asked(plan=plan_config, access=access, score=score_config, opened=opened)
     target = Target.at(out, reuse, options)
-    run, access = target.run, archive.access_of(plan_config, options, job)
     if target.replaces:
         refuse_other_images(target.replaces, plan_config)
-    if run.success.exists() and fresh:
-        run.clear()  # which refuses a committed run
-    found = run.read_run() or {}
-    if run.success.exists() or not fresh:
-        refuse_difference(run, found, plan_config, score_config, opened)
+    success = _finished(target.run, asked, fresh=fresh)
+    if success is not None:
+        return _finish(target.run, success, rescored=False)
+    archive.sources(plan_config, access)  # a wrong path is refused before Ray is started
     with ExitStack() as stack:
-        success = run.read_success()
-        if success is not None:
-            return _finish(run, success, rescored=False)
-        archive.sources(plan_config, access)  # a wrong path is refused before Ray is started
-        listed = None
-        if target.reused and (fresh or "listing" not in found):
-            standing = None if found else target.replaces
+        listed, standing = None, target.standing
+        if fresh or target.needs_draft():
             try:
-                listed = stack.enter_context(drafted(target, plan_config, score_config, opened, access))
-            except NoImagesError as error:
+                listed = stack.enter_context(drafted(target, asked)) if target.reused else None
+            except NothingToPlanError as error:
                 if standing is None:
                     raise
                 say(f"{error}; {standing.run.path} stays as it is")
-            if standing and not (listed and listed.is_new(standing, plan_config, retry_failed=retry_failed)):
-                return _finish(standing.run, standing.success, rescored=False)
-        stack.enter_context(Lease(run))
-        success = run.read_success()
-        if success is not None:  # committed by another driver since
-            refuse_difference(run, run.read_run() or {}, plan_config, score_config, opened)
-            return _finish(run, success, rescored=False)
-        cluster = Cluster(job, verbose=verbose)
-        with cluster if listed is None or listed.num_to_score else nullcontext():
-            settings = planned(target, plan_config, access, fresh=fresh, drafted=listed)
-            settings = _scoring(run, settings, score_config, job, opened)
-            planned_s = time.monotonic() - began
-            work = _work(run, settings, plan_config, score_config, opened, access)
-            carrier = Carrier(settings["reuse"], options) if work.num_carried else None
-            devices, timings = _stage(run, work, cluster)
-            timings = {"plan": planned_s, **timings}
-            with step("commit", settings["listing"]["num_images"]) as shown:
-                success = commit(run, work, devices, timings, began, job.max_error_rate, shown, carrier)
-        return _finish(run, success, rescored=True)
+        if standing and not (listed and listed.is_new(standing, plan_config, scheduled=scheduled)):
+            return _finish(standing.run, standing.success, rescored=False)
+        stack.enter_context(Lease(target.run))
+        success = _finished(target.run, asked, fresh=fresh)
+        if success is not None:  # by another driver since
+            return _finish(target.run, success, rescored=False)
+        with (
+            Cluster(job, verbose=verbose)
+            if listed is None or listed.num_to_score
+            else nullcontext() as cluster
+        ):
+            settings = planned(target, asked, fresh=fresh, drafted=listed)
+            settings = _scoring(target.run, settings, score_config, job, opened)
+            work = _work(target.run, settings, plan_config, score_config, opened, access)
+            success = _score_and_commit(target.run, work, settings, cluster, began, job.max_error_rate)
+        return _finish(target.run, success, rescored=True)
+
+
+def _finished(run: RunDir, asked: Asked, *, fresh: bool) -> dict[str, Any] | None:
+    """What `_SUCCESS` of the run says, if it is committed. Raises UsageError where it is another run's."""
+    success = run.read_success()
+    if success is not None and fresh:
+        run.clear()  # which refuses a committed run
+    if success is not None or not fresh:
+        refuse_difference(run, run.read_run() or {}, asked)
+    return success
+
+
+def _score_and_commit(
+    run: RunDir,
+    work: Work,
+    settings: Settings,
+    cluster: Cluster | None,
+    began: float,
+    max_error_rate: float,
+) -> dict[str, Any]:
+    """Score what is not staged yet, and commit; what `_SUCCESS` says then."""
+    planned_s = time.monotonic() - began
+    devices, timings = _stage(run, work, cluster)
+    carrier = Carrier(settings, work.access.options) if work.num_carried else None
+    for one in carrier.runs if carrier else ():
+        devices.update(one.success["devices"])
+    timings = {"plan": planned_s, **timings}
+    with step("commit", work.num_images + work.num_carried) as shown:
+        return commit(run, work, dict(devices), timings, began, max_error_rate, shown, carrier)
 
 
 def _scoring(
@@ -142,14 +165,10 @@ def _scoring(
         "score": as_dict(config),
         "job": as_dict(job),
         "checkpoint": {"path": opened.path, "digest": opened.digest, "card": opened.card_dict()},
-        "shard_size": shard_size(_num_to_score(settings), opened.card.input_size),
+        "shard_size": shard_size(num_to_score(settings), opened.card.input_size),
     }
     write_json(run.run_json, settings)
     return settings
-
-
-def _num_to_score(settings: Settings) -> int:
-    return int(settings["listing"]["num_images"] - settings["reuse_counts"].get("carried", 0))
 
 
 def _work(
@@ -168,15 +187,15 @@ def _work(
         digest=opened.digest,
         config=score_config,
         clock=Clock.parse(plan_config.timezone, datetime.fromisoformat(settings["created_at"])),
-        num_images=_num_to_score(settings),
-        num_carried=settings["reuse_counts"].get("carried", 0),
+        num_images=num_to_score(settings),
         shard_size=settings["shard_size"],
         access=access,
         keep_column=plan_config.keep_column,
+        num_carried=settings["reuse_counts"]["carried"],
     )
 
 
-def _stage(run: RunDir, work: Work, cluster: Cluster) -> tuple[dict[str, int], dict[str, float]]:
+def _stage(run: RunDir, work: Work, cluster: Cluster | None) -> tuple[Counter[str], dict[str, float]]:
     """Score every shard that is not staged; shards by device, and seconds by phase."""
     done = staging.staged(run.staging, work.run_id)
     statuses: Counter[str] = Counter()
@@ -188,7 +207,7 @@ def _stage(run: RunDir, work: Work, cluster: Cluster) -> tuple[dict[str, int], d
     pending = [shard for shard in range(work.num_shards) if shard not in done]
     if done:
         say(f"resume: {len(done):,} of {work.num_shards:,} shards are staged")
-    if pending:
+    if pending and cluster:
         began = time.monotonic()
         cluster.ready()
         with step("score", work.num_images) as shown:
@@ -205,7 +224,7 @@ def _stage(run: RunDir, work: Work, cluster: Cluster) -> tuple[dict[str, int], d
                 event("shard", images=num_images, **asdict(item))
                 shown.advance(num_images)
         timings["score"] = time.monotonic() - began - timings["start"]
-    return dict(devices), timings
+    return devices, timings
 
 
 def _finish(run: RunDir, success: dict[str, Any], *, rescored: bool) -> Result:

@@ -10,6 +10,8 @@ STATUSES = (
     "score_error",
 )  # fmt: skip
 """Every image has exactly one. All but `ok` are failures, each with its reason in `error`."""
+MAY_HEAL = ("missing", "read_error", "timeout", "score_error")
+"""Failures that an image may not have when it is read again."""
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 

@@ -5,6 +5,7 @@ and everything else interrupted. How far a running one is stands in its lease, r
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import dropwhile
@@ -14,8 +15,8 @@ from maskbatch import staging
 from maskbatch.committed import open_committed
 from maskbatch.errors import UsageError
 from maskbatch.lease import STALE_S, is_live, read_lease
-from maskbatch.progress import line, live
-from maskbatch.rundir import RunDir, names
+from maskbatch.progress import line
+from maskbatch.rundir import Location, RunDir, names, reason
 from maskbatch.schema import STATUSES
 from maskbatch.terminal import plus
 from maskbatch.versions import versions
@@ -65,30 +66,48 @@ def _read(run: RunDir) -> Status:
         out=str(run.path),
         state="running" if running else "interrupted",
         driver=driver,
-        planned=settings.get("listing", {}).get("num_images"),
     )
+    with _undamaged(run.run_json):
+        if "listing" in settings or "score" in settings:
+            status.planned = int(settings["listing"]["num_images"])
     if run.success.exists():
         success = open_committed(run).success
-        status.state = "committed"
-        status.planned, status.statuses = success["planned"], success["statuses"]
-        status.exit_code, status.whole_s = success["exit_code"], success["timings_s"]["whole"]
-        status.committed_at = datetime.fromisoformat(success["committed_at"])
+        with _undamaged(run.success):
+            _read_success(status, success)
     elif driver and running:
         status.statuses = driver["statuses"]
     elif "score" in settings:
-        num_to_score = status.planned - settings.get("reuse_counts", {}).get("carried", 0)
-        status.num_shards = -(-num_to_score // settings["shard_size"])
+        with _undamaged(run.run_json):
+            num_to_score = settings["listing"]["num_images"] - settings["reuse_counts"]["carried"]
+            status.num_shards = len(range(0, num_to_score, settings["shard_size"]))
         status.staged_shards = sum(map(bool, map(staging.NAME.fullmatch, names(run.staging))))
     elif status.planned is not None:
         status.state = "planned"
     return status
 
 
+def _read_success(status: Status, success: Mapping[str, Any]) -> None:
+    status.state = "committed"
+    status.planned = success["planned"]
+    status.statuses = {name: int(number) for name, number in success["statuses"].items()}
+    status.exit_code, status.whole_s = int(success["exit_code"]), float(success["timings_s"]["whole"])
+    status.committed_at = datetime.fromisoformat(success["committed_at"])
+
+
+@contextmanager
+def _undamaged(path: Location) -> Iterator[None]:
+    """Raises UsageError where the values of a JSON file are not, to the block, as maskbatch wrote them."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+        raise UsageError(f"{path} is damaged: {what}; restore it") from error
+
+
 def _driver(held: Mapping[str, Any], alive: bool) -> dict[str, Any]:
-    renewed = datetime.fromisoformat(held["expires_at"]) - timedelta(seconds=STALE_S)
-    age_s = max(0, round((datetime.now(UTC) - renewed).total_seconds()))  # clocks differ
-    who = {"pid": held["pid"], "host": held["host"], "alive": alive, "age_s": age_s}
-    return {**who, **held.get("live", live())}  # no `live` in the lease of an older maskbatch
+    expired_s = (datetime.now(UTC) - datetime.fromisoformat(held["expires_at"])).total_seconds()
+    age_s = max(0, round(expired_s + STALE_S))  # clocks differ
+    return {"pid": held["pid"], "host": held["host"], "alive": alive, "age_s": age_s, **held["live"]}
 
 
 def lines(status: Status) -> Iterator[str]:

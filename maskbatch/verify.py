@@ -153,7 +153,9 @@ def _columns(name: str, expected: pa.Schema | None, got: pa.Schema) -> list[Diff
 
 def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
     """Whether run.json and the plan are the committed ones: else nothing can be compared with them."""
-    target = pa.schema([schema.PLAN.field("id")])
+    target = pa.schema([schema.PLAN.field(name) for name in ("id", "reuse_run", "reuse_id")])
+    first_carried = one.success["planned"] - (one.success.get("carried") or 0)
+    num_reused = len(one.settings.get("reuse", ()))
     num_rows = 0
     for item in sorted(one.success["files"], key=lambda item: str(item["name"])):
         if item["name"].startswith("scores/"):
@@ -165,6 +167,8 @@ def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
             found += [
                 Difference(item["name"], int(ids[k]), "id", str(num_rows + k), str(ids[k])) for k in wrong
             ]
+            if rows is not None and not len(wrong):
+                found += _check_reuse(item["name"], rows, first_carried, num_reused)
             num_rows += len(ids)
         else:
             found = _read(one, item)[1]
@@ -176,6 +180,25 @@ def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
             "_SUCCESS", "planned", f"{num_rows:,} (rows of the plan)", f"{one.success['planned']:,}"
         )
     return result.verified
+
+
+def _check_reuse(name: str, rows: pa.Table, first_carried: int, num_reused: int) -> list[Difference]:
+    """The first row of the plan that is carried over where it should not be, or from no reused run."""
+    ids = rows["id"].to_numpy()
+    from_run = pc.fill_null(rows["reuse_run"], -1).to_numpy()
+    sound = (from_run >= 0) & (from_run < num_reused) & (pc.fill_null(rows["reuse_id"], -1).to_numpy() >= 0)
+    scored = pc.and_(pc.is_null(rows["reuse_run"]), pc.is_null(rows["reuse_id"])).to_numpy()
+    expected = np.where(ids >= first_carried, sound, scored)
+    return [
+        Difference(
+            name,
+            int(ids[k]),
+            "reuse_run",
+            f"one of {num_reused} runs" if ids[k] >= first_carried else "None",
+            str(rows["reuse_run"][int(k)].as_py()),
+        )
+        for k in np.flatnonzero(~expected)[:1]
+    ]
 
 
 def _check_scores(

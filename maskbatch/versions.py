@@ -14,17 +14,21 @@ from maskbatch.progress import say
 from maskbatch.rundir import Location, RunDir
 
 VERSION = re.compile(r"(?P<first>.+)\.v(?P<number>[1-9]\d*)")
+LOOK_AHEAD = 2
+"""Numbers in a row that may be missing, or taken by other runs, before no higher version is looked for."""
 
 
 def versions(run: RunDir) -> list[RunDir]:
     """The versions that were begun, oldest first, of the run named or of the one that it is a version of."""
-    first = RunDir(first_of(run.path, run.read_run() or {}) if run.run_json.exists() else run.path)
-    found: list[RunDir] = []
+    first = RunDir(first_of(run.path, _settings(run)))
+    found = {number_of(run.path, _settings(run)): run} if run.run_json.exists() else {}
+    last = 0
     for number in count(1):
+        if number > last + LOOK_AHEAD:
+            return [version for _, version in sorted(found.items())]
         version = _numbered(first, number)
-        if not version.run_json.exists():
-            return found
-        found.append(version)
+        if version.run_json.exists() and (number == 1 or _settings(version).get("replaces")):
+            found[number], last = version, number
     raise AssertionError  # count() does not end
 
 
@@ -44,12 +48,17 @@ def next_version(run: RunDir) -> tuple[RunDir, RunDir | None]:
     An unfinished highest version is gone on with, never skipped.
     """
     found = versions(run)
-    committed = [version.success.exists() for version in found]
-    if not any(committed):
+    committed = [version for version in found if version.success.exists()]
+    if not committed:
         return (found or [run])[-1], None
-    if committed[-1]:
-        return _numbered(found[0], len(found) + 1), found[-1]
-    return found[-1], [version for version, done in zip(found, committed, strict=True) if done][-1]
+    if committed[-1] is not found[-1]:
+        return found[-1], committed[-1]
+    first = RunDir(first_of(run.path, _settings(run)))
+    if not first.path.name:
+        raise UsageError(f"{first.path}: the top of a bucket has no versions; name a folder in it")
+    last = number_of(found[-1].path, _settings(found[-1]))
+    numbers = (_numbered(first, number) for number in count(last + 1))
+    return next(version for version in numbers if not version.run_json.exists()), found[-1]
 
 
 def chosen(runs: Sequence[RunDir], *, take_latest: bool) -> list[RunDir]:
@@ -75,6 +84,10 @@ def number_of(path: Location, settings: Mapping[str, Any]) -> int:
     """1 for a first version, 2 for `.v2` ..."""
     match = VERSION.fullmatch(path.name) if settings.get("replaces") else None
     return int(match["number"]) if match else 1
+
+
+def _settings(run: RunDir) -> Mapping[str, Any]:
+    return (run.read_run() or {}) if run.run_json.exists() else {}
 
 
 def _numbered(first: RunDir, number: int) -> RunDir:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from samples import speckle, stage_run, write_files
 
+from jobs import audit_month
 from jobs.audit_month import audit
 from jobs.nights import Schedule
 from maskbatch.checkpoint import Checkpoint
@@ -108,6 +109,23 @@ def test_a_month_that_its_nights_have_whole_needs_no_cluster(whole: Schedule) ->
     found = audit(whole, MONTH, sample=5)
     assert (found["carried"], found["overall"]["listed"]) == (18, 18)
     assert found["verification"]["verified"] and found["verification"]["sampled"] == 5
+
+
+def test_an_unfinished_month_of_other_settings_goes_on_when_thrown_away(
+    whole: Schedule, discerning: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (archive,) = whole.values["archives"]
+    month = {"since": "2026-10-01", "until": "2026-11-01"}
+    stage_run(tmp_path / "Europe" / "Paris" / MONTH, Path(archive), discerning, **month)
+
+    def run(**flags: bool) -> int:
+        toml = tmp_path / "nightly.toml"
+        return audit_month.main([archive], MONTH, str(tmp_path), toml, sample=0, as_json=True, **flags)
+
+    with pytest.raises(UsageError, match="--fresh throws it away"):
+        run()
+    code, found = run(fresh=True), json.loads(capsys.readouterr().out)
+    assert (code, found["carried"], found["overall"]["listed"]) == (found["exit_code"], 18, 18)
 
 
 def test_a_difference_is_exit_code_1_and_stands_in_the_bundle(whole: Schedule) -> None:

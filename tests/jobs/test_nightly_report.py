@@ -1,15 +1,17 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import Run, read_scores, speckle, stage_run, write_files
+from samples import Run, read_scores, speckle, stage_run, with_exif_time, write_files
 
 from jobs import nightly_report
 from jobs.nightly_report import report_nights
@@ -174,6 +176,125 @@ def test_a_night_that_fails_is_said_and_the_others_go_on(
     assert [night["exit_code"] for night in found["nights"]] == [2, 4]
     assert found["exit_code"] == 2
     assert f"2026-10-02: {found['nights'][0]['error']}" in capfd.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def staged(discerning: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Four nights that are scored, the last one without a snapshot, and a cluster that is not there.
+
+    One image says when it was taken by EXIF alone, and one not at all: both are in every night's run.
+    """
+    root = tmp_path_factory.mktemp("staged")
+    nights = NIGHTS[:3]
+    files = {f"gate-1/{night}/12{k:02d}00.jpg": speckle(k) for night in nights for k in range(9)}
+    files |= {"extra/late.jpg": speckle(50), "extra/exif.jpg": with_exif_time("2026:10:02 12:00:00")}
+    place = Place(write_files(root / "archive", files), root / "base", root / "nightly.toml")
+    return stage_nights(place, discerning, "{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg", 4)
+
+
+def stage_nights(place: Place, checkpoint: Checkpoint, layout: str, number: int) -> Place:
+    for since, until in pairwise(NIGHTS[: number + 1]):
+        limits = {"since": since, "until": until, "margin_days": 1}
+        stage_run(place.nights / since, place.archive, checkpoint, layout=layout, **limits).commit()
+    place.toml.write_text(
+        f"layout = '{layout}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{checkpoint.path}'\ndtype = 'float32'\n"
+        "address = 'ray://127.0.0.1:9'\n"
+    )
+    return place
+
+
+@pytest.fixture
+def nights(staged: Place, tmp_path: Path) -> Place:
+    """A copy of them, to be added to; the archive stays where it is."""
+    shutil.copytree(staged.base, tmp_path / "base")
+    return Place(staged.archive, tmp_path / "base", staged.toml)
+
+
+def test_an_image_of_unknown_time_is_in_no_comparison_and_one_of_exif_in_that_of_its_night(
+    nights: Place,
+) -> None:
+    found = report_nights(nights.schedule(), FIRST_NIGHT, LAST_NIGHT)
+    assert [night["overall"]["listed"] for night in found["nights"]] == [11, 11, 11]
+    assert not [
+        alert for night in found["nights"] for alert in night["alerts"] if alert["kind"] == "comparison"
+    ]
+    sides = [side["planned"] for night in found["nights"][1:] for side in night["comparison"]["runs"]]
+    assert sides == [9, 10, 19, 9]
+    trailing = values(nights.nights / "trailing" / "2026-10-03" / "report" / "report.json")
+    assert [row["listed"] for row in trailing["by_day"]] == [9, 10, 9]
+
+
+def test_a_night_of_which_nothing_but_images_of_unknown_time_is_there_is_silent(nights: Place) -> None:
+    silent = LAST_NIGHT + DAY
+    (night,) = report_nights(nights.schedule(), silent, silent)["nights"]
+    (alert,) = night["alerts"]
+    assert (night["exit_code"], alert["kind"], night["overall"]["listed"]) == (4, "snapshots", 2)
+    assert "comparison" not in night
+
+
+def cut_run_json(night: Path) -> Path:
+    os.truncate(night / "run.json", 40)
+    return night / "run.json"
+
+
+def drop_the_digest(night: Path) -> Path:
+    settings = values(night / "run.json")
+    del settings["checkpoint"]["digest"]
+    (night / "run.json").write_text(json.dumps(settings))
+    return night / "run.json"
+
+
+def spoil_rows(night: Path) -> Path:
+    path = next((night / "scores").rglob("*.parquet"))
+    path.write_bytes(b"x" * path.stat().st_size)
+    return path
+
+
+@pytest.mark.parametrize("damage", [cut_run_json, drop_the_digest, spoil_rows])
+def test_a_damaged_night_is_named_and_left_out_and_silences_no_later_one(
+    nights: Place, damage: Callable[[Path], Path]
+) -> None:
+    damaged = damage(nights.nights / "2026-10-01")
+    (night,) = report_nights(nights.schedule(alert_below=1.0), LAST_NIGHT, LAST_NIGHT)["nights"]
+    alerts = {alert["kind"]: alert["sentence"] for alert in night["alerts"]}
+    assert night["exit_code"] == 4 and alerts.keys() == {"compliance", "comparison"}
+    assert alerts["comparison"].startswith(f"compared without the night of 2026-10-01: {damaged}")
+    assert night["comparison"]["runs"][0]["path"] == str(nights.nights / "2026-10-02")
+    assert values(nights.nights / "trailing" / "2026-10-03" / "alerts.json")["alerts"] == night["alerts"]
+
+
+def test_nights_that_do_not_add_up_are_an_alert_beside_those_of_the_night(nights: Place) -> None:
+    shutil.copytree(nights.nights / "2026-10-01", nights.nights / "2026-09-30")
+    (night,) = report_nights(nights.schedule(alert_below=1.0), LAST_NIGHT, LAST_NIGHT)["nights"]
+    assert [alert["kind"] for alert in night["alerts"]] == ["compliance", "comparison"]
+    assert "9 of its images are in another run too" in night["alerts"][1]["sentence"]
+    assert night["exit_code"] == 4 and "comparison" not in night
+
+
+def test_a_night_of_which_some_images_were_deleted_is_not_replaced_by_what_came_late(nights: Place) -> None:
+    late = nights.archive / "gate-1/2026-10-02/235900.jpg"
+    deleted = late.with_name("120000.jpg")
+    kept = deleted.read_bytes()
+    deleted.unlink()
+    late.write_bytes(speckle(70))
+    try:
+        (night,) = report_nights(nights.schedule(), date(2026, 10, 2), date(2026, 10, 2))["nights"]
+    finally:
+        late.unlink()
+        deleted.write_bytes(kept)
+    assert night["run"] == str(nights.nights / "2026-10-02") and not night["rescored"]
+    assert night["overall"]["listed"] == 11
+
+
+def test_a_night_stands_when_every_dated_folder_was_deleted(discerning: Checkpoint, tmp_path: Path) -> None:
+    files = {f"{NIGHTS[0]}/gate-1_12000{k}.jpg": speckle(k) for k in range(3)}
+    files[f"{NIGHTS[0]}/gate-1_120009.jpg"] = b"broken"
+    archive = write_files(tmp_path / "archive", files)
+    place = Place(archive / "{date:%Y-%m-%d}", tmp_path / "base", tmp_path / "nightly.toml")
+    stage_nights(place, discerning, "{captured_at:%Y-%m-%d}/{camera}_*.jpg", 1)
+    shutil.rmtree(archive / NIGHTS[0])
+    (night,) = report_nights(place.schedule(), FIRST_NIGHT, FIRST_NIGHT)["nights"]
+    assert (night["exit_code"], night["overall"]["listed"], night["rescored"]) == (3, 4, False)
 
 
 def test_a_path_of_the_neighbouring_day_is_looked_into(

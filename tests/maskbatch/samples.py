@@ -158,10 +158,12 @@ def stage_shard(work: Work, shard: int, card: Card, classifier: Classifier) -> d
     return staging.write_shard(work.run.staging, shard, table, "cpu/float32", work.run_id)
 
 
-def with_exif_time(time: str) -> bytes:
+def with_exif_time(time: str, offset: str | None = None) -> bytes:
     """A sound JPEG that its camera says it took at `time`."""
     exif = Image.Exif()
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = time
+    if offset:
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.OffsetTimeOriginal] = offset
     return encode(draw(1), exif=exif)
 
 

@@ -153,6 +153,33 @@ def test_what_a_fall_says_and_when_none_is_judged() -> None:
     assert camera_fall_alerts(few, "2026-11-01") == []
 
 
+@pytest.mark.parametrize(
+    ("site", "camera", "name"),
+    [("north", "1", "north/1"), (None, "1", "unknown/1"), (None, None, "unknown/unknown")],
+)
+def test_a_single_camera_whatever_its_name_is_judged_against_its_own_days(
+    site: str | None, camera: str | None, name: str
+) -> None:
+    rates = np.full((29, 1), 0.9)
+    rates[-1] = 0.2
+    rows = nights(rates, seed=1)
+    for column, value in (("site", site), ("camera", camera)):
+        rows = rows.set_column(rows.column_names.index(column), column, [pa.array([value] * 29, pa.string())])
+    (alert,) = camera_fall_alerts(rows, "2026-11-01")
+    assert (alert["site"], alert["camera"]) == (site, camera)
+    assert alert["sentence"].startswith(f"{name}: compliance fell from ")
+
+
+def test_a_camera_without_a_name_is_kept_apart_from_others() -> None:
+    rates = np.full((29, 3), 0.9)
+    rates[-1, 2] = 0.2
+    rows = nights(rates, seed=1).to_pylist()
+    names = {"gate-0": ("north", None), "gate-1": (None, "2"), "gate-2": (None, None)}
+    rows = [row | dict(zip(("site", "camera"), names[row["camera"]], strict=True)) for row in rows]
+    (alert,) = camera_fall_alerts(pa.Table.from_pylist(rows), "2026-11-01")
+    assert (alert["site"], alert["camera"]) == (None, None)
+
+
 def test_a_fall_over_all_alerts_where_it_is_sure_and_matters() -> None:
     overall = {"p": 0.01, "difference": -0.05, "compliance_first": 0.95, "compliance_second": 0.9}
     for changes, number in (({}, 1), ({"p": 0.06}, 0), ({"p": None}, 0), ({"difference": -0.009}, 0)):

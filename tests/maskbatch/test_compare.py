@@ -276,6 +276,21 @@ def test_several_runs_together_compare_like_one_over_all_their_images(
         compare(nights, nights[1])
 
 
+def test_nights_compared_by_their_own_days_leave_out_the_images_of_unknown_time(
+    month: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    days = [f"2026-10-0{day}" for day in (1, 2, 3, 4)]
+    runs = [
+        period(tmp_path / since, month, checkpoint, since=since, until=until)
+        for since, until in pairwise(days)
+    ]
+    made = compare(runs[:2], runs[2], own_days=True)
+    timed = [int(labels_of(run)["captured_local"].notna().sum()) for run in runs]
+    assert (made.shared, made.only_first, made.only_second) == (0, timed[0] + timed[1], timed[2])
+    assert [side["planned"] for side in made.runs] == [timed[0] + timed[1], timed[2]]
+    assert made.overall["num_clusters"] == 3  # cameras of the last night
+
+
 def test_what_cannot_be_compared_is_refused_in_one_sentence(
     committed: Run, other: Run, staged: Run, month: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_one_file_serves_score_and_report(tmp_path: Path) -> None:
         ("batch_size = ", "cannot be read as TOML"),
         ("bach_size = 3", "'bach_size' is no setting"),
         ("archives = ['/a']", "'archives' is no setting"),
+        ("own_days = true", "'own_days' is no setting"),
         ("batch_size = '3'", "an? (int|whole number|integer) expected"),
         ("batch_size = true", "an? (int|whole number|integer) expected"),
         ("max_error_rate = 'x'", "a (float|number) expected"),

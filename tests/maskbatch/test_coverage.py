@@ -108,6 +108,17 @@ def test_one_night_is_held_to_the_pace_of_its_own_hours() -> None:
     assert (gap["from"].hour, gap["to"].hour, gap["missing"]) == (13, 15, 24)
 
 
+@pytest.mark.parametrize(
+    ("counts", "cadence_s"), [([1], None), ([5, 14], None), ([12, 0, 5, 14], None), ([20, 25], 3600 / 21.25)]
+)
+def test_a_night_of_a_few_images_far_apart_has_its_numbers_and_no_warning(
+    counts: list[int], cadence_s: float | None
+) -> None:
+    (camera,) = covered({("1", 3, 8 + hour): count for hour, count in enumerate(counts)})["by_camera"]
+    assert (camera["snapshots"], camera["cadence_s"]) == (sum(counts), cadence_s)
+    assert (camera["coverage"] is None) is (cadence_s is None)
+
+
 def test_what_is_expected_can_be_said() -> None:
     found = covered(month(), "1/5min@06-22")
     assert (found["by_camera"][0]["source"], found["gaps"]) == ("expected", [])

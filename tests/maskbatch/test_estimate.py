@@ -196,6 +196,14 @@ def write_cluster(path: Path, change: Callable[[dict[str, Any]], object] = lambd
         (lambda c: c["available_node_types"]["cpu"].update(min_workers=4), "min_workers is more"),
         (lambda c: c["available_node_types"]["cpu"]["resources"].update(CPU=0), "no CPU between them"),
         (lambda c: c.update(max_workers=2), "max_workers 2 is less than the 3"),
+        (lambda c: c.update(max_workers="3"), "max_workers '3', a whole number"),
+        (lambda c: c.update(head_node_type=["head"]), r"head_node_type \['head'\], one of .*: cpu, head"),
+        (lambda c: c.update(head_node_type="heads"), "head_node_type 'heads'"),
+        (lambda c: c.pop("head_node_type"), "head_node_type None"),
+        (lambda c: c["available_node_types"].update(cpu=[8]), "cpu has no resources"),
+        (lambda c: c["available_node_types"]["cpu"].update(resources=8), "cpu has no resources"),
+        (lambda c: c["available_node_types"]["cpu"]["resources"].update(CPU=-8), "CPU -8, a whole number"),
+        (lambda c: c["available_node_types"]["cpu"]["resources"].update(GPU="1"), "GPU '1', a whole number"),
     ],
 )
 def test_a_cluster_file_that_does_not_say_its_size_is_refused(
@@ -207,7 +215,7 @@ def test_a_cluster_file_that_does_not_say_its_size_is_refused(
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("text", [None, "a: [", "just words"])
+@pytest.mark.parametrize("text", [None, "a: [", "just words", "a: 2026-13-01"])
 def test_a_cluster_file_that_is_none_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "cluster.yaml"
     if text is not None:

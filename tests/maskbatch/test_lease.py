@@ -15,13 +15,13 @@ from botocore.exceptions import EndpointConnectionError
 from maskbatch import lease as lease_module
 from maskbatch.errors import RunLockedError
 from maskbatch.lease import Lease, is_live, read_lease
-from maskbatch.progress import step
+from maskbatch.progress import live, step
 from maskbatch.rundir import Location, RunDir, folder, names, whole, write_json
 
 
 def held(**changes: Any) -> dict[str, Any]:
     expires = datetime.now(UTC) + timedelta(seconds=100)
-    values = {"owner": "other", "host": socket.gethostname(), "pid": os.getpid(), "live": {}}
+    values = {"owner": "other", "host": socket.gethostname(), "pid": os.getpid(), "live": live()}
     return values | {"expires_at": expires.isoformat()} | changes
 
 
@@ -86,10 +86,28 @@ def test_the_lease_of_a_dead_process_is_taken_over(run: RunDir, dead_pid: int) -
 
 
 @pytest.mark.parametrize(
-    "text", [json.dumps(held(expires_at=PAST)), "", "{", "{}", "[]"]
-)  # fmt: skip
+    "text",
+    [
+        *("", "{", "{}", "[]"),
+        *map(
+            json.dumps,
+            [
+                held(expires_at=PAST),
+                held(expires_at="2999-01-01T00:00:00"),
+                held(expires_at=4e9),
+                held(owner=None),
+                *(held(pid=pid) for pid in (None, str(os.getpid()), 0, -1, 10**20)),
+                *(held(live=value) for value in (None, "score", {}, {"phase": "score"})),
+                *(held(live=live() | {"statuses": value}) for value in (None, {"ok": "5"})),
+                held(live=live() | {"eta_s": 10**20}),
+            ],
+        ),
+    ],
+)
 def test_an_expired_or_unreadable_lease_is_taken_over(run: RunDir, text: str) -> None:
     write(run, text)
+    found = read_lease(run)
+    assert found is None or not is_live(found)
     with Lease(run) as lease:
         assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from samples import CLASSES, Run, speckle, stage_run, write_files
+from samples import CLASSES, Run, speckle, stage_run, with_exif_time, write_files
 from test_tables import COUNTS
 
 from maskbatch import report as report_module
@@ -139,6 +139,37 @@ def test_a_month_of_nightly_runs_gives_the_report_of_one_run_of_the_month(
     assert [row["uri"] for row in rows[0]] == [row["uri"] for row in rows[1]]
 
 
+def test_nights_of_an_archive_with_images_of_unknown_time_add_up_by_their_own_days(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    files = {
+        f"north/gate-1/2026-10-{day:02d}/{6 + k:02d}0000.jpg": speckle(100 * day + k)
+        for day in (1, 2, 3)
+        for k in range(3)
+    }
+    files |= {"extra/late.jpg": speckle(0), "extra/exif.jpg": with_exif_time("2026:10:02 12:00:00")}
+    archive = write_files(tmp_path / "archive", files)
+    runs = []
+    for since, until in pairwise([None, "2026-10-02", "2026-10-03", "2026-10-04"]):
+        run = stage_run(tmp_path / f"{until}", archive, checkpoint, since=since, until=until)
+        assert run.commit()["planned"] == 5
+        runs.append(run.run)
+    with pytest.raises(UsageError, match="2 of its images are in another run too"):
+        make_report(runs, tmp_path / "refused")
+    report = make_report(runs, tmp_path / "report", ReportConfig(own_days=True))
+    assert report.values["settings"]["own_days"]
+    assert [(row["date"], row["listed"]) for row in report.values["by_day"]] == [
+        ("2026-10-01", 3), ("2026-10-02", 4), ("2026-10-03", 3),
+    ]  # fmt: skip
+    late = stage_run(tmp_path / "late", archive, checkpoint, since="2026-10-04", until="2026-10-05")
+    late.commit()
+    with pytest.raises(UsageError, match="late: no image there is of a day that was asked for"):
+        make_report([late.run], tmp_path / "none", ReportConfig(own_days=True))
+    assert (
+        make_report([*runs, late.run], tmp_path / "all", ReportConfig(own_days=True)).overall["listed"] == 10
+    )
+
+
 def test_both_figures_are_given_where_images_are_left_out(
     nightly: tuple[Run, list[Run]], tmp_path: Path
 ) -> None:
@@ -263,6 +294,18 @@ def test_a_damaged_run_is_named_in_one_sentence(
     run = committed.copy(tmp_path / "run").run
     (tmp_path / "run" / name).write_text(values)
     with pytest.raises(UsageError, match=name):
+        make_report([run], tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    ("part", "key"), [("plan", "timezone"), ("checkpoint", "digest"), ("checkpoint", "card")]
+)
+def test_settings_that_lack_a_part_are_named(committed: Run, tmp_path: Path, part: str, key: str) -> None:
+    run = committed.copy(tmp_path / "run").run
+    settings: dict[str, Any] = run.read_run() or {}
+    del settings[part][key]
+    write_json(run.run_json, settings)
+    with pytest.raises(UsageError, match=rf"run\.json is damaged: it lacks '{key}'"):
         make_report([run], tmp_path / "report")
 
 

@@ -1,5 +1,6 @@
 """What earlier runs hold unchanged is carried over: the table is the one that scoring everything gives."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from samples import LAYOUT, read_scores, speckle, stage_shard, with_exif_time, write_files
 
 from maskbatch import plan, runner
@@ -76,9 +79,7 @@ def archive(month: Path, tmp_path: Path) -> Path:
 def score(archive: Path, checkpoint: Checkpoint, tmp_path: Path) -> Any:
     def call(out: str, *reuse: str, **changes: Any) -> runner.Result:
         values = {"archives": (str(archive),), "layout": LAYOUT, "timezone": ("Europe/Paris",)} | changes
-        options = {
-            name: values.pop(name) for name in ("fresh", "retry_failed", "checkpoint") if name in values
-        }
+        options = {name: values.pop(name) for name in ("fresh", "scheduled", "checkpoint") if name in values}
         InProcess.scored = 0
         return runner.score(
             str(tmp_path / out),
@@ -90,6 +91,12 @@ def score(archive: Path, checkpoint: Checkpoint, tmp_path: Path) -> Any:
         )
 
     return call
+
+
+def another_checkpoint(checkpoint: Checkpoint, path: Path) -> Path:
+    weights = {name: value * 1.01 for name, value in load_file(checkpoint.path).items()}
+    save_checkpoint(path, open_checkpoint(checkpoint.path).card, weights)
+    return path
 
 
 def table(result: runner.Result) -> pa.Table:
@@ -125,7 +132,10 @@ def test_late_changed_and_failed_images_are_scored_and_all_else_is_carried_over(
     assert table(second).equals(scored_anew(score))
 
 
-def test_nothing_new_makes_no_version_and_gives_the_recorded_code(score: Any, tmp_path: Path) -> None:
+def test_nothing_new_makes_no_version_and_gives_the_recorded_code(
+    score: Any, archive: Path, tmp_path: Path
+) -> None:
+    (archive / "south" / "gone.jpg").unlink()
     first = score("run")
     again = score("run", "run")
     assert InProcess.scored == 0
@@ -155,7 +165,7 @@ def test_an_image_that_failed_before_is_tried_again_when_that_is_asked_for(
     image.rmdir()
     image.write_bytes(data)
     os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert score("run", "run", retry_failed=False).run.path.name == "run"
+    assert score("run", "run", scheduled=True).run.path.name == "run"
     healed = score("run", "run")
     assert healed.run.path.name == "run.v2"
     assert (healed.run.read_run() or {})["reuse_counts"]["failed before"] == 1
@@ -178,12 +188,7 @@ def test_rows_of_another_checkpoint_or_other_settings_are_not_carried_over(
     score: Any, checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     score("run")
-    from safetensors.torch import load_file
-
-    other = tmp_path / "other.safetensors"
-    card = open_checkpoint(checkpoint.path).card
-    weights = {name: value * 1.01 for name, value in load_file(checkpoint.path).items()}
-    save_checkpoint(other, card, weights)
+    other = another_checkpoint(checkpoint, tmp_path / "other.safetensors")
     capsys.readouterr()
     result = score("run", "run", checkpoint=str(other))
     assert InProcess.scored == 102
@@ -196,10 +201,118 @@ def test_carried_rows_follow_the_new_plan_in_what_paths_and_zones_say(score: Any
     score("run")
     changes = {"timezone": ("Asia/Tokyo",), "layout": "{camera}/*/{captured_at:%Y-%m-%d/%H%M%S}.jpg"}
     other = score("run", "run", **changes)
-    assert InProcess.scored == 1
+    assert InProcess.scored == 4  # those without a time in the path, as another zone reads EXIF's otherwise
     assert other.run.path.name == "run.v2"
     assert verify(other.run).verified
     assert table(other).equals(scored_anew(score, **changes))
+
+
+def test_times_of_exif_are_carried_over_to_the_second(score: Any, archive: Path) -> None:
+    times = [
+        ("2026:10:25 02:30:00", "+01:00"),
+        ("2026:10:25 02:30:00", "+02:00"),
+        ("2026:03:29 02:30:00", None),
+    ]
+    files = {f"extra/{k}.jpg": with_exif_time(*time) for k, time in enumerate(times)}
+    write_files(archive, files)
+    score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    second = score("run", "run")
+    assert InProcess.scored == 2
+    assert verify(second.run).verified
+    assert table(second).equals(scored_anew(score))
+
+
+def test_what_a_manifest_corrects_is_new_and_nothing_is_scored_for_it(score: Any, archive: Path) -> None:
+    images = sorted(archive.glob("north/gate-1/*/*.jpg"))[:6]
+    listed = archive / "list.csv"
+
+    def write(camera: str) -> None:
+        rows = [f"{path},{camera},{path.stat().st_mtime_ns}" for path in images]
+        listed.write_text("\n".join(["uri,camera,version", *rows]))
+
+    write("gate-1")
+    score("run", archives=(str(listed),), layout=None)
+    write("gate-9")
+    second = score("run", "run", archives=(str(listed),), layout=None)
+    assert (InProcess.scored, second.run.path.name) == (0, "run.v2")
+    assert set(read_scores(second.run)["camera"].to_pylist()) == {"gate-9"}
+
+
+def test_a_scheduled_call_never_replaces_a_run_by_what_a_purge_left_of_it(
+    score: Any, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = score("run")
+    for path in archive.glob("*/gate-1/2026-10-01"):
+        shutil.rmtree(path)
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    assert score("run", "run", scheduled=True).run == first.run
+    assert (
+        "is not replaced: 11 of its images are in the archive no more, and 1 are new"
+        in capsys.readouterr().err
+    )
+    assert score("run", "run").run.path.name == "run.v2"
+
+
+def test_a_plan_made_without_reuse_is_made_anew_with_it(score: Any, archive: Path, tmp_path: Path) -> None:
+    score("night", until="2026-10-02")
+    config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
+    runner.make_plan(str(tmp_path / "month"), config)
+    result = score("month", "night")
+    assert result.success["carried"] > 0
+    assert verify(result.run).verified
+
+
+def test_out_is_known_by_any_spelling(score: Any, archive: Path, tmp_path: Path) -> None:
+    first = score("run")
+    (tmp_path / "link").symlink_to(first.run.path)
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    assert score("run", "link").run.path.name == "run.v2"
+    assert (
+        score("run", "elsewhere/../run").run.path.name == "run.v3"
+    )  # as the link to nowhere fails each time
+
+
+@pytest.mark.parametrize("change", [{"carried": 3}, {"reuse": []}])
+def test_verify_notices_a_plan_that_says_otherwise_of_what_was_carried(
+    change: dict[str, Any], score: Any, archive: Path
+) -> None:
+    score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    run = score("run", "run").run
+    for path in (run.run_json, run.success):
+        values = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**values, **{k: v for k, v in change.items() if k in values}}))
+    found = verify(run, sample=0)
+    assert [d.id for d in found.differences if d.what == "reuse_run"] == [2]
+
+
+@pytest.mark.parametrize("change", ["another checkpoint", "forged rows"])
+def test_rows_are_only_copied_as_they_were_when_the_plan_was_made_of_them(
+    change: str,
+    score: Any,
+    archive: Path,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    stop = "_scoring" if change == "another checkpoint" else "_score_and_commit"
+    with monkeypatch.context() as broken:
+        broken.setattr(runner, stop, lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
+        with pytest.raises(RunFailedError, match="stopped"):
+            score("run", "run")
+    if change == "another checkpoint":
+        other = another_checkpoint(checkpoint, tmp_path / "other.safetensors")
+        result = score("run", "run", checkpoint=str(other))
+        assert result.success["carried"] == 0 and verify(result.run, checkpoint=str(other)).verified
+        return
+    file = next(path for path in first.run.scores.rglob("*.parquet"))
+    rows = pq.read_table(file)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("camera"), "camera", rows["site"]), file)
+    with pytest.raises(RunFailedError, match=r"was committed, found"):
+        score("run", "run")
 
 
 def test_a_plan_that_no_longer_reads_the_time_from_the_path_asks_exif(score: Any, archive: Path) -> None:
@@ -320,7 +433,7 @@ def test_a_draft_numbers_what_is_to_score_first_and_each_image_once(
         match["reason"] = np.where(carried, CARRIED, NEW)
         match["id"] = np.arange(len(carried)) + 1000
         write = Path(name) / "numbered"
-        plan.write_groups(write, Draft(folder, match, 0).groups(), Step("number", None, "images"))
+        plan.write_groups(write, Draft(folder, match, 0, 0).groups(), Step("number", None, "images"))
         found = read_plan(write, 0, len(carried)).to_pylist()
         plan._read_group.cache_clear()
     assert [row["id"] for row in found] == list(range(len(carried)))

@@ -121,7 +121,7 @@ def test_a_run_in_a_store_is_shown_by_its_plain_url() -> None:
     ("name", "content", "why"),
     [
         ("run.json", "{", "not readable as JSON"),
-        ("run.json", '{"format_version": 99}', "run format 99, 1 expected"),
+        ("run.json", '{"format_version": 99}', "run format 99, 2 expected"),
         ("run.json", "{}", "run format None"),
         ("photo.jpg", "", "not empty and holds no run"),
     ],
@@ -152,6 +152,6 @@ def test_clear_throws_the_run_away_and_keeps_the_lease_and_what_people_corrected
     for part in (run.plan, run.staging, run.scores, run.report, root / "corrections"):
         write_json(part / "x", {})
     run.lease.touch()
-    write_json(run.run_json, {"format_version": 1})
+    write_json(run.run_json, {"format_version": 2})
     run.clear()
     assert names(root) == ["_lease.json", "corrections"]

@@ -148,12 +148,66 @@ def test_a_committed_run_whose_driver_still_lives_is_having_its_report_made(stag
     assert read_status(staged.run).driver is None
 
 
-def test_a_lease_of_an_older_maskbatch_is_read_too(staged: Run) -> None:
-    write_lease(staged.run, age_s=1)
-    held = json.loads(staged.run.lease.read_bytes())
-    del held["live"]
-    write_json(staged.run.lease, held)
-    assert told(staged.run)[1] == "start"
+@pytest.mark.parametrize("changes", [{"live": None}, {"expires_at": "2999-01-01T00:00:00"}, {"pid": "4711"}])
+def test_a_damaged_lease_is_nobodys(changes: dict[str, Any], staged: Run) -> None:
+    write_lease(staged.run, age_s=1, **changes)
+    status = read_status(staged.run)
+    assert (status.state, status.driver) == ("interrupted", None)
+
+
+def test_a_lease_may_have_expired_at_any_time(staged: Run) -> None:
+    write_lease(staged.run, age_s=1, expires_at="0001-01-01T00:00:00+00:00")
+    assert told(staged.run)[1].startswith("process 4711 on gpu-head was last heard of ")
+
+
+GONE: Any = object()
+"""In place of a value that is taken out."""
+
+
+def damage(path: Path, changes: dict[str, Any]) -> None:
+    values = json.loads(path.read_bytes()) | changes
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not GONE}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"listing": GONE}, "it lacks 'listing'"),
+        ({"listing": {}}, "it lacks 'num_images'"),
+        ({"listing": "x"}, ""),
+        ({"listing": {"num_images": "x"}}, ""),
+        ({"reuse_counts": GONE}, "it lacks 'reuse_counts'"),
+        ({"reuse_counts": []}, ""),
+        ({"shard_size": GONE}, "it lacks 'shard_size'"),
+        ({"shard_size": "32"}, ""),
+        ({"shard_size": 0}, ""),
+    ],
+)
+def test_a_damaged_run_json_is_one_sentence(changes: dict[str, Any], what: str, staged: Run) -> None:
+    damage(staged.run.run_json, changes)
+    with pytest.raises(UsageError, match=rf"run\.json is damaged: {what}.*; restore it$"):
+        read_status(staged.run)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *(
+            {name: GONE}
+            for name in ("planned", "statuses", "files", "committed_at", "exit_code", "timings_s")
+        ),
+        *({"committed_at": value} for value in ("soon", 5, None)),
+        *({"timings_s": value} for value in ([], {}, {"whole": "long"})),
+        *({"statuses": value} for value in ([1], {"ok": "many"}, {"ok": None})),
+        {"exit_code": None},
+        {"files": 5},
+    ],
+)
+def test_a_damaged_success_is_one_sentence(changes: dict[str, Any], staged: Run) -> None:
+    staged.commit()
+    damage(staged.run.success, changes)
+    with pytest.raises(UsageError, match=r"_SUCCESS is damaged: .*; restore it$"):
+        read_status(staged.run)
 
 
 @pytest.mark.parametrize("as_json", [True, False])

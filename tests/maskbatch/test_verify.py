@@ -23,9 +23,9 @@ from maskbatch.clock import Clock
 from maskbatch.consistency import _check_as_planned, _check_local_times, check_ids
 from maskbatch.differences import KEPT, Difference, Verification
 from maskbatch.errors import UsageError
-from maskbatch.rescore import HEALING, _compare
+from maskbatch.rescore import _compare
 from maskbatch.rundir import RunDir, write_json
-from maskbatch.schema import STATUSES, TIMESTAMP
+from maskbatch.schema import MAY_HEAL, STATUSES, TIMESTAMP
 from maskbatch.verify import verify
 
 NUM_IMAGES = 102
@@ -603,7 +603,7 @@ def test_another_label_is_a_difference_unless_the_two_best_are_close(gap: float,
     assert found.differences == ([Difference("f", 3, "label of u", "b", "a")] if differs else [])
 
 
-@pytest.mark.parametrize("status", HEALING)
+@pytest.mark.parametrize("status", MAY_HEAL)
 def test_a_failure_that_may_heal_is_counted_and_no_difference(status: str) -> None:
     old = dict.fromkeys(("file", "id", "uri", "sha256", "error")) | {"status": status}
     found = Verification(success_sha256="", seed=0)
@@ -750,7 +750,7 @@ def test_only_a_committed_run_can_be_verified(staged: Run, tmp_path: Path) -> No
         verify(staged.run)
     settings = staged.run.read_run() or {}
     staged.commit()
-    write_json(staged.run.run_json, settings | {"format_version": 2})
+    write_json(staged.run.run_json, settings | {"format_version": 1})
     sign(staged, "run.json")
-    with pytest.raises(UsageError, match="run format 2, 1 expected"):
+    with pytest.raises(UsageError, match="run format 1, 2 expected"):
         verify(staged.run)

@@ -7,13 +7,13 @@ from samples import Run
 
 from maskbatch.committed import open_together
 from maskbatch.errors import UsageError
-from maskbatch.rundir import Location, RunDir, write_json
+from maskbatch.rundir import FORMAT_VERSION, Location, RunDir, remove_tree, write_json
 from maskbatch.versions import chosen, latest, next_version, versions
 
 
 def begin(path: Location, *, replaces: str | None = None, done: bool = True) -> RunDir:
     run = RunDir(path)
-    write_json(run.run_json, {"format_version": 1, "replaces": replaces})
+    write_json(run.run_json, {"format_version": FORMAT_VERSION, "replaces": replaces})
     if done:
         write_json(run.success, {"planned": 0})
     return run
@@ -51,9 +51,24 @@ def test_versions_are_found_from_each_of_them(root: Location) -> None:
 
 
 def test_a_run_that_is_only_called_like_a_version_is_none(root: Location) -> None:
-    begin(root / "model")
-    own = begin(root / "model.v7")
+    first, own = begin(root / "model"), begin(root / "model.v2")
     assert paths(versions(own)) == [str(own.path)]
+    assert str(latest(first).path) == str(first.path)
+    third, replaced = next_version(first)
+    assert (third.path.name, replaced and replaced.path.name) == ("model.v3", "model")
+    begin(third.path, replaces="model")
+    assert paths(versions(first)) == [str(first.path), str(third.path)]
+
+
+@pytest.mark.parametrize("lost", ["run", "run.v2"])
+def test_a_version_that_was_thrown_away_leaves_the_newest_in_its_place(root: Location, lost: str) -> None:
+    begin(root / "run")
+    for number in (2, 3):
+        begin(root / f"run.v{number}", replaces="run" if number == 2 else "run.v2")
+    remove_tree(root / lost)
+    assert latest(RunDir(root / "run")).path.name == "run.v3"
+    assert next_version(RunDir(root / "run"))[0].path.name == "run.v4"
+    assert next_version(RunDir(root / "run.v3"))[0].path.name == "run.v4"
 
 
 def test_the_latest_is_finished_and_where_none_is_it_is_said(root: Location) -> None:

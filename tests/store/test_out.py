@@ -197,7 +197,7 @@ def test_markers_of_a_folder_hold_no_run_and_other_objects_refuse_one(
     put(s3_client, bucket, "october/run/photo.jpg")
     with pytest.raises(UsageError, match=r"is not empty and holds no run \(found 'photo.jpg'\)"):
         run.read_run()
-    write_json(run.run_json, {"format_version": 1})
+    write_json(run.run_json, {"format_version": 2})
     run.clear()
     assert names(run.path) == ["photo.jpg"]
 
