@@ -14,11 +14,20 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from maskbatch.errors import FAILED, INTERRUPTED, RunFailedError, UsageError
+from maskbatch.errors import (
+    ALERT,
+    FAILED,
+    INTERRUPTED,
+    TOO_MANY_FAILED_IMAGES,
+    RunFailedError,
+    UsageError,
+)
 from maskbatch.progress import say
 
 REQUEST_S, SILENCE_S, PAUSE_S, GIVE_UP_S = 60.0, 60.0, 3.0, 900.0
 COMMAND = "python -m jobs.submit"
+FINISHED = {TOO_MANY_FAILED_IMAGES: "many images failed", ALERT: "alert"}
+"""Exit codes of jobs that did all their work, which Ray calls FAILED."""
 
 
 class Client(JobSubmissionClient):  # type: ignore[misc]
@@ -67,11 +76,20 @@ def connect(address: str) -> Client:
     return client
 
 
+def finished(job: JobDetails) -> bool:
+    """Whether it did all its work, and was not stopped or lost on the way."""
+    return job.status == JobStatus.SUCCEEDED or job.driver_exit_code in FINISHED
+
+
 def line(job: JobDetails) -> str:
-    """A job in one line: its id, status, beginning and exit code."""
+    """A job in one line: its id, how it stands or ended, beginning and exit code."""
     began = datetime.fromtimestamp((job.start_time or 0) / 1000, UTC)
-    code = "" if job.driver_exit_code is None else f", exit code {job.driver_exit_code}"
-    return f"{job.submission_id} {job.status}, begun {began:%Y-%m-%d %H:%M:%S} UTC{code}"
+    code, stands = job.driver_exit_code, str(job.status)
+    if code in FINISHED:
+        stands = f"finished, {FINISHED[code]} ({code})"
+    elif code is not None:
+        stands += f", exit code {code}"
+    return f"{job.submission_id} {stands}, begun {began:%Y-%m-%d %H:%M:%S} UTC"
 
 
 class Log:

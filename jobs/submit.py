@@ -36,7 +36,7 @@ from typing import Annotated, Any
 import typer
 from ray.job_submission import JobDetails
 
-from jobs.jobserver import COMMAND, Client, connect, follow, line
+from jobs.jobserver import COMMAND, Client, connect, finished, follow, line
 from maskbatch import cli
 from maskbatch.errors import DONE, RunFailedError, UsageError
 from maskbatch.progress import say
@@ -98,7 +98,9 @@ def sent_files(settings: Settings) -> dict[str, Path]:
         files["requirements.lock"] = settings.requirements
     for path in settings.include:
         if path.is_absolute() or ".." in path.parts:
-            raise UsageError(f"--include {path}: name it by a path below this folder, which it keeps there")
+            raise UsageError(
+                f"--include {path}: name it by a path below the current folder, which it keeps there"
+            )
         files |= {found.as_posix(): found for found in (path, *path.rglob("*"))}
     return {
         name: path
@@ -166,7 +168,7 @@ def submit(settings: Settings, name: str, module: str, arguments: Sequence[str])
     job_id = base if number < 1 else f"{base}-{number + 1}"
     if job is None or job.status.is_terminal():
         if job is not None:
-            say(f"{line(job)}; the next attempt goes on from there")
+            say(f"{line(job)}; " + ("run again" if finished(job) else "the next attempt goes on from there"))
         entrypoint = shlex.join(["python", "-m", "jobs.preflight", module, *arguments])
         send(client, job_id, entrypoint, files, settings.requirements)
     else:
@@ -195,7 +197,8 @@ def main_flags(
         bool, typer.Option("--follow", help="Print the job's log to its end, and exit with its code.")
     ] = False,
     include: Annotated[
-        list[Path] | None, typer.Option(help="A file or folder below this one to send too; repeated.")
+        list[Path] | None,
+        typer.Option(help="A file or folder below the current folder to send too; repeated."),
     ] = None,
     requirements: Annotated[
         Path | None,
@@ -234,6 +237,8 @@ def list_jobs(context: typer.Context) -> None:
     """Show the jobs that were submitted from here, the newest last."""
     jobs = connect(context.obj.address).list_jobs()
     ours = [job for job in jobs if (job.submission_id or "").startswith("maskbatch-")]
+    if not ours:
+        print("no jobs")
     for job in sorted(ours, key=lambda job: job.start_time or 0):
         print(line(job))
 
@@ -242,7 +247,7 @@ def list_jobs(context: typer.Context) -> None:
 def status(context: typer.Context, job_id: JobId) -> None:
     """Show how a job stands, and what it runs."""
     job = connect(context.obj.address).get_job_info(job_id)
-    print(line(job), job.entrypoint, job.message or "", sep="\n")
+    print(line(job), job.entrypoint, "" if finished(job) else job.message or "", sep="\n")
 
 
 @app.command()
@@ -265,6 +270,7 @@ def logs(
 @app.command()
 def stop(context: typer.Context, job_id: JobId) -> None:
     """Stop a job and wait until it has; the same submit goes on from there."""
+    say(f"stopping {job_id}, which may take {STOP_S} s")
     client = connect(context.obj.address)
     client.stop_job(job_id)
     while not (job := client.get_job_info(job_id)).status.is_terminal():

@@ -100,7 +100,8 @@ def _undamaged(path: Location) -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else reason(error)
+        lacks = isinstance(error, KeyError)
+        what = f"it lacks {error}" if lacks else f"a value is not as maskbatch writes it ({reason(error)})"
         raise UsageError(f"{path} is damaged: {what}; restore it") from error
 
 

@@ -115,7 +115,7 @@ def test_an_unfinished_month_of_other_settings_goes_on_when_thrown_away(
     whole: Schedule, discerning: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (archive,) = whole.values["archives"]
-    month = {"since": "2026-10-01", "until": "2026-11-01"}
+    month = {"since": "2026-10-01", "until": "2026-11-01", "layout": whole.values["layout"]}
     stage_run(tmp_path / "Europe" / "Paris" / MONTH, Path(archive), discerning, **month)
 
     def run(**flags: bool) -> int:

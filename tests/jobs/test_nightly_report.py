@@ -189,7 +189,7 @@ def staged(discerning: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     files = {f"gate-1/{night}/12{k:02d}00.jpg": speckle(k) for night in nights for k in range(9)}
     files |= {"extra/late.jpg": speckle(50), "extra/exif.jpg": with_exif_time("2026:10:02 12:00:00")}
     place = Place(write_files(root / "archive", files), root / "base", root / "nightly.toml")
-    return stage_nights(place, discerning, "{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg", 4)
+    return stage_nights(place, discerning, LAYOUT, 4)
 
 
 def stage_nights(place: Place, checkpoint: Checkpoint, layout: str, number: int) -> Place:
@@ -213,12 +213,12 @@ def nights(staged: Place, tmp_path: Path) -> Place:
 def test_an_image_of_unknown_time_is_in_no_comparison_and_one_of_exif_in_that_of_its_night(
     nights: Place,
 ) -> None:
-    found = report_nights(nights.schedule(), FIRST_NIGHT, LAST_NIGHT)
-    assert [night["overall"]["listed"] for night in found["nights"]] == [11, 11, 11]
+    found = report_nights(nights.schedule(), FIRST_NIGHT + DAY, LAST_NIGHT)
+    assert [night["overall"]["listed"] for night in found["nights"]] == [11, 11]
     assert not [
         alert for night in found["nights"] for alert in night["alerts"] if alert["kind"] == "comparison"
     ]
-    sides = [side["planned"] for night in found["nights"][1:] for side in night["comparison"]["runs"]]
+    sides = [side["planned"] for night in found["nights"] for side in night["comparison"]["runs"]]
     assert sides == [9, 10, 19, 9]
     trailing = values(nights.nights / "trailing" / "2026-10-03" / "report" / "report.json")
     assert [row["listed"] for row in trailing["by_day"]] == [9, 10, 9]
@@ -237,20 +237,13 @@ def cut_run_json(night: Path) -> Path:
     return night / "run.json"
 
 
-def drop_the_digest(night: Path) -> Path:
-    settings = values(night / "run.json")
-    del settings["checkpoint"]["digest"]
-    (night / "run.json").write_text(json.dumps(settings))
-    return night / "run.json"
-
-
 def spoil_rows(night: Path) -> Path:
     path = next((night / "scores").rglob("*.parquet"))
     path.write_bytes(b"x" * path.stat().st_size)
     return path
 
 
-@pytest.mark.parametrize("damage", [cut_run_json, drop_the_digest, spoil_rows])
+@pytest.mark.parametrize("damage", [cut_run_json, spoil_rows])
 def test_a_damaged_night_is_named_and_left_out_and_silences_no_later_one(
     nights: Place, damage: Callable[[Path], Path]
 ) -> None:
@@ -311,9 +304,7 @@ def test_a_path_of_the_neighbouring_day_is_looked_into(
     assert (tmp_path / "Asia" / "Tokyo" / "2026-10-02" / "_SUCCESS").exists()
 
 
-def test_a_camera_that_falls_in_one_night_is_an_alert(
-    discerning: Checkpoint, ray_with_a_logical_gpu: None, tmp_path: Path
-) -> None:
+def test_a_camera_that_falls_in_one_night_is_an_alert(discerning: Checkpoint, tmp_path: Path) -> None:
     pool = write_files(tmp_path / "pool", {f"{k:03d}.jpg": speckle(k) for k in range(160)})
     sorted_out = stage_run(tmp_path / "sorted", pool, discerning, layout=None)
     labels: dict[str, list[bytes]] = defaultdict(list)
@@ -321,23 +312,15 @@ def test_a_camera_that_falls_in_one_night_is_an_alert(
         labels[label].append((pool / uri.rpartition("/")[2]).read_bytes())
     good, bad = labels["with_mask"], labels["without_mask"] or labels["incorrect_mask"]
     files = {}
-    for night in range(len(NIGHTS)):
+    for night in range(21):
         for camera in ("gate-1", "gate-2", "gate-3"):
-            failing = 28 if night == len(NIGHTS) - 1 and camera == "gate-2" else 1 + night % 3
+            failing = 28 if night == 20 and camera == "gate-2" else 1 + night % 3
             for k in range(30):
                 chosen = bad if k < failing else good
                 files[f"{camera}/{NIGHTS[night]}/12{k:02d}00.jpg"] = chosen[k % len(chosen)]
-    archive = write_files(tmp_path / "archive", files)
-    layout = "{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg"
-    for since, until in pairwise(NIGHTS):
-        out = tmp_path / "Europe" / "Paris" / since
-        stage_run(out, archive, discerning, layout=layout, since=since, until=until).commit()
-    toml = tmp_path / "nightly.toml"
-    toml.write_text(
-        f"layout = '{layout}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{discerning.path}'\ndtype = 'float32'\n"
-    )
-    schedule = Schedule.read([str(archive)], str(tmp_path), toml, None)
-    *_, quiet, last = map(date.fromisoformat, NIGHTS)
+    place = Place(write_files(tmp_path / "archive", files), tmp_path, tmp_path / "nightly.toml")
+    schedule = stage_nights(place, discerning, LAYOUT, 21).schedule()
+    quiet, last = map(date.fromisoformat, NIGHTS[19:21])
     assert report_nights(schedule, quiet, quiet)["exit_code"] == 0
     found = report_nights(schedule, last, last)
     (alert,) = found["nights"][0]["alerts"]
@@ -345,7 +328,8 @@ def test_a_camera_that_falls_in_one_night_is_an_alert(
     assert alert["rate"] < 0.1 < 0.9 < alert["before"]
 
 
-NIGHTS = [f"2026-10-{day:02d}" for day in range(1, 22)]
+NIGHTS = [f"2026-10-{day:02d}" for day in range(1, 23)]
+LAYOUT = "{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg"
 
 
 def sorted_rows(run: Run) -> tuple[list[str], list[str]]:

@@ -75,7 +75,7 @@ def parse_job(words: list[str]) -> None:
 def job_lines(text: str) -> list[list[str]]:
     """The words after each `python -m`, of commands in prose, comments, units and tables."""
     text = re.sub(r"\\\n\s*", "", text.replace(r"\%", "%").replace("%%", "%"))
-    found = [re.split(r" >> | \|\| |\"$", line)[0] for line in re.findall(r"python -m (jobs\..*)", text)]
+    found = [re.split(r" >>? | \|\| |\"$", line)[0] for line in re.findall(r"python -m (jobs\..*)", text)]
     return [shlex.split(line, comments=True) for line in found]
 
 
@@ -311,6 +311,24 @@ def test_every_pod_meets_the_restricted_standard_that_the_namespace_enforces(pod
 def test_only_the_head_whose_autoscaler_needs_it_has_a_token_of_kubernetes(pod: dict[str, Any]) -> None:
     is_head = pod is GROUPS[0]["template"]
     assert pod["spec"].get("automountServiceAccountToken", True) is is_head
+
+
+def test_every_pod_fits_a_node_of_8_cores_and_16_gb() -> None:
+    # What Google, whose reserve is the largest, leaves of one: 7.9 CPUs and 13.3 GiB, less 0.5 of each for its own pods.
+    for pod in PODS.values():
+        beside = CLUSTER["spec"]["autoscalerOptions"]["resources"] if pod is GROUPS[0]["template"] else None
+        asked = [container["resources"] for container in pod["spec"]["containers"]]
+        requests = [one["requests"] for one in (*asked, *filter(None, [beside]))]
+        assert sum(float(amount(one["cpu"])) for one in requests) <= 7.4
+        assert sum(float(amount(one["memory"])) for one in requests) <= 12.8 * 2**30
+
+
+@pods
+def test_every_pod_may_be_pulled_from_a_private_registry(pod: dict[str, Any]) -> None:
+    accounts = {one["metadata"]["name"]: one for one in MANIFESTS if one["kind"] == "ServiceAccount"}
+    source = accounts.get(pod["spec"].get("serviceAccountName"), pod["spec"])
+    (secret,) = source["imagePullSecrets"]
+    assert f"create secret docker-registry {secret['name']} " in GUIDE
 
 
 def test_kubernetes_repeats_only_what_may_heal_and_never_two_nights_at_once() -> None:

@@ -126,7 +126,8 @@ def test_a_committed_run_says_what_it_counted_and_which_version_replaces_it(stag
     assert first == (
         "is committed: 102 images = ok 98 + missing 1 + unsupported 1 + truncated 2; exit code 0."
     )
-    assert when == f"At {status.committed_at:%Y-%m-%d %H:%M} UTC; the last call took 0:00:00."
+    took = timedelta(seconds=round(success["timings_s"]["whole"]))
+    assert when == f"At {status.committed_at:%Y-%m-%d %H:%M} UTC; the last call took {took}."
     name = run.path.name
     newer = [RunDir(run.path.parent / f"{name}.v{number}") for number in (2, 3)]
     for version, before in zip(newer, (run, newer[0]), strict=True):
