@@ -7,7 +7,8 @@
 
 Give it what jobs.nightly_report was given: rows of the newest finished runs below BASE/<zone> are carried
 over where the image, the checkpoint and the settings are the same, and the rest is scored; where the nights
-have it all, no Ray is started. Call it again: nothing is scored, and the bundle is made anew.
+have it all, no Ray is started. Call it again: nothing is scored, and a bundle that is there stays, unless
+verification finds a difference.
 
 A month that is not over in the default zone is refused: it would be audited with its last days missing.
 Exit codes are those of `maskbatch`: 1 where the run failed or verification found a difference, then the run's
@@ -51,8 +52,15 @@ def audit(
     checked = verify(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
     beside = run.path.parent / f"{run.path.name}.audit.zip"
     place = folder(bundle, schedule.options) if bundle else beside
-    write_bundle(run, checked, place)
-    for line in (*checked.differences, checked, f"{headline(report)}.", f"Bundle: {place}"):
+    kept = place.exists() and not result.rescored and checked.verified
+    if not kept:
+        write_bundle(run, checked, place)
+    for line in (
+        *checked.differences,
+        checked,
+        f"{headline(report)}.",
+        f"Bundle: {place}{', as it was' if kept else ''}",
+    ):
         say(str(line))
     for alert in report.values["alerts"]:
         say(f"ALERT {alert['sentence']}.", "alert")

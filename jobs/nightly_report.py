@@ -15,7 +15,7 @@ makes up for nights that were missed and takes in what was delivered late.
 Alerts: what the night's own report raises; compliance that fell against the 28 nights before; a camera that
 fell further than any camera did on the nights before, 19 of them or more; drift. A night of which no image
 came, while the archive has images of the days beside it, is an alert as well; so is a damaged night among
-those before, which is left out. An archive of which nothing at all is seen is an error: it may not be
+those before, which is left out. An archive of which nothing at all is seen has failed (1): it may not be
 mounted.
 
 Exit codes are those of `maskbatch`; a night that scored and alerts has 4, and 3 beats it. Of several nights
@@ -37,7 +37,15 @@ from maskbatch.committed import Committed, check_digests, open_committed
 from maskbatch.compare import compare
 from maskbatch.config import ReportConfig, make
 from maskbatch.drift import HISTORY_NIGHTS, RECENT_NIGHTS
-from maskbatch.errors import ALERT, DONE, FAILED, MaskbatchError, NoImagesError, UsageError
+from maskbatch.errors import (
+    ALERT,
+    DONE,
+    FAILED,
+    MaskbatchError,
+    NoImagesError,
+    NothingToPlanError,
+    UsageError,
+)
 from maskbatch.plan import now
 from maskbatch.progress import say, step
 from maskbatch.report import make_report
@@ -58,6 +66,8 @@ def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
         result = schedule.score(day, day, day + DAY)
     except NoImagesError:
         return _conclude(schedule, day, alerts=[_silence(day)])
+    except NothingToPlanError as error:
+        return _conclude(schedule, day, code=FAILED, alerts=[_alert("snapshots", str(error))])
     report = make_report([result.run], result.run.report, schedule.report_config, schedule.options)
     say(f"{day}: {headline(report)}; {result.run.report}/report.html")
     if any(row["date"] == day.isoformat() for row in report.values["by_day"]):
@@ -103,6 +113,7 @@ def _against_before(
         trailing = make_report([*before.values(), run], folder, config, schedule.options)
     except (MaskbatchError, *store_errors()) as error:
         return [*alerts, _alert("comparison", f"not held against the nights before: {error}")], {}
+    say(f"{day}: held against {len(compared)} nights before it")
     fell = [*fall_alerts(made), *camera_fall_alerts(trailing.tables["by_camera_day"], day.isoformat())]
     return [*alerts, *fell, *trailing.values["alerts"]], {"comparison": made.as_dict()}
 
@@ -153,6 +164,9 @@ def report_nights(schedule: Schedule, first: date, last: date) -> dict[str, Any]
         except (MaskbatchError, *store_errors()) as error:
             code = cli.failed(error, str(day))
             nights.append({"date": day.isoformat(), "exit_code": code, "error": str(error)})
+    if len(nights) > 1:
+        loud = ", ".join(f"{n['date']} ({n['exit_code']})" for n in nights if n["exit_code"])
+        say(f"{len(nights)} nights; exit codes other than 0: {loud or 'none'}")
     return {"exit_code": min((n["exit_code"] for n in nights), key=WORST_FIRST.index), "nights": nights}
 
 

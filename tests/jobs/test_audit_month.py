@@ -68,10 +68,13 @@ def test_the_bundle_holds_the_audit_and_the_sums_of_its_files(
     assert (folder / "_SUCCESS").read_bytes() == (place.nights / MONTH / "_SUCCESS").read_bytes()
 
 
-def test_called_again_it_scores_nothing_and_bundles_anew(
+def test_called_again_it_scores_nothing_and_the_bundle_stays(
     audited: tuple[Place, dict[str, Any]], tmp_path: Path
 ) -> None:
     place, found = audited
+    before = Path(found["bundle"]).read_bytes()
+    assert audit(place.schedule(), MONTH, sample=5)["bundle"] == found["bundle"]
+    assert Path(found["bundle"]).read_bytes() == before
     bundle = tmp_path / "kept" / "october.zip"
     done = subprocess.run(
         [sys.executable, "-m", "jobs.audit_month", place.archive, "--month", MONTH, "--base", place.base,

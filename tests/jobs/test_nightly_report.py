@@ -148,8 +148,10 @@ def test_a_night_without_an_image_is_an_alert_and_an_archive_without_any_an_erro
     unmounted = Place(place.base.parent / "mount", place.base, place.toml)
     unmounted.archive.mkdir()
     found = report_nights(unmounted.schedule(), empty + DAY, empty + DAY)
-    assert found["exit_code"] == 2 and "no image found" in found["nights"][0]["error"]
-    assert not (place.nights / "trailing" / "2026-10-07").exists()
+    (alert,) = found["nights"][0]["alerts"]
+    assert found["exit_code"] == 1 and "no image found" in alert["sentence"]
+    assert values(place.nights / "trailing" / "2026-10-07" / "alerts.json")["exit_code"] == 1
+    assert not (place.nights / "2026-10-07").exists()
 
 
 def test_a_night_whose_images_were_deleted_since_stays_as_it_is(place: Place, tmp_path: Path) -> None:
