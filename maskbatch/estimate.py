@@ -1,6 +1,6 @@
 """How long a run would take, and what it would cost, before it is made: a calibration, and arithmetic.
 
-    maskbatch estimate ARCHIVE... --cluster cluster.yaml --gpu-rate 2500 --price gpu=3.06
+    maskbatch estimate ARCHIVE... --cluster cluster.yaml --gpu-rate 2500 --price score=0.40
 
 The time is start + listing + images / pace + commit and report; the pace is that of the slower of
 decoding (on cores) and scoring (on GPUs, or on the same cores).

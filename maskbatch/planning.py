@@ -115,7 +115,7 @@ class Drafted:
         num_new = counts["new"] + counts["changed"] + draft.retold
         if scheduled and draft.gone and num_new:
             gone = f"{draft.gone:,} of its images are in the archive no more, and {num_new:,} are new"
-            say(f"reuse: {standing.run.path} is not replaced: {gone}; to do so, give it --reuse of itself")
+            say(f"reuse: {standing.run.path} is not replaced: {gone}; `maskbatch score --reuse` does it")
             return False
         if not scheduled:
             num_new += counts["failed before"] + counts["without a version"]

@@ -113,11 +113,8 @@ def score(
         success = _finished(target.run, asked, fresh=fresh)
         if success is not None:  # by another driver since
             return _finish(target.run, success, rescored=False)
-        with (
-            Cluster(job, verbose=verbose)
-            if listed is None or listed.num_to_score
-            else nullcontext() as cluster
-        ):
+        all_carried = listed is not None and not listed.num_to_score
+        with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
             settings = planned(target, asked, fresh=fresh, drafted=listed)
             settings = _scoring(target.run, settings, score_config, job, opened)
             work = _work(target.run, settings, plan_config, score_config, opened, access)
