@@ -28,7 +28,6 @@ from maskbatch import cli
 from maskbatch.differences import Verification
 from maskbatch.errors import FAILED, UsageError
 from maskbatch.progress import say
-from maskbatch.report import make_report
 from maskbatch.rundir import Location, RunDir, folder, names, whole
 from maskbatch.terminal import headline
 from maskbatch.verify import verify
@@ -46,8 +45,7 @@ def audit(
         raise UsageError(f"--month {month}: it is not over in {zone}; audit it from {end} on")
     nights = (schedule.night(first + k * DAY) for k in range((end - first).days))
     result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)
-    run = result.run
-    report = make_report([run], run.report, schedule.report_config, schedule.options)
+    run, report = result.run, result.report
     checkpoint = schedule.values.get("checkpoint")
     checked = verify(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
     beside = run.path.parent / f"{run.path.name}.audit.zip"

@@ -68,7 +68,7 @@ def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
         return _conclude(schedule, day, alerts=[_silence(day)])
     except NothingToPlanError as error:
         return _conclude(schedule, day, code=FAILED, alerts=[_alert("snapshots", str(error))])
-    report = make_report([result.run], result.run.report, schedule.report_config, schedule.options)
+    report = result.report
     say(f"{day}: {headline(report)}; {result.run.report}/report.html")
     if any(row["date"] == day.isoformat() for row in report.values["by_day"]):
         found, compared = _against_before(schedule, day, result.run)

@@ -66,7 +66,7 @@ class Schedule:
         *,
         fresh: bool = False,
     ) -> runner.Result:
-        """The run of the local days from `first` to before `end`; its next version where images came late.
+        """The run of the local days from `first` to before `end`, reported; its next version for late images.
 
         Paths of the days beside them are listed too, as a path may have UTC's date.
         """
@@ -81,6 +81,7 @@ class Schedule:
             options=self.options,
             reuse=[*(str(run.path) for run in reuse), out],
             scheduled=True,
+            report_config=self.report_config,
             fresh=fresh,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maskbatch import archive, staging
@@ -13,7 +14,7 @@ from maskbatch.carry import Carrier
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.clock import Clock
 from maskbatch.commit import commit
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, as_dict
+from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, as_dict
 from maskbatch.errors import NothingToPlanError, RunFailedError
 from maskbatch.lease import Lease
 from maskbatch.pipeline import Cluster
@@ -77,6 +78,7 @@ def score(
     options: StorageOptions = NO_OPTIONS,
     reuse: Sequence[str] = (),
     scheduled: bool = False,
+    report_config: ReportConfig = ReportConfig(),  # noqa: B008 (frozen)
     fresh: bool = False,
     verbose: bool = False,
 ) -> Result:
@@ -92,11 +94,12 @@ def score(
     access = archive.access_of(plan_config, options, job)
     asked = Asked(plan=plan_config, access=access, score=score_config, opened=opened)
     target = Target.at(out, reuse, options)
+    finish = partial(_finish, config=report_config, options=options)
     if target.replaces:
         refuse_other_images(target.replaces, plan_config)
     success = _finished(target.run, asked, fresh=fresh)
     if success is not None:
-        return _finish(target.run, success, rescored=False)
+        return finish(target.run, success, rescored=False)
     archive.sources(plan_config, access)  # a wrong path is refused before Ray is started
     with ExitStack() as stack:
         listed, standing = None, target.standing
@@ -108,18 +111,18 @@ def score(
                     raise
                 say(f"{error}; {standing.run.path} stays as it is")
         if standing and not (listed and listed.is_new(standing, plan_config, scheduled=scheduled)):
-            return _finish(standing.run, standing.success, rescored=False)
+            return finish(standing.run, standing.success, rescored=False)
         stack.enter_context(Lease(target.run))
         success = _finished(target.run, asked, fresh=fresh)
         if success is not None:  # by another driver since
-            return _finish(target.run, success, rescored=False)
+            return finish(target.run, success, rescored=False)
         all_carried = listed is not None and not listed.num_to_score
         with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
             settings = planned(target, asked, fresh=fresh, drafted=listed)
             settings = _scoring(target.run, settings, score_config, job, opened)
             work = _work(target.run, settings, plan_config, score_config, opened, access)
             success = _score_and_commit(target.run, work, settings, cluster, began, job.max_error_rate)
-        return _finish(target.run, success, rescored=True)
+        return finish(target.run, success, rescored=True)
 
 
 def _finished(run: RunDir, asked: Asked, *, fresh: bool) -> dict[str, Any] | None:
@@ -224,7 +227,9 @@ def _stage(run: RunDir, work: Work, cluster: Cluster | None) -> tuple[Counter[st
     return devices, timings
 
 
-def _finish(run: RunDir, success: dict[str, Any], *, rescored: bool) -> Result:
+def _finish(
+    run: RunDir, success: dict[str, Any], *, config: ReportConfig, options: StorageOptions, rescored: bool
+) -> Result:
     """What follows the commit and may be repeated: staging removed, the report made."""
     from maskbatch.report import make_report  # pandas: a second that Ray's start need not wait for
 
@@ -232,4 +237,5 @@ def _finish(run: RunDir, success: dict[str, Any], *, rescored: bool) -> Result:
         remove_tree(run.staging)
     except RunFailedError as error:  # a store may grant no deletion
         say(str(error))
-    return Result(run=run, success=success, report=make_report([run], run.report), rescored=rescored)
+    report = make_report([run], run.report, config, options)
+    return Result(run=run, success=success, report=report, rescored=rescored)

@@ -24,9 +24,8 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real, untrained checkpoint of three classes at 32 x 32, saved by the real code."""
+def save_untrained(folder: Path, input_size: tuple[int, int]) -> Path:
+    """A real checkpoint of three classes, saved by the real code."""
     import torch
 
     from maskbatch.architectures import build
@@ -38,15 +37,21 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         classes=classes,
         compliant=("with_mask",),
         not_assessed=("no_face",),
-        input_size=(32, 32),
+        input_size=input_size,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
         review_threshold=0.5,
         confusion=((9, 1, 0), (1, 9, 0), (0, 0, 10)),
     )
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
+    path = folder / "small.safetensors"
     save_checkpoint(path, card, build(card.architecture, len(classes)).state_dict())
     return path
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real, untrained checkpoint of three classes at 32 x 32."""
+    return save_untrained(tmp_path_factory.mktemp("checkpoint"), (32, 32))
 
 
 @pytest.fixture(scope="session")

@@ -9,15 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-import torch
 
 from maskbatch import pipeline, runner
-from maskbatch.architectures import build
-from maskbatch.checkpoint import Card, save_checkpoint
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.rows import Work
 from maskbatch.workers import ShardDone
-from tests.conftest import LAYOUT
+from tests.conftest import LAYOUT, save_untrained
 
 BATCH_SIZE = 128
 """Larger than any shard here, and padded: scoring lasts long enough for things to happen meanwhile."""
@@ -84,22 +81,7 @@ def table_of(run: Path) -> pa.Table:
 @pytest.fixture(scope="package")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained, at 96 x 96: the images of 8 are too many bytes for Ray to keep in the driver."""
-    torch.manual_seed(7)
-    classes = ("with_mask", "without_mask", "no_face")
-    card = Card(
-        architecture="mobilenet_v3_small",
-        classes=classes,
-        compliant=("with_mask",),
-        not_assessed=("no_face",),
-        input_size=(96, 96),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        review_threshold=0.5,
-        confusion=((9, 1, 0), (1, 9, 0), (0, 0, 10)),
-    )
-    path = tmp_path_factory.mktemp("checkpoint") / "small.safetensors"
-    save_checkpoint(path, card, build(card.architecture, len(classes)).state_dict())
-    return path
+    return save_untrained(tmp_path_factory.mktemp("checkpoint"), (96, 96))
 
 
 @pytest.fixture(scope="package")
