@@ -64,24 +64,23 @@ def commit(
     remove_tree(run.scores)  # of a commit that was cut off
     statuses: Counter[str] = Counter()
     scores = []
-    num_planned = work.num_images + work.num_carried
     for ids, table in chain(_ranges(run, work), _carried(run, work, carrier)):
         statuses.update(_prove(run, ids, table))
         scores += _write_range(run, ids.start, table)
         step.advance(len(ids))
     files = [_describe(run.run_json.name, run.run_json.read_bytes(), None)]
-    files += [_plan_file(run, first) for first in range(0, num_planned, FILE_ROWS)] + scores
-    if sum(statuses.values()) != num_planned:
-        _fail(run, f"{sum(statuses.values()):,} rows for {num_planned:,} planned images")
-    failed = num_planned - statuses["ok"]
+    files += [_plan_file(run, first) for first in range(0, work.num_planned, FILE_ROWS)] + scores
+    if sum(statuses.values()) != work.num_planned:
+        _fail(run, f"{sum(statuses.values()):,} rows for {work.num_planned:,} planned images")
+    failed = work.num_planned - statuses["ok"]
     success = {
         "format_version": FORMAT_VERSION,
-        "planned": num_planned,
+        "planned": work.num_planned,
         "carried": work.num_carried,
         "statuses": {name: statuses[name] for name in schema.STATUSES if statuses[name]},
         "max_error_rate": max_error_rate,
         "committed_at": now().isoformat(),
-        "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * num_planned else DONE,
+        "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * work.num_planned else DONE,
         "devices": devices,
         "timings_s": {**timings, "whole": time.monotonic() - began},
         "files": files,
@@ -133,11 +132,10 @@ def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
 
 def _carried(run: RunDir, work: Work, carrier: Carrier | None) -> Iterator[tuple[range, pa.Table]]:
     """The rows carried over, in ranges of ids, with the ids it must hold."""
-    num_planned = work.num_images + work.num_carried
     if carrier is None:
         return
-    for start in range(work.num_images, num_planned, RANGE_ROWS):
-        ids = range(start, min(start + RANGE_ROWS, num_planned))
+    for start in range(work.num_images, work.num_planned, RANGE_ROWS):
+        ids = range(start, min(start + RANGE_ROWS, work.num_planned))
         planned = read_plan(run.plan, ids.start, ids.stop)
         yield ids, carrier.rows(planned, work.clock, work.keep_column)
 

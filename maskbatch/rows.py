@@ -56,6 +56,11 @@ class Work:
         return any("://" in archive or is_manifest(archive) for archive in self.archives)
 
     @property
+    def num_planned(self) -> int:
+        """Images of the run: those to score, then those carried over."""
+        return self.num_images + self.num_carried
+
+    @property
     def num_shards(self) -> int:
         return -(-self.num_images // self.shard_size)
 

@@ -150,7 +150,7 @@ def _score_and_commit(
     for one in carrier.runs if carrier else ():
         devices.update(one.success["devices"])
     timings = {"plan": planned_s, **timings}
-    with step("commit", work.num_images + work.num_carried) as shown:
+    with step("commit", work.num_planned) as shown:
         return commit(run, work, dict(devices), timings, began, max_error_rate, shown, carrier)
 
 
