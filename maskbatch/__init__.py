@@ -49,7 +49,9 @@ The path of a snapshot, one line a module:
     alerts      rates below their bound, falls, and drift
     report      all of it as Parquet, report.json and
       page plots  report.html
-      review      pictures of what is worth a second look
+    review      what people are asked to judge, and with what chance
+      pictures    images of a run read again, to be looked at
+      corrections what people said of them
     terminal    the report in a terminal
     compare     two runs, or several nights and one, against each other
     verify      a finished run checked: files, counts, every id once

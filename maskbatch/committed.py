@@ -4,15 +4,18 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from maskbatch.clock import parse_bound
 from maskbatch.errors import UsageError
@@ -151,6 +154,8 @@ def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[Com
 
 File = tuple[Committed, dict[str, Any]]
 """One file of scores/: its run, and what `_SUCCESS` says of it."""
+Rows = dict[int, pa.Table]
+"""Rows by the number of their file."""
 
 
 def date_of(item: dict[str, Any]) -> str:
@@ -216,20 +221,46 @@ def _batches(files: Sequence[File], most: int) -> Iterator[list[File]]:
 
 
 def _read(place: File, columns: Sequence[str]) -> pa.Table:
+    with _parquet(place) as parquet:
+        return parquet.read(columns=list(columns)).select(columns)
+
+
+def take_rows(files: Sequence[File], wanted: Mapping[int, NDArray[np.int64]], columns: Sequence[str]) -> Rows:
+    """Columns of the rows `wanted` of some of `files`, by their place there; only their row groups are read.
+
+    Raises UsageError where a file is not as committed.
+    """
+    with ThreadPoolExecutor(num_threads(files[0][0].run.path) if files else 1) as pool:
+        taken = pool.map(lambda number: _take(files[number], wanted[number], columns), wanted)
+        return dict(zip(wanted, taken, strict=True))
+
+
+def _take(place: File, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    with _parquet(place) as parquet:
+        sizes = [parquet.metadata.row_group(k).num_rows for k in range(parquet.num_row_groups)]
+        starts = np.cumsum([0, *sizes])
+        groups, where = np.unique(np.searchsorted(starts, rows, "right") - 1, return_inverse=True)
+        moved = np.cumsum([0, *(sizes[group] for group in groups)])[where] - starts[groups][where]
+        found = parquet.read_row_groups(groups.tolist(), columns=list(columns))
+        return found.select(columns).take(pa.array(rows + moved))
+
+
+@contextmanager
+def _parquet(place: File) -> Iterator[pq.ParquetFile]:
+    """A file of scores/. Raises UsageError where it is not as committed."""
     one, item = place
     file = one.run.path / item["name"]
     try:
         with opened(file) as source:
             size = source.seek(0, os.SEEK_END)
-            rows = pq.ParquetFile(source, pre_buffer=True).read(columns=list(columns))
-            rows = rows.select(columns)
+            parquet = pq.ParquetFile(source, pre_buffer=True)
+            for what, found, expected in (
+                ("rows", parquet.metadata.num_rows, item["rows"]),
+                ("bytes", size, item["num_bytes"]),
+            ):
+                if found != expected:
+                    raise UsageError(f"{file} has {found:,} {what}, {expected:,} were committed; restore it")
+            yield parquet
     except (pa.ArrowInvalid, KeyError, *store_errors()) as error:
         message = f"{file} does not read ({reason(error)}); restore it, or score to another --out"
         raise UsageError(message) from error
-    for what, found, expected in (
-        ("rows", rows.num_rows, item["rows"]),
-        ("bytes", size, item["num_bytes"]),
-    ):
-        if found != expected:
-            raise UsageError(f"{file} has {found:,} {what}, {expected:,} were committed; restore it")
-    return rows

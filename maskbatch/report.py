@@ -24,13 +24,14 @@ from maskbatch.config import Expect, ReportConfig, as_dict
 from maskbatch.coverage import coverage
 from maskbatch.drift import drift
 from maskbatch.errors import ALERT, DONE, UsageError
+from maskbatch.pictures import thumbnails
 from maskbatch.plan import now
 from maskbatch.prevalence import unidentifiable
-from maskbatch.review import thumbnails
+from maskbatch.review import CANDIDATE_COLUMNS
 from maskbatch.rundir import Location, RunDir, whole, write_json
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores import NO_OPTIONS, StorageOptions
-from maskbatch.survey import CANDIDATE_COLUMNS, Survey, survey
+from maskbatch.survey import Survey, survey
 from maskbatch.tables import GROUPINGS, Tables
 
 SHOWN = 100
@@ -111,7 +112,9 @@ def make_report(
     report = _report(together, surveyed, config, confusion, reason)
     pictures = None
     if config.thumbnails:
-        pictures = thumbnails(surveyed.candidates.slice(0, SHOWN_CANDIDATES).to_pylist(), together, options)
+        pictures = thumbnails(
+            surveyed.chosen.candidates.slice(0, SHOWN_CANDIDATES).to_pylist(), together, options
+        )
     _write(report, out, pictures)
     return report
 
@@ -142,7 +145,9 @@ def _report(
         "quality": _quality(cells, surveyed),
         "drift": drift(cells, meaning.classes, _common(runs, "reference") or {}),
     }
-    tables |= _flat(seen) | {"cells": cells, "review": surveyed.candidates}
+    tables |= _flat(seen) | {"cells": cells, "review": surveyed.chosen.candidates}
+    if len(runs) == 1:
+        tables["queue"] = surveyed.chosen.queue
     shown = {name: tables[name].to_pylist() for name in keys if name != "by_camera_day"}
     shown["by_camera_day"] = _of_cameras(tables["by_camera_day"], mapped).to_pylist()
     all_of_it = Tables(cells, meaning, confusion) if config.exclude else rates
@@ -162,7 +167,7 @@ def _report(
         "review": {
             "num_review": shown["overall"][0]["num_review"],
             "threshold": _common(runs, "review_threshold"),
-            "candidates": surveyed.candidates.slice(0, SHOWN_CANDIDATES)
+            "candidates": surveyed.chosen.candidates.slice(0, SHOWN_CANDIDATES)
             .select(CANDIDATE_COLUMNS)
             .to_pylist(),
         },

@@ -1,7 +1,7 @@
 """The run directory OUT, a local folder or a store's prefix: its names, and how a file in it is made whole.
 
     OUT/run.json   settings, completed step by step until scoring starts, then never changed
-    OUT/plan/  staging/  scores/  _SUCCESS  report/  _lease.json
+    OUT/plan/  staging/  scores/  _SUCCESS  report/  corrections/  _lease.json
 
 State is derived, never stored: `_SUCCESS` means committed, a live lease running, otherwise
 interrupted. No rename of anything visible is relied on, and no listing where a name is known.
@@ -124,6 +124,10 @@ class RunDir:
     @property
     def report(self) -> Location:
         return self.path / "report"
+
+    @property
+    def corrections(self) -> Location:
+        return self.path / "corrections"
 
     @property
     def lease(self) -> Location:

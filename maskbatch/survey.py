@@ -21,16 +21,11 @@ from maskbatch.conditions import conditions, stretches
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.repeats import Hashes, digest_hashes, repeated, text_hashes
+from maskbatch.review import Chosen, Doubtful
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
 Numbers = NDArray[np.int64]
-NUM_CANDIDATES = 1000
-"""The least certain images, kept for review."""
 COLUMNS = (*cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
-LEAST_CERTAIN = pa.schema(
-    [("confidence", pa.float32()), ("digest", pa.uint64()), ("file", pa.int32()), ("row", pa.int32())]
-)
-CANDIDATE_COLUMNS = ("rank", "run", "id", "uri", "site", "camera", "captured_local", "label", "confidence")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +34,8 @@ class Survey:
 
     cells: pa.Table
     stretches: list[dict[str, Any]]
-    candidates: pa.Table
-    """CANDIDATE_COLUMNS, sha256 and probabilities of the least certain images, the least certain first."""
+    chosen: Chosen
+    """What is worth a second look."""
     first: Any
     """The earliest local time, None where no time is known."""
     last: Any
@@ -54,19 +49,19 @@ def survey(runs: Sequence[Committed]) -> Survey:
     files = in_order(runs)
     again = _Again(_repeated(files, "sha256", digest_hashes, "duplicates"))
     cells: dict[str, list[pa.Table]] = defaultdict(list)
-    found, times, doubtful = [], [], _LeastCertain()
+    found, times, doubtful = [], [], Doubtful()
     with step("report", _num_rows(files)) as shown:
         for date, day, camera in _days(files, keep_column):
             condition = conditions(day, camera, again.seen(day), assessed)
             cells[date].append(cells_module.cells_of_rows(day, date, keep_column, condition))
             found += stretches(day, camera, condition)
             times += pc.min_max(day["captured_local"]).as_py().values()
-            doubtful.add(day)
+            doubtful.add(day, condition)
             shown.advance(len(day))
     return Survey(
         cells=_joined(cells.values()),
         stretches=found,
-        candidates=doubtful.table(files, runs),
+        chosen=doubtful.chosen(files, runs),
         first=min(filter(None, times), default=None),
         last=max(filter(None, times), default=None),
     )
@@ -164,36 +159,3 @@ class _Again:
         flags[rows[first]] = self._came[places]
         self._came[places] = True
         return flags
-
-
-class _LeastCertain:
-    """The images of lowest confidence so far, whatever the order they come in."""
-
-    def __init__(self) -> None:
-        self._best = LEAST_CERTAIN.empty_table()
-
-    def add(self, day: pa.Table) -> None:
-        """Ties go by digest, so that no order of files changes them."""
-        rows = day.select(LEAST_CERTAIN.names)
-        both = pa.concat_tables([self._best, rows.filter(pc.is_valid(rows["confidence"]))])
-        keys = [("confidence", "ascending"), ("digest", "ascending")]
-        self._best = both.take(pc.select_k_unstable(both, min(NUM_CANDIDATES, len(both)), keys))
-
-    def table(self, files: Sequence[File], runs: Sequence[Committed]) -> pa.Table:
-        """Their rows, read again from the few files where they lie."""
-        wanted = schema.scores(runs[0].meaning.classes)
-        probs = [f"prob_{name}" for name in runs[0].meaning.classes]
-        wanted = pa.schema([wanted.field(name) for name in (*CANDIDATE_COLUMNS[2:], "sha256", *probs)])
-        chosen = self._best.select(["file", "row"]).to_pandas().rename_axis("place").reset_index()
-        by_file = dict(list(chosen.groupby("file")))
-        columns = read_files([files[number] for number in by_file], wanted.names)
-        rows = [
-            part.take(pa.array(here["row"]))
-            .cast(wanted)
-            .append_column("run", pa.repeat(str(files[number][0].run.path), len(here)))
-            .append_column("rank", pa.array(here["place"] + 1))
-            for (number, here), part in zip(by_file.items(), columns, strict=True)
-        ]
-        empty = wanted.append(pa.field("run", pa.string())).append(pa.field("rank", pa.int64())).empty_table()
-        table = pa.concat_tables([empty, *rows]).sort_by("rank")
-        return table.select(["rank", "run", *wanted.names])

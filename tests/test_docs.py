@@ -74,7 +74,7 @@ def test_the_readme_explains_every_condition_and_names_every_file_of_a_report() 
     for name in conditions.CONDITIONS:
         assert f"`{name}`" in README.split("| condition |")[1].split("\n\n")[0]
     files = README.split("OUT/report/")[1].split("```")[0]
-    for name in (*report.FLAT, "cells", "review", "report.html", "report.json", "alerts.json"):
+    for name in (*report.FLAT, "cells", "review", "queue", "report.html", "report.json", "alerts.json"):
         assert re.search(rf"\b{re.escape(name)}\b", files), name
 
 

@@ -34,7 +34,7 @@ def test_the_cells_of_a_run_hold_every_planned_image(committed: Run) -> None:
 
 
 def test_the_least_certain_images_come_first_with_what_was_said_of_them(committed: Run) -> None:
-    candidates = surveyed(committed).candidates
+    candidates = surveyed(committed).chosen.candidates
     rows = read_scores(committed.run)
     rows = rows.filter(pc.is_valid(rows["confidence"]))
     assert candidates["rank"].to_pylist() == list(range(1, len(rows) + 1))

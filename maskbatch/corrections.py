@@ -1,0 +1,99 @@
+"""What people said of images: each judgement is one new object in corrections/, and none is ever changed.
+
+The last word of each person on each image counts; where the words of several differ, the image is disputed.
+A word without a label is none: the image was skipped, or a judgement taken back.
+"""
+
+import uuid
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskbatch.committed import Committed
+from maskbatch.errors import UsageError
+from maskbatch.progress import step
+from maskbatch.rundir import Location, RunDir, names, num_threads, opened, reason, store_errors, whole
+from maskbatch.versions import number_of, versions
+
+SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("region", pa.int16(), nullable=False),
+        ("label", pa.string()),
+        pa.field("was", pa.string(), nullable=False),
+        pa.field("by", pa.string(), nullable=False),
+        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("stratum", pa.string(), nullable=False),
+        pa.field("probability", pa.float64(), nullable=False),
+    ]
+)
+"""`label`: what the person says, null where no judgement; `was`: what the classifier said; `by`, `at`: who
+and when; `stratum` and `probability` as in the queue of `review`."""
+IMAGE = ["uri", "sha256", "region"]
+"""What an image is known by; its bytes are told by sha256, so a picture that changed is another one."""
+
+
+def write(folder: Location, row: Mapping[str, Any]) -> None:
+    """Put one judgement into `folder`, whole or not at all; `at` is now. Raises RunFailedError."""
+    at = datetime.now(UTC)
+    table = pa.Table.from_pylist([{**row, "at": at}], SCHEMA)
+    name = f"{at:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex}.parquet"
+    with whole(folder / name, exclusive=True, durable=True) as partial:
+        pq.write_table(table, partial)
+
+
+def read(folder: Location, known: Collection[str] = ()) -> pa.Table:
+    """Every judgement in `folder` but for the objects `known` by name, by time. Raises UsageError."""
+    found = [name for name in object_names(folder) if name not in known]
+    with step("corrections", len(found)) as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
+        parts = [SCHEMA.empty_table()]
+        for part in pool.map(lambda name: _read(folder / name), found):
+            parts.append(part)
+            shown.advance(1)
+    return pa.concat_tables(parts).sort_by("at")
+
+
+def object_names(folder: Location) -> list[str]:
+    """Names of the objects in `folder`, none where it is not there."""
+    return [name for name in names(folder) if name.endswith(".parquet") and not name.startswith(".")]
+
+
+def _read(path: Location) -> pa.Table:
+    try:
+        with opened(path) as file:
+            return pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, KeyError, ValueError, *store_errors()) as error:
+        message = f"{path} is not a correction ({reason(error)}); restore it, or move it away"
+        raise UsageError(message) from error
+
+
+def of_run(one: Committed) -> pa.Table:
+    """What is in the run's own folder and in those of the versions that it replaces. Raises UsageError."""
+    return pa.concat_tables([read(folder) for folder in folders(one.run, one.settings)]).sort_by("at")
+
+
+def folders(run: RunDir, settings: Mapping[str, Any]) -> list[Location]:
+    """corrections/ of the versions of a run up to itself, the oldest first."""
+    if not settings.get("replaces"):
+        return [run.corrections]
+    own = number_of(run.path, settings)
+    before = [it for it in versions(run) if number_of(it.path, it.read_run() or {}) < own]
+    return [*(it.corrections for it in before), run.corrections]
+
+
+def last_words(rows: pa.Table) -> pd.DataFrame:
+    """The last row of each person on each image, those without a label too."""
+    frame = rows.to_pandas().sort_values("at", kind="stable")
+    return frame.drop_duplicates([*IMAGE, "by"], keep="last").reset_index(drop=True)
+
+
+def disputed(words: pd.DataFrame) -> pd.DataFrame:
+    """Those of the last words that are about images with more than one label."""
+    labels = words.groupby(IMAGE)["label"].transform("nunique")
+    return words[labels > 1].dropna(subset="label").reset_index(drop=True)

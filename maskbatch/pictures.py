@@ -1,0 +1,94 @@
+"""Pictures of committed rows, read from the archive again: for --thumbnails, and to be judged."""
+
+import hashlib
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from maskbatch.archive import access_of
+from maskbatch.checkpoint import Preset
+from maskbatch.committed import Committed
+from maskbatch.config import JobConfig, PlanConfig, make
+from maskbatch.decode import BadImageError, decode_image
+from maskbatch.plan import FILE_ROWS, part_path, read_plan
+from maskbatch.read import READ_COLUMNS, PlanRow, read_images
+from maskbatch.rundir import opened
+from maskbatch.stores import Access, StorageOptions
+
+SIDE_PX = 240
+QUALITY = 85
+OTHER = "it is not the picture that was scored any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One picture as JPEG, or why there is none."""
+
+    jpeg: bytes | None
+    error: str | None = None
+
+
+def access_to(one: Committed, options: StorageOptions) -> Access:
+    """How the run reached its archives."""
+    settings = one.settings
+    return access_of(make(PlanConfig, settings["plan"]), options, make(JobConfig, settings.get("job", {})))
+
+
+def plan_rows(one: Committed, uris: Collection[str]) -> dict[str, PlanRow]:
+    """The rows of the plan for these uris, ready for `read_images`; the plan is searched for them."""
+    wanted, found = pa.array(sorted(uris), pa.string()), dict[str, PlanRow]()
+    for first in range(0, one.success["planned"], FILE_ROWS):
+        with opened(part_path(one.run.plan, first)) as file:
+            parquet = pq.ParquetFile(file, pre_buffer=True)
+            for group in range(parquet.num_row_groups):
+                here = pc.is_in(parquet.read_row_group(group, ["uri"])["uri"], wanted)
+                if pc.any(here).as_py():
+                    rows = parquet.read_row_group(group).select(READ_COLUMNS).filter(here)
+                    found |= {row["uri"]: row for row in rows.to_pylist()}
+    return found
+
+
+def picture(one: Committed, row: Mapping[str, Any], options: StorageOptions, side_px: int) -> Shown:
+    """The picture of a row of the queue: upright, in its proportions, at most `side_px` a side."""
+    planned = read_plan(one.run.plan, row["id"], row["id"] + 1).select(READ_COLUMNS).to_pylist()
+    limits = one.settings["score"]
+    (encoded,) = read_images(planned, access_to(one, options), limits["max_bytes"])
+    if encoded.data is None:
+        return Shown(None, encoded.error)
+    if hashlib.sha256(encoded.data).hexdigest() != row["sha256"]:
+        return Shown(None, OTHER)
+    try:
+        whole = decode_image(encoded.data, Preset((side_px, side_px)), limits["max_pixels"])
+    except BadImageError as error:
+        return Shown(None, error.message)
+    return Shown(_jpeg(whole.image, whole.width, whole.height))
+
+
+def thumbnails(
+    candidates: Sequence[Mapping[str, Any]], runs: Sequence[Committed], options: StorageOptions
+) -> dict[int, bytes]:
+    """A JPEG of at most SIDE_PX by rank, of those of the candidates that can be read."""
+    found = {}
+    for one in runs:
+        wanted = [row for row in candidates if row["run"] == str(one.run.path)]
+        wanted.sort(key=lambda row: int(row["id"]))  # rows of a Parquet file are read forward only
+        for row in wanted:
+            shown = picture(one, row, options, SIDE_PX)
+            if shown.jpeg is not None:
+                found[row["rank"]] = shown.jpeg
+    return found
+
+
+def _jpeg(image: Image.Image, width: int, height: int) -> bytes:
+    """A square `image` in the proportions of its source, encoded."""
+    shrink = max(image.size) / max(width, height)
+    sink = io.BytesIO()
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    image.resize(size).save(sink, "JPEG", quality=QUALITY)
+    return sink.getvalue()
