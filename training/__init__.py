@@ -4,8 +4,10 @@ The path of a picture, one line a module:
 
     prepare      the default's data: faces, cuts of photographs, drawings
     recipe       everything that decides a training but the data, a TOML file
-    data         labelled pictures from folders, manifests and runs; their pixels by scoring's decode
-    splits       fit, slice and val that cannot leak
+    data         labelled pictures from folders and manifests; their pixels by scoring's decode
+    corrected    what people corrected in runs
+    reading      the bytes of files, and of images of a run
+    splits       fit, slice and val that cannot leak; exam, of corrections
     network      weights, device, head and backbone
     augment      what a gate camera does to a face
     inputs       batches of pictures, or features of them
@@ -16,6 +18,7 @@ The path of a picture, one line a module:
     card         the model card
     export       the checkpoint, from a training or from Hugging Face
     huggingface  an image classifier of transformers in our terms
+    teach        old against new, on val and on exam
     finetune     the command that does all of it
 
 `console` is the edge of each command.

@@ -1,11 +1,10 @@
 """Labelled pictures from anywhere, as one table, and their pixels by scoring's own decode.
 
 A source is a folder with a folder for each class (or `train/CLASS/`, `val/CLASS/`), a CSV or Parquet
-manifest of `uri,label[,split,cluster,source,suspect]`, a folder that holds a manifest.csv, each on any
-fsspec URL, or the run of `maskbatch score`, whose corrections are taken.
+manifest of `uri,label[,split,cluster,source,suspect]`, or a folder that holds a manifest.csv, each on any
+fsspec URL. What people corrected in runs comes by `corrected`.
 """
 
-import hashlib
 import math
 import os
 import re
@@ -23,13 +22,17 @@ from numpy.typing import NDArray
 from maskbatch.checkpoint import Preset
 from maskbatch.config import PILLOW_LIMIT_PIXELS
 from maskbatch.decode import decode_batch
-from maskbatch.entries import IMAGE_EXTENSIONS, local_path
+from maskbatch.entries import IMAGE_EXTENSIONS
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
-from maskbatch.read import Encoded
+from training.reading import READING, reader
 
-COLUMNS = {"uri": "", "label": "", "split": "", "cluster": "", "source": "", "suspect": "0", "sha256": ""}
+COLUMNS = {
+    "uri": "", "label": "", "split": "", "cluster": "", "source": "", "suspect": "0", "sha256": "", "run": "",
+}  # fmt: skip
 """Of every table of pictures, with what stands where a source says nothing."""
+CORRECTIONS = "corrections"
+"""The source of what --corrections gives."""
 SPLITS = {
     "train": "train", "fit": "train", "slice": "slice", "extra": "extra", "train_extra": "extra",
     "val": "val", "valid": "val", "validation": "val", "test": "val",
@@ -38,8 +41,6 @@ Pictures = tuple[NDArray[np.uint8], pd.DataFrame]
 """Pixels (M, H, W, 3) uint8 RGB, and the rows whose `pixel` points into them."""
 THREADS = 16
 CHUNK = 32
-READING = (OSError, ImportError, ValueError, TypeError, pd.errors.ParserWarning)
-"""What fsspec and pandas raise for what cannot be read."""
 
 
 def load(sources: Sequence[str]) -> pd.DataFrame:
@@ -64,20 +65,24 @@ def _load(source: str) -> pd.DataFrame:
         if files.isfile(path):
             table = _manifest(source)
         elif files.isfile(f"{path}/run.json"):
-            table = _corrections(source, files, path)
+            message = "a run is no training data; what people corrected in it is taken by --corrections"
+            raise UsageError(f"training data {source}: {message}")
         elif files.isfile(f"{path}/manifest.csv"):
             table = _manifest(f"{source.rstrip('/')}/manifest.csv")
         elif files.exists(path):
             table = _folder(source, files, path)
         else:
             raise UsageError(f"training data {source}: no such file or folder; check --data")
-    except READING as error:
+    except (*READING, pd.errors.ParserWarning) as error:
         raise UsageError(f"training data {source}: cannot be read ({error}); check --data") from error
     for name, default in COLUMNS.items():
         if name not in table:
             table[name] = default
     table = table[list(COLUMNS)].astype(str)
-    table["uri"] = table["uri"].str.removeprefix("file://")
+    plain = table["uri"].str.removeprefix("file://")
+    table["uri"] = plain.where(
+        table["run"] == "", table["uri"]
+    )  # a run's plan knows an image by its whole uri
     return table
 
 
@@ -91,7 +96,7 @@ def _folder(source: str, files: Any, path: str) -> pd.DataFrame:
             label = parts[1] if split else parts[0]
             rows.append({"uri": files.unstrip_protocol(file), "label": label, "split": split})
     if not rows:
-        message = "no picture in a class's folder; give a folder with one for each class, a manifest or a run"
+        message = "no picture in a class's folder; give a folder with one for each class, or a manifest"
         raise UsageError(f"training data {source}: {message}")
     return pd.DataFrame(rows)
 
@@ -142,30 +147,6 @@ def _manifest(source: str) -> pd.DataFrame:
     return table
 
 
-def _corrections(source: str, files: Any, path: str) -> pd.DataFrame:
-    """What people corrected in a run: `uri,label,by,at[,region,sha256]`, Parquet below its corrections/.
-
-    The last word of each person counts; pictures about which two disagree are left out, and said.
-    """
-    found = [file for file in sorted(files.find(f"{path}/corrections")) if file.endswith(".parquet")]
-    if not found:
-        raise UsageError(f"training data {source}: this run holds no corrections; correct some rows first")
-    rows = pd.concat([pd.read_parquet(files.open(file)) for file in found], ignore_index=True)
-    _require(rows, {"uri", "label", "by", "at"}, source)
-    if "region" in rows:
-        rows = rows[rows["region"] == 0]
-    rows = rows.sort_values("at", kind="stable").drop_duplicates(["uri", "by"], keep="last")
-    disputed = rows.groupby("uri")["label"].nunique() > 1
-    if disputed.any():
-        say(f"{int(disputed.sum()):,} pictures of {source} are left out: people gave them different labels")
-    rows = rows.drop_duplicates("uri", keep="last")
-    rows = rows[~rows["uri"].map(disputed)]
-    local = rows["uri"].str.startswith("file://")
-    plain = [local_path(uri).decode(errors="surrogateescape") for uri in rows["uri"][local]]
-    rows.loc[local, "uri"] = plain
-    return rows.assign(source="corrections")
-
-
 def _require(table: pd.DataFrame, names: set[str], source: str) -> None:
     if missing := sorted(names - set(table.columns)):
         message = f"no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}"
@@ -212,12 +193,12 @@ def decode(table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = 
         pixels = np.memmap(cache, np.uint8, "r+", shape=shape)
     else:
         pixels = np.zeros(shape, np.uint8)
-    rows = list(table[["uri", "sha256"]].itertuples(index=False, name=None))
-    chunks = range(0, len(rows), CHUNK)
+    rows = list(table[["uri", "sha256", "run"]].itertuples(index=False, name=None))
+    read, chunks = reader(table), range(0, len(rows), CHUNK)
 
     def work(start: int) -> dict[str, list[object]]:
         part = rows[start : start + CHUNK]
-        decoded = decode_batch((_read(*row) for row in part), len(part), preset, PILLOW_LIMIT_PIXELS)
+        decoded = decode_batch(read(part), len(part), preset, PILLOW_LIMIT_PIXELS)
         pixels[start : start + len(part)] = decoded.images_NHWC
         return decoded.columns
 
@@ -240,17 +221,3 @@ def decode(table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = 
         raise UsageError(f"none of {len(whole):,} pictures can be read; the first: {bad.iloc[0]['error']}")
     good = whole[whole["status"] == "ok"].reset_index(drop=True)
     return pixels, good.drop(columns=["status", "error"])
-
-
-def _read(uri: str, sha256: str) -> Encoded:
-    try:
-        # A local name may hold `::`, which fsspec takes for a chain of file systems.
-        with fsspec.open(uri, "rb") if "://" in uri else open(uri, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        return Encoded(None, "missing", "no such file")
-    except READING as error:
-        return Encoded(None, "read_error", str(error))
-    if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-        return Encoded(None, "read_error", "it is not the picture that was corrected any more")
-    return Encoded(data, num_bytes=len(data))

@@ -2,7 +2,7 @@
 
     python -m training.evaluate --checkpoint FILE --data DATA --out DIR [--checkpoint OTHER]
 
-Of two checkpoints it says which is right where the other is not, with McNemar's test.
+Of two checkpoints it says which is right where the other is not, with a test that allows for groups.
 """
 
 import time
@@ -174,7 +174,7 @@ def held_out(
 
 
 def main(
-    data_: Annotated[list[str], typer.Option("--data", help="Folder, manifest or run; may be repeated.")],
+    data_: Annotated[list[str], typer.Option("--data", help="Folder or manifest; may be repeated.")],
     checkpoint: Annotated[
         list[Path] | None, typer.Option(help="One, or two to compare; default: the package's.")
     ] = None,
@@ -197,10 +197,11 @@ def main(
         table = held_out(
             data_, opened[0].card.classes, [*(drop or []), *_dropped(opened[0].card)], split, source
         )
-        results, correct = [], []
+        results, correct, groups = [], [], np.empty(0, np.int64)
         for k, one in enumerate(opened):
             pixels, found = data.decode(table, one.card.preset, "decode")
-            found = found.assign(group=splits.groups_of(found))
+            groups = splits.groups_of(found)
+            found = found.assign(group=groups)
             figures, rows = measure(Opened.of(one), one.card, found, pixels)
             if out:
                 write(out / f"{k + 1}" if len(opened) > 1 else out, one.card.classes, figures, rows, pixels)
@@ -208,8 +209,8 @@ def main(
             correct.append(rows["correct"].to_numpy())
         summary: dict[str, Any] = results[0] if len(results) == 1 else {"checkpoints": results}
         if len(results) == 2:
-            summary["mcnemar"] = metrics.mcnemar(*correct)
-            say(_verdict(summary["mcnemar"]))
+            summary["test"] = metrics.sign_flip(*correct, groups)
+            say(_verdict(summary["test"]))
         Console().print_json(data=summary)
 
 

@@ -7,7 +7,7 @@ python -m training.export ./convnext --class WithMask=with_mask --class NoMask=w
 import json
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +20,7 @@ import typer
 from scipy.special import softmax
 from torch import nn
 
-from maskbatch.checkpoint import open_checkpoint, save_checkpoint
+from maskbatch.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.histograms import histogram
 from maskbatch.progress import say
@@ -105,15 +105,20 @@ def export_training(source: Path, path: Path) -> None:
         model = start(recipe, Path(weights) if weights else None)
     table = data.select(data.load([str(source / "split.parquet")]), recipe.classes, recipe.drop)
     table = table.assign(part=table["split"], group=pd.factorize(table["cluster"])[0])
-    finish(path, recipe, model, load_progress(source / "state.pt"), decode_held(table, recipe), facts)
+    finish(path, recipe, model, load_progress(source / "state.pt"), decode_held(table, recipe.preset), facts)
 
 
-def decode_held(table: pd.DataFrame, recipe: Recipe) -> dict[str, Pictures]:
-    """Slice and val at the input size, as scoring would see them. Raises UsageError where any is gone."""
+def decode_held(
+    table: pd.DataFrame, preset: Preset, parts: Sequence[str] = ("slice", "val")
+) -> dict[str, Pictures]:
+    """Parts of the table at a checkpoint's input size, as scoring would see them.
+
+    Raises UsageError where any picture is gone.
+    """
     held = {}
-    for part in ("slice", "val"):
+    for part in parts:
         rows = table[table["part"] == part]
-        held[part] = data.decode(rows, recipe.preset, part)
+        held[part] = data.decode(rows, preset, part)
         if gone := len(rows) - len(held[part][1]):
             raise UsageError(
                 f"{gone:,} pictures of {part} cannot be read any more; put them back where they were"

@@ -1,8 +1,10 @@
 """Train a recipe on labelled pictures and export what `maskbatch score --checkpoint` runs.
 
     python -m training.finetune --recipe default --data prepared --out trained
+    python -m training.finetune --recipe default --data prepared --corrections RUN --out taught
 
-Interrupted, the same command goes on after the last whole epoch.
+Interrupted, the same command goes on after the last whole epoch. With corrections the exit code is 4 where
+the new checkpoint is not shown to be better than the old one.
 """
 
 import hashlib
@@ -19,12 +21,13 @@ import torch
 import typer
 from torch import nn
 
-from maskbatch.errors import UsageError
+from maskbatch.errors import ALERT, UsageError
 from maskbatch.progress import say
 from maskbatch.rundir import whole, write_json
-from training import data, splits
+from training import data, splits, teach
 from training.card import interval
 from training.console import one_sentence
+from training.corrected import Corrected, load
 from training.export import decode_held, finish
 from training.fit import fit
 from training.inputs import feature_inputs, image_inputs
@@ -38,19 +41,22 @@ PROBED = 2000
 
 def finetune(
     recipe: Recipe, sources: list[str], out: Path, *, weights: Path | None = None, device: str = "auto",
-    limit: int | None = None, title: str = "", command: str = "",
+    limit: int | None = None, title: str = "", command: str = "", corrected: Corrected | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train, choose the epoch on the slice, export, measure on val; returns the figures.
 
+    With `corrected` it starts from the old checkpoint where that fits, and `comparison` is a figure.
     Raises UsageError for what cannot be trained, RunFailedError for a training that went wrong.
     """
     where = pick_device(device)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: a file stands there; name a folder")
+    if corrected and not weights:
+        weights = teach.starting_weights(corrected.old, recipe)
     facts = {"recipe": recipe.as_dict(), "weights_sha256": _digest(weights)}
     _refuse_another(out, facts)
     model = start(recipe, weights).to(where)
-    table = data.select(data.load(sources), recipe.classes, recipe.drop, recipe.leave_out)
+    table = data.select(_listed(sources, corrected), recipe.classes, recipe.drop, recipe.leave_out)
     if limit:
         table = table.sample(frac=1, random_state=recipe.seed).groupby(["split", "label"]).head(limit)
     out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +64,9 @@ def finetune(
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=CACHE, dir=out) as cache:
         pixels, table = data.decode(table, recipe.stored, "decode", Path(cache) / "pixels")
-        table = splits.assign(table, recipe.seed)
+        taught = table["source"] == data.CORRECTIONS
+        own = splits.assign(table[~taught].reset_index(drop=True), recipe.seed)
+        table = splits.add_corrections(own, table[taught], recipe.seed) if corrected else own
         facts |= _facts(table)
         _refuse_another(out, facts)
         facts |= {
@@ -66,16 +74,27 @@ def finetune(
             "title": title,
             "command": command,
             "data": sources,
+            "corrections": corrected and corrected.counts,
         }
-        facts["leak"] = _leak(model, table, pixels, recipe, where)
+        facts["leak"] = _leak(model, own, pixels, recipe, where)
         _write_split(out, table, facts)
-        held = decode_held(table, recipe)
+        held = decode_held(table, recipe.preset)
         fit_on = pixels, table[table["part"] == "fit"]
         learner = head_of(model, recipe)[1] if recipe.train == "head" else model
         inputs_of = feature_inputs if recipe.train == "head" else image_inputs
         inputs = inputs_of(model, fit_on, held["slice"], recipe, where)
         progress = fit(learner, _head(model, recipe), inputs, recipe, where, out / "state.pt")
-    return finish(out / "checkpoint.safetensors", recipe, model, progress, held, facts)
+    figures = finish(out / "checkpoint.safetensors", recipe, model, progress, held, facts)
+    return figures | ({"comparison": teach.compare(corrected, table, out)} if corrected else {})
+
+
+def _listed(sources: list[str], corrected: Corrected | None) -> pd.DataFrame:
+    """The pictures of the data, and the corrections."""
+    table = data.load(sources)
+    earlier = table["source"] == data.CORRECTIONS
+    if num := int(earlier.sum()):
+        say(f"{num:,} corrections of an earlier training take no part; name their run with --corrections")
+    return pd.concat([table[~earlier], *([corrected.table] if corrected else [])], ignore_index=True)
 
 
 def _head(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -147,12 +166,20 @@ def _leak(
 
 def main(
     data_: Annotated[
-        list[str], typer.Option("--data", help="Folder of classes, manifest or run; may be repeated.")
+        list[str], typer.Option("--data", help="Folder of classes, or manifest; may be repeated.")
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for the checkpoint, its card, figures and what is needed to go on.")
     ],
     recipe: Annotated[str, typer.Option(help="A name in training/recipes, or a TOML file.")] = "default",
+    corrections: Annotated[
+        list[str] | None,
+        typer.Option(help="Run in which people corrected labels, or folder of corrections; may be repeated."),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint to be better than; default: the one that scored the corrected run."),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth; loaded strictly.")
     ] = None,
@@ -173,6 +200,9 @@ def main(
         if threads:
             torch.set_num_threads(threads)
         chosen = read_recipe(recipe, changes or [], architecture=architecture, epochs=epochs, seed=seed)
+        if against and not corrections:
+            raise UsageError("--against is what corrections are held against; give --corrections too")
+        corrected = load(corrections, against) if corrections else None
         command = f"python -m training.finetune {shlex.join(sys.argv[1:])}"
         figures = finetune(
             chosen,
@@ -183,12 +213,17 @@ def main(
             limit=limit,
             title=Path(recipe).stem,
             command=command,
+            corrected=corrected,
         )
         best = figures.get("faces", figures["all"])
         say(
             f"{out / 'checkpoint.safetensors'}: val accuracy {interval(best['accuracy'])}, balanced "
             f"{interval(best['balanced_accuracy'])}; its card is MODEL_CARD.md, its plots are in evaluation/"
         )
+        if corrected:
+            say(figures["comparison"]["verdict"])
+            if not figures["comparison"]["better"]:
+                raise typer.Exit(ALERT)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,7 @@ def fit(
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     now = _resume(saved, parts, device)
     weights = (
-        _class_weights(inputs.labels, len(recipe.classes)).to(device)
-        if recipe.imbalance == "weights"
-        else None
+        _class_weights(inputs, len(recipe.classes)).to(device) if recipe.imbalance == "weights" else None
     )
     while now.epoch < recipe.epochs and not _stopped(now, recipe):
         now.epoch += 1
@@ -150,10 +148,11 @@ def _stopped(now: Progress, recipe: Recipe) -> bool:
     return bool(recipe.patience) and now.epoch - now.best_epoch >= recipe.patience
 
 
-def _class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """N / (K n_k) of each class. Source: scikit-learn's `balanced`."""
-    counts = labels.bincount(minlength=num_classes).float()
-    return len(labels) / (len(counts) * counts.clamp(min=1))
+def _class_weights(inputs: Inputs, num_classes: int) -> torch.Tensor:
+    """1 / (K s_k) of each class of share s_k of what is drawn. Source: scikit-learn's `balanced`."""
+    chances = torch.ones(len(inputs.labels)) if inputs.chances is None else inputs.chances
+    drawn = inputs.labels.bincount(chances, minlength=num_classes)
+    return (drawn.sum() / (num_classes * drawn)).float().where(drawn > 0, 0.0)
 
 
 def balanced_loss(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:

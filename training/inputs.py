@@ -12,9 +12,12 @@ from torch import nn
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from training.augment import augment
-from training.data import Pictures
+from training.data import CORRECTIONS, Pictures
 from training.network import backbone_of, batches, normalise, predict
 from training.recipe import Recipe
+
+MOST_WEIGHT = 10
+"""Of a correction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ def feature_inputs(
     backbone = backbone_of(model, recipe)
     torch.manual_seed(recipe.seed)
     order = torch.arange(len(pictures.labels)).repeat(recipe.views)
+    rows = fit_on[1].iloc[order.numpy()]
     with step("features", len(order)) as progress:
 
         def batch_by_batch() -> Iterator[torch.Tensor]:
@@ -65,12 +69,13 @@ def feature_inputs(
                 progress.advance(len(chosen))
 
         features, labels = predict(backbone, batch_by_batch()), pictures.labels[order]
-    chances = None if pictures.chances is None else pictures.chances[order]
     if recipe.imbalance == "smote":
         features, labels = _smote(features, labels, recipe)
+        made = pd.DataFrame({"source": "", "target": labels[len(rows) :].numpy()})
+        rows = pd.concat([rows, made], ignore_index=True)
     slice_features = predict(backbone, pictures.slice_batches())
     return Inputs(
-        lambda chosen: features[chosen].to(device), labels, chances,
+        lambda chosen: features[chosen].to(device), labels, _chances(rows, recipe),
         lambda: (part.to(device) for part in slice_features.split(512)), pictures.slice_labels,
     )  # fmt: skip
 
@@ -81,9 +86,26 @@ def targets(rows: pd.DataFrame) -> torch.Tensor:
 
 
 def _chances(rows: pd.DataFrame, recipe: Recipe) -> torch.Tensor | None:
-    """The chance (N,) of each row to be drawn; None: each once an epoch. Raises UsageError."""
-    if not recipe.shares and recipe.imbalance != "sampler":
+    """The chance (N,) of each row to be drawn; None: each once an epoch. Raises UsageError.
+
+    A correction stands for 1 / probability images of its archive. More than MOST_WEIGHT of them would
+    let few pictures fill the epoch.
+    """
+    taught = (rows["source"] == CORRECTIONS).to_numpy()
+    if not (recipe.shares or recipe.imbalance == "sampler" or taught.any()):
         return None
+    chances = np.ones(len(rows))
+    if recipe.shares or recipe.imbalance == "sampler":
+        chances[~taught] = _label_by_label(rows[~taught], recipe)
+    if taught.any():
+        weights = np.minimum(1 / rows["probability"][taught].to_numpy(float), MOST_WEIGHT)
+        chances[taught] = recipe.corrections_share * weights / weights.sum()
+        chances[~taught] *= (1 - recipe.corrections_share) / chances[~taught].sum()
+    return torch.from_numpy(chances)
+
+
+def _label_by_label(rows: pd.DataFrame, recipe: Recipe) -> list[float]:
+    """The chance (N,) of each row where labels are drawn alike, within its source if those have shares."""
     sources = rows["source"] if recipe.shares else pd.Series("", index=rows.index)
     shares = recipe.shares or {"": 1.0}
     if missing := sorted({*sources} - {*shares}):
@@ -92,7 +114,7 @@ def _chances(rows: pd.DataFrame, recipe: Recipe) -> torch.Tensor | None:
     keys = list(zip(sources, rows["target"], strict=True))
     counts = Counter(keys)
     labels = Counter(source for source, _ in counts)
-    return torch.tensor([shares[key[0]] / labels[key[0]] / counts[key] for key in keys], dtype=torch.float64)
+    return [shares[key[0]] / labels[key[0]] / counts[key] for key in keys]
 
 
 def _smote(features: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,6 +17,9 @@ from sklearn.model_selection import GroupKFold
 
 NUM_BINS = 15
 NUM_RESAMPLES = 1000
+NUM_FLIPS = 10_000
+MOST_EXACT = 13
+"""Groups whose signs are all tried: 8,192 ways."""
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -187,11 +190,39 @@ def by_bin(
     return rows
 
 
-def mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> dict[str, Any]:
-    """Whether two classifiers differ on the same pictures: hits (N,) of each.
+def sign_flip(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Ints) -> dict[str, Any]:
+    """Whether two classifiers differ on the same pictures: hits (N,) of each; two-sided p.
 
-    Exact, of the pictures that one alone gets right. Source: McNemar 1947.
+    Were they alike, the difference of each group would as soon have the other sign, however alike the
+    pictures of a group are. All signs are tried up to MOST_EXACT groups that differ, else NUM_FLIPS
+    drawn ones. With a picture a group it is McNemar's exact test. Source: Fisher 1935, section 21;
+    Winkler et al. 2015 (whole blocks).
     """
-    only_a, only_b = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    p_value = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-    return {"only_first_right": only_a, "only_second_right": only_b, "p_value": round(float(p_value), 5)}
+    members = np.unique(groups, return_inverse=True)[1]
+    sums = np.bincount(members, ours.astype(np.int64) - theirs)
+    sums = sums[sums != 0]
+    exact = len(sums) <= MOST_EXACT
+    if exact:
+        signs = np.array(list(itertools.product((-1, 1), repeat=len(sums))))
+    else:
+        signs = np.random.default_rng(0).choice((-1, 1), size=(NUM_FLIPS, len(sums)))
+    as_far = int((np.abs(signs @ sums) >= abs(sums.sum())).sum())
+    return {
+        "only_first_right": int((ours & ~theirs).sum()),
+        "only_second_right": int((theirs & ~ours).sum()),
+        "num_groups": int(members.max()) + 1,
+        "p_value": round(as_far / len(signs) if exact else (1 + as_far) / (1 + NUM_FLIPS), 5),
+    }
+
+
+def paired(
+    old: NDArray[np.bool_], new: NDArray[np.bool_], groups: Ints, weights: Floats
+) -> dict[str, dict[str, float]]:
+    """Accuracy `old` and `new`, from hits (N,) that count by weight, and the `difference`, as in `rates`."""
+    sums = np.stack([old, new, np.ones(len(old))], axis=1) * weights[:, None]
+    figures: dict[str, Figure] = {
+        "old": (sums, lambda s: _ratio(s[..., 0], s[..., 2])),
+        "new": (sums, lambda s: _ratio(s[..., 1], s[..., 2])),
+        "difference": (sums, lambda s: _ratio(s[..., 1] - s[..., 0], s[..., 2])),
+    }
+    return _resample(figures, groups)

@@ -40,7 +40,7 @@ def start(recipe: Recipe, weights: Path | None) -> nn.Module:
     if weights is None and recipe.weights == "none":
         return model
     state = _read_weights(weights) if weights else _download(recipe.architecture)
-    if weights and _same_checkpoint(weights, recipe):
+    if weights and same_checkpoint(weights, recipe):
         source = model
     else:
         name, _ = head_of(model, recipe)
@@ -72,7 +72,8 @@ def _try(model: nn.Module, recipe: Recipe) -> None:
     model.load_state_dict(state)  # batch norms moved
 
 
-def _same_checkpoint(weights: Path, recipe: Recipe) -> bool:
+def same_checkpoint(weights: Path, recipe: Recipe) -> bool:
+    """Whether a file is a checkpoint of the recipe's network and classes, to be gone on from."""
     try:
         card = open_checkpoint(str(weights)).card
     except UsageError:

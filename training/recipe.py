@@ -59,9 +59,13 @@ class Recipe:
     views: int = 1
     """With train = head: augmented versions of each picture whose features are learned from."""
     imbalance: str = "none"
-    """`sampler`: labels are drawn alike; `weights`: in the loss; `smote`: on the features."""
+    """`sampler`: labels are drawn alike; `weights`: in the loss, by how often each label is drawn;
+    `smote`: on the features."""
     shares: dict[str, float] = field(default_factory=dict)
     """Of the pictures of an epoch, by source; within a source every label is drawn alike."""
+    corrections_share: float = 0.25
+    """Of the pictures of an epoch, those that --corrections gives. Each is drawn as often as the images that
+    it stands for, whatever its label: `sampler`, `smote` and `shares` order the others among themselves."""
     leave_out: tuple[str, ...] = ()
     """Sources that are not learned from."""
 
@@ -91,7 +95,9 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r}, one of {', '.join(allowed)} expected")
         checks = {
-            "imbalance = 'smote' needs train = 'head'": self.imbalance != "smote" or self.train == "head",
+            "imbalance = 'smote' needs train = 'head' and no shares": self.imbalance != "smote"
+            or (self.train == "head" and not self.shares),
+            "corrections_share must be above 0 and below 1": 0 < self.corrections_share < 1,
             "epochs, batch_size and views must be 1 or more": min(self.epochs, self.batch_size, self.views)
             > 0,
             "learning_rate must be above 0": self.learning_rate > 0,

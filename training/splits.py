@@ -1,10 +1,12 @@
-"""Splits that cannot leak: a group of near-duplicates lies wholly in one of fit, slice and val.
+"""Splits that cannot leak: a group of near-duplicates lies wholly in one of fit, slice, val and exam.
 
 fit     learned from
 slice   of train; chooses the epoch, the recipe and the review threshold
 val     gives every reported figure, and chooses nothing
+exam    of the corrections; says whether they taught anything, and chooses nothing
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +32,9 @@ VAL_FOLDS = 5
 """Without a given split, val is a fifth of the pictures."""
 SLICE_FOLDS = 8
 FEWEST = 10
-"""Groups of each class, so that fit, slice and val all see it."""
+"""Groups of each class, so that fit, slice and val all see it; groups of corrections that say anything."""
+EXAM_SHARE = 5
+"""A fifth of the groups of corrections is held out, FEWEST at least where there are twice as many."""
 
 
 def near_duplicates(hashes: Sequence[bytes]) -> NDArray[np.int64]:
@@ -81,13 +85,47 @@ def assign(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     fit = _without(table, fit & ~picked, picked, "")
     for part, rows in (("fit", fit), ("slice", picked), ("val", held)):
         table.loc[rows, "part"] = part
+    _check_parts(table)
+    if idle := sorted({*table.loc[table["part"] == "", "split"]} - {"", *SPLITS.values()}):
+        say(f"{int(table['split'].isin(idle).sum()):,} pictures of split {', '.join(idle)} take no part")
+    return table
+
+
+def _check_parts(table: pd.DataFrame) -> None:
     for part in ("fit", "slice", "val"):
         rows = table[table["part"] == part]
         if rows["target"].nunique() < 2 or rows["group"].nunique() < 2:
             raise UsageError(f"one class or one group only in {part}; train and val need more pictures")
-    if idle := sorted({*table.loc[table["part"] == "", "split"]} - {"", *SPLITS.values()}):
-        say(f"{int(table['split'].isin(idle).sum()):,} pictures of split {', '.join(idle)} take no part")
-    return table
+
+
+def add_corrections(table: pd.DataFrame, corrected: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """What `assign` gave, and the corrections, with their `group` and `part`; val stays as it is.
+
+    Groups are camera-days, whose pictures are alike, or near-duplicates where the days are too few to hold
+    out FEWEST: the first ones by a hash are the exam, the next go to the slice, the rest to fit. What is near
+    a picture of a later part is left out of the earlier one. Raises UsageError.
+    """
+    if corrected.empty:
+        raise UsageError("none of the corrected pictures can be read; put their archive back where it was")
+    days = corrected["day"]
+    if (days == "").any() or days.nunique() < 2 * FEWEST:
+        days = pd.Series(near_duplicates(corrected["dhash"].tolist()), corrected.index)
+        days = days.map(corrected["sha256"].groupby(days).min())  # a name that more pictures do not change
+        say(f"corrections of fewer than {2 * FEWEST} camera-days are held out by group of near-duplicates")
+    names = sorted(days.unique(), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    num_exam = min(max(FEWEST, len(names) // EXAM_SHARE), len(names) // 2)
+    num_slice = (len(names) - num_exam) // SLICE_FOLDS
+    parts = ["exam"] * num_exam + ["slice"] * num_slice
+    part = days.map(dict(zip(names, parts, strict=False))).fillna("fit")
+    group = pd.factorize(days)[0] + int(table["group"].max()) + 1
+    whole = pd.concat([table, corrected.assign(part=part, group=group)], ignore_index=True)
+    fit, picked, held = (whole["part"].isin(names) for names in (["fit"], ["slice"], ["val", "exam"]))
+    picked = _without(whole, picked, held, "")
+    fit = _without(whole, fit, held, "val or of the corrections held out")
+    fit = _without(whole, fit, picked, "")
+    whole["part"] = whole["part"].where(fit | picked | held, "")
+    _check_parts(whole)
+    return whole
 
 
 def _fold(table: pd.DataFrame, rows: pd.Series, num_folds: int, seed: int) -> pd.Series:

@@ -1,9 +1,6 @@
-import hashlib
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -221,75 +218,18 @@ def test_a_manifest_on_any_fsspec_url_lies_beside_its_pictures(memory: str) -> N
         assert len(data.decode(table, PRESET, "decode")[1]) == 1
 
 
-# corrections of a run
-
-
-def corrected(run: Path, rows: list[tuple[Any, ...]], file: str = "a", **columns: Any) -> Path:
-    """Adds corrections (picture, label, by, hour) to the run."""
-    (run / "corrections").mkdir(parents=True, exist_ok=True)
-    (run / "run.json").write_text("{}")
-    table = pd.DataFrame(rows, columns=["uri", "label", "by", "at"])
-    table["uri"] = [f"file://{uri}" for uri in table["uri"]]
-    table["at"] = [datetime(2026, 10, 1, hour) for hour in table["at"]]
-    table.assign(**columns).to_parquet(run / "corrections" / f"{file}.parquet")
-    return run
-
-
-def test_corrections_of_a_run_are_its_pictures_with_the_last_word_of_each_person(tmp_path: Path) -> None:
-    corrected(tmp_path, [("/x/1.jpg", "without_mask", "ann", 9), ("/x/2.jpg", "with_mask", "ann", 9)], "b")
-    corrected(tmp_path, [("/x/1.jpg", "with_mask", "ann", 8), ("/x/3.jpg", "with_mask", "bob", 8)], "c")
-    table = load(tmp_path).set_index("uri")
-    assert table["label"].to_dict() == {
-        "/x/1.jpg": "without_mask", "/x/2.jpg": "with_mask", "/x/3.jpg": "with_mask",
-    }  # fmt: skip
-    assert set(table["source"]) == {"corrections"} and set(table["split"]) == {""}
-
-
-def test_pictures_that_people_label_otherwise_are_left_out_and_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [
-        ("/x/1.jpg", "with_mask", "ann", 8),
-        ("/x/1.jpg", "without_mask", "bob", 9),
-        ("/x/2.jpg", "with_mask", "ann", 8),
-        ("/x/2.jpg", "without_mask", "bob", 8),
-        ("/x/2.jpg", "with_mask", "bob", 9),  # who changed his mind
-    ]
-    assert load(corrected(tmp_path, rows))["uri"].tolist() == ["/x/2.jpg"]
-    said = capsys.readouterr().err
-    assert f"1 pictures of {tmp_path} are left out: people gave them different labels" in said
-
-
-def test_only_whole_pictures_are_learned_from_and_a_uri_is_a_path_again(tmp_path: Path) -> None:
-    rows = [("/x/100%25.jpg", "with_mask", "ann", 8), ("/x/2.jpg", "with_mask", "ann", 8)]
-    assert load(corrected(tmp_path, rows, region=[0, 1]))["uri"].tolist() == ["/x/100%.jpg"]
-
-
-def test_a_picture_that_is_not_the_corrected_one_any_more_is_left_out_and_said(
-    faces_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths = [copy(path, tmp_path / "archive" / path.name) for path in pictures(faces_root)[:3]]
-    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
-    run = corrected(tmp_path / "run", [(path, "with_mask", "ann", 8) for path in paths], sha256=sums)
-    shutil.copy(pictures(faces_root)[9], paths[1])
-    _, rows = data.decode(load(run), PRESET, "decode")
-    assert names(rows, tmp_path / "archive") == [paths[0].name, paths[2].name]
-    said = capsys.readouterr().err
-    assert f"1 pictures cannot be used, first {paths[1]}: it is not the picture that was corrected" in said
-
-
-def test_a_run_without_corrections_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "run.json", "{}")
-    assert "this run holds no corrections" in refusal(tmp_path)
-
-
 # what cannot be loaded
 
 
 def test_an_empty_folder_and_one_that_is_not_there_are_refused_with_what_is_wanted(tmp_path: Path) -> None:
-    assert "give a folder with one for each class, a manifest or a run" in refusal(tmp_path)
+    assert "give a folder with one for each class, or a manifest" in refusal(tmp_path)
     for source in (tmp_path / "nothing", tmp_path / "nothing.csv"):
         assert "no such file or folder; check --data" in refusal(source)
+
+
+def test_a_run_is_no_data_and_the_flag_for_its_corrections_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "run.json", "{}")
+    assert "what people corrected in it is taken by --corrections" in refusal(tmp_path)
 
 
 def test_the_source_that_cannot_be_read_is_the_one_that_is_named(faces_root: Path, tmp_path: Path) -> None:

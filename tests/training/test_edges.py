@@ -10,17 +10,11 @@ from maskbatch.errors import UsageError
 from training import data, metrics, splits
 from training.recipe import read_recipe
 
-from .test_data import PRESET, copy, corrected, load, pictures, write
+from .test_data import PRESET, copy, load, pictures, write
 from .test_splits import table_of
 
 
-def test_a_correction_replaces_the_label_of_its_folder(faces_root: Path, tmp_path: Path) -> None:
-    picture = copy(pictures(faces_root)[0], tmp_path / "set" / "with_mask" / "a.jpg")
-    run = corrected(tmp_path / "run", [(picture, "without_mask", "ann", 8)])
-    assert load(tmp_path / "set", run)["label"].tolist() == ["without_mask"]
-
-
-def test_corrections_beside_a_given_split_are_learned_from() -> None:
+def test_rows_without_a_split_beside_a_given_one_are_learned_from() -> None:
     table = splits.assign(table_of(140, split=["train"] * 80 + ["val"] * 20 + [""] * 40), 1)
     assert "fit" in set(table["part"][100:])
 
@@ -69,14 +63,6 @@ def test_parquet_columns_of_any_type(tmp_path: Path, columns) -> None:
     pd.DataFrame({"uri": ["a", "b"], "label": ["x", "y"]} | columns).to_parquet(tmp_path / "a.parquet")
     table = load(tmp_path / "a.parquet")
     assert table["suspect"].tolist() == (["1", "0"] if "suspect" in columns else ["0", "0"])
-
-
-def test_corrections_without_a_column_are_refused(tmp_path: Path) -> None:
-    write(tmp_path / "run.json", "{}")
-    (tmp_path / "corrections").mkdir()
-    pd.DataFrame({"uri": ["file:///a"], "label": ["x"]}).to_parquet(tmp_path / "corrections" / "a.parquet")
-    with pytest.raises(UsageError, match="column"):
-        data.load([str(tmp_path)])
 
 
 def test_a_row_longer_than_the_header_is_refused(tmp_path: Path) -> None:

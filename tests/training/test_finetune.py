@@ -274,7 +274,7 @@ def test_two_checkpoints_are_compared_on_the_same_pictures(trained: dict[str, Pa
     assert result.exit_code == 0, result.stderr
     summary = json.loads(result.stdout)
     tables = [pd.read_parquet(tmp_path / "both" / str(k) / "predictions.parquet")["correct"] for k in (1, 2)]
-    test = summary["mcnemar"]
+    test = summary["test"]
     assert test["only_first_right"] == int((tables[0] & ~tables[1]).sum())
     assert test["only_second_right"] == int((~tables[0] & tables[1]).sum())
     assert "the first alone is right on" in result.stderr

@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from training import metrics
@@ -209,19 +210,52 @@ def test_bins_conserve_pictures_and_hits_and_hold_their_value(rows: list[tuple[f
         assert row["low"] <= row["value"] <= row["high"] and row["unit"] == "px"
 
 
-@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 5), st.integers(0, 5))
-def test_mcnemar_is_the_exact_binomial_test_of_where_one_alone_is_right(
+def hits(first: int, second: int, both: int, neither: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Of two classifiers, by how many pictures one alone, both or neither gets right."""
+    ours = np.array([True] * (first + both) + [False] * (second + neither), bool)
+    return ours, np.array([False] * first + [True] * (both + second) + [False] * neither, bool)
+
+
+@given(st.integers(0, 6), st.integers(0, 7), st.integers(0, 5), st.integers(1, 5))
+def test_a_sign_flip_with_a_picture_a_group_is_the_exact_test_of_mcnemar(
     first: int, second: int, both: int, neither: int
 ) -> None:
-    ours = np.array([True] * (first + both) + [False] * (second + neither), bool)
-    theirs = np.array([False] * first + [True] * (both + second) + [False] * neither, bool)
-    found = metrics.mcnemar(ours, theirs)
+    ours, theirs = hits(first, second, both, neither)
+    found = metrics.sign_flip(ours, theirs, np.arange(len(ours)))
     num = first + second
     tail = sum(comb(num, k) for k in range(min(first, second) + 1)) / 2**num
     assert (found["only_first_right"], found["only_second_right"]) == (first, second)
+    assert found["num_groups"] == len(ours)
     assert found["p_value"] == pytest.approx(min(1, 2 * tail), abs=1e-5)
 
 
-def test_mcnemar_of_nine_against_one_is_22_in_1024() -> None:
-    ours = np.array([True] * 9 + [False])
-    assert metrics.mcnemar(ours, ~ours)["p_value"] == round(22 / 1024, 5)
+def test_a_sign_flip_of_many_groups_is_drawn_and_comes_near_the_exact_one() -> None:
+    ours, theirs = hits(30, 14, 50, 20)
+    found = metrics.sign_flip(ours, theirs, np.arange(len(ours)))
+    assert found == metrics.sign_flip(ours, theirs, np.arange(len(ours)))
+    assert found["p_value"] == pytest.approx(binomtest(14, 44).pvalue, abs=0.006)
+
+
+def test_pictures_that_are_alike_count_as_one_in_a_sign_flip() -> None:
+    ours, theirs = hits(0, 40, 40, 20)
+    assert metrics.sign_flip(ours, theirs, np.arange(100))["p_value"] < 0.001
+    assert (
+        metrics.sign_flip(ours, theirs, np.arange(100) // 20)["p_value"] == 0.5
+    )  # two groups differ: 2 of 4
+
+
+def test_a_sign_flip_holds_its_level_where_a_test_by_picture_would_not() -> None:
+    rng = np.random.default_rng(5)
+    groups = np.repeat(np.arange(12), 10)
+    errors = [
+        metrics.sign_flip(lean, ~lean, groups)["p_value"] < 0.05
+        for lean in (np.repeat(rng.random(12) < 0.5, 10) ^ (rng.random(120) < 0.1) for _ in range(300))
+    ]
+    assert np.mean(errors) < 0.08  # .05, and three standard errors
+
+
+def test_paired_accuracies_count_by_weight_and_their_difference_is_theirs() -> None:
+    old, new = np.array([True, True, False, False] * 5), np.array([True, False, True, True] * 5)
+    figures = metrics.paired(old, new, np.arange(20), np.array([1.0, 1.0, 2.0, 4.0] * 5))
+    assert [figures[name]["value"] for name in ("old", "new", "difference")] == [0.25, 0.875, 0.625]
+    assert figures["difference"]["low"] < 0.625 < figures["difference"]["high"]

@@ -102,6 +102,7 @@ def test_a_choice_that_is_none_is_refused_with_those_that_are(name: str) -> None
         (["epoch=3"], "'epoch' is no setting; it has architecture,"),
         (["epochs"], "--set epochs: KEY=VALUE expected"),
         (["imbalance=smote"], "imbalance = 'smote' needs train = 'head'"),
+        (["corrections_share=1"], "corrections_share must be above 0 and below 1"),
         (["epochs=0"], "epochs, batch_size and views must be 1 or more"),
         (["views=0"], "epochs, batch_size and views must be 1 or more"),
         (["learning_rate=0"], "learning_rate must be above 0"),
