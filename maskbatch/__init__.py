@@ -52,12 +52,16 @@ The path of a snapshot, one line a module:
     review      what people are asked to judge, and with what chance
       pictures    images of a run read again, to be looked at
       corrections what people said of them
+      judged      what that says of the whole run
     terminal    the report in a terminal
     compare     two runs, or several nights and one, against each other
     verify      a finished run checked: files, counts, every id once
       consistency rows against the plan and against themselves
       rescore     a sample read from the archive and scored again
       differences what was found
+    predict     single images, as the job would score them, without Ray
+      annotate    one PNG of them, their labels and bars
+    ui/         the page in the browser (extra [ui])
 
 Beside it: entries (one image as a listing finds it), checkpoint (the file format of a model),
 schema (columns), rundir and lease (the run directory, on any store), status (where its run stands),

@@ -1,4 +1,4 @@
-"""The command line: `maskbatch plan | estimate | score | status | report | compare | verify | demo`.
+"""The command line: `maskbatch plan | estimate | score | status | report | compare | verify | predict | ui | demo`.
 
 Exit codes: 0 done; 1 the run failed and can be resumed, or verify found a difference; 2 bad usage;
 3 committed, but more images failed than --max-error-rate allows; 4 an alert fired; 5 another live run
@@ -395,6 +395,9 @@ def report(
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails", help="Put pictures of review candidates into the page.")
     ] = False,
+    corrections: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of what was judged, beside [RUN/corrections].")
+    ] = None,
     storage_options: StorageOptionsFile = None,
     as_json: Json = False,
     json_logs: JsonLogs = False,
@@ -412,6 +415,7 @@ def report(
         alert_by=by if by != "overall" else None,
         alert_corrected=corrected,
         thumbnails=thumbnails,
+        corrections=corrections,
     )
     options = _options(storage_options)
     opened = chosen([RunDir.at(name, options) for name in runs], take_latest=latest)
@@ -423,7 +427,8 @@ def report(
     folder = target.path if target is not None else opened[0].report
     made = make_report(opened, folder, settings, options)
     if as_json:
-        print(json.dumps({"out": str(folder), "overall": made.overall, "alerts": made.values["alerts"]}))
+        shown = {name: made.values[name] for name in ("judged", "alerts")}
+        print(json.dumps({"out": str(folder), "overall": made.overall, **shown}))
     else:
         terminal.print_report(made, terminal.stdout_console())
     say(f"Report: {folder}/report.html")
@@ -500,6 +505,103 @@ def verify(
         if found.num_differences > len(found.differences):
             say(f"The first {len(found.differences)} differences are shown.")
     return DONE if found.verified else FAILED
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE_OR_URL...",
+            help="Paths, URLs, or members as a run names them: tar://NAME::s3://BUCKET/FILE.tar.",
+        ),
+    ],
+    checkpoint: CheckpointFile = None,
+    show: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Write one PNG of the pictures, their labels and bars."),
+    ] = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+    max_bytes: MaxBytes = None,
+    max_pixels: MaxPixels = None,
+    allow_prefix: Annotated[
+        list[str] | None, typer.Option(help="Where web servers may redirect to, beside themselves; repeated.")
+    ] = None,
+    storage_options: StorageOptionsFile = None,
+    request_timeout_s: RequestTimeoutS = None,
+    image_timeout_s: ImageTimeoutS = None,
+    as_json: Json = False,
+    json_logs: JsonLogs = False,
+) -> int:
+    """Say what the classifier makes of single images, here and now; no run is made."""
+    from maskbatch import annotate, terminal
+    from maskbatch.predict import predict_images, summary
+
+    if show:
+        annotate.check(show, len(images))
+    values = _values(
+        None,
+        dtype=dtype,
+        batch_size=batch_size,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        request_timeout_s=request_timeout_s,
+        image_timeout_s=image_timeout_s,
+    )
+    predictor, found = predict_images(
+        images,
+        config.make(config.ScoreConfig, values),
+        config.make(config.JobConfig, values),
+        checkpoint=checkpoint,
+        allow_prefix=allow_prefix or (),
+        options=_options(storage_options),
+        box_px=annotate.PICTURE_PX if show else None,
+    )
+    made = summary(predictor, found)
+    if as_json:
+        print(json.dumps(made))
+    else:
+        terminal.print_predictions(made, terminal.stdout_console())
+    if show:
+        annotate.write(show, found)
+        say(f"Pictures: {show}")
+    num_failed = sum(one.prediction.status != "ok" for one in found)
+    if num_failed:
+        say(f"{num_failed:,} of {len(found):,} images could not be scored; each says why.")
+    return FAILED if num_failed else DONE
+
+
+@app.command()
+def ui(
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A finished run directory, to see and to review.")
+    ] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="Folder of what reviewers judge [RUN/corrections].")
+    ] = None,
+    checkpoint: CheckpointFile = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on [7860, or the next free one].")
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    storage_options: StorageOptionsFile = None,
+) -> None:
+    """Open a page in the browser: try the model on a picture, and review the doubtful ones of a run."""
+    from maskbatch.ui.start import start
+
+    start(
+        checkpoint=checkpoint,
+        run=run,
+        corrections=corrections,
+        host=host,
+        port=port,
+        open_browser=open_browser,
+        options=_options(storage_options),
+    )
 
 
 @app.command()

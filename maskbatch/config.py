@@ -161,6 +161,8 @@ class ReportConfig:
     """Hold the corrected rate to it, in the place of the observed one."""
     thumbnails: bool = False
     """Put pictures of the first review candidates into the page."""
+    corrections: str | None = None
+    """Folder of what people judged, beside the run's own; of one run only."""
     own_days: bool = False
     """Take from each run only its own local days: nights share images of unknown time."""
 

@@ -51,8 +51,10 @@ def write(folder: Location, row: Mapping[str, Any]) -> None:
 def read(folder: Location, known: Collection[str] = ()) -> pa.Table:
     """Every judgement in `folder` but for the objects `known` by name, by time. Raises UsageError."""
     found = [name for name in object_names(folder) if name not in known]
+    if not found:
+        return SCHEMA.empty_table()
     with step("corrections", len(found)) as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
-        parts = [SCHEMA.empty_table()]
+        parts = []
         for part in pool.map(lambda name: _read(folder / name), found):
             parts.append(part)
             shown.advance(1)

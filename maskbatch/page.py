@@ -41,6 +41,7 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
             pictures=None if thumbnails is None else pictures,
             plots={name: Markup(svg) for name, svg in _plots(values).items()},  # noqa: S704 - matplotlib escapes text
             psi=_by_camera(values["drift"]["psi"]),
+            people=_people(values),
             conditions=CONDITIONS,
             MAX_ROWS=MAX_ROWS,
             MAX_MAPPED=len(_mapped(values)),
@@ -119,6 +120,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
+def points(value: float) -> str:
+    """A difference of two rates in points, with its sign."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
 def words(name: str) -> str:
     """with_mask as it is read."""
     return name.replace("_", " ")
@@ -134,6 +140,7 @@ FORMATS: dict[str, Any] = {
     "bare": lambda value: rate(value).removesuffix(PERCENT),
     "count": lambda value: f"{value:,}",
     "number": number,
+    "points": points,
     "p": lambda value: "<0.001" if value < 0.001 else f"{value:.3f}",
     "seconds": seconds,
     "hours": hours,
@@ -145,15 +152,18 @@ FORMATS: dict[str, Any] = {
 def _plots(values: Mapping[str, Any]) -> dict[str, str]:
     overall, coverage, threshold = values["overall"][0], values["coverage"], values["settings"]["alert_below"]
     cameras, fixable = _mapped(values), overall["corrected"] is not None
-    rates = [
+    people = _people(values)
+    rates = [_judged_dot("by people's review", people["compliance"])] if people else []
+    rates += [
         _dot("as classified", "accent", overall, "compliance"),
         _dot("corrected", "second", overall, "corrected"),
     ]
     if values["settings"]["exclude"]:
         rates.append(_dot("nothing left out", "muted", values["everything"][0], "compliance"))
     shares = []
-    for row in values["corrected"]["shares"]:
+    for place, row in enumerate(values["corrected"]["shares"]):
         name, share = words(row["class"]), row["share"]
+        shares += [_judged_dot(name, people["shares"][place])] if people else []
         shares.append((name, "accent", share, share, share))
         shares += [_dot(name, "second", row, "corrected")] if fixable else []
     return {
@@ -169,6 +179,16 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> tuple[str, str, Any, Any, Any]:
     return text, colour, row[name], row[f"{name}_low"], row[f"{name}_high"]
+
+
+def _judged_dot(text: str, figure: Mapping[str, Any]) -> tuple[str, str, Any, Any, Any]:
+    return text, "ink", figure["value"], figure["low"], figure["high"]
+
+
+def _people(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The section of report.json on what people judged, where a rate follows from it."""
+    judged: Mapping[str, Any] | None = values["judged"]
+    return judged if judged and judged["compliance"] and judged["compliance"]["value"] is not None else None
 
 
 def _mapped(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -42,7 +42,7 @@ LONGEST_LABEL = 30
 FEWEST_DAYS = 24  # a map of fewer keeps cells that look like cells
 SQUARE, STROKE = ((0.05, -0.43), (0.95, -0.43), (0.95, 0.43), (0.05, 0.43)), ((0.25, 0.25), (0.75, -0.25))
 _camera = itemgetter("site", "camera")
-SERIES = {ACCENT: "as classified", SECOND: "corrected"}
+SERIES = {INK: "by people's review", ACCENT: "as classified", SECOND: "corrected"}
 COMPLIANCE_STEPS = {"95 % and more": 0.95, "90 to 95 %": 0.9, "80 to 90 %": 0.8, "70 to 80 %": 0.7,
                     "50 to 70 %": 0.5, "under 50 %": 0.0}  # fmt: skip
 COVERAGE_STEPS = {"95 % and more": 0.95, "75 to 95 %": 0.75, "50 to 75 %": 0.5, "25 to 50 %": 0.25,
@@ -100,7 +100,7 @@ def dots(name: str, label: str, rows: Sequence[Dot], threshold: float | None) ->
         return ""
     texts = list(dict.fromkeys(row[0] for row in rows))
     with rc_context(STYLE):
-        figure, axes = _axes(WIDTH_IN, 0.75 + 0.3 * len(texts))
+        figure, axes = _axes(WIDTH_IN, 0.75 + max(0.3 * len(texts), 0.14 * len(rows)))
         for text, colour, value, low, high in rows:
             beside = [row[1] for row in rows if row[0] == text]
             y = texts.index(text) + 0.24 * (beside.index(colour) - (len(beside) - 1) / 2)
@@ -113,8 +113,9 @@ def dots(name: str, label: str, rows: Sequence[Dot], threshold: float | None) ->
             axes.axvline(threshold, color=ALERT, linewidth=1, linestyle=":")
             axes.text(threshold, -0.55, "alert below", color=ALERT, fontsize=8.5, ha="center", va="bottom")
         if len(texts) < len(rows):
-            handles = [Patch(color=colour, label=text) for colour, text in SERIES.items()]
-            figure.legend(handles=handles, loc="outside upper left", ncols=2)
+            there = {COLOURS[row[1]] for row in rows}
+            handles = [Patch(color=colour, label=text) for colour, text in SERIES.items() if colour in there]
+            figure.legend(handles=handles, loc="outside upper left", ncols=3)
         return _svg(figure, name, label)
 
 

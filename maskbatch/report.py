@@ -13,9 +13,11 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from maskbatch import corrections
 from maskbatch.alerts import alerts
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.committed import Committed, open_together
@@ -24,11 +26,13 @@ from maskbatch.config import Expect, ReportConfig, as_dict
 from maskbatch.coverage import coverage
 from maskbatch.drift import drift
 from maskbatch.errors import ALERT, DONE, UsageError
+from maskbatch.judged import judged
 from maskbatch.pictures import thumbnails
 from maskbatch.plan import now
 from maskbatch.prevalence import unidentifiable
+from maskbatch.progress import say
 from maskbatch.review import CANDIDATE_COLUMNS
-from maskbatch.rundir import Location, RunDir, whole, write_json
+from maskbatch.rundir import Location, RunDir, folder, whole, write_json
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 from maskbatch.survey import Survey, survey
@@ -108,8 +112,9 @@ def make_report(
     if config.alert_by and f"by_{config.alert_by}" not in groupings:
         names = ", ".join(name.removeprefix("by_") for name in groupings)
         raise UsageError(f"--by {config.alert_by}: one of {names} expected")
+    words = _last_words(together, config, options)
     surveyed = survey(together)
-    report = _report(together, surveyed, config, confusion, reason)
+    report = _report(together, surveyed, config, confusion, reason, words)
     pictures = None
     if config.thumbnails:
         pictures = thumbnails(
@@ -117,6 +122,18 @@ def make_report(
         )
     _write(report, out, pictures)
     return report
+
+
+def _last_words(runs: Sequence[Committed], config: ReportConfig, options: StorageOptions) -> pd.DataFrame:
+    """What people said last of the images of `runs`, in the runs' folders and in that of --corrections."""
+    if config.corrections is None:
+        return corrections.last_words(pa.concat_tables(map(corrections.of_run, runs)))
+    if len(runs) > 1:
+        raise UsageError("--corrections belongs to one run: report that run alone, or leave it out")
+    found = corrections.read(folder(config.corrections, options))
+    if not len(found):
+        say(f"--corrections {config.corrections}: nothing is there yet")
+    return corrections.last_words(pa.concat_tables([corrections.of_run(runs[0]), found]))
 
 
 def _groupings(keep_column: str | None) -> dict[str, tuple[str, ...]]:
@@ -129,8 +146,9 @@ def _report(
     config: ReportConfig,
     confusion: Confusion | None,
     reason: str | None,
+    words: pd.DataFrame,
 ) -> Report:
-    """All figures: pure functions of what the survey found."""
+    """All figures: pure functions of what the survey found, and of people's last words."""
     meaning, cells, keep_column = runs[0].meaning, surveyed.cells, runs[0].keep_column
     kept = {"kept": keep_column or "kept"}
     keys = {name: tuple(kept.get(key, key) for key in own) for name, own in _groupings(keep_column).items()}
@@ -146,6 +164,7 @@ def _report(
         "drift": drift(cells, meaning.classes, _common(runs, "reference") or {}),
     }
     tables |= _flat(seen) | {"cells": cells, "review": surveyed.chosen.candidates}
+    tables["corrections"] = pa.Table.from_pandas(words, corrections.SCHEMA, preserve_index=False)
     if len(runs) == 1:
         tables["queue"] = surveyed.chosen.queue
     shown = {name: tables[name].to_pylist() for name in keys if name != "by_camera_day"}
@@ -163,6 +182,7 @@ def _report(
             "shares": rates.shares(),
             "unlike_cameras": _unlike(seen["drift"]),
         },
+        "judged": judged(words, tables.get("queue"), shown["overall"][0], meaning, config.exclude),
         **seen,
         "review": {
             "num_review": shown["overall"][0]["num_review"],

@@ -1,6 +1,7 @@
 """The report and the plan's summary as a person reads them in a terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -56,7 +57,9 @@ def print_report(report: "Report", console: Console, groupings: Sequence[str] = 
         if name.startswith("failed_") and count
     }
     console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{plus(failed)}.")
-    for line in (f"Compliance: {headline(report)}.", *second_figures(report)):
+    judged = list(by_people(report))
+    name = "As classified" if judged else "Compliance"
+    for line in (*judged, f"{name}: {headline(report)}.", *second_figures(report)):
         console.print(line)
     for alert in report.values["alerts"]:
         console.print(f"ALERT {alert['sentence']}.", soft_wrap=True)
@@ -76,6 +79,23 @@ def trust(report: "Report") -> Iterator[str]:
     found = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in totals.items() if count)
     if found:
         yield f"Doubtful images: {found}; --exclude leaves them out of the rates."
+
+
+def by_people(report: "Report") -> Iterator[str]:
+    """What the judged images say of all of them, where enough of them were judged."""
+    judged = report.values["judged"]
+    if judged is None:
+        return
+    if judged["reason"]:
+        num = sum(judged[f"num_{name}"] for name in ("judged", "waiting", "elsewhere"))
+        yield f"Judged by people: {num:,} images; no rate yet: {judged['reason']}."
+        return
+    of = f"{judged['num_random']:,} random and {judged['num_uncertain']:,} uncertain images"
+    moved = "" if judged["moved"] is None else f", {100 * judged['moved']:+.1f} points from as classified"
+    people = f"{judged['num_reviewers']:,} {'person' if judged['num_reviewers'] == 1 else 'people'}"
+    rate = _figure(judged["compliance"])
+    yield f"Compliance by people's review: {rate}{moved}, from {of} judged by {people}."
+    yield f"Wrong labels: {_figure(judged['error_rate'], ' of the images')}."
 
 
 def second_figures(report: "Report") -> Iterator[str]:
@@ -156,6 +176,38 @@ def _interval(row: dict[str, Any], rate: str = "compliance") -> str:
     if row[f"{rate}_low"] is None:
         return "-"
     return f"{100 * row[f'{rate}_low']:.1f} to {row[f'{rate}_high']:.1%}"
+
+
+def _figure(figure: Mapping[str, float | None], of: str = "") -> str:
+    value, low, high = (figure[name] for name in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "-"
+    return f"{value:.1%}{of}, 95 % interval {100 * low:.1f} to {high:.1%}"
+
+
+def print_predictions(made: Mapping[str, Any], console: Console) -> None:
+    """A row an image: its label and every class's probability, or its status and the reason."""
+    names = [image["uri"].removeprefix("file://") for image in made["images"]]
+    local = all(image["uri"].startswith("file://") for image in made["images"])
+    folder = commonprefix(names).rpartition("/")[0] if local else ""  # noqa: RUF071  up to a `/`
+    if folder:
+        console.print(f"In {folder}:", soft_wrap=True)
+    table = Table(**TABLE)
+    table.add_column("image", overflow="fold")
+    table.add_column("label", no_wrap=True)
+    for name in made["classes"]:
+        words = name.split("_")
+        table.add_column(" ".join(words), justify="right", width=max(len("100.0%"), *map(len, words)))
+    table.add_column("")
+    for uri, image in zip(names, made["images"], strict=True):
+        name = uri.removeprefix(f"{folder}/") if folder else uri
+        if image["status"] == "ok":
+            shares = [percent(image["probs"][of]) for of in made["classes"]]
+            label = f"{image['label'].replace('_', ' ')} {percent(image['confidence'])}"
+            table.add_row(name, label, *shares, "review" if image["needs_review"] else "")
+        else:
+            table.add_row(f"{name}: {image['error']}", image["status"])
+    console.print(table)
 
 
 def print_comparison(made: "Comparison", console: Console) -> None:

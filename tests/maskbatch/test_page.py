@@ -127,6 +127,7 @@ def sample(
     ]  # fmt: skip
     tests.sort(key=lambda test: (not test["alert"], test["p"]))
     num = len(classes)
+    settings.setdefault("corrections", None)
     return {
         "made_at": "2026-11-02T04:12:09+00:00",
         "maskbatch": "0.1.0",
@@ -172,6 +173,7 @@ def sample(
                 for name in classes
             ],
         },
+        "judged": None,
         "coverage": {
             "coverage": 0.9834, "stray_images": 2,
             "by_camera": [
@@ -236,6 +238,31 @@ def sample(
                 "sentence": "south / dock: the share without mask rose from 3.1 % to 8.7 % over the last 7 nights (q < 0.001).",
             },
         ],
+    }  # fmt: skip
+
+
+def people(values: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    """The same report where people judged some images; `reason`: why no rate follows."""
+    classes = values["classes"]
+    rate = {"value": 0.9312, "low": 0.9178, "high": 0.9421}
+    disputed = values["review"]["candidates"][0]
+    said = [{"by": "Ann", "label": "with_mask"}, {"by": "Bob", "label": "without_mask"}]
+    confusion: list[list[float]] = [[int(200 * (row == column)) + 2 for column in classes] for row in classes]
+    confusion[0][1] += 0.5
+    return values | {
+        "judged": {
+            "reason": reason, "num_judged": 524, "num_random": 214, "num_uncertain": 310, "num_skipped": 12,
+            "num_waiting": 5, "num_elsewhere": 1, "num_reviewers": 2,
+            "reviewers": [{"by": "Ann", "num_judged": 401}, {"by": "Bob", "num_judged": 125}],
+            "error_rate": None if reason else {"value": 0.0213, "low": 0.0142, "high": 0.0307},
+            "compliance": None if reason else rate,
+            "shares": [] if reason else [
+                {"class": row["class"], "value": row["share"], "low": 0.93 * row["share"], "high": 1.04 * row["share"]}
+                for row in values["corrected"]["shares"]
+            ],
+            "moved": None if reason else -0.0087, "confusion": confusion, "num_disputes": 1,
+            "disputes": [{name: disputed[name] for name in ("uri", "site", "camera", "captured_local")} | {"labels": said}],
+        }
     }  # fmt: skip
 
 
@@ -341,10 +368,13 @@ def one_image() -> dict[str, Any]:
 
 FLEET = [("plant", f"gate_{number:03}") for number in range(70)]
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
-    "a month": lambda: sample(
-        keep_column="lane", exclude=["frozen", "dark"], expect="1/5min", alert_corrected=True
+    "a month": lambda: people(
+        sample(keep_column="lane", exclude=["frozen", "dark"], expect="1/5min", alert_corrected=True)
     ),
-    "two classes": lambda: sample(classes=TWO, num_days=3, alert_below=None, alert_by=None),
+    "two classes": lambda: people(
+        sample(classes=TWO, num_days=3, alert_below=None, alert_by=None),
+        "12 more random images must be judged, in the order of the queue",
+    ),
     "a fleet": lambda: sample(cameras=FLEET, num_days=2, alert_below=1.0),
     "no image": nothing,
     "all failed": lambda: nothing(40),
@@ -544,6 +574,17 @@ def test_classes_have_corrected_dots_only_where_rates_are_corrected() -> None:
     values["overall"][0] |= dict.fromkeys(("compliance", "corrected", "corrected_low", "corrected_high"))
     assert "var(--second)" not in page._plots(values)["shares"]
     assert "Share of each class, as classified" in page.render(values)
+
+
+def test_a_rate_by_review_comes_first_and_is_drawn_only_where_there_is_one() -> None:
+    month, two, none = (rendered(name) for name in ("a month", "two classes", "a fleet"))
+    assert 0 < month.index('data-figure="judged/compliance/value"') < month.index("overall/0/compliance")
+    assert "from 214 random and 310 uncertain images judged by 2 people" in flat(month)
+    assert "No rate follows from it: 12 more random images must be judged" in flat(two)
+    assert "maskbatch ui --run /runs/2026-10 shows a random sample" in flat(none)
+    for name, drawn in (("a month", True), ("two classes", False), ("a fleet", False)):
+        plotted = page._plots(VALUES[name])
+        assert ["by people's review" in plotted[plot] for plot in ("headline", "shares")] == [drawn, drawn]
 
 
 def test_every_alert_ends_with_one_full_stop() -> None:

@@ -20,7 +20,7 @@ from maskbatch.tables import GROUPINGS
 
 FILES = {
     "report.json", "report.html", "alerts.json",
-    *(f"{name}.parquet" for name in (*GROUPINGS, *FLAT, "cells", "review", "queue")),
+    *(f"{name}.parquet" for name in (*GROUPINGS, *FLAT, "cells", "review", "queue", "corrections")),
 }  # fmt: skip
 
 

@@ -1,0 +1,229 @@
+"""Single images through the job's own reader, decoder and classifier, in this process, without Ray.
+
+A URL is read as it stands in a run's scores, members of a tar, zip or Parquet file too; a path as it is.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskbatch import archive, schema
+from maskbatch.checkpoint import Card, Checkpoint, Preset, open_checkpoint
+from maskbatch.classifier import Classifier
+from maskbatch.clock import Clock
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.decode import BadImageError, decode_batch, decode_image
+from maskbatch.entries import SCHEME, Entry, decode_name
+from maskbatch.errors import MaskbatchError, UsageError
+from maskbatch.places import Place, locate, shown
+from maskbatch.plan import now
+from maskbatch.progress import step
+from maskbatch.read import READ_COLUMNS, Encoded, read_images
+from maskbatch.rows import scores_rows
+from maskbatch.rundir import reason
+from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
+
+MEMBER = re.compile(r"(tar|zip|parquet)://(.*?)::(.*)", re.DOTALL)
+QUIET_IMAGES = 64
+"""Up to so many are done before a bar would be of use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What a scores row would say of one image."""
+
+    status: str
+    error: str | None
+    label: str | None
+    confidence: float | None
+    probs: dict[str, float] | None
+    """By class, in the checkpoint's order; None where the status is not ok."""
+    needs_review: bool
+    width: int | None
+    """Pixels of the source, upright."""
+    height: int | None
+    image: NDArray[np.uint8]
+    """(H, W, 3) RGB, what the model saw; zeros where nothing could be decoded."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the pixels, JSON-ready."""
+        return {name: getattr(self, name) for name in self.__slots__ if name != "image"}
+
+
+class Predictor:
+    """A checkpoint, loaded once, for as many images as come."""
+
+    def __init__(self, checkpoint: Checkpoint, config: ScoreConfig) -> None:
+        self.card: Card = checkpoint.card
+        self.path, self.digest, self.config = checkpoint.path, checkpoint.digest, config
+        self._classifier = Classifier(checkpoint, dtype=config.dtype, batch_size=config.batch_size)
+
+    def predict(self, encoded: Sequence[Encoded]) -> list[Prediction]:
+        """One prediction an image, in their order; what the job gives, bit for bit on one kind of device."""
+        decoded = decode_batch(encoded, len(encoded), self.card.preset, self.config.max_pixels)
+        probs_NK = self._classifier.probs(decoded.images_NHWC)
+        planned = pa.Table.from_pylist(
+            [{"id": number, "uri": "", "encoding": "raw"} for number in range(len(encoded))], schema.PLAN
+        )
+        rows = scores_rows(planned, decoded, probs_NK, self.card, Clock.parse((), now())).to_pylist()
+        return [self._prediction(*both) for both in zip(rows, decoded.images_NHWC, strict=True)]
+
+    def _prediction(self, row: dict[str, Any], image: NDArray[np.uint8]) -> Prediction:
+        kept = ("status", "error", "label", "confidence", "needs_review", "width", "height")
+        probs = {name: row[f"prob_{name}"] for name in self.card.classes} if row["status"] == "ok" else None
+        return Prediction(**{name: row[name] for name in kept}, probs=probs, image=image)
+
+    def picture(self, encoded: Encoded, found: Prediction, box_px: tuple[int, int]) -> Image.Image | None:
+        """The whole picture, upright, in its proportions, as large as fits `box_px` (W, H)."""
+        if encoded.data is None or not found.width or not found.height:
+            return None
+        scale = min(box_px[0] / found.width, box_px[1] / found.height)
+        size = max(8, round(found.height * scale)), max(8, round(found.width * scale))
+        try:
+            return decode_image(encoded.data, Preset(size), self.config.max_pixels).image
+        except BadImageError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """One image that was asked for."""
+
+    uri: str
+    """As the plan would show it: no user-info, no query."""
+    prediction: Prediction
+    picture: Image.Image | None = None
+    """Where a box for it was given, and it can be decoded."""
+
+
+def predict_images(
+    images: Sequence[str],
+    config: ScoreConfig,
+    job: JobConfig,
+    *,
+    checkpoint: str | None = None,
+    allow_prefix: Sequence[str] = (),
+    options: StorageOptions = NO_OPTIONS,
+    box_px: tuple[int, int] | None = None,
+) -> tuple[Predictor, list[Predicted]]:
+    """The predictor, and what it says of every one of `images`, in their order.
+
+    Raises UsageError for a folder or container, a URL that names nothing, and for the checkpoint.
+    """
+    entries = [_entry(image) for image in images]
+    access = _access(entries, allow_prefix, options, job)
+    predictor = Predictor(open_checkpoint(checkpoint), config)
+    entries = _with_members(entries, access)
+    # Neighbours in a container come by one request, and rows of a Parquet file are read forward only.
+    order = sorted(range(len(entries)), key=lambda i: _position(entries[i]))
+    plan_rows = [{name: getattr(entries[i], name) for name in READ_COLUMNS} for i in order]
+    encoded, found = read_images(plan_rows, access, config.max_bytes), dict[int, Predicted]()
+    with step("predict", len(images)) if len(images) > QUIET_IMAGES else nullcontext() as shown_step:
+        for start in range(0, len(order), config.batch_size):
+            batch = list(islice(encoded, config.batch_size))
+            for i, item, one in zip(order[start:], batch, predictor.predict(batch), strict=False):
+                picture = predictor.picture(item, one, box_px) if box_px else None
+                found[i] = Predicted(entries[i].uri, one, picture)
+            if shown_step:
+                shown_step.advance(len(batch))
+    return predictor, [found[i] for i in range(len(images))]
+
+
+def summary(predictor: Predictor, found: Sequence[Predicted]) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "checkpoint": predictor.path,
+        "digest": predictor.digest,
+        "classes": list(predictor.card.classes),
+        "images": [{"uri": one.uri, **one.prediction.as_dict()} for one in found],
+    }
+
+
+def _position(entry: Entry) -> tuple[str, int, int]:
+    return entry.container or "", entry.offset or 0, entry.length or 0
+
+
+def _access(
+    entries: Sequence[Entry], allow_prefix: Sequence[str], options: StorageOptions, job: JobConfig
+) -> Access:
+    """As a run's; a web server that was named may redirect anywhere within itself, and to https."""
+    web = {
+        f"{scheme}://{uri.split('/')[2]}/"
+        for uri in (entry.container or entry.uri for entry in entries)
+        if uri.startswith("http")
+        for scheme in ("https", uri.partition("://")[0])
+    }
+    config = PlanConfig(archives=tuple(sorted(web)), allow_prefix=tuple(allow_prefix))
+    return archive.access_of(config, options, job)
+
+
+def _entry(image: str) -> Entry:
+    """The entry of an image, or of a member that has to be looked up. Raises UsageError."""
+    member = MEMBER.fullmatch(image)
+    place = _place(member[3] if member else image)
+    web = place.root.startswith("http")
+    uri = place.uri if web or place.root == SCHEME else place.root + place.path
+    kind = os.path.splitext(place.path)[1].lower()
+    if member:
+        if kind != f".{member[1]}" or place.fetch:
+            expected = f"a .{member[1]} file, without a query or a password, expected behind `::`"
+            raise UsageError(f"image {shown(image)}: {expected}; check it, or copy the file here")
+        return Entry(uri=f"{member[1]}://{member[2]}::{uri}", relative=member[2], container=uri)
+    folder = Path(place.path).is_dir() if place.root == SCHEME else place.path.endswith("/") and not web
+    if folder or kind in archive.CONTAINERS:
+        what = "a folder" if folder else f"a {kind}"
+        remedy = f"maskbatch score {shown(image)} --out OUT scores all that is in it"
+        raise UsageError(f"image {shown(image)}: {what}, not one image; {remedy}")
+    return Entry(uri=uri, relative=uri, fetch=place.fetch)
+
+
+def _place(text: str) -> Place:
+    if "://" not in text:
+        return Place(SCHEME, os.path.abspath(text))  # noqa: PTH100  as the system reads it
+    try:
+        return locate(text)
+    except ValueError as error:
+        raise UsageError(f"image {shown(text)} {error}") from error
+
+
+def _with_members(entries: Sequence[Entry], access: Access) -> list[Entry]:
+    """Each entry, those of members with their place in their container, or why they have none."""
+    wanted = {entry.uri for entry in entries if entry.container}
+    listed = {
+        container: _listed(container, wanted, access)
+        for container in dict.fromkeys(entry.container for entry in entries if entry.container)
+    }
+    return [
+        replace(listed[entry.container].get(entry.uri) or listed[entry.container][""], uri=entry.uri)
+        if entry.container
+        else entry
+        for entry in entries
+    ]
+
+
+def _listed(container: str, wanted: set[str], access: Access) -> dict[str, Entry]:
+    """The entries of a container that are wanted; at "", what stands for those that it does not have."""
+    name = container if container.startswith("http") else os.fsdecode(decode_name(container))
+    missing = Entry(uri="", relative="", status="missing", error="its container has nothing of that name")
+    found = {"": missing}
+    try:
+        config = PlanConfig(archives=(name.removeprefix(SCHEME),))
+        for entry in archive.entries(config, access, Counter(), Counter()):
+            if entry.uri in wanted:
+                found[entry.uri] = entry
+            elif entry.uri == container:  # the row that says what is wrong with the container itself
+                found[""] = entry
+    except (MaskbatchError, OSError) as error:
+        found[""] = replace(missing, status="read_error", error=reason(error))
+    return found
