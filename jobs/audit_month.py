@@ -24,7 +24,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 import typer
 
 from jobs.nights import DAY, Schedule
-from maskbatch import cli
+from maskbatch import cli, flags
 from maskbatch.differences import Verification
 from maskbatch.errors import FAILED, UsageError
 from maskbatch.progress import say
@@ -99,16 +99,16 @@ def write_bundle(run: RunDir, checked: Verification, place: Location) -> None:
 
 @app.command()
 def main(
-    archives: cli.Archives,
+    archives: flags.Archives,
     month: Annotated[str, typer.Option(help="The local month, such as 2026-10; it must be over.")],
     base: Annotated[str, typer.Option(help="Folder or URL below which nights and months have their runs.")],
-    config_file: cli.ConfigFile = None,
+    config_file: flags.ConfigFile = None,
     sample: Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")] = 200,
     bundle: Annotated[str | None, typer.Option(help="Where the zip to keep goes [beside the run].")] = None,
-    fresh: cli.Fresh = False,
-    storage_options: cli.StorageOptionsFile = None,
-    as_json: cli.Json = False,
-    json_logs: cli.JsonLogs = False,
+    fresh: flags.Fresh = False,
+    storage_options: flags.StorageOptionsFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
 ) -> int:
     """Score a month of an archive, report it, verify it, and bundle what is to be kept."""
     schedule = Schedule.read(archives, base, config_file, storage_options)

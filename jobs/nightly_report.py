@@ -31,7 +31,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.nights import DAY, Schedule
-from maskbatch import cli
+from maskbatch import cli, flags
 from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
 from maskbatch.committed import Committed, check_digests, open_committed
 from maskbatch.compare import compare
@@ -172,16 +172,16 @@ def report_nights(schedule: Schedule, first: date, last: date) -> dict[str, Any]
 
 @app.command()
 def main(
-    archives: cli.Archives,
+    archives: flags.Archives,
     base: Annotated[str, typer.Option(help="Folder or URL below which each night has its run.")],
-    config_file: cli.ConfigFile = None,
+    config_file: flags.ConfigFile = None,
     date_: Annotated[str | None, typer.Option("--date", help="The local day to report [yesterday].")] = None,
     since: Annotated[str | None, typer.Option(help="Report every night from this day to yesterday.")] = None,
-    alert_below: cli.AlertBelow = None,
-    by: cli.By = None,
-    storage_options: cli.StorageOptionsFile = None,
-    as_json: cli.Json = False,
-    json_logs: cli.JsonLogs = False,
+    alert_below: flags.AlertBelow = None,
+    by: flags.By = None,
+    storage_options: flags.StorageOptionsFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
 ) -> int:
     """Score yesterday's local day, report it, and hold it against the nights before."""
     flags = {"alert_below": alert_below, "alert_by": by}

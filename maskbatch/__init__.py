@@ -2,7 +2,7 @@
 
 The path of a snapshot, one line a module:
 
-    cli         flags, exit codes, what is printed
+    cli         commands, exit codes, what is printed; flags that they share
     config      every setting, its default and bounds
     runner      a whole run: plan, score, commit, report
     archive     what an ARCHIVE argument names, of any kind, each image once

@@ -1,8 +1,8 @@
-"""The command line: `maskbatch plan | estimate | score | status | report | compare | verify | predict | ui | demo`.
+"""The command line of maskbatch, a function a command.
 
-Exit codes: 0 done; 1 the run failed and can be resumed, or verify found a difference; 2 bad usage;
-3 committed, but more images failed than --max-error-rate allows; 4 an alert fired; 5 another live run
-holds OUT; 130 Ctrl-C.
+Exit codes: 0 done; 1 the run failed and can be resumed, verify found a difference, or predict could not
+score an image; 2 bad usage; 3 committed, but more images failed than --max-error-rate allows; 4 an alert
+fired; 5 another live run holds OUT; 130 Ctrl-C.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from maskbatch import config
+from maskbatch import config, flags
 from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import log_json, say
@@ -32,94 +32,6 @@ app = typer.Typer(
 )
 
 CONDITION_NAMES = ", ".join(CONDITIONS)
-
-Archives = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="ARCHIVE...",
-        help="Folder, bucket prefix, pattern, tar, zip, Parquet file or manifest; a path or URL.",
-    ),
-]
-KeepColumn = Annotated[
-    str | None, typer.Option(help="Column of a manifest or sidecar that travels to scores and report.")
-]
-AllowPrefix = Annotated[
-    list[str] | None, typer.Option(help="Where uris of a manifest may lie, beside its own folder; repeated.")
-]
-StorageOptionsFile = Annotated[
-    Path | None,
-    typer.Option("--storage-options", help="TOML of credentials and endpoints, a table a URL prefix."),
-]
-RequestTimeoutS = Annotated[float | None, typer.Option(help="Patience with one request to a store [30].")]
-ImageTimeoutS = Annotated[float | None, typer.Option(help="Patience with one image, all tries [120].")]
-MaxRequests = Annotated[int | None, typer.Option(help="Requests in flight in one worker [32].")]
-Out = Annotated[str, typer.Option(help="Run directory: made if missing, resumed if unfinished.")]
-Layout = Annotated[
-    str | None,
-    typer.Option(
-        help="What a path below ARCHIVE says, such as "
-        "'{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg'; * is any text in one name. "
-        "Without it, folders like camera=07/date=2026-10-01/ are recognised."
-    ),
-]
-Timezone = Annotated[
-    list[str] | None, typer.Option(metavar="ZONE|SITE=ZONE", help="Zone of the archive's local times [UTC].")
-]
-Since = Annotated[str | None, typer.Option(help="First local date or time planned; unknown times are kept.")]
-Until = Annotated[str | None, typer.Option(help="Local date or time before which images are planned.")]
-Camera = Annotated[list[str] | None, typer.Option(help="Only this camera, or SITE/CAMERA; may be repeated.")]
-MarginDays = Annotated[
-    int | None, typer.Option(help="Days around --since and --until whose {date:...} is listed too [0].")
-]
-Limit = Annotated[int | None, typer.Option(help="At most this many images, in the plan's order.")]
-Reuse = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="RUN",
-        help="A finished run whose rows of unchanged images are carried over; repeated. "
-        "With OUT itself, what is new goes to its next version, OUT.v2.",
-    ),
-]
-Latest = Annotated[
-    bool, typer.Option("--latest", help="Take the newest finished version of each run, RUN.v2 or later.")
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away an unfinished run in OUT first.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file of these flags; flags on the line win.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary on stdout.")]
-JSON_LOGS = "--json-logs"
-JsonLogs = Annotated[bool, typer.Option(JSON_LOGS, help="Each line on stderr is one JSON object; no bars.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own logs too.")]
-CheckpointFile = Annotated[str | None, typer.Option(help="A .safetensors checkpoint [the packaged one].")]
-Dtype = Annotated[
-    str | None, typer.Option(help="auto, bfloat16 or float32 [auto: bfloat16 where the hardware has it].")
-]
-BatchSize = Annotated[int | None, typer.Option(help="Images the model sees at a time [32].")]
-MaxBytes = Annotated[int | None, typer.Option(help="Largest encoded image, bytes [67108864].")]
-MaxPixels = Annotated[int | None, typer.Option(help="Largest image, pixels [89478485].")]
-AlertBelow = Annotated[
-    float | None, typer.Option(help="Exit 4 where a whole interval of compliance is below this, as 0.95.")
-]
-By = Annotated[
-    str | None, typer.Option(help="Hold each camera (site, day, hour ...) to --alert-below [overall].")
-]
-Address = Annotated[
-    str | None, typer.Option(help="Ray cluster to join, such as auto [local: one started here].")
-]
-MaxWorkers = Annotated[int | None, typer.Option(help="At most so many decoding workers [one a core].")]
-MaxScorers = Annotated[
-    int | None, typer.Option(help="At most so many scoring actors on GPUs [as many as fit the GPUs].")
-]
-GpusPerWorker = Annotated[
-    float | None, typer.Option(help="GPUs for one scoring actor, where there are any; 0: use CPUs [1.0].")
-]
-MaxErrorRate = Annotated[
-    float | None, typer.Option(help="Share of failed images above which to exit 3 [0.05].")
-]
-StallTimeoutS = Annotated[
-    float | None, typer.Option(help="Stop, resumable, after so many seconds without progress [600].")
-]
 
 
 def _values(config_file: Path | None, **flags: Any) -> dict[str, Any]:
@@ -141,25 +53,25 @@ def _options(path: Path | None) -> StorageOptions:
 
 @app.command()
 def plan(
-    archives: Archives,
+    archives: flags.Archives,
     out: Annotated[str | None, typer.Option(help="Run directory to write the plan to.")] = None,
-    layout: Layout = None,
-    timezone: Timezone = None,
-    since: Since = None,
-    until: Until = None,
-    camera: Camera = None,
-    margin_days: MarginDays = None,
-    limit: Limit = None,
-    keep_column: KeepColumn = None,
-    allow_prefix: AllowPrefix = None,
-    storage_options: StorageOptionsFile = None,
+    layout: flags.Layout = None,
+    timezone: flags.Timezone = None,
+    since: flags.Since = None,
+    until: flags.Until = None,
+    camera: flags.Camera = None,
+    margin_days: flags.MarginDays = None,
+    limit: flags.Limit = None,
+    keep_column: flags.KeepColumn = None,
+    allow_prefix: flags.AllowPrefix = None,
+    storage_options: flags.StorageOptionsFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List, print what was found, write nothing.")
     ] = False,
-    fresh: Fresh = False,
-    config_file: ConfigFile = None,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
+    fresh: flags.Fresh = False,
+    config_file: flags.ConfigFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
 ) -> None:
     """List the archive and number its images, opening none; `score` goes on from there."""
     from maskbatch import runner, terminal
@@ -194,7 +106,7 @@ def plan(
 
 @app.command()
 def estimate(
-    archives: Archives,
+    archives: flags.Archives,
     cluster: Annotated[
         Path | None, typer.Option(help="Ray cluster launcher file to estimate for [this machine].")
     ] = None,
@@ -205,23 +117,23 @@ def estimate(
         list[str] | None,
         typer.Option(metavar="TYPE=PER_HOUR", help="Of a node type or InstanceType of --cluster; repeated."),
     ] = None,
-    checkpoint: CheckpointFile = None,
-    layout: Layout = None,
-    timezone: Timezone = None,
-    since: Since = None,
-    until: Until = None,
-    margin_days: MarginDays = None,
-    camera: Camera = None,
-    limit: Limit = None,
-    keep_column: KeepColumn = None,
-    allow_prefix: AllowPrefix = None,
-    storage_options: StorageOptionsFile = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    config_file: ConfigFile = None,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
-    verbose: Verbose = False,
+    checkpoint: flags.CheckpointFile = None,
+    layout: flags.Layout = None,
+    timezone: flags.Timezone = None,
+    since: flags.Since = None,
+    until: flags.Until = None,
+    margin_days: flags.MarginDays = None,
+    camera: flags.Camera = None,
+    limit: flags.Limit = None,
+    keep_column: flags.KeepColumn = None,
+    allow_prefix: flags.AllowPrefix = None,
+    storage_options: flags.StorageOptionsFile = None,
+    dtype: flags.Dtype = None,
+    batch_size: flags.BatchSize = None,
+    config_file: flags.ConfigFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
+    verbose: flags.Verbose = False,
 ) -> None:
     """Say how long a run would take, and cost, from a random sample scored here; no run is made."""
     from maskbatch import terminal
@@ -263,38 +175,38 @@ def estimate(
 
 @app.command()
 def score(
-    archives: Archives,
-    out: Out,
-    reuse: Reuse = None,
-    checkpoint: CheckpointFile = None,
-    layout: Layout = None,
-    timezone: Timezone = None,
-    since: Since = None,
-    until: Until = None,
-    camera: Camera = None,
-    margin_days: MarginDays = None,
-    limit: Limit = None,
-    keep_column: KeepColumn = None,
-    allow_prefix: AllowPrefix = None,
-    storage_options: StorageOptionsFile = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    max_bytes: MaxBytes = None,
-    max_pixels: MaxPixels = None,
-    address: Address = None,
-    max_workers: MaxWorkers = None,
-    max_scorers: MaxScorers = None,
-    gpus_per_worker: GpusPerWorker = None,
-    max_error_rate: MaxErrorRate = None,
-    stall_timeout_s: StallTimeoutS = None,
-    request_timeout_s: RequestTimeoutS = None,
-    image_timeout_s: ImageTimeoutS = None,
-    max_requests: MaxRequests = None,
-    fresh: Fresh = False,
-    config_file: ConfigFile = None,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
-    verbose: Verbose = False,
+    archives: flags.Archives,
+    out: flags.Out,
+    reuse: flags.Reuse = None,
+    checkpoint: flags.CheckpointFile = None,
+    layout: flags.Layout = None,
+    timezone: flags.Timezone = None,
+    since: flags.Since = None,
+    until: flags.Until = None,
+    camera: flags.Camera = None,
+    margin_days: flags.MarginDays = None,
+    limit: flags.Limit = None,
+    keep_column: flags.KeepColumn = None,
+    allow_prefix: flags.AllowPrefix = None,
+    storage_options: flags.StorageOptionsFile = None,
+    dtype: flags.Dtype = None,
+    batch_size: flags.BatchSize = None,
+    max_bytes: flags.MaxBytes = None,
+    max_pixels: flags.MaxPixels = None,
+    address: flags.Address = None,
+    max_workers: flags.MaxWorkers = None,
+    max_scorers: flags.MaxScorers = None,
+    gpus_per_worker: flags.GpusPerWorker = None,
+    max_error_rate: flags.MaxErrorRate = None,
+    stall_timeout_s: flags.StallTimeoutS = None,
+    request_timeout_s: flags.RequestTimeoutS = None,
+    image_timeout_s: flags.ImageTimeoutS = None,
+    max_requests: flags.MaxRequests = None,
+    fresh: flags.Fresh = False,
+    config_file: flags.ConfigFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
+    verbose: flags.Verbose = False,
 ) -> int:
     """Score the archive into a committed run and its report; the same command resumes a stopped one."""
     from maskbatch import runner
@@ -379,7 +291,7 @@ def _closing_lines(result: Any) -> None:
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished run directories.")],
     out: Annotated[str | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
-    latest: Latest = False,
+    latest: flags.Latest = False,
     exclude: Annotated[
         str | None, typer.Option(metavar="CONDITION,...", help=f"Leave out of the rates: {CONDITION_NAMES}.")
     ] = None,
@@ -387,8 +299,8 @@ def report(
         str | None,
         typer.Option(help="Snapshots expected of each camera, as 1/5min or 12/h@06-22 [its own usual pace]."),
     ] = None,
-    alert_below: AlertBelow = None,
-    by: By = None,
+    alert_below: flags.AlertBelow = None,
+    by: flags.By = None,
     corrected: Annotated[
         bool, typer.Option("--corrected", help="Hold the corrected rate to --alert-below, not the observed.")
     ] = False,
@@ -398,9 +310,9 @@ def report(
     corrections: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of what was judged, beside [RUN/corrections].")
     ] = None,
-    storage_options: StorageOptionsFile = None,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
+    storage_options: flags.StorageOptionsFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
 ) -> int:
     """Make the report of one finished run again, or one report over several."""
     from maskbatch import terminal
@@ -438,8 +350,8 @@ def report(
 @app.command()
 def status(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A run directory, from whatever machine.")],
-    storage_options: StorageOptionsFile = None,
-    as_json: Json = False,
+    storage_options: flags.StorageOptionsFile = None,
+    as_json: flags.Json = False,
 ) -> None:
     """Say where a run stands, also while it goes on: planned, running, interrupted or committed."""
     from dataclasses import asdict
@@ -458,10 +370,10 @@ def status(
 def compare(
     first: Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")],
     second: Annotated[str, typer.Argument(metavar="RUN", help="The one it is held against.")],
-    latest: Latest = False,
-    storage_options: StorageOptionsFile = None,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
+    latest: flags.Latest = False,
+    storage_options: flags.StorageOptionsFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
 ) -> None:
     """Show what changed between two checkpoints on the same images, or two periods, with a test."""
     from maskbatch import terminal
@@ -483,11 +395,11 @@ def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="A finished run directory.")],
     sample: Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")] = 200,
     seed: Annotated[int | None, typer.Option(help="Draw the sample of an earlier check again.")] = None,
-    latest: Latest = False,
+    latest: flags.Latest = False,
     checkpoint: Annotated[str | None, typer.Option(help="Where the run's checkpoint lies now.")] = None,
-    storage_options: StorageOptionsFile = None,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
+    storage_options: flags.StorageOptionsFile = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
 ) -> int:
     """Check a finished run: files, counts, ids, and a random sample against the archive."""
     from maskbatch.rundir import RunDir
@@ -516,23 +428,23 @@ def predict(
             help="Paths, URLs, or members as a run names them: tar://NAME::s3://BUCKET/FILE.tar.",
         ),
     ],
-    checkpoint: CheckpointFile = None,
+    checkpoint: flags.CheckpointFile = None,
     show: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", help="Write one PNG of the pictures, their labels and bars."),
     ] = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
-    max_bytes: MaxBytes = None,
-    max_pixels: MaxPixels = None,
+    dtype: flags.Dtype = None,
+    batch_size: flags.BatchSize = None,
+    max_bytes: flags.MaxBytes = None,
+    max_pixels: flags.MaxPixels = None,
     allow_prefix: Annotated[
         list[str] | None, typer.Option(help="Where web servers may redirect to, beside themselves; repeated.")
     ] = None,
-    storage_options: StorageOptionsFile = None,
-    request_timeout_s: RequestTimeoutS = None,
-    image_timeout_s: ImageTimeoutS = None,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
+    storage_options: flags.StorageOptionsFile = None,
+    request_timeout_s: flags.RequestTimeoutS = None,
+    image_timeout_s: flags.ImageTimeoutS = None,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
 ) -> int:
     """Say what the classifier makes of single images, here and now; no run is made."""
     from maskbatch import annotate, terminal
@@ -580,7 +492,7 @@ def ui(
     corrections: Annotated[
         str | None, typer.Option(help="Folder of what reviewers judge [RUN/corrections].")
     ] = None,
-    checkpoint: CheckpointFile = None,
+    checkpoint: flags.CheckpointFile = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")
     ] = "127.0.0.1",
@@ -588,7 +500,7 @@ def ui(
         int | None, typer.Option(min=1, max=65535, help="Port to listen on [7860, or the next free one].")
     ] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    storage_options: StorageOptionsFile = None,
+    storage_options: flags.StorageOptionsFile = None,
 ) -> None:
     """Open a page in the browser: try the model on a picture, and review the doubtful ones of a run."""
     from maskbatch.ui.start import start
@@ -612,9 +524,9 @@ def demo(
     images: Annotated[
         int, typer.Option(min=240, help="Snapshots drawn, of four cameras over a month.")
     ] = 720,
-    as_json: Json = False,
-    json_logs: JsonLogs = False,
-    verbose: Verbose = False,
+    as_json: flags.Json = False,
+    json_logs: flags.JsonLogs = False,
+    verbose: flags.Verbose = False,
 ) -> int:
     """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
     from maskbatch import demo as demo_module
@@ -662,7 +574,7 @@ def main() -> None:
 def run(program: typer.Typer, usage: str) -> NoReturn:
     """A whole command line: what a user can cause is one sentence and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
-    if JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
+    if flags.JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
         log_json()
     try:
         code = program(standalone_mode=False)

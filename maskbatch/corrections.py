@@ -7,6 +7,7 @@ A word without a label is none: the image was skipped, or a judgement taken back
 import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +36,8 @@ SCHEMA = pa.schema(
 )
 """`label`: what the person says, null where no judgement; `was`: what the classifier said; `by`, `at`: who
 and when; `stratum` and `probability` as in the queue of `review`."""
+MANY = 100
+"""Fewer are read in no time, without a word."""
 IMAGE = ["uri", "sha256", "region"]
 """What an image is known by; its bytes are told by sha256, so a picture that changed is another one."""
 
@@ -51,13 +54,13 @@ def write(folder: Location, row: Mapping[str, Any]) -> None:
 def read(folder: Location, known: Collection[str] = ()) -> pa.Table:
     """Every judgement in `folder` but for the objects `known` by name, by time. Raises UsageError."""
     found = [name for name in object_names(folder) if name not in known]
-    if not found:
-        return SCHEMA.empty_table()
-    with step("corrections", len(found)) as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
-        parts = []
+    progress = step("corrections", len(found), "judgements") if len(found) >= MANY else nullcontext()
+    with progress as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
+        parts = [SCHEMA.empty_table()]
         for part in pool.map(lambda name: _read(folder / name), found):
             parts.append(part)
-            shown.advance(1)
+            if shown:
+                shown.advance(1)
     return pa.concat_tables(parts).sort_by("at")
 
 

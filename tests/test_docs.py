@@ -15,7 +15,7 @@ from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("plan", "estimate", "score", "status", "report", "compare", "verify", "demo")
+COMMANDS = ("plan", "estimate", "score", "status", "report", "compare", "verify", "predict", "ui", "demo")
 
 
 @pytest.fixture(scope="module")
