@@ -1,0 +1,55 @@
+"""The report of the run that is reviewed: where it lies, and made anew with what was judged since."""
+
+import json
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+
+from maskbatch.config import ReportConfig, make
+from maskbatch.errors import MaskbatchError
+from maskbatch.progress import say
+from maskbatch.report import make_report
+from maskbatch.review import read_queue
+from maskbatch.rundir import Location, RunDir, store_errors
+from maskbatch.stores import StorageOptions
+
+
+class Reports:
+    """The report in the run, or one in the folder `own` where there is none that will do."""
+
+    def __init__(self, run: RunDir, corrections: Location | None, own: Path, options: StorageOptions) -> None:
+        self._run, self._corrections, self._own, self._options = run, corrections, own, options
+        self._making = threading.Lock()
+        self.folder: Location = run.report
+        try:
+            self.queue: pa.Table = read_queue(self.folder)
+            self.html()
+        except (pa.ArrowException, UnicodeDecodeError, *store_errors()):
+            say(f"{run.path} has no report of this version of maskbatch; one is made for this session")
+            self._make(self._own)
+            self.queue = read_queue(self.folder)
+
+    def html(self) -> str:
+        """report.html as it is now."""
+        return (self.folder / "report.html").read_text(encoding="utf-8")
+
+    def again(self) -> str:
+        """Make the report anew, in the run where that can be; says where. Raises UsageError."""
+        with self._making:
+            try:
+                self._make(self._own if self._corrections else self._run.report)
+            except MaskbatchError:
+                self._make(self._own)
+        return "for this session only" if self.folder == self._own else f"in {self.folder}"
+
+    def _make(self, folder: Location) -> None:
+        """By the settings of the report that was there."""
+        try:
+            settings = json.loads((self.folder / "report.json").read_bytes())["settings"]
+        except (FileNotFoundError, ValueError, KeyError):
+            settings = {}
+        if self._corrections:
+            settings["corrections"] = str(self._corrections)
+        make_report([self._run], folder, make(ReportConfig, settings), self._options)
+        self.folder = folder

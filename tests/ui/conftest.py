@@ -1,0 +1,166 @@
+"""What the tests of the browser's side share: a real server in a process of its own, and a real browser."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+from playwright.sync_api import Browser, Page, sync_playwright
+from samples import CLASSES, make_card, speckle, stage_run, write_files
+
+from maskbatch.architectures import build
+from maskbatch.checkpoint import open_checkpoint, save_checkpoint
+from maskbatch.report import make_report
+from maskbatch.rundir import RunDir
+
+PATIENCE_S = 120
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `maskbatch ui`."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    temp: Path
+    """The folder that the process has for temporary files, with nothing else in it."""
+    log: Path
+
+    @property
+    def kept(self) -> list[str]:
+        """What now lies in the server's own folder."""
+        return [path.name for path in self.temp.glob("maskbatch-ui-*/**/*") if path.is_file()]
+
+
+Serve = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
+    """Start `maskbatch ui ARGUMENTS` on a free port; it gets SIGTERM at the end."""
+
+    @contextmanager
+    def start(*arguments: object, **env: str) -> Iterator[Server]:
+        folder = tmp_path_factory.mktemp("served")
+        (temp := folder / "temp").mkdir()
+        with (log := folder / "log").open("wb") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "maskbatch", "ui", *map(str, arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env={**os.environ, "TMPDIR": str(temp), "OMP_NUM_THREADS": "1", **env},
+            )
+        try:
+            yield Server(_printed_url(process, log), process, temp, log)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_S)
+
+    return start
+
+
+def _printed_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until and process.poll() is None:
+        if found := re.search(r"http://\S+", log.read_text()):
+            return found[0]
+        time.sleep(0.05)
+    pytest.fail(f"maskbatch ui did not start: {log.read_text()}")
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium whose camera is a drawn one."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        missing = "no chromium is on the PATH; install the Debian package `chromium`"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    switches = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    switches += ["--disable-background-networking", "--disable-component-update"]
+    switches += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with (
+        sync_playwright() as driver,
+        driver.chromium.launch(executable_path=chromium, args=switches) as launched,
+    ):
+        yield launched
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a visitor of its own."""
+    with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+        context.set_default_timeout(1000 * PATIENCE_S)
+        yield context.new_page()
+
+
+def make_run(folder: Path) -> Path:
+    """A committed run of 108 images of three cameras over three days, in `folder` beside its archive."""
+    cameras = ("north/gate-1", "north/gate-2", "south/<b>dock")
+    times = [f"2026-10-{day:02d}/{hour:02d}0000" for day in (1, 2, 3) for hour in range(7, 19)]
+    names = [f"{camera}/{time}.jpg" for camera in cameras for time in times]
+    write_files(folder / "archive", {name: speckle(k) for k, name in enumerate(names)})
+    torch.manual_seed(3)
+    card = make_card(review_threshold=0.0)
+    save_checkpoint(folder / "tiny.safetensors", card, build(card.architecture, len(CLASSES)).state_dict())
+    checkpoint = open_checkpoint(str(folder / "tiny.safetensors"))
+    stage_run(folder / "run", folder / "archive", checkpoint).commit()
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a run, with its report."""
+    run = RunDir.at(str(make_run(tmp_path_factory.mktemp("reviewed"))))
+    make_report([run], run.report)
+    return Path(run.path)
+
+
+@pytest.fixture(scope="package")
+def server(serve: Serve, proxy: "Proxy") -> Iterator[Server]:
+    """A server of the packaged checkpoint alone; were it to ask another host, it would ask the `proxy`."""
+    through = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), proxy.url)
+    with serve(no_proxy="", NO_PROXY="", **through) as started:
+        yield started
+
+
+class Proxy(ThreadingHTTPServer):
+    """Notes what it is asked for, and has nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Refusal)
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Refusal(BaseHTTPRequestHandler):
+    server: Proxy
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.requestline)
+        self.send_error(502)
+
+    do_CONNECT = do_HEAD = do_POST = do_GET
+
+    def log_message(self, *message: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="package")
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as made:
+        thread = Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
