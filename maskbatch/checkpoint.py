@@ -7,6 +7,7 @@ is ever loaded.
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -181,6 +182,16 @@ def open_checkpoint(path: str | None = None) -> Checkpoint:
     except (OSError, SafetensorError) as error:
         raise UsageError(f"checkpoint {path}: not a readable .safetensors file ({error})") from error
     return Checkpoint(path, hashlib.sha256(data).hexdigest(), _parse(path, metadata.get(METADATA_KEY)))
+
+
+def find_checkpoint(digest: str, path: str) -> Checkpoint | None:
+    """The checkpoint of that sha256, where it was or in the package; None where neither is it."""
+    for place in (path, None):
+        with suppress(UsageError):
+            opened = open_checkpoint(place)
+            if opened.digest == digest:
+                return opened
+    return None
 
 
 def _parse(path: str, text: str | None) -> Card:

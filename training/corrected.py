@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maskbatch import corrections
-from maskbatch.checkpoint import Checkpoint, default_path, open_checkpoint
+from maskbatch.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from maskbatch.committed import Committed, in_order, open_committed, read_files
 from maskbatch.entries import local_path
 from maskbatch.errors import UsageError
@@ -106,8 +106,7 @@ def _scored_with(runs: Sequence[Committed], against: Path | None) -> Checkpoint:
         )
         raise UsageError(f"{what}; name the one to hold the new one against: --against FILE")
     ((digest, path),) = stated.items()
-    for found in (path, default_path()):
-        if Path(found).is_file() and (checkpoint := open_checkpoint(found)).digest == digest:
-            return checkpoint
+    if found := find_checkpoint(digest, path):
+        return found
     message = f"{path}: the checkpoint that scored the run (sha256 {digest[:12]}) is not there any more"
     raise UsageError(f"{message}; name a copy of it, or what to hold the new one against: --against FILE")

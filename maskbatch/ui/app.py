@@ -3,17 +3,16 @@
 import time
 import webbrowser
 from collections.abc import Collection
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, traverse
 from starlette.middleware import Middleware
 
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from maskbatch.committed import Committed
 from maskbatch.config import ScoreConfig
-from maskbatch.errors import UsageError
 from maskbatch.predict import Predictor
 from maskbatch.progress import say
 from maskbatch.stores import StorageOptions
@@ -80,11 +79,8 @@ def serve(
 def _checkpoint(named: str | None, one: Committed | None) -> Checkpoint:
     """The one that was named, else the run's, else the packaged one."""
     if named is None and one is not None:
-        for path in (one.settings["checkpoint"]["path"], None):
-            with suppress(UsageError):
-                opened = open_checkpoint(path)
-                if opened.digest == one.digest:
-                    return opened
+        if found := find_checkpoint(one.digest, one.settings["checkpoint"]["path"]):
+            return found
         say("The run's checkpoint is not where it was; the tab for one picture shows the packaged one.")
     return open_checkpoint(named)
 

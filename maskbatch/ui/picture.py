@@ -2,15 +2,12 @@
 
 import io
 import threading
-from base64 import b64encode
 from collections.abc import Mapping
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from maskbatch.checkpoint import Preset
@@ -19,13 +16,14 @@ from maskbatch.decode import decode_image
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
 from maskbatch.predict import Prediction, Predictor
 from maskbatch.read import Encoded
+from maskbatch.ui.rendering import PLAIN, data_url, rendered
 from maskbatch.ui.uploads import Uploads
 
 SHOWN_PX = (320, 1024)
 """Least and most pixels of the longer side of the picture that the page shows."""
 EXAMPLE_SEED = 42
 MODEL_CARD = "MODEL_CARD.md"
-PLAIN = {
+IN_WORDS = {
     "truncated": "The file ends early",
     "corrupt": "The file is damaged",
     "unsupported": "This is no picture that can be read",
@@ -60,7 +58,7 @@ class Looker:
             seen = data_url(_encoded(Image.fromarray(prediction.image), "PNG"), "png")
             shown = {"url": data_url(_encoded(self._upright(data, prediction), "JPEG"))}
         card = self.predictor.card
-        return shown, _render("answer.html", one=prediction, card=card, plain=PLAIN, seen=seen)
+        return shown, rendered("answer.html", one=prediction, card=card, plain=IN_WORDS, seen=seen)
 
     def _upright(self, data: bytes, prediction: Prediction) -> Image.Image:
         """The picture in its proportions, its longer side within SHOWN_PX."""
@@ -76,13 +74,12 @@ def tab(looker: Looker, uploads: Uploads) -> None:
 
     def uploaded(file: Mapping[str, Any] | None) -> Answer:
         if not file or not file["path"]:  # removed, which at times comes as the picture that was shown
-            return None, _render("answer.html", one=None)
+            return None, rendered("answer.html", one=None)
         return looker.look(uploads.take(file))
 
     def chosen(event: gr.EventData) -> Answer:
         return looker.look(list(looker.examples.values())[int(event.number)])
 
-    html = partial(gr.HTML, apply_default_css=False)
     with gr.Row():
         with gr.Column(min_width=300):
             picture = gr.Image(
@@ -94,15 +91,21 @@ def tab(looker: Looker, uploads: Uploads) -> None:
                 elem_id="picture",
             )
         with gr.Column(min_width=300):
-            answer = html(_render("answer.html", one=None), elem_id="answer")
+            answer = gr.HTML(rendered("answer.html", one=None), elem_id="answer", **PLAIN)
     # gr.Image's own way in would decode most pictures and encode them again, so it is left out
     raw: dict[str, Any] = {"outputs": [picture, answer], "preprocess": False, "postprocess": False}
     picture.input(uploaded, picture, show_progress="minimal", **raw)
     if looker.examples:
         tiles = {label: data_url(jpeg) for label, jpeg in looker.examples.items()}
-        drawn = html(_render("examples.html", tiles=tiles), js_on_load=PRESSED, elem_id="examples")
+        drawn = gr.HTML(
+            rendered("examples.html", tiles=tiles), js_on_load=PRESSED, elem_id="examples", **PLAIN
+        )
         drawn.click(chosen, show_progress="hidden", **raw)
-    html(_render("model.html", predictor=looker.predictor, card=looker.predictor.card), elem_id="model")
+    gr.HTML(
+        rendered("model.html", predictor=looker.predictor, card=looker.predictor.card),
+        elem_id="model",
+        **PLAIN,
+    )
     beside = Path(looker.predictor.path).parent / MODEL_CARD
     if beside.is_file():
         with gr.Accordion("Model card", open=False, elem_id="model-card"):
@@ -118,23 +121,3 @@ def _encoded(image: Image.Image, form: str) -> bytes:
     sink = io.BytesIO()
     image.save(sink, form, quality=88)
     return sink.getvalue()
-
-
-def data_url(data: bytes, kind: str = "jpeg") -> str:
-    """A picture that needs no request."""
-    return f"data:image/{kind};base64,{b64encode(data).decode()}"
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("maskbatch.ui"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _render(name: str, **values: Any) -> str:
-    return _environment().get_template(name).render(values)
