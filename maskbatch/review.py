@@ -3,8 +3,8 @@
 The ok images of a run fall in two strata. `uncertain` are the least certain, as many as need review, a
 twentieth of all at least, NUM_UNCERTAIN at most: every one of them is queued. `random` are all others, of
 which NUM_RANDOM are queued by simple random sampling. Both come in a random order, in turn, so that what was
-judged at any time is a random sample of each stratum. The order is drawn from each image's bytes and time:
-whoever makes the queue makes the same one, and a later version of a run has most of it in common.
+judged at any time is a random sample of each stratum. The order is drawn from each image's bytes: whoever
+makes the queue makes the same one, and a later version of a run has most of it in common.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,9 +69,14 @@ class Doubtful:
         self._least = self._drawn = KEPT.empty_table()
         self._num_ok = self._num_review = 0
 
-    def add(self, day: pa.Table, condition: pa.Array) -> None:
-        """Rows of the survey, and the condition (N,) of each; those that were not scored are passed over."""
-        rows = day.append_column("order", pa.array(_order(day))).append_column("condition", condition)
+    def add(self, day: pa.Table, condition: pa.Array, repeated: NDArray[np.bool_]) -> None:
+        """Rows of the survey, the condition (N,) of each, and whether its bytes come more than once (N,).
+
+        Rows that were not scored are passed over.
+        """
+        rows = day.append_column("order", pa.array(_order(day, repeated))).append_column(
+            "condition", condition
+        )
         rows = rows.filter(pc.is_valid(rows["confidence"]))
         self._num_ok += len(rows)
         self._num_review += pc.sum(rows["needs_review"]).as_py() or 0
@@ -80,7 +85,7 @@ class Doubtful:
             pa.concat_tables([self._least, rows]), ["confidence", "digest", "file", "row"], NUM_UNCERTAIN
         )
         drawn = pa.concat_tables([self._drawn, rows])
-        self._drawn = _first(drawn, ["order", "file", "row"], NUM_UNCERTAIN + NUM_RANDOM)
+        self._drawn = _first(drawn, ["order"], NUM_UNCERTAIN + NUM_RANDOM)
 
     def chosen(self, files: Sequence[File], runs: Sequence[Committed]) -> Chosen:
         """Their rows, read again from the row groups where they lie."""
@@ -103,7 +108,7 @@ class Doubtful:
         parts = []
         for first, stratum, rows, num in (
             (0, RANDOM, random, num_others),
-            (1, UNCERTAIN, _first(uncertain, ["order", "file", "row"], len(uncertain)), len(uncertain)),
+            (1, UNCERTAIN, _first(uncertain, ["order"], len(uncertain)), len(uncertain)),
         ):
             turn = pa.array(np.arange(len(rows)) * 2 + first)
             chance = pa.repeat(len(rows) / num if num else 1.0, len(rows))
@@ -113,10 +118,10 @@ class Doubtful:
         return both.append_column("position", pa.array(np.arange(len(both))))
 
 
-def _order(day: pa.Table) -> NDArray[np.uint64]:
-    """A random number (N,) for each image, from its bytes and its time."""
-    time = pc.fill_null(day["captured_at"].cast(pa.int64()), 0).to_numpy().astype(np.uint64)
-    return _mixed(day["digest"].to_numpy() ^ _mixed(time))
+def _order(day: pa.Table, repeated: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """A random number (N,) for each image, from its bytes; where those come more than once, from its id too."""
+    own = _mixed(day["id"].to_numpy().astype(np.uint64))
+    return _mixed(day["digest"].to_numpy() ^ np.where(repeated, own, np.uint64(0)))
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

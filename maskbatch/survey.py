@@ -25,7 +25,7 @@ from maskbatch.review import Chosen, Doubtful
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
 Numbers = NDArray[np.int64]
-COLUMNS = (*cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
+COLUMNS = ("id", *cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,12 @@ def survey(runs: Sequence[Committed]) -> Survey:
     found, times, doubtful = [], [], Doubtful()
     with step("report", _num_rows(files)) as shown:
         for date, day, camera in _days(files, keep_column):
-            condition = conditions(day, camera, again.seen(day), assessed)
+            places = again.places(day)
+            condition = conditions(day, camera, again.seen(places), assessed)
             cells[date].append(cells_module.cells_of_rows(day, date, keep_column, condition))
             found += stretches(day, camera, condition)
             times += pc.min_max(day["captured_local"]).as_py().values()
-            doubtful.add(day, condition)
+            doubtful.add(day, condition, places >= 0)
             shown.advance(len(day))
     return Survey(
         cells=_joined(cells.values()),
@@ -146,16 +147,19 @@ class _Again:
     def __init__(self, repeated: Hashes) -> None:
         self._repeated, self._came = repeated, np.zeros(len(repeated), bool)
 
-    def seen(self, day: pa.Table) -> NDArray[np.bool_]:
-        """(N,) for the rows of `day`, in their order; calls go on from each other."""
-        flags = np.zeros(len(day), bool)
+    def places(self, day: pa.Table) -> Numbers:
+        """Which of the repeated hashes each row of `day` has (N,), -1 for none."""
         if not len(self._repeated):
-            return flags
+            return np.full(len(day), -1)
         digest = day["digest"].to_numpy()
         place = np.minimum(np.searchsorted(self._repeated, digest), len(self._repeated) - 1)
-        rows = np.flatnonzero(self._repeated[place] == digest)
-        places, first = np.unique(place[rows], return_index=True)
-        flags[rows] = True
-        flags[rows[first]] = self._came[places]
-        self._came[places] = True
+        return np.where(self._repeated[place] == digest, place, -1)
+
+    def seen(self, places: Numbers) -> NDArray[np.bool_]:
+        """(N,) for rows at `places`, in their order; calls go on from each other."""
+        flags = places >= 0
+        rows = np.flatnonzero(flags)
+        found, first = np.unique(places[rows], return_index=True)
+        flags[rows[first]] = self._came[found]
+        self._came[found] = True
         return flags

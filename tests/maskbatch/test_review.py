@@ -59,7 +59,7 @@ def day_of(num: int, seed: int) -> tuple[pa.Table, pa.Array]:
             "confidence": pa.array(rng.random(num), pa.float32()),
             "needs_review": rng.random(num) < 0.02,
             "digest": rng.integers(0, 2**63, num, np.uint64),
-            "captured_at": pa.array(np.arange(num), pa.timestamp("us", tz="UTC")),
+            "id": pa.array(np.arange(num)),
             "file": pa.array(np.zeros(num), pa.int32()),
             "row": pa.array(np.arange(num), pa.int32()),
         }
@@ -71,7 +71,10 @@ def places(rows: pa.Table, parts: list[np.ndarray]) -> list[tuple[int, str]]:
     doubtful = Doubtful()
     for part in parts:
         here = rows.take(pa.array(part))
-        doubtful.add(here, pa.nulls(len(here), pa.string()))
+        digest = rows["digest"].to_numpy()
+        values, counts = np.unique(digest, return_counts=True)
+        repeated = np.isin(digest[part], values[counts > 1])
+        doubtful.add(here, pa.nulls(len(here), pa.string()), repeated)
     queue = doubtful._queue()
     return list(zip(queue["row"].to_pylist(), queue["stratum"].to_pylist(), strict=True))
 
@@ -90,7 +93,7 @@ def test_every_image_outside_the_uncertain_ones_is_drawn_with_the_chance_that_is
     for seed in range(200):
         rows, _ = day_of(400, 5)
         digest = np.random.default_rng(seed).integers(0, 2**63, 400, np.uint64)
-        rows = rows.set_column(2, "digest", pa.array(digest))
+        rows = rows.set_column(rows.column_names.index("digest"), "digest", pa.array(digest))
         for row, stratum in places(rows, [np.arange(400)]):
             drawn[row] += stratum == "random"
     confidence = rows["confidence"].to_numpy()
@@ -99,6 +102,27 @@ def test_every_image_outside_the_uncertain_ones_is_drawn_with_the_chance_that_is
     expected = 200 * 50 / 380
     assert abs(others.mean() - expected) < 1e-9
     assert 0.7 < others.var() / (expected * (1 - 50 / 380)) < 1.3  # as binomial draws vary
+
+
+def test_images_of_equal_bytes_are_drawn_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review, "NUM_RANDOM", 50)
+    rows, _ = day_of(400, 5)
+    equal = np.argsort(rows["confidence"].to_numpy())[-100:]  # none of the uncertain ones
+    drawn = []
+    for seed in range(100):
+        digest = np.random.default_rng(seed).integers(0, 2**63, 400, np.uint64)
+        digest[equal] = digest[0]
+        rows = rows.set_column(rows.column_names.index("digest"), "digest", pa.array(digest))
+        drawn.append(len({row for row, _ in places(rows, [np.arange(400)])} & set(equal.tolist())))
+    share = 100 / 380
+    assert abs(np.mean(drawn) - 50 * share) < 1.5
+    assert np.var(drawn) < 2 * 50 * share * (1 - share)  # all or none would be 50 times as much
+
+
+def test_the_order_is_that_of_the_bytes_so_that_a_later_version_has_most_of_it() -> None:
+    rows, _ = day_of(2000, 8)
+    later = rows.set_column(rows.column_names.index("id"), "id", pa.array(np.arange(2000)[::-1]))
+    assert places(rows, [np.arange(2000)]) == places(later, [np.arange(2000)])
 
 
 def test_a_report_keeps_the_queue_of_its_run(committed: Run, tmp_path: Path) -> None:
