@@ -119,7 +119,7 @@ class Doubtful:
 
 
 def _order(day: pa.Table, repeated: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """A random number (N,) for each image, from its bytes; where those come more than once, from its id too."""
+    """A random number (N,) for each image, by its bytes, and by its id where those come more than once."""
     own = _mixed(day["id"].to_numpy().astype(np.uint64))
     return _mixed(day["digest"].to_numpy() ^ np.where(repeated, own, np.uint64(0)))
 
