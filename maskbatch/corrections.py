@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pandas as pd
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from maskbatch.committed import Committed
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
+from maskbatch.review import STRATA
 from maskbatch.rundir import Location, RunDir, names, num_threads, opened, reason, store_errors, whole
 from maskbatch.versions import number_of, versions
 
@@ -42,9 +43,14 @@ IMAGE = ["uri", "sha256", "region"]
 """What an image is known by; its bytes are told by sha256, so a picture that changed is another one."""
 
 
-def write(folder: Location, row: Mapping[str, Any]) -> None:
-    """Put one judgement into `folder`, whole or not at all; `at` is now. Raises RunFailedError."""
+def write(folder: Location, row: Mapping[str, Any], after: datetime | None = None) -> None:
+    """Put one judgement into `folder`, whole or not at all. Raises RunFailedError.
+
+    `at` is now, but later than `after`, the person's last word on the image: clocks are set back at times.
+    """
     at = datetime.now(UTC)
+    if after is not None:
+        at = max(at, after + timedelta(microseconds=1))
     table = pa.Table.from_pylist([{**row, "at": at}], SCHEMA)
     name = f"{at:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex}.parquet"
     with whole(folder / name, exclusive=True, durable=True) as partial:
@@ -72,7 +78,11 @@ def object_names(folder: Location) -> list[str]:
 def _read(path: Location) -> pa.Table:
     try:
         with opened(path) as file:
-            return pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
+            table = pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
+        for row in table.select(["stratum", "probability"]).to_pylist():
+            if row["stratum"] not in STRATA or not 0 < row["probability"] <= 1:
+                raise ValueError(f"no image is queued with {row}")
+        return table
     except (pa.ArrowException, KeyError, ValueError, *store_errors()) as error:
         message = f"{path} is not a correction ({reason(error)}); restore it, or move it away"
         raise UsageError(message) from error

@@ -18,7 +18,7 @@ All of it is of these very images: there is no design effect, and it says nothin
 Shape suffixes: H strata, K classes, D draws; HKK is stratum, label of the classifier, true label.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +29,15 @@ from numpy.typing import NDArray
 
 from maskbatch.committed import Meaning
 from maskbatch.corrections import disputed
-from maskbatch.review import RANDOM, UNCERTAIN
+from maskbatch.review import STRATA, UNCERTAIN
 
 DRAWS = 4000
 """A limit of the interval moves by about 1 % of its width from one seed to another."""
 LEAST_JUDGED = 30
-"""Of each stratum, or all of it; with fewer an error rate of 5 % is known to no better than 15 points."""
+"""Of each stratum, or all of it but what was skipped; with fewer an error rate of 5 % is known to no better
+than 15 points."""
 MAX_DISPUTES = 100
 """In report.json; all are in corrections.parquet."""
-STRATA = (RANDOM, UNCERTAIN)
 NOTHING: dict[str, Any] = {"error_rate": None, "compliance": None, "shares": [], "moved": None}
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -126,6 +126,23 @@ def compliance(sample: Sample, compliant_K: NDArray[np.bool_], assessed_K: NDArr
     return sample.figure(rate, worst_K, best_K)
 
 
+def targets(strata: Iterable[str], given: Iterable[bool | None]) -> list[dict[str, Any]]:
+    """Images judged and needed for a rate, by stratum: there is one where as many are judged everywhere.
+
+    `strata`, `given`: of each image, in the queue's order; `given` is True where it is judged, False where it
+    was only skipped, None where nobody has looked. Of each stratum the images up to the first of these count.
+    """
+    rows = pd.DataFrame({"stratum": list(strata), "given": pd.array(list(given), dtype="boolean")})
+    rows = rows.assign(counts=_in_order(rows))
+    found = []
+    for name in STRATA:
+        of = rows[rows["stratum"] == name]
+        num_judged, num_skipped = (int((of["counts"] & of["given"].eq(was)).sum()) for was in (True, False))
+        num = {"num_queued": len(of), "num_judged": num_judged, "num_skipped": num_skipped}
+        found.append({"stratum": name, **num, "num_needed": min(LEAST_JUDGED, len(of) - num_skipped)})
+    return found
+
+
 def judged(
     words: pd.DataFrame,
     queue: pa.Table | None,
@@ -143,34 +160,45 @@ def judged(
     if words.empty:
         return None
     images = _images(words, meaning.classes)
+    places = {row["uri"]: row for row in queue.to_pylist()} if queue is not None else {}
     rows = _placed(queue, images, exclude)
     counted = rows[rows["counts"] & rows["given"]]
     of_people = words.dropna(subset="label").merge(counted[["uri", "sha256"]])["by"].value_counts()
     sample = _sample(rows, counted, overall, meaning.classes)
-    waiting = int((rows["given"] & ~rows["counts"]).sum())
-    by_stratum = {f"num_{name}": int((counted["stratum"] == name).sum()) for name in STRATA}
-    reason = _missing(sample) if queue is not None else "a rate is made for one run at a time"
+    strata = _strata(rows, sample, meaning.classes)
+    waiting_for = _waiting(rows, places)
+    num_waiting = sum(one["num_waiting"] for one in waiting_for)
+    unknown = int((rows["counts"] & rows["unknown"].eq(True)).sum())
+    reason = _missing(strata) if queue is not None else "a rate is made for one run at a time"
     return {
         "reason": reason,
         "num_judged": len(counted),
-        **by_stratum,
-        "num_skipped": int((rows["counts"] & ~rows["given"]).sum()),
-        "num_waiting": waiting,
-        "num_elsewhere": int(images["given"].sum()) - len(counted) - waiting,
+        "strata": strata if queue is not None else [],
+        "num_skipped": sum(one["num_skipped"] for one in strata) - unknown,
+        "num_unknown": unknown,
+        "num_waiting": num_waiting,
+        "waiting_for": waiting_for,
+        "num_elsewhere": int(images["given"].sum()) - len(counted) - num_waiting,
         "num_reviewers": len(of_people),
         "reviewers": [{"by": by, "num_judged": int(num)} for by, num in sorted(of_people.items())],
         "confusion": [[_plain(num) for num in row] for row in sample.judged_HKK.sum(axis=0)],
         **(NOTHING if reason else _estimates(sample, overall, meaning)),
-        **_disputes(words, queue),
+        **_disputes(words, places),
     }
 
 
 def _images(words: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """A row each image: uri, sha256, the share of each class in its labels, and whether any was `given`."""
+    """A row each image: uri, sha256, the share of each class in its labels, and whether any was `given`.
+
+    `unknown`: one of its labels is no class of this run, so it counts as not judged.
+    """
     labels = pd.DataFrame({name: (words["label"] == name).astype(float) for name in classes})
+    labels["unknown"] = words["label"].notna() & ~words["label"].isin(list(classes))
     sums = labels.groupby([words["uri"], words["sha256"]]).sum()
+    unknown = sums.pop("unknown") > 0
     given = sums.sum(axis=1)
-    return sums.div(given.where(given > 0, 1), axis=0).assign(given=given > 0).reset_index()
+    shares = sums.div(given.where(given > 0, 1), axis=0)
+    return shares.assign(given=(given > 0) & ~unknown, unknown=unknown).reset_index()
 
 
 def _placed(queue: pa.Table | None, images: pd.DataFrame, exclude: Sequence[str]) -> pd.DataFrame:
@@ -178,11 +206,22 @@ def _placed(queue: pa.Table | None, images: pd.DataFrame, exclude: Sequence[str]
     names = ["position", "uri", "sha256", "label", "stratum", "condition"]
     rows = pd.DataFrame(columns=names) if queue is None else queue.select(names).to_pandas()
     rows = rows[~rows["condition"].isin(list(exclude))].sort_values("position")
-    rows = rows.merge(images, how="left", on=["uri", "sha256"])
-    touched = rows["given"].notna()
-    return rows.assign(
-        given=rows["given"].eq(True), counts=touched.groupby(rows["stratum"]).cummin().astype(bool)
-    )
+    rows = rows.merge(images.astype({"given": "boolean"}), how="left", on=["uri", "sha256"])
+    return rows.assign(counts=_in_order(rows))
+
+
+def _in_order(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether each image comes before the first of its stratum that nobody has looked at."""
+    return rows["given"].notna().groupby(rows["stratum"]).cummin().astype(bool)
+
+
+def _waiting(rows: pd.DataFrame, places: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each stratum how many judged images do not count, and the image that they wait for."""
+    return [
+        {"stratum": stratum, "num_waiting": num, **_place(of["uri"].iloc[0], places)}
+        for stratum, of in rows[~rows["counts"]].groupby("stratum")
+        if (num := int(of["given"].sum()))
+    ]
 
 
 def _sample(
@@ -202,14 +241,29 @@ def _sample(
     return Sample(judged_HKK, np.stack((all_K - uncertain_K, uncertain_K)))
 
 
-def _missing(sample: Sample) -> str | None:
+def _strata(rows: pd.DataFrame, sample: Sample, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """`targets`, the images that each stratum stands for, and what the error rate is made of, by label."""
+    num_HK = sample.judged_HKK.sum(axis=2)
+    wrong_HK = num_HK - sample.judged_HKK.diagonal(axis1=1, axis2=2)
+    found = targets(rows["stratum"], rows["given"])
+    for stratum, totals, nums, wrongs in zip(found, sample.total_HK, num_HK, wrong_HK, strict=True):
+        stratum["num_images"] = int(totals.sum())
+        stratum["labels"] = [
+            {"class": name, "num_images": int(total), "num_judged": round(num), "num_wrong": _plain(wrong)}
+            for name, total, num, wrong in zip(classes, totals, nums, wrongs, strict=True)
+        ]
+    return found
+
+
+def _missing(strata: Sequence[Mapping[str, Any]]) -> str | None:
     """Why too little was judged; None where it is enough."""
-    num_H, judged_H = sample.total_HK.sum(axis=1), np.rint(sample.judged_HKK.sum(axis=(1, 2))).astype(int)
-    if not num_H.sum():
+    if not any(one["num_images"] for one in strata):
         return "no image could be scored"
-    missing = dict(zip(STRATA, np.minimum(LEAST_JUDGED, num_H) - judged_H, strict=True))
-    parts = [f"{num} more {name}" for name, num in missing.items() if num > 0]
-    return f"{' and '.join(parts)} images must be judged, in the order of the queue" if parts else None
+    far = [one for one in strata if one["num_judged"] < one["num_needed"]]
+    short = [f"{one['num_judged']} of {one['num_needed']} {one['stratum']}" for one in far]
+    if short:
+        return f"{', '.join(short)} judged, in the order of the queue"
+    return None if any(one["num_judged"] for one in strata) else "every image of the queue was skipped"
 
 
 def _estimates(sample: Sample, overall: Mapping[str, Any], meaning: Meaning) -> dict[str, Any]:
@@ -224,20 +278,22 @@ def _estimates(sample: Sample, overall: Mapping[str, Any], meaning: Meaning) -> 
     }
 
 
-def _disputes(words: pd.DataFrame, queue: pa.Table | None) -> dict[str, Any]:
+def _disputes(words: pd.DataFrame, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The images that people gave different labels, and who gave which."""
-    places = {row["uri"]: row for row in queue.to_pylist()} if queue is not None else {}
     found = [
-        {
-            "uri": uri,
-            **{name: places.get(uri, {}).get(name) for name in ("site", "camera", "captured_local")},
-            "labels": rows.sort_values("by")[["by", "label"]].to_dict("records"),
-        }
+        _place(uri, places) | {"labels": rows.sort_values("by")[["by", "label"]].to_dict("records")}
         for (uri, _), rows in disputed(words).groupby(["uri", "sha256"])
     ]
     return {"num_disputes": len(found), "disputes": found[:MAX_DISPUTES]}
 
 
+def _place(uri: str, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """An image as a person finds it, from the rows of the queue by uri."""
+    row = places.get(uri, {})
+    return {"uri": uri, **{name: row.get(name) for name in ("site", "camera", "captured_local")}}
+
+
 def _plain(num: float) -> int | float:
     """A count of images, which is whole unless one is disputed."""
-    return int(num) if num.is_integer() else round(float(num), 2)
+    num = round(float(num), 2)
+    return int(num) if num.is_integer() else num

@@ -25,13 +25,13 @@ from maskbatch.conditions import CONDITIONS
 from maskbatch.config import Expect, ReportConfig, as_dict
 from maskbatch.coverage import coverage
 from maskbatch.drift import drift
-from maskbatch.errors import ALERT, DONE, UsageError
+from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.judged import judged
 from maskbatch.pictures import thumbnails
 from maskbatch.plan import now
 from maskbatch.prevalence import unidentifiable
 from maskbatch.progress import say
-from maskbatch.review import CANDIDATE_COLUMNS
+from maskbatch.review import CANDIDATE_COLUMNS, UNCERTAIN
 from maskbatch.rundir import Location, RunDir, folder, whole, write_json
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores import NO_OPTIONS, StorageOptions
@@ -117,10 +117,12 @@ def make_report(
     report = _report(together, surveyed, config, confusion, reason, words)
     pictures = None
     if config.thumbnails:
-        pictures = thumbnails(
-            surveyed.chosen.candidates.slice(0, SHOWN_CANDIDATES).to_pylist(), together, options
-        )
-    _write(report, out, pictures)
+        pictures = thumbnails(_candidates(surveyed).to_pylist(), together, options)
+    try:
+        _write(report, out, pictures)
+    except RunFailedError as error:
+        elsewhere = "`maskbatch report RUN... --out DIR` puts the report elsewhere"
+        raise RunFailedError(f"{error}; {elsewhere}") from error
     return report
 
 
@@ -187,9 +189,7 @@ def _report(
         "review": {
             "num_review": shown["overall"][0]["num_review"],
             "threshold": _common(runs, "review_threshold"),
-            "candidates": surveyed.chosen.candidates.slice(0, SHOWN_CANDIDATES)
-            .select(CANDIDATE_COLUMNS)
-            .to_pylist(),
+            "candidates": _candidates(surveyed).select(CANDIDATE_COLUMNS).to_pylist(),
         },
     }
     values["alerts"] = alerts(tables, keys, seen["drift"], config)
@@ -266,6 +266,12 @@ def _of_run(one: Committed) -> dict[str, Any]:
         "num_files": len(success["files"]),
         "success_sha256": one.success_sha256,
     }
+
+
+def _candidates(surveyed: Survey) -> pa.Table:
+    """The least certain images to show; none of the random ones, which people judge without their labels."""
+    num_uncertain = surveyed.chosen.queue["stratum"].to_pylist().count(UNCERTAIN)
+    return surveyed.chosen.candidates.slice(0, min(SHOWN_CANDIDATES, num_uncertain))
 
 
 def _period(surveyed: Survey) -> dict[str, Any]:

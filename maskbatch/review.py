@@ -20,7 +20,7 @@ from maskbatch import schema
 from maskbatch.committed import Committed, File, take_rows
 from maskbatch.rundir import Location, opened
 
-UNCERTAIN, RANDOM = "uncertain", "random"
+STRATA = RANDOM, UNCERTAIN = "random", "uncertain"
 NUM_UNCERTAIN = 1000
 """The least certain images, kept for review."""
 NUM_RANDOM = 500

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 31
 COMPARED = ("assessed 1st", "compliance 1st", "assessed 2nd", "compliance 2nd")
-COMPARED = ("assessed 1st", "compliance 1st", "assessed 2nd", "compliance 2nd")
 TABLE: dict[str, Any] = {
     "title_justify": "left", "title_style": "bold", "header_style": "", "box": SIMPLE_HEAD, "padding": 0,
 }  # fmt: skip
@@ -88,13 +87,26 @@ def by_people(report: "Report") -> Iterator[str]:
         return
     if judged["reason"]:
         num = sum(judged[f"num_{name}"] for name in ("judged", "waiting", "elsewhere"))
-        yield f"Judged by people: {num:,} images; no rate yet: {judged['reason']}."
-        return
-    of = f"{judged['num_random']:,} random and {judged['num_uncertain']:,} uncertain images"
+        images = "image" if num == 1 else "images"
+        yield f"Judged by people: {num:,} {images}; no rate yet: {judged['reason']}."
+    else:
+        yield from _rate_by_people(judged)
+    for image in judged["waiting_for"]:
+        num = f"{image['num_waiting']:,} {image['stratum']}"
+        where = f"{group_name(image, ('site', 'camera'))}, {image['captured_local'] or 'unknown time'}"
+        yield (
+            f"Not counted yet: {num}, beyond one that nobody looked at: {where}, {image['uri']}; "
+            "`maskbatch ui --run` shows it first."
+        )
+
+
+def _rate_by_people(judged: Mapping[str, Any]) -> Iterator[str]:
+    of = " and ".join(f"{one['num_judged']:,} {one['stratum']}" for one in judged["strata"]) + " images"
     moved = "" if judged["moved"] is None else f", {100 * judged['moved']:+.1f} points from as classified"
     people = f"{judged['num_reviewers']:,} {'person' if judged['num_reviewers'] == 1 else 'people'}"
+    skipped = f", {judged['num_skipped']:,} skipped" if judged["num_skipped"] else ""
     rate = _figure(judged["compliance"])
-    yield f"Compliance by people's review: {rate}{moved}, from {of} judged by {people}."
+    yield f"Compliance by people's review: {rate}{moved}, from {of} judged by {people}{skipped}."
     yield f"Wrong labels: {_figure(judged['error_rate'], ' of the images')}."
 
 

@@ -1,7 +1,9 @@
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -66,6 +68,14 @@ def test_the_last_word_of_each_person_counts_and_different_words_are_a_dispute(t
     assert set(corrections.disputed(words)["by"]) == {"ann", "bob"}
 
 
+def test_a_later_word_counts_where_the_clock_was_set_back(tmp_path: Path) -> None:
+    ahead = datetime.now(UTC) + timedelta(hours=1)
+    corrections.write(tmp_path, ROW, after=ahead)
+    corrections.write(tmp_path, ROW | {"label": None}, after=corrections.read(tmp_path)["at"][0].as_py())
+    (word,) = corrections.last_words(corrections.read(tmp_path)).itertuples()
+    assert (pd.isna(word.label), word.at - ahead) == (True, timedelta(microseconds=2))
+
+
 def test_a_picture_that_changed_is_another_image(tmp_path: Path) -> None:
     corrections.write(tmp_path, ROW)
     corrections.write(tmp_path, ROW | {"sha256": "cd" * 32, "label": "no_face", "by": "bob"})
@@ -80,6 +90,13 @@ def test_a_damaged_object_is_named(tmp_path: Path) -> None:
         corrections.read(tmp_path)
     pq.write_table(pa.table({"uri": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(UsageError, match=r"x\.parquet is not a correction"):
+        corrections.read(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [{"probability": 0.0}, {"probability": 1.5}, {"stratum": "mine"}])
+def test_no_image_is_queued_by_no_chance_or_in_another_stratum(tmp_path: Path, wrong: Any) -> None:
+    corrections.write(tmp_path, ROW | wrong)
+    with pytest.raises(UsageError, match=f"is not a correction .*{next(iter(wrong))}"):
         corrections.read(tmp_path)
 
 

@@ -23,7 +23,7 @@ from maskbatch.committed import Meaning
 from maskbatch.config import ReportConfig
 from maskbatch.errors import UsageError
 from maskbatch.intervals import DesignEffects, wilson
-from maskbatch.judged import LEAST_JUDGED, Sample, compliance, error_rate, judged, share
+from maskbatch.judged import LEAST_JUDGED, Sample, compliance, error_rate, judged, share, targets
 from maskbatch.report import make_report
 from maskbatch.review import RANDOM, UNCERTAIN, read_queue
 from maskbatch.rundir import write_json
@@ -208,6 +208,11 @@ def found(words: pd.DataFrame, queue: pa.Table | None, exclude: Sequence[str] = 
     return judged(words, queue, counts(**labels), MEANING, exclude)
 
 
+def numbers(got: dict[str, Any], name: str = "num_judged") -> list[int]:
+    """A number of each stratum: random, uncertain."""
+    return [stratum[name] for stratum in got["strata"]]
+
+
 def right(places: Iterable[int]) -> list[tuple[int, str | None, str]]:
     return [(k, "with_mask", "ann") for k in places]
 
@@ -217,12 +222,70 @@ def test_of_each_stratum_what_was_judged_before_the_first_untouched_image_counts
     random, uncertain = right(range(0, 100, 2)), right(range(1, 81, 2))
     words = said(*random, (100, None, "ann"), (102, "with_mask", "bob"), *uncertain, *right((120, 199)))
     got = found(words, queue, with_mask=9000)
-    assert (got["num_random"], got["num_uncertain"], got["num_skipped"]) == (51, 40, 1)
+    assert (numbers(got), got["num_skipped"]) == ([51, 40], 1)
     assert (got["num_judged"], got["num_waiting"], got["num_elsewhere"]) == (91, 2, 0)
     assert got["reviewers"] == [{"by": "ann", "num_judged": 90}, {"by": "bob", "num_judged": 1}]
     assert got["reason"] is None
     assert got["compliance"]["value"] == 1
     assert got["moved"] == pytest.approx(0.1)
+
+
+def test_judged_images_wait_for_one_that_is_named() -> None:
+    queue = queue_of("ru" * 100)
+    words = said(*right(range(0, 100, 2)), *right(range(3, 81, 2)), *right((104, 106)))
+    random, uncertain = found(words, queue, with_mask=9000)["waiting_for"]
+    assert (random["stratum"], random["num_waiting"], random["uri"]) == (RANDOM, 2, "file:///a/100.jpg")
+    assert (uncertain["stratum"], uncertain["num_waiting"], uncertain["uri"]) == (
+        UNCERTAIN,
+        39,
+        "file:///a/1.jpg",
+    )
+    assert (uncertain["camera"], uncertain["captured_local"]) == ("gate", datetime(2026, 10, 1))
+    assert found(said(*right(range(40))), queue, with_mask=9000)["waiting_for"] == []
+
+
+def test_a_stratum_that_was_looked_at_to_its_end_is_enough_whatever_was_skipped_in_it() -> None:
+    queue = queue_of("ru" * 24 + "r" * 50)
+    seen = said(*right(range(0, 98)), *[(k, None, "ann") for k in (1, 3, 47)])
+    seen = seen.drop_duplicates(["uri", "by"], keep="last")
+    got = found(seen, queue, with_mask=9000)
+    assert (got["reason"], numbers(got), got["num_skipped"]) == (None, [74, 21], 3)
+    assert numbers(got, "num_needed") == [30, 21]
+    none = found(
+        said(*right((*range(0, 48, 2), *range(48, 98))), *[(k, None, "ann") for k in range(1, 48, 2)]),
+        queue,
+        with_mask=240,
+    )
+    assert (none["reason"], numbers(none)[1], none["num_skipped"]) == (None, 0, 24)
+    assert (none["error_rate"]["value"], none["error_rate"]["low"]) == (0, 0)
+    assert none["error_rate"]["high"] > 24 / 240, "of what nobody judged all may be wrong"
+    skipped = found(said(*[(k, None, "ann") for k in range(98)]), queue, with_mask=9000)
+    assert skipped["reason"] == "every image of the queue was skipped"
+
+
+def test_a_target_is_what_the_report_counts() -> None:
+    random, uncertain = targets([RANDOM, UNCERTAIN] * 3, [True, False, None, True, True, True])
+    assert random == {"stratum": RANDOM, "num_queued": 3, "num_judged": 1, "num_skipped": 0, "num_needed": 3}
+    assert uncertain == {
+        "stratum": UNCERTAIN,
+        "num_queued": 3,
+        "num_judged": 2,
+        "num_skipped": 1,
+        "num_needed": 2,
+    }
+    assert [stratum["num_needed"] for stratum in targets([RANDOM] * 500, [None] * 500)] == [LEAST_JUDGED, 0]
+
+
+def test_the_error_rate_follows_from_the_images_and_those_judged_of_each_stratum_and_label() -> None:
+    queue = queue_of("ru" * 60, lambda k: CLASSES[k % 3])
+    words = said(*[(k, CLASSES[k % 3 if k % 7 else 3], "ann") for k in range(100)], (0, CLASSES[0], "bob"))
+    got = found(words, queue, **{name: 1000 * (k + 1) for k, name in enumerate(CLASSES[:3])})
+    rows = [row for stratum in got["strata"] for row in stratum["labels"] if row["num_judged"]]
+    stands_for = sum(row["num_images"] for row in rows)
+    weighted = sum(row["num_images"] * row["num_wrong"] / row["num_judged"] for row in rows)
+    assert stands_for == 6000
+    assert got["error_rate"]["value"] == pytest.approx(weighted / stands_for)
+    assert 0.5 in [row["num_wrong"] % 1 for row in rows], "a disputed image is wrong in part"
 
 
 def test_a_skip_that_another_reviewer_judged_is_judged() -> None:
@@ -235,7 +298,10 @@ def test_words_that_are_not_of_the_queue_or_of_no_class_say_nothing_of_the_rate(
     words = said((0, "mask_of_another_checkpoint", "ann"), (1, "with_mask", "ann"), (7, "with_mask", "ann"))
     changed = words.assign(sha256=words["sha256"].where(words.index != 1, "0" * 64))
     got = found(changed, queue_of("rrr"), with_mask=9000)
-    assert (got["num_judged"], got["num_skipped"], got["num_elsewhere"]) == (0, 1, 2)
+    assert (got["num_judged"], got["num_skipped"], got["num_unknown"], got["num_elsewhere"]) == (0, 0, 1, 2)
+    other = said((0, "mask_of_another_checkpoint", "ann"), (0, "with_mask", "bob"))
+    got = found(other, queue_of("rrr"), with_mask=9000)
+    assert (got["num_judged"], got["num_unknown"], got["num_disputes"]) == (0, 1, 1)
     assert found(said((0, "with_mask", "ann"), region=1), queue_of("rrr"), with_mask=9000) is None
     assert found(said(), queue_of("rrr"), with_mask=9000) is None
 
@@ -244,16 +310,16 @@ def test_what_is_left_out_of_the_rates_is_left_out_here_and_does_not_hold_up_the
     queue = queue_of("rd" * 40 + "uD" * 40)
     words = said(*right(range(0, 160, 2)), *right((1, 81)))
     got = found(words, queue, ["dark"], with_mask=9000)
-    assert (got["num_random"], got["num_uncertain"], got["num_elsewhere"]) == (40, 40, 2)
+    assert (numbers(got), got["num_elsewhere"]) == ([40, 40], 2)
     everything = found(words, queue, with_mask=9000)
-    assert (everything["num_random"], everything["num_uncertain"], everything["num_waiting"]) == (3, 3, 76)
+    assert (numbers(everything), everything["num_waiting"]) == ([3, 3], 76)
 
 
 def test_with_too_few_judged_images_it_says_how_many_are_missing() -> None:
     queue = queue_of("ru" * 100)
     got = found(said(*right(range(40))), queue, with_mask=9000)
-    missing = LEAST_JUDGED - 20
-    assert f"{missing} more random and {missing} more uncertain images must be judged" in got["reason"]
+    short = f"20 of {LEAST_JUDGED} random, 20 of {LEAST_JUDGED} uncertain"
+    assert got["reason"] == f"{short} judged, in the order of the queue"
     assert (got["error_rate"], got["compliance"], got["shares"], got["moved"]) == (None, None, [], None)
     assert got["confusion"][0] == [40, 0, 0, 0]
     few = found(said(*right(range(36))), queue_of("ru" * 3 + "r" * 90), with_mask=93)
@@ -291,9 +357,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Ru
     return run
 
 
-def judge(run: Run, folder: Path, most: int, label: str | None = None) -> None:
-    """Judge the first images of the queue, right where no label is given."""
-    for row in read_queue(run.run.report).slice(0, most).to_pylist():
+def judge(run: Run, folder: Path, most: int, label: str | None = None, first: int = 0) -> None:
+    """Judge images of the queue in its order, right where no label is given."""
+    for row in read_queue(run.run.report).slice(first, most).to_pylist():
         known = {name: row[name] for name in ("uri", "sha256", "stratum", "probability")}
         said = {"region": 0, "label": label or row["label"], "was": row["label"], "by": "ann"}
         corrections.write(folder, known | said)
@@ -343,13 +409,18 @@ def test_the_command_line_takes_the_folder_of_what_was_judged(made: Run, tmp_pat
 
 def test_what_was_judged_of_a_read_only_run_is_read_from_where_it_was_put(made: Run, tmp_path: Path) -> None:
     judge(made, tmp_path / "elsewhere", 10)
+    judge(made, tmp_path / "elsewhere", 1, first=20)
     config = ReportConfig(corrections=str(tmp_path / "elsewhere"))
     values = make_report([made.run], tmp_path / "report", config).values
     assert values["judged"]["num_judged"] == 10
-    assert "more random" in values["judged"]["reason"]
+    assert "5 of 30 random" in values["judged"]["reason"]
     console = Console(width=200, record=True, file=io.StringIO())
     print_report(make_report([made.run], tmp_path / "report", config), console)
-    assert "Judged by people: 10 images; no rate yet: 25 more random" in console.export_text()
+    text = " ".join(console.export_text().split())
+    assert "Judged by people: 11 images; no rate yet: 5 of 30 random" in text
+    next_one = read_queue(made.run.report).slice(10, 1).to_pylist()[0]
+    assert "Not counted yet: 1 random, beyond one that nobody looked at: north/gate-" in text
+    assert next_one["uri"] in text
 
 
 def test_what_was_judged_in_the_version_before_counts(made: Run, tmp_path: Path) -> None:

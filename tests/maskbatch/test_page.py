@@ -241,18 +241,32 @@ def sample(
     }  # fmt: skip
 
 
+def of_stratum(name: str, num_judged: int, classes: Sequence[str]) -> dict[str, Any]:
+    labels = [
+        {"class": label, "num_images": 900, "num_judged": num_judged // 2, "num_wrong": 3.5}
+        for label in classes
+    ]
+    labels[-1] |= {"num_images": 0, "num_judged": 0, "num_wrong": 0}
+    return {
+        "stratum": name, "num_images": 9000, "num_queued": 500, "num_judged": num_judged, "num_skipped": 6,
+        "num_needed": 30, "labels": labels,
+    }  # fmt: skip
+
+
 def people(values: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
     """The same report where people judged some images; `reason`: why no rate follows."""
     classes = values["classes"]
     rate = {"value": 0.9312, "low": 0.9178, "high": 0.9421}
     disputed = values["review"]["candidates"][0]
+    place = {name: disputed[name] for name in ("uri", "site", "camera", "captured_local")}
     said = [{"by": "Ann", "label": "with_mask"}, {"by": "Bob", "label": "without_mask"}]
     confusion: list[list[float]] = [[int(200 * (row == column)) + 2 for column in classes] for row in classes]
     confusion[0][1] += 0.5
     return values | {
         "judged": {
-            "reason": reason, "num_judged": 524, "num_random": 214, "num_uncertain": 310, "num_skipped": 12,
-            "num_waiting": 5, "num_elsewhere": 1, "num_reviewers": 2,
+            "reason": reason, "num_judged": 524, "num_skipped": 12, "num_unknown": 1, "num_waiting": 5, "num_elsewhere": 1, "num_reviewers": 2,
+            "strata": [of_stratum("random", 18 if reason else 214, classes), of_stratum("uncertain", 310, classes)],
+            "waiting_for": [{"stratum": "random", "num_waiting": 5} | place],
             "reviewers": [{"by": "Ann", "num_judged": 401}, {"by": "Bob", "num_judged": 125}],
             "error_rate": None if reason else {"value": 0.0213, "low": 0.0142, "high": 0.0307},
             "compliance": None if reason else rate,
@@ -261,7 +275,7 @@ def people(values: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
                 for row in values["corrected"]["shares"]
             ],
             "moved": None if reason else -0.0087, "confusion": confusion, "num_disputes": 1,
-            "disputes": [{name: disputed[name] for name in ("uri", "site", "camera", "captured_local")} | {"labels": said}],
+            "disputes": [place | {"labels": said}],
         }
     }  # fmt: skip
 
@@ -373,7 +387,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "two classes": lambda: people(
         sample(classes=TWO, num_days=3, alert_below=None, alert_by=None),
-        "12 more random images must be judged, in the order of the queue",
+        "18 of 30 random judged, in the order of the queue",
     ),
     "a fleet": lambda: sample(cameras=FLEET, num_days=2, alert_below=1.0),
     "no image": nothing,
@@ -579,8 +593,22 @@ def test_classes_have_corrected_dots_only_where_rates_are_corrected() -> None:
 def test_a_rate_by_review_comes_first_and_is_drawn_only_where_there_is_one() -> None:
     month, two, none = (rendered(name) for name in ("a month", "two classes", "a fleet"))
     assert 0 < month.index('data-figure="judged/compliance/value"') < month.index("overall/0/compliance")
-    assert "from 214 random and 310 uncertain images judged by 2 people" in flat(month)
-    assert "No rate follows from it: 12 more random images must be judged" in flat(two)
+    text = flat(month)
+    assert (
+        "from 214 random and 310 uncertain images judged by 2 people; for these images, not for other days"
+        in text
+    )
+    assert "12 skipped, which are taken to be like those judged of their kind and label" in text
+    assert (
+        "5 more random images that were judged count once somebody judges or skips this one: camera dock"
+        in text
+    )
+    assert "1 was given a label that the checkpoint does not know" in text
+    assert "wrong / judged, divided by the sum of stands for" in text
+    assert "An image that people disagree on counts in equal parts" in text
+    assert "No rate by people yet: 18 of 30 random judged, in the order of the queue." in flat(two)
+    assert "No rate by people yet" not in flat(month)
+    assert "No rate follows from it: 18 of 30 random judged" in flat(two)
     assert "maskbatch ui --run /runs/2026-10 shows a random sample" in flat(none)
     for name, drawn in (("a month", True), ("two classes", False), ("a fleet", False)):
         plotted = page._plots(VALUES[name])

@@ -13,7 +13,7 @@ from test_tables import COUNTS
 from maskbatch import report as report_module
 from maskbatch.checkpoint import Checkpoint
 from maskbatch.config import ReportConfig
-from maskbatch.errors import ALERT, DONE, UsageError
+from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.report import FLAT, make_report
 from maskbatch.rundir import Location, RunDir, names, write_json
 from maskbatch.tables import GROUPINGS
@@ -236,11 +236,33 @@ def test_thumbnails_of_an_archive_that_is_gone_are_said_to_be_unreachable(
     archive = write_files(tmp_path / "archive", files)
     run = stage_run(tmp_path / "run", archive, checkpoint)
     run.commit()
-    next(archive.rglob("*.jpg")).unlink()
+    first, *others = make_report([run.run], run.run.report).values["review"]["candidates"]
+    (archive / first["uri"].rpartition("/archive/")[2]).unlink()
     make_report([run.run], run.run.report, ReportConfig(thumbnails=True))
     page = (run.run.report / "report.html").read_text()
-    assert page.count("image/jpeg") == 2
+    assert page.count("image/jpeg") == len(others) > 0
     assert "unreachable" in page
+
+
+def test_images_whose_label_people_do_not_see_when_they_judge_are_not_shown_with_it(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    files = {f"north/gate-1/2026-10-03/08000{k}.jpg": speckle(k) for k in range(3)}
+    run = stage_run(tmp_path / "run", write_files(tmp_path / "archive", files), checkpoint)
+    run.commit()
+    report = make_report([run.run], run.run.report)
+    queue = report.tables["queue"].to_pylist()
+    assert len({row["stratum"] for row in queue}) == 2
+    shown = {row["uri"] for row in report.values["review"]["candidates"]}
+    assert shown == {row["uri"] for row in queue if row["stratum"] == "uncertain"}
+
+
+def test_where_the_report_cannot_be_written_it_is_said_how_it_can(
+    nightly: tuple[Run, list[Run]], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFailedError, match=r"cannot write .*`maskbatch report RUN\.\.\. --out DIR`"):
+        make_report([nightly[0].run], tmp_path / "file" / "report")
 
 
 def test_thumbnails_come_from_the_rows_of_a_parquet_file_in_whatever_order_they_are_ranked(
