@@ -16,6 +16,7 @@ from maskbatch.entries import local_path
 from maskbatch.errors import UsageError
 from maskbatch.pictures import plan_rows
 from maskbatch.progress import say
+from maskbatch.review import queue_path, read_queue
 from maskbatch.rundir import RunDir
 from maskbatch.schema import local_days
 from training.data import COLUMNS, CORRECTIONS
@@ -32,6 +33,8 @@ class Corrected:
     """`data.COLUMNS`, `stratum`, `probability`; `day`: site, camera and local day, '' without a run."""
     counts: dict[str, int]
     """Images: judged, skipped, disputed, usable, and changed: usable, and not what the classifier said."""
+    sizes: dict[str, float]
+    """Images of the archive in each stratum."""
     old: Checkpoint
     """What the new one is held against."""
 
@@ -68,7 +71,22 @@ def load(sources: Sequence[str], against: Path | None = None) -> Corrected:
     if usable.empty:
         remedy = "judge some first: maskbatch ui --run RUN"
         raise UsageError(f"--corrections {', '.join(sources)}: no correction that can be used; {remedy}")
-    return Corrected(_located(usable, runs), counts, _scored_with(runs, against))
+    return Corrected(_located(usable, runs), counts, _sizes(usable, runs), _scored_with(runs, against))
+
+
+def _sizes(usable: pd.DataFrame, runs: Sequence[Committed]) -> dict[str, float]:
+    """Images in each stratum, by the runs' queues; without any, as if all that was queued had been judged."""
+    queues = [read_queue(one.run.report) for one in runs if queue_path(one.run.report).exists()]
+    if not queues:
+        say("no queue of a run is there: each kind of image is taken to be what its judged ones stand for")
+        return _stood_for(usable)
+    told = pa.concat_tables([queue.select(["stratum", "probability"]) for queue in queues]).to_pandas()
+    return _stood_for(usable) | _stood_for(told)
+
+
+def _stood_for(rows: pd.DataFrame) -> dict[str, float]:
+    found: dict[str, float] = (1 / rows["probability"]).groupby(rows["stratum"]).sum().to_dict()
+    return found
 
 
 def _located(usable: pd.DataFrame, runs: Sequence[Committed]) -> pd.DataFrame:

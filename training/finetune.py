@@ -21,6 +21,7 @@ import torch
 import typer
 from torch import nn
 
+from maskbatch.config import differences
 from maskbatch.errors import ALERT, UsageError
 from maskbatch.progress import say
 from maskbatch.rundir import whole, write_json
@@ -67,6 +68,8 @@ def finetune(
         taught = table["source"] == data.CORRECTIONS
         own = splits.assign(table[~taught].reset_index(drop=True), recipe.seed)
         table = splits.add_corrections(own, table[taught], recipe.seed) if corrected else own
+        if corrected:
+            teach.refuse_other_classes(corrected.old, table)
         facts |= _facts(table)
         _refuse_another(out, facts)
         facts |= {
@@ -113,7 +116,9 @@ def _digest(weights: Path | None) -> str | None:
 def _facts(table: pd.DataFrame) -> dict[str, Any]:
     """What the card says of the data."""
     counts = table[table["part"] != ""].groupby(["source", "part", "label"]).size()
-    seen = sorted(zip(table["dhash"].map(bytes.hex), table["label"], table["part"], strict=True))
+    names = [name for name in ("dhash", "label", "part", "probability") if name in table]
+    told = table[names].assign(dhash=table["dhash"].map(bytes.hex)).fillna(1)
+    seen = sorted(told.itertuples(index=False, name=None))
     return {
         "fingerprint": hashlib.sha256(repr(seen).encode()).hexdigest(),
         "counts": [[source or "-", part, label, int(num)] for (source, part, label), num in counts.items()],
@@ -129,7 +134,8 @@ def _refuse_another(out: Path, facts: dict[str, Any]) -> None:
         raise UsageError(f"{told}: not readable as JSON ({error}); name another --out") from error
     for name, what in (("recipe", "settings"), ("weights_sha256", "weights"), ("fingerprint", "data")):
         if name in facts and name in other and other[name] != facts[name]:
-            raise UsageError(f"{out} holds a training of other {what}; name another --out")
+            first = f": {differences(facts[name], other[name])[0]}" if name == "recipe" else ""
+            raise UsageError(f"{out} holds a training of other {what}{first}; name another --out")
 
 
 def _write_split(out: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import GroupKFold
 
@@ -226,3 +226,35 @@ def paired(
         "difference": (sums, lambda s: _ratio(s[..., 1] - s[..., 0], s[..., 2])),
     }
     return _resample(figures, groups)
+
+
+def stratified_difference(
+    old: NDArray[np.bool_],
+    new: NDArray[np.bool_],
+    groups: Ints,
+    strata: NDArray[Any],
+    sizes: Mapping[str, float],
+) -> dict[str, float]:
+    """How much more of an archive `new` has right, {value, low, high}, from hits (N,) on samples of strata.
+
+    `sizes` of all its strata, none without a picture. An adjusted Wald interval: a stratum in which nothing
+    changed is not taken for certain; wider where pictures of a group are alike. Source: Bonett & Price 2012
+    (one change more of each kind); Kish 1965 (design effect).
+    """
+    change = new.astype(np.float64) - old
+    residuals = np.zeros(len(change))
+    value = centre = variance = 0.0
+    for name, size in sizes.items():
+        rows, share = strata == name, size / sum(sizes.values())
+        num, mean = int(rows.sum()), float(change[rows].mean())
+        gained, lost = ((1 + (change[rows] == sign).sum()) / (num + 2) for sign in (1, -1))
+        value += share * mean
+        centre += share * (gained - lost)
+        variance += share**2 * (gained + lost - (gained - lost) ** 2) / (num + 2)
+        residuals[rows] = share / num * (change[rows] - mean)
+    members = np.unique(groups, return_inverse=True)[1]
+    simple, clustered = (residuals**2).sum(), (np.bincount(members, residuals) ** 2).sum()
+    effect = max(1.0, clustered / simple) if simple else 1.0
+    half = t.ppf(0.975, max(1, members.max())) * np.sqrt(variance * effect)
+    low, high = max(-1.0, centre - half), min(1.0, centre + half)
+    return {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}

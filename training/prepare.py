@@ -1,6 +1,7 @@
 """Make the default classifier's data from labelled faces, the photographs they come from, and drawings.
 
     python -m training.prepare ../shared --out DIR
+    python -m training.prepare --out DIR                  without photographs: drawings alone
 
 Writes DIR/manifest.csv: `uri,label,split,cluster,source,suspect`. Cut from the photographs are faces in
 as much context as a camera shows (`scenes`) and pictures without a face (`empty`); `drawn` are the
@@ -50,26 +51,44 @@ def prepare(root: Path, out: Path, only: str | None = None) -> pd.DataFrame:
             )
         boxes = boxes[boxes["split"] == only]
     rows = [_face(root / "data/faces", row) for row in faces.to_dict("records")]
-    shutil.rmtree(out / "pictures", ignore_errors=True)
-    (out / "pictures").mkdir(parents=True)
+    _clear(out)
     scenes = dict(iter(boxes.groupby("file")))
     with step("cut", len(scenes), "photographs") as progress:
         for file, group in scenes.items():
             for k, (picture, row) in enumerate(cut_scene(root / "data/scenes", file, group, faces)):
                 rows.append(row | {"uri": _write(picture, out, f"{Path(file).stem}-{row['split']}-{k}")})
             progress.advance()
-    for split, (num_each, seed, sizes) in DRAWN.items() if not only else ():
+    manifest = pd.DataFrame(rows if only else [*rows, *_drawings(out)])
+    if only:
+        manifest = manifest[manifest["split"] == only]
+    made = manifest["source"].isin(["scenes", "drawn"])
+    manifest.loc[(manifest["split"] == "train") & made, "split"] = "extra"
+    return _list(manifest, out)
+
+
+def prepare_drawn(out: Path) -> pd.DataFrame:
+    """The same of drawings alone, which are then what is learned from and measured on."""
+    _clear(out)
+    return _list(pd.DataFrame(_drawings(out)).replace({"split": {"drawn": "val"}}), out)
+
+
+def _clear(out: Path) -> None:
+    shutil.rmtree(out / "pictures", ignore_errors=True)
+    (out / "pictures").mkdir(parents=True)
+
+
+def _drawings(out: Path) -> Iterator[dict[str, Any]]:
+    """Write the drawings of DRAWN; their rows of the manifest."""
+    for split, (num_each, seed, sizes) in DRAWN.items():
         with step("draw", num_each * len(LABELS), "pictures") as progress:
             for k, (picture, label) in enumerate(draw(num_each, seed, sizes)):
                 row = {"label": label, "split": split, "cluster": f"{split}-{k}", "source": "drawn"}
-                rows.append(row | {"suspect": 0, "uri": _write(picture, out, f"drawn-{split}-{k}")})
+                yield row | {"suspect": 0, "uri": _write(picture, out, f"drawn-{split}-{k}")}
                 progress.advance()
-    manifest = pd.DataFrame(rows)[["uri", "label", "split", "cluster", "source", "suspect"]]
-    if only:
-        manifest = manifest[manifest["split"] == only]
-    manifest.loc[(manifest["split"] == "train") & manifest["source"].isin(["scenes", "drawn"]), "split"] = (
-        "extra"
-    )
+
+
+def _list(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
+    manifest = rows[["uri", "label", "split", "cluster", "source", "suspect"]]
     with whole(out / "manifest.csv") as partial:
         manifest.to_csv(partial, index=False)
     return manifest
@@ -183,18 +202,23 @@ def draw(
 
 
 def main(
-    root: Annotated[Path, typer.Argument(help="Folder that holds data/faces and data/scenes.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and manifest.csv.")],
+    root: Annotated[
+        Path | None,
+        typer.Argument(help="Folder that holds data/faces and data/scenes; without it, drawings alone."),
+    ] = None,
     only: Annotated[
         str | None, typer.Option(help="One split alone: val, to measure and not to train.")
     ] = None,
 ) -> None:
     """Cut and draw the default classifier's training data."""
     with one_sentence():
+        if only and not root:
+            raise UsageError("--only is a split of photographs; give the folder above data/ too")
         for table in ("data/faces/manifest.csv", "data/scenes/boxes.csv"):
-            if not (root / table).is_file():
+            if root and not (root / table).is_file():
                 raise UsageError(f"training data {root / table}: no such file; give the folder above data/")
-        manifest = prepare(root, out, only)
+        manifest = prepare(root, out, only) if root else prepare_drawn(out)
         say(f"{out / 'manifest.csv'}: {len(manifest):,} pictures")
 
 

@@ -31,10 +31,12 @@ PLAIN_BITS = 8
 VAL_FOLDS = 5
 """Without a given split, val is a fifth of the pictures."""
 SLICE_FOLDS = 8
-FEWEST = 10
-"""Groups of each class, so that fit, slice and val all see it; groups of corrections that say anything."""
+FEWEST_OF_CLASS = 10
+"""Groups of each class, so that fit, slice and val all see it."""
+FEWEST_HELD = 10
+"""Groups of corrections held out that say anything."""
 EXAM_SHARE = 5
-"""A fifth of the groups of corrections is held out, FEWEST at least where there are twice as many."""
+"""A fifth of the groups of corrections is held out, FEWEST_HELD at least where there are twice as many."""
 
 
 def near_duplicates(hashes: Sequence[bytes]) -> NDArray[np.int64]:
@@ -102,18 +104,19 @@ def add_corrections(table: pd.DataFrame, corrected: pd.DataFrame, seed: int) -> 
     """What `assign` gave, and the corrections, with their `group` and `part`; val stays as it is.
 
     Groups are camera-days, whose pictures are alike, or near-duplicates where the days are too few to hold
-    out FEWEST: the first ones by a hash are the exam, the next go to the slice, the rest to fit. What is near
-    a picture of a later part is left out of the earlier one. Raises UsageError.
+    out FEWEST_HELD: the first ones by a hash are the exam, the next go to the slice, the rest to fit. What is
+    near a picture of a later part is left out of the earlier one. Raises UsageError.
     """
     if corrected.empty:
         raise UsageError("none of the corrected pictures can be read; put their archive back where it was")
     days = corrected["day"]
-    if (days == "").any() or days.nunique() < 2 * FEWEST:
+    if (days == "").any() or days.nunique() < 2 * FEWEST_HELD:
         days = pd.Series(near_duplicates(corrected["dhash"].tolist()), corrected.index)
         days = days.map(corrected["sha256"].groupby(days).min())  # a name that more pictures do not change
-        say(f"corrections of fewer than {2 * FEWEST} camera-days are held out by group of near-duplicates")
+        few = f"corrections of fewer than {2 * FEWEST_HELD} camera-days"
+        say(f"{few} are held out by group of near-duplicates")
     names = sorted(days.unique(), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    num_exam = min(max(FEWEST, len(names) // EXAM_SHARE), len(names) // 2)
+    num_exam = min(max(FEWEST_HELD, len(names) // EXAM_SHARE), len(names) // 2)
     num_slice = (len(names) - num_exam) // SLICE_FOLDS
     parts = ["exam"] * num_exam + ["slice"] * num_slice
     part = days.map(dict(zip(names, parts, strict=False))).fillna("fit")
@@ -132,10 +135,10 @@ def _fold(table: pd.DataFrame, rows: pd.Series, num_folds: int, seed: int) -> pd
     """One fold of `rows` as a mask: whole groups, the classes as in the whole. Raises UsageError."""
     part = table[rows]
     for label, group in part.groupby("label")["group"]:
-        if group.nunique() < FEWEST:
+        if group.nunique() < FEWEST_OF_CLASS:
             message = (
                 f"class {label!r}: {len(group):,} pictures in {group.nunique()} groups of near-duplicates, "
-                f"{FEWEST} or more are needed; add some, or name it in drop"
+                f"{FEWEST_OF_CLASS} or more are needed; add some, or name it in drop"
             )
             raise UsageError(message)
     if part.empty:

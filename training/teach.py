@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.errors import UsageError
 from maskbatch.progress import say
 from maskbatch.rundir import whole, write_json
 from training import metrics, splits
@@ -33,8 +34,9 @@ SECTION = """
 
 People judged {judged:,} images ({skipped:,} skipped, {disputed:,} disputed); {changed:,} of the other
 {usable:,} are not what the classifier had said. The old checkpoint is `{old}`, sha256 `{digest}`.
-p is two-sided, by flipping the signs of whole groups: camera-days, or near-duplicates where the days are few.
-Weighted: each picture counts as the images of the archive that it stands for.
+p is two-sided, by flipping the signs of whole groups: camera-days, or near-duplicates where the days are few;
+of corrections that teach nothing, up to one training in forty is called better by chance. Over the archive:
+random and uncertain images count by how many of each it has, if they were judged in the order of the queue.
 
 {table}
 """
@@ -50,6 +52,14 @@ def starting_weights(old: Checkpoint, recipe: Recipe) -> Path | None:
     return None
 
 
+def refuse_other_classes(old: Checkpoint, table: pd.DataFrame) -> None:
+    """Raises UsageError where the old checkpoint lacks a class of val or exam: it could not be right."""
+    for part in ("val", "exam"):
+        if lacking := sorted({*table.loc[table["part"] == part, "label"]} - {*old.card.classes}):
+            message = f"{old.path} has no class {lacking[0]!r}, which pictures held out have"
+            raise UsageError(f"{message}; name a checkpoint that has it, to hold against: --against FILE")
+
+
 def compare(corrected: Corrected, table: pd.DataFrame, out: Path) -> dict[str, Any]:
     """Measure the old checkpoint and the one in the folder `out`: comparison.json, and a part of its card.
 
@@ -62,7 +72,7 @@ def compare(corrected: Corrected, table: pd.DataFrame, out: Path) -> dict[str, A
     found: dict[str, Any] = {}
     for part in parts:
         before, after = (_hits(one, held[one.card.preset][part]) for one in (old, new))
-        found[part] = _measure(before, after, held[new.card.preset][part][1])
+        found[part] = _measure(before, after, held[new.card.preset][part][1], corrected.sizes)
     taught = table[table["source"] == CORRECTIONS]
     counts = corrected.counts | {"read": len(taught)}
     counts |= {part: int((taught["part"] == part).sum()) for part in ("fit", "slice", "exam")}
@@ -92,10 +102,12 @@ def _hits(checkpoint: Checkpoint, pictures: Pictures) -> NDArray[np.bool_]:
     return hits
 
 
-def _measure(old: NDArray[np.bool_], new: NDArray[np.bool_], rows: pd.DataFrame) -> dict[str, Any]:
+def _measure(
+    old: NDArray[np.bool_], new: NDArray[np.bool_], rows: pd.DataFrame, sizes: Mapping[str, float]
+) -> dict[str, Any]:
     """How often each is right, the difference, and whether it could be chance.
 
-    Of corrections also by stratum, and with each picture counted as the images that it stands for.
+    Of corrections also by stratum, and over the archive, whose strata have `sizes`, where all are held out.
     """
     groups, ones = rows["group"].to_numpy(np.int64), np.ones(len(rows))
     test = metrics.sign_flip(old, new, groups)
@@ -108,12 +120,16 @@ def _measure(old: NDArray[np.bool_], new: NDArray[np.bool_], rows: pd.DataFrame)
         "accuracy": metrics.paired(old, new, groups, ones),
     }
     if (rows["source"] == CORRECTIONS).all():
-        found["weighted"] = metrics.paired(old, new, groups, 1 / rows["probability"].to_numpy(float))
+        strata = rows["stratum"].to_numpy()
         found["by_stratum"] = {
             str(name): {"num": len(part)}
             | metrics.paired(old[part.index], new[part.index], groups[part.index], ones[part.index])
             for name, part in rows.groupby("stratum")
         }
+        if {*sizes} <= {*strata}:
+            weights = rows["stratum"].map(sizes) / rows["stratum"].map(rows["stratum"].value_counts())
+            found["archive"] = metrics.paired(old, new, groups, weights.to_numpy(float))
+            found["archive"]["difference"] = metrics.stratified_difference(old, new, groups, strata, sizes)
     return found
 
 
@@ -122,30 +138,38 @@ def _doubt(num_read: int, val: Mapping[str, Any], exam: Mapping[str, Any] | None
     if num_read < FEWEST:
         return f"{num_read:,} corrections could be used, {FEWEST} or more are needed to show anything"
     num_groups = exam["num_groups"] if exam else 0
-    if exam is None or num_groups < splits.FEWEST:
-        return f"{num_groups} groups of corrections were held out, {splits.FEWEST} or more are needed"
-    gain, weighted, on_val = (
-        it["difference"]["value"] for it in (exam["accuracy"], exam["weighted"], val["accuracy"])
+    if exam is None or num_groups < splits.FEWEST_HELD:
+        return f"{num_groups} groups of corrections were held out, {splits.FEWEST_HELD} or more are needed"
+    if "archive" not in exam:
+        return "its corrections held out lack random or uncertain images, and say nothing of the archive"
+    gain, over_all, on_val = (
+        it["difference"]["value"] for it in (exam["accuracy"], exam["archive"], val["accuracy"])
     )
     reasons = {
         "on the corrections held out it is right less often": gain < 0,
         "on the corrections held out it is right as often as before": gain == 0,
         f"its gain on the corrections held out may be chance (p = {exam['p_value']:.3f})": exam["p_value"]
         >= ALPHA,
-        "over the images that the corrections stand for it is right less often": weighted < 0,
+        "over the archive it would be right less often": over_all < 0,
         f"on val it is right less often (p = {val['p_value']:.4f})": on_val < 0 and val["p_value"] < ALPHA,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _verdict(reason: str | None, found: Mapping[str, Any]) -> str:
-    result = f"not shown to be better than the old one: {reason}" if reason else "better than the old one"
+    result = f"not shown to be better than the old one: {reason}" if reason else _gain(found["exam"])
     measured = []
     for part, name in (("exam", "the corrections held out"), ("val", "val")):
         if part in found:
             new, old = (found[part]["accuracy"][which]["value"] for which in ("new", "old"))
             measured.append(f"on {name} {new:.3f}, {old:.3f} before (p = {found[part]['p_value']:.4f})")
     return f"The new checkpoint is {result}. Accuracy {'; '.join(measured)}."
+
+
+def _gain(exam: Mapping[str, Any]) -> str:
+    low, high = (100 * exam["archive"]["difference"][end] for end in ("low", "high"))
+    whole_archive = f"over the whole archive accuracy changes by {low:+.1f} to {high:+.1f} points (95 %)"
+    return f"better than the old one on images such as were corrected; {whole_archive}"
 
 
 def _section(comparison: Mapping[str, Any]) -> str:
@@ -168,8 +192,8 @@ def _rows(comparison: Mapping[str, Any]) -> Iterator[list[str]]:
             yield [name, f"{it['num']:,}", *_cells(it["accuracy"]), f"{it['p_value']:.4f}"]
     for name, it in (exam or {}).get("by_stratum", {}).items():
         yield [f"{name} ones of them", f"{it['num']:,}", *_cells(it), ""]
-    if exam:
-        yield ["all of them, weighted", f"{exam['num']:,}", *_cells(exam["weighted"]), ""]
+    if exam and "archive" in exam:
+        yield ["over the archive", f"{exam['num']:,}", *_cells(exam["archive"]), ""]
 
 
 def _cells(figures: Mapping[str, Any]) -> list[str]:

@@ -142,7 +142,7 @@ def test_an_interrupted_training_is_exported_as_it_stands(
 
 def test_another_recipe_in_the_same_folder_is_refused(trained: dict[str, Path], faces_root: Path) -> None:
     before = (trained["plain_cnn"] / "training.json").read_text()
-    with pytest.raises(UsageError, match="a training of other settings"):
+    with pytest.raises(UsageError, match=r"a training of other settings: learning_rate 0\.5 instead of"):
         train(small("plain_cnn", "learning_rate=0.5"), faces_root, trained["plain_cnn"])
     with pytest.raises(UsageError, match="a training of other data"):
         train(small("plain_cnn"), faces_root, trained["plain_cnn"], limit=13)

@@ -254,6 +254,33 @@ def test_a_sign_flip_holds_its_level_where_a_test_by_picture_would_not() -> None
     assert np.mean(errors) < 0.08  # .05, and three standard errors
 
 
+def test_a_difference_over_strata_counts_each_by_its_size_whatever_part_of_it_was_judged() -> None:
+    strata = np.repeat(["random", "uncertain"], [40, 100])
+    sizes = {"random": 19_000.0, "uncertain": 1_000.0}
+    old, new = np.ones(140, bool), np.ones(140, bool)
+    new[:4], old[40:80] = False, False  # -10 points of the random ones, +40 of the others
+    found = metrics.stratified_difference(old, new, np.arange(140), strata, sizes)
+    assert found["value"] == pytest.approx(-0.95 * 0.1 + 0.05 * 0.4)
+    assert found["low"] < found["value"] < found["high"]
+    alike = metrics.stratified_difference(old, new, np.arange(140) // 10, strata, sizes)
+    assert alike["value"] == found["value"]
+    assert alike["high"] - alike["low"] > 1.2 * (found["high"] - found["low"])
+
+
+@pytest.mark.parametrize("lost", [0.0, 0.01, 0.05])
+def test_the_interval_of_a_difference_over_strata_holds_the_truth(lost: float) -> None:
+    """Also where hardly any change of the large stratum is seen."""
+    strata = np.repeat(["random", "uncertain"], [25, 25])
+    sizes, held = {"random": 19_000.0, "uncertain": 1_000.0}, []
+    truth = -0.95 * lost + 0.05 * 0.4
+    for seed in range(300):
+        draws = np.random.default_rng(seed).random(50)
+        new = np.where(strata == "random", draws >= lost, draws < 0.4)
+        found = metrics.stratified_difference(strata == "random", new, np.arange(50) // 3, strata, sizes)
+        held.append(found["low"] <= truth <= found["high"])
+    assert np.mean(held) > 0.92  # .95, and two standard errors
+
+
 def test_paired_accuracies_count_by_weight_and_their_difference_is_theirs() -> None:
     old, new = np.array([True, True, False, False] * 5), np.array([True, False, True, True] * 5)
     figures = metrics.paired(old, new, np.arange(20), np.array([1.0, 1.0, 2.0, 4.0] * 5))

@@ -226,6 +226,23 @@ def test_one_split_alone_is_what_the_whole_has_of_it(
     assert len(data.decode(alone, Preset((16, 16)), "decode")[1]) == len(alone)
 
 
+def test_without_photographs_drawings_are_learned_from_and_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "DRAWN", DRAWN)
+    code, said = run("--out", tmp_path)
+    table = data.load([str(tmp_path)])
+    assert code == 0 and f"{len(table)} pictures" in said
+    counts = table.groupby("split")["label"].value_counts().to_dict()
+    assert counts == {(split, label): n for split, n in (("train", 2), ("val", 1)) for label in LABELS}
+    assert len(data.decode(table, Preset((16, 16)), "decode")[1]) == len(table)
+
+
+def test_a_split_of_no_photographs_is_one_sentence(tmp_path: Path) -> None:
+    code, said = run("--only", "val", "--out", tmp_path / "out")
+    assert code == 2 and "--only is a split of photographs" in said and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("missing", ["data/faces/manifest.csv", "data/scenes/boxes.csv"])
 def test_a_folder_without_the_tables_ends_in_one_sentence(
     drawn_root: Path, tmp_path: Path, missing: str

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from samples import encode, make_tar, stage_run
 from typer.testing import CliRunner
 
 from maskbatch import corrections
-from maskbatch.checkpoint import open_checkpoint
+from maskbatch.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.report import make_report
 from maskbatch.review import read_queue
@@ -119,12 +121,16 @@ def test_corrections_that_teach_something_give_a_checkpoint_that_is_called_bette
     result = invoke("--data", faces, "--corrections", run, "--corrections", judged(), "--out", out)
     assert result.exit_code == 0, result.stderr
     found = json.loads((out / "comparison.json").read_text())
-    assert found["better"] and found["verdict"].startswith("The new checkpoint is better than the old one. ")
+    gain = found["exam"]["archive"]["difference"]
+    assert found["better"] and found["verdict"].startswith(
+        "The new checkpoint is better than the old one on images such as were corrected; over the whole archive "
+        f"accuracy changes by {100 * gain['low']:+.1f} to {100 * gain['high']:+.1f} points"
+    )
     assert found["old"]["digest"] == open_checkpoint(str(old / "checkpoint.safetensors")).digest
     assert f"the training goes on from {old}" in result.stderr and found["verdict"] in result.stderr
     exam = found["exam"]
     assert exam["num_groups"] == 10 and exam["p_value"] < 0.05
-    for figures in (exam["accuracy"], exam["weighted"], exam["by_stratum"]["random"]):
+    for figures in (exam["accuracy"], exam["archive"], exam["by_stratum"]["random"]):
         assert figures["new"]["value"] > figures["old"]["value"]
     assert "## What corrections taught it" in (out / "MODEL_CARD.md").read_text()
     card = open_checkpoint(str(out / "checkpoint.safetensors")).card
@@ -260,6 +266,38 @@ def test_what_only_corrections_need_is_refused_without_them(faces: Path, old: Pa
     assert result.exit_code == 2 and "give --corrections too" in result.stderr
 
 
+def test_a_checkpoint_of_other_class_names_is_nothing_to_be_better_than(
+    faces: Path, run: Path, old: Path, judged: Any, tmp_path: Path
+) -> None:
+    other = open_checkpoint(str(old / "checkpoint.safetensors"))
+    card = replace(other.card, classes=("masked", "without_mask"), compliant=("masked",))
+    save_checkpoint(tmp_path / "other.safetensors", card, load_file(other.path))
+    result = invoke("--data", faces, "--corrections", run, "--corrections", judged(60), "--out", tmp_path / "n",
+                    "--against", tmp_path / "other.safetensors")  # fmt: skip
+    assert result.exit_code == 2 and not (tmp_path / "n" / "state.pt").exists()
+    assert "other.safetensors has no class 'with_mask', which pictures held out have" in result.stderr
+
+
+@pytest.mark.parametrize("num", [20, 100])
+def test_strata_are_as_large_as_the_queue_says_however_far_people_came(
+    run: Path, judged: Any, num: int
+) -> None:
+    rows = pd.concat([pd.read_parquet(file) for file in (run / "scores").rglob("*.parquet")])
+    found = corrected.load([str(run), str(judged(num))])
+    assert sum(found.sizes.values()) == pytest.approx((rows["status"] == "ok").sum())
+
+
+def test_corrections_of_no_run_count_as_if_all_that_was_queued_had_been_judged(
+    run: Path, old: Path, judged: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = corrected.load([str(judged(20))], old / "checkpoint.safetensors")
+    queue = read_queue(run / "report").slice(0, 20).to_pandas()
+    assert found.sizes == {
+        name: pytest.approx((1 / rows["probability"]).sum()) for name, rows in queue.groupby("stratum")
+    }
+    assert "no queue of a run is there" in capsys.readouterr().err
+
+
 # how they are cut
 
 
@@ -359,18 +397,26 @@ def test_what_smote_makes_is_drawn_beside_corrections(
     assert result.exit_code in (0, 4), result.stderr
 
 
+def test_corrections_of_other_chances_are_other_data() -> None:
+    rows = drawn_rows().assign(dhash=[bytes([k]) * 8 for k in range(10)], label="x", part="fit")
+    changed = rows.assign(probability=rows["probability"].replace(0.5, 0.6))
+    prints = [finetune._facts(table)["fingerprint"] for table in (rows, rows, changed)]
+    assert prints[0] == prints[1] != prints[2]
+
+
 # what is said of old and new
 
 
 def measured(old: list[int], new: list[int], **columns: Any) -> dict[str, Any]:
     """Of hits by picture, each a group of its own."""
     rows = pd.DataFrame({"group": range(len(old)), "source": "", **columns})
-    return teach._measure(np.array(old, bool), np.array(new, bool), rows)
+    return teach._measure(np.array(old, bool), np.array(new, bool), rows, SIZES)
 
 
+SIZES = {"random": 200.0, "uncertain": 18.0}
 VAL = measured([1] * 20, [1] * 20)
 WORSE = measured([1] * 20, [1] * 10 + [0] * 10)
-TAUGHT = {"source": "corrections", "stratum": "random", "probability": [0.01] * 2 + [1.0] * 18}
+TAUGHT = {"source": "corrections", "stratum": ["random"] * 2 + ["uncertain"] * 18}
 
 
 @pytest.mark.parametrize(
@@ -381,7 +427,7 @@ TAUGHT = {"source": "corrections", "stratum": "random", "probability": [0.01] * 
         (60, VAL, [1] * 10 + [0] * 10, [1] * 10 + [0] * 10, "it is right as often as before"),
         (60, VAL, [1] * 20, [1] * 19 + [0], "it is right less often"),
         (60, VAL, [1] * 15 + [0] * 5, [1] * 20, r"may be chance \(p = 0.062\)"),
-        (60, VAL, [1] * 10 + [0] * 10, [0] + [1] * 19, "over the images that the corrections stand for"),
+        (60, VAL, [1] * 10 + [0] * 10, [0] + [1] * 19, "over the archive it would be right less often"),
         (60, WORSE, [1] * 10 + [0] * 10, [1] * 20, r"on val it is right less often \(p = 0.00"),
     ],
 )  # fmt: skip
@@ -393,9 +439,14 @@ def test_only_what_is_shown_is_called_better(
 
 
 def test_too_few_groups_held_out_show_nothing() -> None:
-    exam = measured([0] * 9, [1] * 9, source="corrections", stratum="random", probability=1.0)
+    exam = measured([0] * 9, [1] * 9, source="corrections", stratum="random")
     assert teach._doubt(60, VAL, exam) == "9 groups of corrections were held out, 10 or more are needed"
     assert teach._doubt(60, VAL, None) == "0 groups of corrections were held out, 10 or more are needed"
+
+
+def test_a_stratum_without_a_picture_held_out_leaves_the_archive_in_doubt() -> None:
+    exam = measured([0] * 20, [1] * 20, source="corrections", stratum="uncertain")
+    assert "lack random or uncertain images" in str(teach._doubt(60, VAL, exam))
 
 
 def test_a_recipe_of_other_classes_starts_as_it_says(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
