@@ -1,5 +1,6 @@
 """One PNG of pictures, what the classifier made of each, and bars of its probabilities."""
 
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
+from maskbatch.entries import SCHEME, local_path
 from maskbatch.errors import UsageError
 from maskbatch.rundir import whole
 
@@ -21,12 +23,15 @@ PAPER, INK, MUTED, TRACK, ACCENT, ALERT = "#fdfdfb", "#1b1f23", "#59626b", "#e8e
 """Of the report's page."""
 
 
-def check(path: Path, num_images: int) -> None:
-    """Raises UsageError for a file that could not be shown, before anything is scored."""
+def check(path: Path, images: Sequence[str]) -> None:
+    """Raises UsageError for a file that could not be shown, or is an image itself."""
     if path.suffix.lower() != ".png":
         raise UsageError(f"--show {path}: a .png file expected")
-    if num_images > MAX_IMAGES:
-        raise UsageError(f"--show {path}: {num_images:,} images, at most {MAX_IMAGES} fit; name fewer")
+    if len(images) > MAX_IMAGES:
+        raise UsageError(f"--show {path}: {len(images):,} images, at most {MAX_IMAGES} fit; name fewer")
+    files = [os.fsdecode(local_path(image)) if image.startswith(SCHEME) else image for image in images]
+    if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):  # noqa: PTH110  no error for a long URL
+        raise UsageError(f"--show {path}: one of the images, which would be lost; name another file")
 
 
 def write(path: Path, found: Sequence["Predicted"]) -> None:
@@ -39,6 +44,11 @@ def write(path: Path, found: Sequence["Predicted"]) -> None:
         top += row.height
     with whole(path) as partial:
         sheet.save(partial, "PNG")
+
+
+def printable(name: str) -> str:
+    """A name without what would break a line, or command a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 @lru_cache
@@ -63,8 +73,7 @@ def _row(one: "Predicted") -> Image.Image:
     else:
         draw.rectangle((MARGIN_PX, MARGIN_PX, MARGIN_PX + PICTURE_PX[0] - 1, MARGIN_PX + 139), TRACK)
     room = WIDTH_PX - MARGIN_PX - left
-    name = "".join(c if c.isprintable() else "?" for c in one.uri.removeprefix("file://"))
-    name = _fitting(name, _font(14), room)
+    name = _fitting(printable(one.uri.removeprefix(SCHEME)), _font(14), room)
     draw.text((left, MARGIN_PX), name, MUTED, _font(14))
     if found.probs:
         _verdict(draw, (left, MARGIN_PX + 26), found)

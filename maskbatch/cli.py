@@ -451,7 +451,7 @@ def predict(
     from maskbatch.predict import predict_images, summary
 
     if show:
-        annotate.check(show, len(images))
+        annotate.check(show, images)
     values = _values(
         None,
         dtype=dtype,
@@ -474,7 +474,8 @@ def predict(
     if as_json:
         print(json.dumps(made))
     else:
-        terminal.print_predictions(made, terminal.stdout_console())
+        rows = [{**image, "uri": annotate.printable(image["uri"])} for image in made["images"]]
+        terminal.print_predictions({**made, "images": rows}, terminal.stdout_console())
     if show:
         annotate.write(show, found)
         say(f"Pictures: {show}")
@@ -539,6 +540,7 @@ def demo(
         terminal.print_report(result.report, terminal.stdout_console())
         compared.print(terminal.stdout_console(), result.report.overall)
     _closing_lines(result)
+    say(f"See it, and judge what is doubtful: maskbatch ui --run {result.run.path}")
     return int(result.success["exit_code"])
 
 
@@ -598,7 +600,7 @@ def run(program: typer.Typer, usage: str) -> NoReturn:
             sys.exit(UsageError.exit_code)
         raise
     if code == INTERRUPTED:
-        message = "maskbatch: interrupted; what is scored stays, and the same command goes on from there"
+        message = "maskbatch: interrupted; what is scored stays if it is a run's; give the same command again"
         say(message, "error", exit_code=INTERRUPTED)
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # a thread that still asks a hung store would hold the process for minutes

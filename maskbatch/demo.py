@@ -127,6 +127,8 @@ def run(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runner.Re
     """Draw the archive at `out`/archive unless it is there, score it to `out`/run, compare."""
     archive, truth_path = out.absolute() / "archive", out.absolute() / "truth.parquet"
     snapshots = list(plan_month(num_images))
+    if len(snapshots) != num_images:
+        say(f"{len(snapshots):,} snapshots: as many every day of each camera, none while {OFF[0]} is off.")
     if truth_path.exists():
         truth = pq.read_table(truth_path)
         if truth["path"].to_pylist() != [snapshot.path for snapshot in snapshots]:

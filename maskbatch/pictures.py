@@ -64,10 +64,24 @@ def picture(one: Committed, row: Mapping[str, Any], options: StorageOptions, sid
     if hashlib.sha256(encoded.data).hexdigest() != row["sha256"]:
         return Shown(None, OTHER)
     try:
-        whole = decode_image(encoded.data, Preset((side_px, side_px)), limits["max_pixels"])
+        return Shown(jpeg(upright(encoded.data, (side_px, side_px), limits["max_pixels"])))
     except BadImageError as error:
         return Shown(None, error.message)
-    return Shown(_jpeg(whole.image, whole.width, whole.height))
+
+
+def upright(data: bytes, box_px: tuple[int, int], max_pixels: int) -> Image.Image:
+    """A picture in its proportions, as large as fits `box_px` (W, H). Raises BadImageError."""
+    side = max(box_px)
+    square = decode_image(data, Preset((side, side)), max_pixels)
+    scale = min(box_px[0] / square.width, box_px[1] / square.height)
+    return square.image.resize((max(1, round(square.width * scale)), max(1, round(square.height * scale))))
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """A picture encoded, for people to look at."""
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=QUALITY)
+    return sink.getvalue()
 
 
 def thumbnails(
@@ -83,12 +97,3 @@ def thumbnails(
             if shown.jpeg is not None:
                 found[row["rank"]] = shown.jpeg
     return found
-
-
-def _jpeg(image: Image.Image, width: int, height: int) -> bytes:
-    """A square `image` in the proportions of its source, encoded."""
-    shrink = max(image.size) / max(width, height)
-    sink = io.BytesIO()
-    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-    image.resize(size).save(sink, "JPEG", quality=QUALITY)
-    return sink.getvalue()

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskbatch import archive, schema
-from maskbatch.checkpoint import Card, Checkpoint, Preset, open_checkpoint
+from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.clock import Clock
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
-from maskbatch.decode import BadImageError, decode_batch, decode_image
+from maskbatch.decode import BadImageError, decode_batch
 from maskbatch.entries import SCHEME, Entry, decode_name
 from maskbatch.errors import MaskbatchError, UsageError
+from maskbatch.pictures import upright
 from maskbatch.places import Place, locate, shown
 from maskbatch.plan import now
 from maskbatch.progress import step
@@ -84,17 +85,6 @@ class Predictor:
         probs = {name: row[f"prob_{name}"] for name in self.card.classes} if row["status"] == "ok" else None
         return Prediction(**{name: row[name] for name in kept}, probs=probs, image=image)
 
-    def picture(self, encoded: Encoded, found: Prediction, box_px: tuple[int, int]) -> Image.Image | None:
-        """The whole picture, upright, in its proportions, as large as fits `box_px` (W, H)."""
-        if encoded.data is None or not found.width or not found.height:
-            return None
-        scale = min(box_px[0] / found.width, box_px[1] / found.height)
-        size = max(8, round(found.height * scale)), max(8, round(found.width * scale))
-        try:
-            return decode_image(encoded.data, Preset(size), self.config.max_pixels).image
-        except BadImageError:
-            return None
-
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
@@ -119,9 +109,12 @@ def predict_images(
 ) -> tuple[Predictor, list[Predicted]]:
     """The predictor, and what it says of every one of `images`, in their order.
 
-    Raises UsageError for a folder or container, a URL that names nothing, and for the checkpoint.
+    Raises UsageError for the checkpoint, a URL that names nothing, and a folder or container alone.
     """
     entries = [_entry(image) for image in images]
+    if len(entries) == 1 and entries[0].status:
+        remedy = f"maskbatch score {shown(images[0])} --out OUT scores all that is in it"
+        raise UsageError(f"image {shown(images[0])}: {entries[0].error}; {remedy}")
     access = _access(entries, allow_prefix, options, job)
     predictor = Predictor(open_checkpoint(checkpoint), config)
     entries = _with_members(entries, access)
@@ -133,11 +126,19 @@ def predict_images(
         for start in range(0, len(order), config.batch_size):
             batch = list(islice(encoded, config.batch_size))
             for i, item, one in zip(order[start:], batch, predictor.predict(batch), strict=False):
-                picture = predictor.picture(item, one, box_px) if box_px else None
+                picture = _picture(item, box_px, config.max_pixels) if box_px else None
+                if one.status == "missing" and not (entries[i].status or entries[i].container):
+                    one = replace(one, error="no such file")
                 found[i] = Predicted(entries[i].uri, one, picture)
             if shown_step:
                 shown_step.advance(len(batch))
     return predictor, [found[i] for i in range(len(images))]
+
+
+def _picture(encoded: Encoded, box_px: tuple[int, int], max_pixels: int) -> Image.Image | None:
+    with suppress(BadImageError):
+        return upright(encoded.data, box_px, max_pixels) if encoded.data is not None else None
+    return None
 
 
 def summary(predictor: Predictor, found: Sequence[Predicted]) -> dict[str, Any]:
@@ -169,10 +170,12 @@ def _access(
 
 
 def _entry(image: str) -> Entry:
-    """The entry of an image, or of a member that has to be looked up. Raises UsageError."""
+    """The entry of an image, of a member that has to be looked up, or of what is none. Raises UsageError."""
     member = MEMBER.fullmatch(image)
     place = _place(member[3] if member else image)
-    web = place.root.startswith("http")
+    web, local = place.root.startswith("http"), Path(place.path) if place.root == SCHEME else None
+    if local and local.exists() and not (local.is_file() or local.is_dir()):  # a pipe is waited for in vain
+        raise UsageError(f"image {shown(image)}: a pipe or device, not a file; copy the image to one")
     uri = place.uri if web or place.root == SCHEME else place.root + place.path
     kind = os.path.splitext(place.path)[1].lower()
     if member:
@@ -180,15 +183,16 @@ def _entry(image: str) -> Entry:
             expected = f"a .{member[1]} file, without a query or a password, expected behind `::`"
             raise UsageError(f"image {shown(image)}: {expected}; check it, or copy the file here")
         return Entry(uri=f"{member[1]}://{member[2]}::{uri}", relative=member[2], container=uri)
-    folder = Path(place.path).is_dir() if place.root == SCHEME else place.path.endswith("/") and not web
+    folder = local.is_dir() if local else place.path.endswith("/") and not web
     if folder or kind in archive.CONTAINERS:
-        what = "a folder" if folder else f"a {kind}"
-        remedy = f"maskbatch score {shown(image)} --out OUT scores all that is in it"
-        raise UsageError(f"image {shown(image)}: {what}, not one image; {remedy}")
+        error = f"{'a folder' if folder else f'a {kind}'}, not one image"
+        return Entry(uri=uri, relative=uri, status="unsupported", error=error)
     return Entry(uri=uri, relative=uri, fetch=place.fetch)
 
 
 def _place(text: str) -> Place:
+    if not text:
+        raise UsageError("image (empty): a path or URL expected")
     if "://" not in text:
         return Place(SCHEME, os.path.abspath(text))  # noqa: PTH100  as the system reads it
     try:

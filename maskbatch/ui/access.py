@@ -39,6 +39,18 @@ def check_address(host: str, port: int | None) -> None:
         raise UsageError(f"{where}: cannot listen there ({error.strerror}); give another one") from error
 
 
+def reachable(host: str) -> str:
+    """The `host`; where it stands for all addresses of this machine, one that others can ask for."""
+    if host != "0.0.0.0":  # noqa: S104
+        return host
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+            way.connect(("192.0.2.1", 9))  # to nobody: the system only says by which of its addresses
+            return str(way.getsockname()[0])
+    except OSError:
+        return socket.gethostname()
+
+
 def login(*, exposed: bool) -> Login | None:
     """Lets in any name with the password; None where none is set and other machines cannot connect.
 

@@ -68,6 +68,7 @@ def serve(
             **look(review.CSS),
             **OFF,
         )
+        url = url.replace("//localhost:", f"//{access.reachable(host)}:")
         say(f"maskbatch ui: {url} (Ctrl-C ends it)")
         if open_browser:
             webbrowser.open(url)
@@ -89,7 +90,7 @@ def _page(looker: picture.Looker, reviewing: review.Reviewing | None, uploads: U
     page = Page(uploads, title="maskbatch", analytics_enabled=False)
     with page:
         gr.HTML("<h1>maskbatch</h1>", elem_id="title", apply_default_css=False)
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap"):
             if reviewing is not None:
                 review.tabs(reviewing)
             with gr.Tab("One picture"):

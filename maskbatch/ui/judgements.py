@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -38,18 +38,22 @@ class Judgements:
 
     def add(self, position: int, label: str | None, by: str) -> None:
         """Write what `by` says now. Raises RunFailedError where it cannot be written."""
-        row, at = self._rows[position], datetime.now(UTC)
+        row, before = self._rows[position], self._words[position].get(by)
         known = {name: row[name] for name in ("uri", "sha256", "stratum", "probability")}
-        corrections.write(self.folder, {**known, "region": 0, "label": label, "was": row["label"], "by": by})
+        said = {**known, "region": 0, "label": label, "was": row["label"], "by": by}
+        corrections.write(self.folder, said, after=before.at if before else None)
+        at = datetime.now(UTC)
+        if before:
+            at = max(at, before.at + timedelta(microseconds=1))
         self._own[position].add(by)
         self._words[position][by] = Word(label, at)
 
-    def refresh(self) -> set[int]:
-        """Read what is new; the positions of images of which another server's reviewers said something.
+    def refresh(self) -> bool:
+        """Read what is new; True where another server's reviewers said something.
 
         Raises UsageError or one of `store_errors`.
         """
-        elsewhere = set[int]()
+        elsewhere = False
         with self._reading:
             for folder, known in self._known.items():
                 names = set(corrections.object_names(folder)) - known
@@ -58,8 +62,7 @@ class Judgements:
                 self._all = pa.concat_tables([self._all, rows])
                 for row in rows.to_pylist():
                     position = self._positions.get((row["uri"], row["sha256"]))
-                    if position is not None and self._hear(position, row):
-                        elsewhere.add(position)
+                    elsewhere |= position is not None and self._hear(position, row)
         return elsewhere
 
     def _hear(self, position: int, row: Mapping[str, Any]) -> bool:
@@ -80,10 +83,6 @@ class Judgements:
         if labels:
             return JUDGED if len(labels) == 1 else DISPUTED
         return SKIPPED if self._words.get(position) else TO_JUDGE
-
-    def judged_here(self, position: int) -> bool:
-        """Whether this server's tabs said something of an image."""
-        return position in self._own
 
     def last_words(self) -> pd.DataFrame:
         """What `corrections.last_words` makes of everything read so far."""

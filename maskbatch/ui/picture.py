@@ -1,6 +1,5 @@
 """The tab for one picture: what the checkpoint says of it, and which checkpoint that is."""
 
-import io
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +9,10 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from maskbatch.checkpoint import Preset
 from maskbatch.config import ScoreConfig
-from maskbatch.decode import decode_image
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
-from maskbatch.predict import Prediction, Predictor
+from maskbatch.pictures import jpeg, upright
+from maskbatch.predict import Predictor
 from maskbatch.read import Encoded
 from maskbatch.ui.rendering import PLAIN, data_url, rendered
 from maskbatch.ui.uploads import Uploads
@@ -55,18 +53,11 @@ class Looker:
             (prediction,) = self.predictor.predict([Encoded(data, num_bytes=len(data))])
         seen, shown = None, None
         if prediction.status == "ok":
-            seen = data_url(_encoded(Image.fromarray(prediction.image), "PNG"), "png")
-            shown = {"url": data_url(_encoded(self._upright(data, prediction), "JPEG"))}
+            seen = data_url(jpeg(Image.fromarray(prediction.image)))
+            side = int(np.clip(max(prediction.width or 0, prediction.height or 0), *SHOWN_PX))
+            shown = {"url": data_url(jpeg(upright(data, (side, side), self.config.max_pixels)))}
         card = self.predictor.card
         return shown, rendered("answer.html", one=prediction, card=card, plain=IN_WORDS, seen=seen)
-
-    def _upright(self, data: bytes, prediction: Prediction) -> Image.Image:
-        """The picture in its proportions, its longer side within SHOWN_PX."""
-        size = np.array([prediction.width, prediction.height])
-        side = int(np.clip(size.max(), *SHOWN_PX))
-        square = decode_image(data, Preset((side, side)), self.config.max_pixels).image
-        width, height = np.maximum(1, np.rint(size * side / size.max())).astype(int).tolist()
-        return square.resize((width, height))
 
 
 def tab(looker: Looker, uploads: Uploads) -> None:
@@ -114,10 +105,4 @@ def tab(looker: Looker, uploads: Uploads) -> None:
 
 def _draw(label: str) -> bytes:
     rng = np.random.default_rng(EXAMPLE_SEED)
-    return _encoded(draw_snapshot(label, Gate.draw_lots(rng), rng), "JPEG")
-
-
-def _encoded(image: Image.Image, form: str) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, form, quality=88)
-    return sink.getvalue()
+    return jpeg(draw_snapshot(label, Gate.draw_lots(rng), rng))

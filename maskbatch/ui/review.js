@@ -1,6 +1,9 @@
 // What the browser does of a review: keys, the name, and that only what is on the screen is judged.
 const SEEN_MS = 150; // an image must be there so long before it can be judged
 const ANSWER_MS = 1000; // an answer that has not come by then may be given again
+const ALIVE_MS = 20_000; // how often the server hears that the page is there
+const IDLE = 15; // how many times, of a page where nothing is done
+const EARLY = 'That was too quick: the image had only just come, and nothing was judged.';
 const TAB = 'maskbatch-tab', NAME = 'maskbatch-name';
 
 // A tab that is loaded again goes on where it stood; a copy of it is another tab, and finds nothing here.
@@ -11,7 +14,7 @@ sessionStorage.removeItem(TAB);
 
 const card = () => element.querySelector('.judging');
 const field = name => element.querySelector(`[name=${name}]`);
-let timer;
+let timer, alive = IDLE;
 const seenIn = ms => {
   delete card()?.dataset.seen;
   clearTimeout(timer);
@@ -25,13 +28,18 @@ const seenIn = ms => {
 watch('value', () => seenIn(SEEN_MS));
 
 const send = message => {
+  alive = IDLE;
   seenIn(ANSWER_MS); // of keys pressed at once, the first one counts
   trigger('answer', {message: {tab, name: localStorage.getItem(NAME) ?? '', ...message}});
 };
 
 element.addEventListener('click', event => {
   const button = event.target.closest('button[data-what]');
-  if (!button || !('seen' in card().dataset)) return;
+  if (!button) return;
+  if (!('seen' in card().dataset)) {
+    element.querySelector('.notice').textContent = EARLY;
+    return;
+  }
   const {what, label = null} = button.dataset, {position} = card().dataset;
   send({what, label, position: position === '' ? null : Number(position)});
   if (field('name')?.value === '') field('name').focus();
@@ -58,4 +66,5 @@ document.addEventListener('keydown', event => {
   button.click();
 });
 
+setInterval(() => alive-- > 0 && trigger('held', {message: {tab}}), ALIVE_MS);
 send({what: 'show'});

@@ -1,5 +1,6 @@
 """The tabs of a run: its report, the review of its doubtful images, and what people said so far."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from maskbatch.versions import latest
 
 CSS = text("review.css")
 NAME_LENGTH = 60
+TAB = re.compile(r"[\d-]{1,64}", re.ASCII)
+"""What the page calls its browser's tab."""
 NAME_FIRST = "Your name first, above: it stands beside every judgement."
 
 
@@ -56,13 +59,19 @@ class Reviewing:
                 )
             judgements = Judgements(rows, place, corrections.folders(found, one.settings))
             judgements.refresh()
-            yield cls(one, reports, Queue(rows, judgements, Pictures(one, rows, options)))
+            pictures = Pictures(one, rows, options)
+            if error := pictures.get(0).error:
+                remedy = "what cannot be seen is not judged; put the archive where it was"
+                say(f"Warning: {rows[0]['uri']} cannot be shown ({error}); {remedy}")
+            yield cls(one, reports, Queue(rows, judgements, pictures))
 
 
 def _try_writing(place: Location) -> None:
     """Raises UsageError where nothing can be written to a local folder; a store says so when it is asked."""
     if not isinstance(place, Path):
         return
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"{place} is a file, not a folder; name another one with --corrections DIR")
     try:
         place.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=place):
@@ -85,11 +94,15 @@ def tabs(run: Reviewing) -> None:
         card = gr.HTML("", elem_id="review", js_on_load=text("review.js"), **PLAIN)
 
         def answered(event: gr.EventData, request: gr.Request) -> str:
-            return respond(run, event.message, request.username)
+            return respond(run, _message(event), request.username)
+
+        def held(event: gr.EventData) -> None:
+            run.queue.session(_message(event)["tab"])
 
         card.answer(
             answered, outputs=card, show_progress="hidden", trigger_mode="multiple", concurrency_limit=None
         )
+        card.held(held, show_progress="hidden", trigger_mode="multiple", concurrency_limit=None)
     with gr.Tab("Corrections") as said:
         table = gr.HTML("", elem_id="corrections", **PLAIN)
         said.select(lambda: said_so_far(run), outputs=table, show_progress="hidden")
@@ -103,23 +116,32 @@ def _again(reports: Reports) -> str:
     return reports.html()
 
 
+def _message(event: gr.EventData) -> dict[str, Any]:
+    """What the page sent. Raises gr.Error for what it never sends."""
+    message = (event._data or {}).get("message")
+    if isinstance(message, dict) and TAB.fullmatch(str(message.get("tab", ""))):
+        return message
+    raise gr.Error("The page is out of date; load it again.", print_exception=False)
+
+
 def respond(run: Reviewing, message: Mapping[str, Any], login: str | None) -> str:
     """Do what a tab asks for, and show what comes next; `login` is who is logged in, if one must be."""
     queue = run.queue
-    session = queue.session(str(message["tab"]))
-    by = login or " ".join(str(message["name"]).split())[:NAME_LENGTH]
+    session = queue.session(message["tab"])
+    by = " ".join(str(login or message.get("name", "")).split())[:NAME_LENGTH]
     with session.lock:
-        match message["what"]:
+        label, position = message.get("label"), message.get("position")
+        match message.get("what"):
             case "narrow":
-                session.narrow(Filters(*(str(message[name]) for name in ("show", "camera", "day"))))
+                session.narrow(Filters(*(str(message.get(name, "")) for name in ("show", "camera", "day"))))
             case "undo":
-                session.undo(message["position"])
+                session.undo(position)
             case "judge" | "skip" if not by:
                 session.notice = NAME_FIRST
-            case "judge" if message["label"] in run.one.meaning.classes:
-                session.answer(message["position"], message["label"], by)
+            case "judge" if label in run.one.meaning.classes:
+                session.answer(position, label, by)
             case "skip":
-                session.answer(message["position"], None, by)
+                session.answer(position, None, by)
             case _:
                 session.show()
         return _card(run, session, by, login)
@@ -131,6 +153,7 @@ def _card(run: Reviewing, session: Session, by: str, login: str | None) -> str:
     return rendered(
         "card.html",
         row=row,
+        unsure=row is not None and row["confidence"] < run.one.card["review_threshold"],
         shown=shown,
         picture=data_url(shown.jpeg) if shown.jpeg else None,
         camera=camera_of(row) if row else None,

@@ -1,8 +1,8 @@
 """Who judges what next, without a browser: one `Queue` a server, one `Session` a browser's tab.
 
 A judgement is one new object in the folder of corrections, there before the next image is shown. An image is
-in the hands of one tab at a time: until that tab judges it or asks for others, or HOLD_S have passed, so that
-a browser that is killed holds nothing for long. Of another server only what was judged there can be seen.
+in the hands of one tab at a time: until that tab judges it, asks for others, or is not heard of for HOLD_S,
+so that a closed browser holds nothing for long. Of another server only what was judged there can be seen.
 """
 
 import random
@@ -15,21 +15,24 @@ from typing import Any, NamedTuple
 
 from maskbatch.cells import group_name
 from maskbatch.errors import MaskbatchError
+from maskbatch.judged import targets
 from maskbatch.pictures import Shown
-from maskbatch.review import RANDOM
 from maskbatch.rundir import reason, store_errors
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
 
 SHOWS = (TO_JUDGE, SKIPPED, DISPUTED, JUDGED)
-HOLD_S = 300.0
+HOLD_S = 100.0
+"""An open page says every 20 s that it is there, or every minute from the background."""
+NUM_TABS = 300
+"""Kept, the latest ones."""
 READ_EVERY_S = 5.0
 """How often it is looked for what other servers' reviewers said."""
 NUM_AHEAD = 2
 """Pictures read before they are asked for, for each tab."""
 APART = 12
-"""Images that two servers go on apart, at most, after they turned out to be at the same one."""
+"""Images that two servers go on apart, at most, while both are judged on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,10 @@ class Progress:
 
     total: int
     judged: int
-    random: int
-    random_judged: int
     skipped: int
     disputed: int
+    targets: list[dict[str, Any]]
+    """What of each stratum makes a rate, as `judged.targets` has it."""
 
 
 def camera_of(row: Mapping[str, Any]) -> str:
@@ -74,28 +77,31 @@ class Queue:
         self.trouble = ""
         """Why other servers' judgements cannot be read."""
         self._sessions: dict[str, Session] = {}
-        self._holds: dict[int, tuple[Session, float]] = {}
+        self._holds: dict[int, Session] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="corrections")
         self._read_at = time.monotonic()
         self._met = False
 
     def session(self, tab: str) -> "Session":
-        """The session of a browser's tab, the same one after the page was loaded again."""
+        """The session of a browser's tab that is there now, the same one after the page was loaded again."""
         with self._lock:
-            return self._sessions.setdefault(tab, Session(self))
+            known = self._sessions.pop(tab, None)
+            session = self._sessions[tab] = known or Session(self)
+            session.seen_at = time.monotonic()
+            if len(self._sessions) > NUM_TABS:
+                del self._sessions[next(iter(self._sessions))]
+            return session
 
     def progress(self) -> Progress:
         stands = [self.judgements.stands(position) for position in range(len(self.rows))]
-        judged = [stand in (JUDGED, DISPUTED) for stand in stands]
-        drawn = [row["stratum"] == RANDOM for row in self.rows]
+        given = {TO_JUDGE: None, SKIPPED: False, DISPUTED: True, JUDGED: True}
         return Progress(
             total=len(stands),
-            judged=sum(judged),
-            random=sum(drawn),
-            random_judged=sum(one and other for one, other in zip(drawn, judged, strict=True)),
+            judged=stands.count(JUDGED) + stands.count(DISPUTED),
             skipped=stands.count(SKIPPED),
             disputed=stands.count(DISPUTED),
+            targets=targets([row["stratum"] for row in self.rows], [given[stand] for stand in stands]),
         )
 
     def fitting(self, filters: Filters) -> Iterator[int]:
@@ -111,20 +117,20 @@ class Queue:
 
     def is_free(self, position: int, session: "Session") -> bool:
         """Whether no other tab has this image."""
-        holder, until = self._holds.get(position, (session, 0.0))
-        return holder is session or until <= time.monotonic()
+        holder = self._holds.get(position, session)
+        return holder is session or holder.seen_at + HOLD_S <= time.monotonic()
 
     def take(self, position: int, session: "Session") -> bool:
         """Put an image into the hands of a tab; False where another has it."""
         with self._lock:
             if free := self.is_free(position, session):
-                self._holds[position] = (session, time.monotonic() + HOLD_S)
+                self._holds[position] = session
             return free
 
     def drop(self, position: int | None, session: "Session") -> None:
         """Take an image out of the hands of a tab, if it is there."""
         with self._lock:
-            if position is not None and self._holds.get(position, (None, 0))[0] is session:
+            if position is not None and self._holds.get(position) is session:
                 del self._holds[position]
 
     def catch_up(self) -> None:
@@ -132,12 +138,11 @@ class Queue:
         self._read_at = time.monotonic()
         failures: tuple[type[Exception], ...] = (MaskbatchError, *store_errors())
         try:
-            elsewhere = self.judgements.refresh()
+            self._met |= self.judgements.refresh()
         except failures as error:
             self.trouble = f"What others judged cannot be read: {reason(error)}"
             return
         self.trouble = ""
-        self._met |= any(place in self._holds or self.judgements.judged_here(place) for place in elsewhere)
 
     def catch_up_soon(self) -> Future[None] | None:
         """`catch_up` in the background, unless that was done just now."""
@@ -147,7 +152,7 @@ class Queue:
         return self._pool.submit(self.catch_up)
 
     def step_aside(self) -> int:
-        """How many images to leave to another server whose reviewers are at the same place, most often 0."""
+        """How many images to leave to another server where somebody judges too, most often 0."""
         with self._lock:
             met, self._met = self._met, False
         return random.randrange(1, APART) if met else 0  # noqa: S311
@@ -169,6 +174,9 @@ class Session:
         self.filters = Filters()
         self.position: int | None = None
         """Of the image on the screen; None where the filters leave none."""
+        self.num_held = 0
+        """Images that fit and are all in other tabs' hands, where none is on the screen."""
+        self.seen_at = time.monotonic()
         self.notice = ""
         self._queue = queue
         self._passed = set[int]()
@@ -195,10 +203,10 @@ class Session:
         self._passed.clear()
         self._next()
 
-    def answer(self, position: int, label: str | None, by: str) -> None:
+    def answer(self, position: int | None, label: str | None, by: str) -> None:
         """Judge the image on the screen, or skip it (None). An answer to any other image is ignored."""
         self.notice = ""
-        if position != self.position:  # a key was pressed twice, or the server has started again
+        if position is None or position != self.position:  # pressed twice, or the server has started again
             self.show()
             return
         if not self._queue.take(position, self):
@@ -257,6 +265,7 @@ class Session:
         aside = self._queue.step_aside()
         order = fitting[aside:] + fitting[:aside]
         self.position = next((position for position in order if self._queue.take(position, self)), None)
+        self.num_held = len(order) if self.position is None else 0
         after = order[order.index(self.position) + 1 :] if self.position is not None else []
         free = [position for position in after if self._queue.is_free(position, self)]
         self._queue.pictures.ahead(free[:NUM_AHEAD])

@@ -50,7 +50,7 @@ def start(
             host=host,
             port=port,
             login=login,
-            hosts=None if exposed else access.LOOPBACK,
+            hosts=None if exposed else {*access.LOOPBACK, host},
             open_browser=open_browser,
             options=options,
         )

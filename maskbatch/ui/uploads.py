@@ -38,7 +38,7 @@ class Uploads:
 
     def sweep(self) -> None:
         """Delete what was broken off, or sent and never read."""
-        for path in self.folder.iterdir():
-            with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # the rest is for the next time
+            for path in self.folder.iterdir():
                 if time.time() - path.stat().st_mtime > ABANDONED_S:
                     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()

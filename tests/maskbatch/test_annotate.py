@@ -54,7 +54,7 @@ def test_each_picture_stands_upright_and_whole_in_its_row(tmp_path: Path, checkp
     _, found = predict_images(
         names, ScoreConfig(), JobConfig(), checkpoint=checkpoint.path, box_px=annotate.PICTURE_PX
     )
-    assert [one.picture.size for one in found] == [(320, 160), (120, 240), (320, 8)]
+    assert [one.picture.size for one in found] == [(320, 160), (120, 240), (320, 3)]
     for one, axis in ((found[0], 1), (found[1], 0)):
         pixels = written(tmp_path / "out.png", one)[:, :TEXT_LEFT]
         green, blue = (np.argwhere(like(pixels, colour)) for colour in (GREEN, BLUE))
@@ -110,4 +110,14 @@ def test_the_command_writes_one_png_and_refuses_before_it_scores(
         ("x.png", 101, r"--show x\.png: 101 images, at most 100 fit"),
     ):
         with pytest.raises(UsageError, match=message):
-            annotate.check(Path(name), images)
+            annotate.check(Path(name), ["a.jpg"] * images)
+
+
+def test_the_pictures_never_take_the_place_of_an_image(tmp_path: Path) -> None:
+    draw(1).save(tmp_path / "a b.png")
+    (tmp_path / "link.png").symlink_to("a b.png")
+    for image in (f"{tmp_path}/a b.png", f"file://{tmp_path}/a b.png", f"{tmp_path}/link.png"):
+        for name in ("a b.png", "link.png"):
+            with pytest.raises(UsageError, match="one of the images, which would be lost"):
+                annotate.check(tmp_path / name, ["https://h/" + 300 * "a", image])
+        annotate.check(tmp_path / "c.png", [image, f"{tmp_path}/c.png"])

@@ -2,6 +2,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from samples import SIZE, draw, encode
@@ -20,8 +22,10 @@ from maskbatch.demo import (
     _draw,
     _spoil,
     plan_month,
+    run,
 )
 from maskbatch.drawing import LABELS
+from maskbatch.errors import UsageError
 from maskbatch.layout import Template
 from maskbatch.read import Encoded
 
@@ -36,6 +40,16 @@ def test_a_month_has_the_images_asked_for_evenly_and_always_the_same(num_images:
     assert set(by_camera_day.values()) == {each_day}
     assert not any((OFF[0], f"2026/10/{day + 1:02d}") in by_camera_day for day in OFF[1])
     assert {s.label for s in month} == set(LABELS)
+
+
+def test_it_is_said_why_there_are_fewer_snapshots_than_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"path": ["other"]}), tmp_path / "truth.parquet")
+    with pytest.raises(UsageError, match="holds a demo of 1 images"):
+        run(tmp_path, 480)
+    said = f"472 snapshots: as many every day of each camera, none while {OFF[0]} is off."
+    assert said in capsys.readouterr().err
 
 
 def test_no_two_snapshots_have_one_path() -> None:

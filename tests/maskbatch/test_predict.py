@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import tarfile
 import threading
@@ -138,6 +139,10 @@ def test_a_path_is_taken_as_it_is_and_a_url_as_a_run_shows_it(
     [
         ("{here}", "a folder, not one image; maskbatch score {here} --out OUT scores all that is in it"),
         ("s3://cameras/2026-10/", "a folder, not one image; maskbatch score s3://cameras/2026-10/ --out OUT"),
+        ("", "(empty): a path or URL expected"),
+        ("{here}/pipe.jpg", "a pipe or device, not a file"),
+        ("tar://a.jpg::{here}/pipe.tar", "a pipe or device, not a file"),
+        ("/dev/zero", "a pipe or device, not a file"),
         ("2026-10.TAR", "a .tar, not one image; maskbatch score"),
         ("rows.parquet", "a .parquet, not one image"),
         ("zip://a.jpg::x.tar", "a .zip file, without a query or a password, expected behind `::`"),
@@ -148,10 +153,28 @@ def test_a_path_is_taken_as_it_is_and_a_url_as_a_run_shows_it(
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_refused_in_one_sentence(image: str, message: str, tmp_path: Path) -> None:
+    for name in ("pipe.jpg", "pipe.tar"):
+        os.mkfifo(tmp_path / name)
     with pytest.raises(UsageError) as refused:
         predict_images([image.format(here=tmp_path)], ScoreConfig(), JobConfig())
     assert message.format(here=tmp_path) in str(refused.value)
     assert "SECRET" not in str(refused.value)
+
+
+def test_a_folder_among_images_is_a_row_and_a_file_that_is_not_there_is_no_such_file(
+    tmp_path: Path, checkpoint: Checkpoint, cli: Cli
+) -> None:
+    write_files(tmp_path, {"a\x1b[2J.jpg": speckle(1), "day/b.jpg": speckle(2), "c.tar": make_tar({})})
+    found = predicted([tmp_path / "day", *tmp_path.glob("a*"), tmp_path / "c.tar", "none.jpg"], checkpoint)
+    assert [(one.prediction.status, one.prediction.error) for one in found] == [
+        ("unsupported", "a folder, not one image"),
+        ("ok", None),
+        ("unsupported", "a .tar, not one image"),
+        ("missing", "no such file"),
+    ]
+    done = cli("predict", *(path.name for path in tmp_path.glob("*")), "--checkpoint", checkpoint.path)
+    assert done.returncode == 1 and "2 of 3 images could not be scored" in done.stderr
+    assert "a?[2J.jpg" in done.stdout and "\x1b" not in done.stdout
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:

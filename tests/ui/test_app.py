@@ -181,6 +181,7 @@ def test_uploads_that_were_broken_off_or_never_scored_are_swept(tmp_path: Path) 
     os.utime(tmp_path / "digest", (old, old))
     Uploads(str(tmp_path)).sweep()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    Uploads(str(tmp_path / "gone")).sweep()
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +208,18 @@ def test_other_machines_need_the_password_and_any_name(page: Tab, guarded: Serve
     assert PASSWORD not in page.content()
     said = guarded.log.read_text()
     assert "lets other machines connect" in said and "unencrypted" in said and PASSWORD not in said
+
+
+def test_the_address_that_is_printed_is_one_that_other_machines_can_ask_for(guarded: Server) -> None:
+    host = urlsplit(guarded.url).hostname
+    assert host not in ("localhost", "127.0.0.1", "0.0.0.0")
+    assert httpx.get(guarded.url, timeout=PATIENCE_S).status_code == 200
+
+
+def test_any_address_of_this_machine_alone_needs_no_password(serve: Serve, small_checkpoint: Path) -> None:
+    with serve("--host", "127.0.0.2", "--checkpoint", small_checkpoint) as started:
+        assert started.url.startswith("http://127.0.0.2:")
+        assert httpx.get(started.url, timeout=PATIENCE_S).status_code == 200
 
 
 def test_without_a_password_other_machines_are_not_let_in(cli: Cli) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from playwright.sync_api import Page, expect
 from samples import stage_run, write_files
@@ -14,7 +15,7 @@ from maskbatch.checkpoint import open_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.stores import NO_OPTIONS
 from maskbatch.ui.judgements import Judgements
-from maskbatch.ui.review import Reviewing, respond
+from maskbatch.ui.review import Reviewing, _message, respond
 from maskbatch.ui.session import Queue
 from tests.ui.conftest import Serve, Server, make_run
 
@@ -182,6 +183,32 @@ def test_a_page_loaded_again_in_the_middle_goes_on_where_it_stood(visit: Visit, 
     assert said(run, "reloader") == [(first, "with_mask"), (first, None)]
 
 
+def test_a_key_that_comes_too_early_is_not_lost_without_a_word(visit: Visit, run: Path) -> None:
+    page = visit("hasty")
+    press(page, "1")
+    page.evaluate("document.querySelector('.judging').removeAttribute('data-seen')")
+    page.keyboard.press("1")
+    expect(page.locator(".notice")).to_contain_text("too quick")
+    assert len(said(run, "hasty")) == 1
+
+
+def test_an_open_page_says_every_20_s_that_it_is_there_until_nothing_was_done_for_long(
+    visit: Visit, page: Page
+) -> None:
+    page.clock.install()
+    visit("present")
+    for _ in range(2):
+        with page.expect_response("**/queue/join*"):
+            page.clock.run_for(20_000)
+    page.clock.run_for(20 * 20_000)
+    page.wait_for_timeout(500)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "queue/join" in request.url else None)
+    page.clock.run_for(5 * 20_000)
+    page.wait_for_timeout(500)
+    assert asked == []
+
+
 def test_two_tabs_never_show_the_same_image(visit: Visit, run: Path) -> None:
     pages = [visit("left"), visit("right")]
     for k in range(4):
@@ -201,7 +228,10 @@ def test_filters_by_camera_and_day_escape_names_and_show_when_there_is_no_more(v
     page.wait_for_selector(SEEN)
     page.keyboard.press("u")
     expect(page.locator("dd.uri")).to_contain_text("<b>dock/2026-10-02/")
+    press(page, "1")
     choose(page, show="judged")
+    while "Judged by others" in page.locator(".why").inner_text():
+        press(page, "s")
     expect(page.locator(".why")).to_contain_text("Judged so far: ")
 
 
@@ -214,6 +244,8 @@ def test_disagreements_are_shown_and_listed_with_who_said_what(visit: Visit, run
     choose(page, show="judged")
     while shown(page) != place:
         press(page, "s")
+    expect(page.locator(".why")).to_contain_text("Judged by others")
+    expect(page.locator(".why")).not_to_contain_text("bob")
     press(page, "4")
     assert said(run, "<i>eve") == [(place, "no_face")]
     expect(page.locator(".done p")).to_contain_text("1 disputed")
@@ -258,6 +290,8 @@ def test_the_review_needs_no_scrolling_and_fits_a_phone(visit: Visit) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     expect(page.locator("figure img")).to_be_in_viewport(ratio=1)
     expect(page.get_by_role("button", name="no face")).to_be_in_viewport(ratio=1)
+    for name in ("Report", "Review", "Corrections", "One picture"):
+        expect(page.get_by_role("tab", name=name, exact=True)).to_be_in_viewport(ratio=1)
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +326,7 @@ def test_a_run_that_may_not_be_changed_and_whose_archive_has_gone_is_shown_by_it
         expect(page.get_by_role("button", name="no face")).to_be_disabled()
         page.keyboard.press("1")
         assert press(page, "s") == place
+        assert "cannot be shown (the file is not there any more)" in server.log.read_text()
         (row,) = corrections.read(tmp_path / "said").to_pylist()
         assert (row["by"], row["label"]) == ("carol", None)
         page.get_by_role("tab", name="Report", exact=True).click()
@@ -301,21 +336,84 @@ def test_a_run_that_may_not_be_changed_and_whose_archive_has_gone_is_shown_by_it
     assert not list(server.temp.glob("maskbatch-*"))
 
 
+def cards(run: Reviewing, folder: Path, threshold: float = 0.5, **said: Any) -> list[str]:
+    """What the first two tabs show, where the rows of the queue say this."""
+    rows = [{**row, **said} for row in run.queue.rows]
+    queue = Queue(rows, Judgements(rows, folder), run.queue.pictures)
+    checkpoint = {**run.one.settings["checkpoint"], "card": {**run.one.card, "review_threshold": threshold}}
+    one = replace(run.one, settings={**run.one.settings, "checkpoint": checkpoint})
+    tabs = [{"tab": tab, "name": "anna", "what": "show"} for tab in ("1", "2")]
+    return [respond(replace(run, one=one, queue=queue), tab, None) for tab in tabs]
+
+
 def test_nothing_of_a_random_row_depends_on_what_the_classifier_said(reviewed: Path, tmp_path: Path) -> None:
     with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
-
-        def cards(**said: Any) -> list[str]:
-            rows = [{**row, **said} for row in opened.queue.rows]
-            queue = Queue(rows, Judgements(rows, tmp_path), opened.queue.pictures)
-            tabs = [{"tab": tab, "name": "anna", "what": "show"} for tab in ("first", "second")]
-            return [respond(replace(opened, queue=queue), tab, None) for tab in tabs]
-
         assert [row["stratum"] for row in opened.queue.rows[:2]] == [review.RANDOM, review.UNCERTAIN]
-        random, uncertain = cards(label="with_mask", prob_with_mask=0.9, prob_no_face=0.1, confidence=0.9)
+        random, uncertain = cards(
+            opened, tmp_path, label="with_mask", prob_with_mask=0.9, confidence=0.9, condition="frozen"
+        )
         other_random, other_uncertain = cards(
-            label="no_face", prob_with_mask=0.3, prob_no_face=0.7, confidence=0.7
+            opened, tmp_path, label="no_face", prob_with_mask=0.3, confidence=0.7, condition=None
         )
         assert random == other_random and uncertain != other_uncertain
+        assert "<dt>View</dt><dd>frozen</dd>" in uncertain
+
+
+def test_only_what_needs_review_is_called_unsure(reviewed: Path, tmp_path: Path) -> None:
+    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
+        _, unsure = cards(opened, tmp_path, threshold=0.9, confidence=0.89)
+        _, sure = cards(opened, tmp_path, threshold=0.9, confidence=0.9)
+    assert "The classifier is unsure." in unsure and "The classifier is unsure." not in sure
+    assert "Among the least certain of this run." in sure
+
+
+def test_it_is_said_what_makes_a_rate_until_there_is_one(reviewed: Path, tmp_path: Path) -> None:
+    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
+        needed = [one["num_needed"] for one in opened.queue.progress().targets]
+
+        def line() -> str:
+            tab = {"tab": "1", "name": "anna", "what": "show"}
+            return " ".join(respond(opened, tab, None).split("<p>")[1].split("</p>")[0].split())
+
+        assert line() == (
+            f"<b>0</b> of {len(opened.queue.rows)} judged; "
+            f"rate from the first {needed[0]} random (0 so far) and {needed[1]} uncertain (0 so far)"
+        )
+        for position in range(len(opened.queue.rows)):
+            opened.queue.judgements.add(position, None if position % 20 == 1 else "with_mask", "anna")
+        assert "judged; enough for a rate; " in line()
+
+
+def test_a_login_is_shortened_as_a_name_is_and_what_no_page_sends_is_refused(
+    reviewed: Path, tmp_path: Path
+) -> None:
+    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
+        for name, login in (("  anna \n b" + "c" * 99, None), ("bob", "  anna \n b" + "c" * 99)):
+            tab = {"tab": "1", "name": name, "what": "show"}
+            position = opened.queue.session("1").position or 0
+            for what in ("show", "judge"):
+                respond(opened, {**tab, "what": what, "label": "no_face", "position": position}, login)
+            (by,) = opened.queue.judgements.said(position)
+            assert by == "anna b" + "c" * 54
+        for message in ({"tab": "1"}, {"tab": "1", "what": "judge"}, {"tab": "1", "what": "narrow"}):
+            assert "judging" in respond(opened, message, None)
+    for data in (None, {}, {"message": 1}, {"message": {}}, {"message": {"tab": "1" * 65}}):
+        with pytest.raises(gr.Error, match="load it again"):
+            _message(gr.EventData(None, data))
+
+
+def test_where_only_others_have_what_was_asked_for_the_page_does_not_say_that_all_is_done(
+    reviewed: Path, tmp_path: Path
+) -> None:
+    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
+        for position in range(1, len(opened.queue.rows)):
+            opened.queue.judgements.add(position, "with_mask", "anna")
+        tabs = [{"tab": tab, "name": "anna", "what": "show"} for tab in ("1", "2")]
+        first, second = (respond(opened, tab, None) for tab in tabs)
+        assert "1 image is in other hands" in second and "All that was" not in second
+        respond(opened, {**tabs[0], "what": "judge", "label": "no_face", "position": 0}, None)
+        assert "All that was asked for is judged" in respond(opened, tabs[1], None)
+        assert 'alt="The image to judge"' in first
 
 
 def refused(run: Path, to: Path | None = None) -> str:
@@ -352,6 +450,11 @@ def test_where_nothing_can_be_written_it_is_refused_with_the_flag_that_helps(
     assert f"{run}/corrections" in message and "--corrections DIR" in message
     with Reviewing.open(str(run), str(tmp_path / "said"), NO_OPTIONS) as opened:
         assert opened.queue.judgements.folder == tmp_path / "said"
+
+
+def test_corrections_that_are_a_file_are_refused(reviewed: Path, tmp_path: Path) -> None:
+    (tmp_path / "said").touch()
+    assert f"{tmp_path}/said is a file, not a folder" in refused(reviewed, tmp_path / "said")
 
 
 def test_a_damaged_correction_is_named_at_the_start(reviewed: Path, tmp_path: Path) -> None:

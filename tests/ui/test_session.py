@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from maskbatch.committed import open_committed
 from maskbatch.pictures import OTHER
 from maskbatch.rundir import RunDir
 from maskbatch.stores import NO_OPTIONS
-from maskbatch.ui import session
+from maskbatch.ui import judgements, session
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
 from maskbatch.ui.session import Filters, Progress, Queue, Session
@@ -30,6 +31,16 @@ def queue_of(reviewed: Path, tmp_path: Path) -> Open:
         return Queue(rows, judgements, Pictures(one, rows, NO_OPTIONS))
 
     return start
+
+
+class Clock:
+    """One that stands still, where `datetime` is asked for the time."""
+
+    def __init__(self, time: datetime) -> None:
+        self.time = time
+
+    def now(self, zone: object) -> datetime:
+        return self.time
 
 
 def opened(queue: Queue, tab: str = "tab") -> Session:
@@ -144,30 +155,56 @@ def test_a_page_that_is_loaded_again_goes_on_where_it_stood(queue_of: Open) -> N
     assert again.position == position and again.filters.camera == "north/gate-2" and again.can_undo
 
 
-def test_a_killed_browser_holds_nothing_for_long(queue_of: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_page_keeps_its_image_and_a_killed_browser_holds_nothing_for_long(queue_of: Open) -> None:
     queue = queue_of()
     killed = opened(queue, "killed")
     other = opened(queue, "other")
+    killed.seen_at -= session.HOLD_S - 10
+    other.narrow(Filters())
     assert other.position == 1
-    monkeypatch.setattr(session, "HOLD_S", -1.0)
-    killed.show()
+    queue.session("killed")  # a page that is open says that it is there
+    killed.seen_at -= session.HOLD_S - 10
+    other.narrow(Filters())
+    assert other.position == 1
+    killed.seen_at -= 10
     other.narrow(Filters())
     assert other.position == 0
 
 
-def test_an_image_that_went_to_another_tab_meanwhile_is_not_saved_twice(
-    queue_of: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_that_went_to_another_tab_meanwhile_is_not_saved_twice(queue_of: Open) -> None:
     queue = queue_of()
-    monkeypatch.setattr(session, "HOLD_S", -1.0)
     slow = opened(queue, "slow")
-    monkeypatch.setattr(session, "HOLD_S", 60.0)
+    slow.seen_at -= session.HOLD_S
     quick = opened(queue, "quick")
     assert slow.position == quick.position == 0
     slow.answer(0, "no_face", "anna")
     assert "nothing was saved" in slow.notice and slow.position == 1 and not judged(queue)
     answer(quick, "with_mask", "bob")
     assert queue.judgements.said(0) == {"bob": "with_mask"}
+
+
+def test_images_that_others_hold_are_counted_and_not_taken_for_done(queue_of: Open) -> None:
+    queue = queue_of()
+    filters = Filters(camera="north/gate-2", day="2026-10-02")
+    fits = list(queue.fitting(filters))
+    for place in fits[1:]:
+        queue.judgements.add(place, "with_mask", "anna")
+    tabs = [queue.session(name) for name in ("one", "two")]
+    for tab in tabs:
+        tab.narrow(filters)
+    assert [(tab.position, tab.num_held) for tab in tabs] == [(fits[0], 0), (None, 1)]
+    answer(tabs[0], "with_mask")
+    tabs[1].show()
+    assert [(tab.position, tab.num_held) for tab in tabs] == [(None, 0), (None, 0)]
+
+
+def test_only_the_latest_tabs_are_remembered(queue_of: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "NUM_TABS", 2)
+    queue = queue_of()
+    first, second = queue.session("one"), queue.session("two")
+    assert queue.session("one") is first
+    queue.session("three")
+    assert queue.session("one") is first and queue.session("two") is not second
 
 
 def test_undo_waits_while_another_tab_has_the_image(queue_of: Open) -> None:
@@ -204,9 +241,12 @@ def test_disputed_images_can_be_judged_again(queue_of: Open) -> None:
         answer(tab, "with_mask", by)
     assert [queue.judgements.stands(k) for k in (0, 1)] == [DISPUTED, JUDGED]
     random = len([row for row in queue.rows if row["stratum"] == review.RANDOM])
-    assert queue.progress() == Progress(
-        total=len(queue.rows), judged=2, random=random, random_judged=1, skipped=0, disputed=1
-    )
+    progress = queue.progress()
+    assert progress == Progress(len(queue.rows), judged=2, skipped=0, disputed=1, targets=progress.targets)
+    assert [(one["stratum"], one["num_queued"], one["num_judged"]) for one in progress.targets] == [
+        (review.RANDOM, random, 1),
+        (review.UNCERTAIN, len(queue.rows) - random, 1),
+    ]
     tab.narrow(Filters(show=DISPUTED))
     assert answer(tab, "with_mask", "bob") == 0
     assert queue.progress().disputed == 0
@@ -284,6 +324,28 @@ def test_the_last_word_of_each_reviewer_counts_however_it_is_read(queue_of: Open
     queue.catch_up()
     assert queue.judgements.said(0) == queue_of().judgements.said(0) == {"anna": "no_face"}
     assert len(queue.judgements.last_words()) == 1
+
+
+def test_a_later_word_counts_wherever_it_lies_and_though_the_clock_was_set_back(
+    queue_of: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queue_of()
+    folders = [tmp_path / "corrections", tmp_path / "others"]
+    ahead = Clock(datetime.now(UTC) + timedelta(hours=1))
+    for module in (corrections, judgements):
+        monkeypatch.setattr(module, "datetime", ahead)
+    queue.judgements.add(0, "with_mask", "anna")
+    queue.judgements.add(1, "with_mask", "anna")
+    ahead.time -= timedelta(hours=1)
+    queue.judgements.add(0, "no_face", "anna")
+    queue.judgements.add(0, None, "anna")
+    Judgements(queue.rows, folders[1]).add(1, "no_face", "anna")  # which knew nothing of the other one
+    for order in (folders, folders[::-1]):
+        read = Judgements(queue.rows, order[0], order[1:])
+        read.refresh()
+        assert (read.said(0), read.said(1)) == ({}, {"anna": "with_mask"})
+    words = corrections.last_words(corrections.read(folders[0]))
+    assert words["label"].isna().tolist() == [False, True]
 
 
 def test_a_damaged_correction_is_said_and_stops_nobody(queue_of: Open, tmp_path: Path) -> None:
