@@ -43,10 +43,10 @@ IMAGE = ["uri", "sha256", "region"]
 """What an image is known by; its bytes are told by sha256, so a picture that changed is another one."""
 
 
-def write(folder: Location, row: Mapping[str, Any], after: datetime | None = None) -> None:
-    """Put one judgement into `folder`, whole or not at all. Raises RunFailedError.
+def write(folder: Location, row: Mapping[str, Any], after: datetime | None = None) -> datetime:
+    """Put one judgement into `folder`, whole or not at all; returns its `at`. Raises RunFailedError.
 
-    `at` is now, but later than `after`, the person's last word on the image: clocks are set back at times.
+    That is now, but later than `after`, the person's last word on the image: clocks are set back at times.
     """
     at = datetime.now(UTC)
     if after is not None:
@@ -55,6 +55,7 @@ def write(folder: Location, row: Mapping[str, Any], after: datetime | None = Non
     name = f"{at:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex}.parquet"
     with whole(folder / name, exclusive=True, durable=True) as partial:
         pq.write_table(table, partial)
+    return at
 
 
 def read(folder: Location, known: Collection[str] = ()) -> pa.Table:

@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -41,10 +41,7 @@ class Judgements:
         row, before = self._rows[position], self._words[position].get(by)
         known = {name: row[name] for name in ("uri", "sha256", "stratum", "probability")}
         said = {**known, "region": 0, "label": label, "was": row["label"], "by": by}
-        corrections.write(self.folder, said, after=before.at if before else None)
-        at = datetime.now(UTC)
-        if before:
-            at = max(at, before.at + timedelta(microseconds=1))
+        at = corrections.write(self.folder, said, after=before.at if before else None)
         self._own[position].add(by)
         self._words[position][by] = Word(label, at)
 

@@ -12,12 +12,16 @@ import ray.cloudpickle as cloudpickle
 from s3fs.core import S3File
 from samples import Run, read_scores, stage_run, write_month
 
+from maskbatch import corrections
 from maskbatch.checkpoint import open_checkpoint
+from maskbatch.committed import open_committed
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
 from maskbatch.lease import Lease, read_lease
+from maskbatch.pictures import picture
 from maskbatch.plan import GROUP_ROWS, read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.report import make_report
+from maskbatch.review import read_queue
 from maskbatch.rundir import RunDir, names, remove_tree, whole, write_json
 from maskbatch.staging import shard_path, staged, staged_rows, write_shard
 from maskbatch.stores import StorageOptions
@@ -225,3 +229,23 @@ def test_a_bucket_that_is_not_there_is_named(options: StorageOptions) -> None:
         RunFailedError, match=r"cannot write s3://no-such-bucket/run/_lease.json: NoSuchBucket"
     ):
         Lease(run).__enter__()
+
+
+def test_people_judge_a_run_in_a_store_and_its_report_says_what_they_said(
+    local: Run, bucket: str, options: StorageOptions
+) -> None:
+    made = local.copy(RunDir.at(f"s3://{bucket}/october/judged", options).path, options)
+    made.commit()
+    make_report([made.run], made.run.report)
+    queue = read_queue(made.run.report).to_pylist()
+
+    def judge(row: dict[str, Any]) -> None:
+        said = {name: row[name] for name in ("uri", "sha256", "label", "stratum", "probability")}
+        corrections.write(made.run.corrections, {**said, "region": 0, "was": row["label"], "by": "ann"})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(judge, queue))
+    judged = make_report([made.run], made.run.report).values["judged"]
+    assert judged["num_judged"] == len(queue)
+    assert judged["error_rate"] == {"value": 0, "low": 0, "high": 0}
+    assert picture(open_committed(made.run), queue[0], options, 64).jpeg
