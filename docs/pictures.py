@@ -37,16 +37,8 @@ def report(browser: Browser, run: RunDir) -> None:
 
 def review(browser: Browser, run: RunDir, corrections: Path) -> None:
     """An uncertain image that is to be judged, after some that were."""
-    command = [
-        sys.executable,
-        "-m",
-        "maskbatch",
-        "ui",
-        "--run",
-        str(run.path),
-        "--corrections",
-        str(corrections),
-    ]
+    options = ["--run", str(run.path), "--corrections", str(corrections)]
+    command = [sys.executable, "-m", "maskbatch", "ui", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
         url = next(filter(None, (re.search(r"http://\S+", line) for line in server.stderr)))[0]
@@ -56,7 +48,7 @@ def review(browser: Browser, run: RunDir, corrections: Path) -> None:
         page.locator("#review input[name=name]").fill("Ann")
         page.locator("#review img").wait_for()
         page.locator("#review img").click()
-        for _ in range(5):
+        while not page.get_by_text("The classifier is unsure").is_visible():
             before = page.locator("#review img").get_attribute("src")
             page.wait_for_timeout(300)
             page.keyboard.press("1")
