@@ -154,8 +154,6 @@ def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[Com
 
 File = tuple[Committed, dict[str, Any]]
 """One file of scores/: its run, and what `_SUCCESS` says of it."""
-Rows = dict[int, pa.Table]
-"""Rows by the number of their file."""
 
 
 def date_of(item: dict[str, Any]) -> str:
@@ -225,14 +223,15 @@ def _read(place: File, columns: Sequence[str]) -> pa.Table:
         return parquet.read(columns=list(columns)).select(columns)
 
 
-def take_rows(files: Sequence[File], wanted: Mapping[int, NDArray[np.int64]], columns: Sequence[str]) -> Rows:
-    """Columns of the rows `wanted` of some of `files`, by their place there; only their row groups are read.
+def take_rows(
+    files: Sequence[File], wanted: Mapping[int, NDArray[np.int64]], columns: Sequence[str]
+) -> list[pa.Table]:
+    """Columns of the rows `wanted`: places by the number of the file; only their row groups are read.
 
     Raises UsageError where a file is not as committed.
     """
     with ThreadPoolExecutor(num_threads(files[0][0].run.path) if files else 1) as pool:
-        taken = pool.map(lambda number: _take(files[number], wanted[number], columns), wanted)
-        return dict(zip(wanted, taken, strict=True))
+        return list(pool.map(lambda number: _take(files[number], wanted[number], columns), wanted))
 
 
 def _take(place: File, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:

@@ -58,9 +58,9 @@ def write(folder: Location, row: Mapping[str, Any], after: datetime | None = Non
     return at
 
 
-def read(folder: Location, known: Collection[str] = ()) -> pa.Table:
-    """Every judgement in `folder` but for the objects `known` by name, by time. Raises UsageError."""
-    found = [name for name in object_names(folder) if name not in known]
+def read(folder: Location, chosen: Collection[str] | None = None) -> pa.Table:
+    """All judgements in `folder` by time, or those of the objects `chosen` by name. Raises UsageError."""
+    found = object_names(folder) if chosen is None else sorted(chosen)
     progress = step("corrections", len(found), "judgements") if len(found) >= MANY else nullcontext()
     with progress as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
         parts = [SCHEMA.empty_table()]
@@ -91,7 +91,7 @@ def _read(path: Location) -> pa.Table:
 
 def of_run(one: Committed) -> pa.Table:
     """What is in the run's own folder and in those of the versions that it replaces. Raises UsageError."""
-    return pa.concat_tables([read(folder) for folder in folders(one.run, one.settings)]).sort_by("at")
+    return pa.concat_tables([read(folder) for folder in folders(one.run, one.settings)])
 
 
 def folders(run: RunDir, settings: Mapping[str, Any]) -> list[Location]:

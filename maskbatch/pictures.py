@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from maskbatch.committed import Committed
 from maskbatch.config import JobConfig, PlanConfig, make
 from maskbatch.decode import BadImageError, decode_image
 from maskbatch.plan import FILE_ROWS, part_path, read_plan
-from maskbatch.read import READ_COLUMNS, PlanRow, read_images
+from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
 from maskbatch.rundir import opened
 from maskbatch.stores import Access, StorageOptions
 
@@ -54,17 +54,26 @@ def plan_rows(one: Committed, uris: Collection[str]) -> dict[str, PlanRow]:
     return found
 
 
-def picture(one: Committed, row: Mapping[str, Any], options: StorageOptions, side_px: int) -> Shown:
-    """The picture of a row of the queue: upright, in its proportions, at most `side_px` a side."""
-    planned = read_plan(one.run.plan, row["id"], row["id"] + 1).select(READ_COLUMNS).to_pylist()
+def pictures(
+    one: Committed, rows: Sequence[Mapping[str, Any]], options: StorageOptions, side_px: int
+) -> Iterator[Shown]:
+    """The pictures of some rows of a run: upright, in their proportions, at most `side_px` a side."""
+    planned = pa.concat_tables([read_plan(one.run.plan, row["id"], row["id"] + 1) for row in rows])
     limits = one.settings["score"]
-    (encoded,) = read_images(planned, access_to(one, options), limits["max_bytes"])
+    found = read_images(
+        planned.select(READ_COLUMNS).to_pylist(), access_to(one, options), limits["max_bytes"]
+    )
+    for row, encoded in zip(rows, found, strict=True):
+        yield _shown(encoded, row["sha256"], side_px, limits["max_pixels"])
+
+
+def _shown(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Shown:
     if encoded.data is None:
         return Shown(None, encoded.error)
-    if hashlib.sha256(encoded.data).hexdigest() != row["sha256"]:
+    if hashlib.sha256(encoded.data).hexdigest() != sha256:
         return Shown(None, OTHER)
     try:
-        return Shown(jpeg(upright(encoded.data, (side_px, side_px), limits["max_pixels"])))
+        return Shown(jpeg(upright(encoded.data, (side_px, side_px), max_pixels)))
     except BadImageError as error:
         return Shown(None, error.message)
 
@@ -92,8 +101,7 @@ def thumbnails(
     for one in runs:
         wanted = [row for row in candidates if row["run"] == str(one.run.path)]
         wanted.sort(key=lambda row: int(row["id"]))  # rows of a Parquet file are read forward only
-        for row in wanted:
-            shown = picture(one, row, options, SIDE_PX)
+        for row, shown in zip(wanted, pictures(one, wanted, options, SIDE_PX) if wanted else (), strict=True):
             if shown.jpeg is not None:
                 found[row["rank"]] = shown.jpeg
     return found

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskbatch.archive import access_of
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.committed import Committed
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, make
+from maskbatch.config import ScoreConfig, make
 from maskbatch.consistency import clock_of
 from maskbatch.decode import decode_batch
 from maskbatch.differences import Verification
 from maskbatch.errors import UsageError
+from maskbatch.pictures import access_to
 from maskbatch.progress import step
 from maskbatch.read import READ_COLUMNS, read_images
 from maskbatch.rows import scores_rows
@@ -46,9 +46,8 @@ def check_sample(
     opened = _open_checkpoint(one, result, moved)
     if opened is None:
         return
-    plan_config = make(PlanConfig, one.settings["plan"])
     config = make(ScoreConfig, one.settings["score"])
-    access = access_of(plan_config, options, make(JobConfig, one.settings["job"]))
+    access = access_to(one, options)
     clock = clock_of(one)
     classifier = Classifier(opened, dtype=_dtype(one, config, result), batch_size=config.batch_size)
     with step("sample", len(rows)) as shown:
@@ -63,7 +62,9 @@ def check_sample(
             readable = [new for old, new in pairs if old["sha256"]]
             if readable and not any(new["sha256"] for new in readable):
                 got = f"none ({readable[0]['error']}); --sample 0 checks the files alone"
-                result.differ(", ".join(plan_config.archives), "images read again", len(readable), got)
+                result.differ(
+                    ", ".join(one.settings["plan"]["archives"]), "images read again", len(readable), got
+                )
                 return
             for old, new in pairs:
                 _compare(old, new, opened.card.classes, result)

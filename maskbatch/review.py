@@ -7,7 +7,7 @@ judged at any time is a random sample of each stratum. The order is drawn from e
 makes the queue makes the same one, and a later version of a run has most of it in common.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,13 +89,18 @@ class Doubtful:
 
     def chosen(self, files: Sequence[File], runs: Sequence[Committed]) -> Chosen:
         """Their rows, read again from the row groups where they lie."""
-        least = self._least.append_column("rank", pa.array(np.arange(1, len(self._least) + 1)))
         shown = [*SHOWN_COLUMNS, "sha256", *(f"prob_{name}" for name in runs[0].meaning.classes)]
         wanted = pa.schema([schema.scores(runs[0].meaning.classes).field(name) for name in shown])
-        candidates, queue = (_rows(files, part, wanted) for part in (least, self._queue()))
+        queue, num_least = self._queue(), len(self._least)
+        places = [name for name, _ in PLACE]
+        rows = _rows(files, pa.concat_tables([self._least.select(places), queue.select(places)]), wanted)
+        candidates = rows.slice(0, num_least).append_column("rank", pa.array(np.arange(1, num_least + 1)))
+        queued = rows.slice(num_least)
+        for name in ("position", "condition", "stratum", "probability"):
+            queued = queued.append_column(name, queue[name])
         return Chosen(
             candidates=candidates.select(["rank", "run", *shown]),
-            queue=queue.select(["position", *shown, "condition", "stratum", "probability"]),
+            queue=queued.select(["position", *shown, "condition", "stratum", "probability"]),
         )
 
     def _queue(self) -> pa.Table:
@@ -146,14 +151,11 @@ def _codes(rows: pa.Table) -> NDArray[np.int64]:
 
 
 def _rows(files: Sequence[File], places: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """`places` in their order, with the columns `wanted` of what lies there and the path of its `run`."""
+    """The columns `wanted` of what lies at `places`, in their order, and the path of its `run`."""
     number, row = (places[name].to_numpy().astype(np.int64) for name, _ in PLACE)
     order = np.argsort(number, kind="stable")
-    by_file: Mapping[int, NDArray[np.int64]] = {k: row[number == k] for k in np.unique(number).tolist()}
-    taken = take_rows(files, by_file, wanted.names)
-    found = pa.concat_tables([wanted.empty_table(), *(part.cast(wanted) for part in taken.values())])
-    found = found.take(pa.array(np.argsort(order, kind="stable")))
-    for name in [name for name in places.column_names if name not in wanted.names]:
-        found = found.append_column(name, places[name])
+    by_file = {k: row[number == k] for k in np.unique(number).tolist()}
+    taken = [part.cast(wanted) for part in take_rows(files, by_file, wanted.names)]
+    found = pa.concat_tables([wanted.empty_table(), *taken]).take(pa.array(np.argsort(order, kind="stable")))
     runs = [str(files[k][0].run.path) for k in number]
     return found.append_column("run", pa.array(runs, pa.string()))

@@ -1,16 +1,22 @@
 """What many tests share: a small real checkpoint, small real archives, the real photographs if they are there."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from maskbatch.checkpoint import Card, save_checkpoint
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SHARED = Path(__file__).parents[2] / "shared"
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -95,6 +101,24 @@ def cli(tmp_path: Path) -> Cli:
         )
 
     return run
+
+
+@contextmanager
+def headless_chromium(*switches: str) -> Iterator["Browser"]:
+    """A browser that asks nobody for anything by itself; the test is skipped, under CI fails, without one."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        missing = "no chromium is on the PATH; install the Debian package `chromium`"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    quiet += ["--disable-background-networking", "--disable-component-update"]
+    with (
+        sync_playwright() as driver,
+        driver.chromium.launch(executable_path=chromium, args=[*quiet, *switches]) as launched,
+    ):
+        yield launched
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ class Judgements:
         with self._reading:
             for folder, known in self._known.items():
                 names = set(corrections.object_names(folder)) - known
-                rows = corrections.read(folder, known) if names else corrections.SCHEMA.empty_table()
+                rows = corrections.read(folder, names)
                 known |= names
                 self._all = pa.concat_tables([self._all, rows])
                 for row in rows.to_pylist():

@@ -8,7 +8,7 @@ from typing import Any
 
 from maskbatch.committed import Committed
 from maskbatch.errors import MaskbatchError
-from maskbatch.pictures import Shown, picture
+from maskbatch.pictures import Shown, pictures
 from maskbatch.rundir import reason, store_errors
 from maskbatch.stores import StorageOptions
 
@@ -56,7 +56,7 @@ class Pictures:
 
     def _read(self, position: int) -> Shown:
         try:
-            return picture(self._one, self._rows[position], self._options, SIDE_PX)
+            return next(pictures(self._one, [self._rows[position]], self._options, SIDE_PX))
         except MaskbatchError as error:
             return Shown(None, str(error))
         except store_errors() as error:

@@ -1,8 +1,6 @@
 import base64
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from samples import Run
 
 from maskbatch import page, plots, schema
@@ -25,6 +23,7 @@ from maskbatch.config import ReportConfig
 from maskbatch.drift import LEAST_CHANGE
 from maskbatch.intervals import DesignEffects, wilson
 from maskbatch.report import MAPPED_CAMERAS, UNLIKE_PSI, make_report
+from tests.conftest import headless_chromium
 
 FOUR = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 TWO = ("with_mask", "without_mask")
@@ -729,16 +728,7 @@ def test_text_has_enough_contrast_in_light_and_in_dark() -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing = "no chromium is on the PATH; install the Debian package `chromium`"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    switches = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    switches += ["--disable-background-networking", "--disable-component-update"]
-    with (
-        sync_playwright() as driver,
-        driver.chromium.launch(executable_path=chromium, args=switches) as launched,
-    ):
+    with headless_chromium() as launched:
         yield launched
 
 

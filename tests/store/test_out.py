@@ -17,7 +17,7 @@ from maskbatch.checkpoint import open_checkpoint
 from maskbatch.committed import open_committed
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
 from maskbatch.lease import Lease, read_lease
-from maskbatch.pictures import picture
+from maskbatch.pictures import pictures
 from maskbatch.plan import GROUP_ROWS, read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.report import make_report
@@ -248,4 +248,4 @@ def test_people_judge_a_run_in_a_store_and_its_report_says_what_they_said(
     judged = make_report([made.run], made.run.report).values["judged"]
     assert judged["num_judged"] == len(queue)
     assert judged["error_rate"] == {"value": 0, "low": 0, "high": 0}
-    assert picture(open_committed(made.run), queue[0], options, 64).jpeg
+    assert next(pictures(open_committed(made.run), queue[:1], options, 64)).jpeg

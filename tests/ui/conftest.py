@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -15,13 +14,14 @@ from threading import Thread
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from samples import CLASSES, make_card, speckle, stage_run, write_files
 
 from maskbatch.architectures import build
 from maskbatch.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.report import make_report
 from maskbatch.rundir import RunDir
+from tests.conftest import headless_chromium
 
 PATIENCE_S = 120
 
@@ -82,17 +82,9 @@ def _printed_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Headless Chromium whose camera is a drawn one."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        missing = "no chromium is on the PATH; install the Debian package `chromium`"
-        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    switches = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    switches += ["--disable-background-networking", "--disable-component-update"]
-    switches += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with (
-        sync_playwright() as driver,
-        driver.chromium.launch(executable_path=chromium, args=switches) as launched,
-    ):
+    with headless_chromium(
+        "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
+    ) as launched:
         yield launched
 
 
