@@ -33,6 +33,7 @@ import typer
 from jobs.nights import DAY, Schedule
 from maskbatch import cli, flags
 from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
+from maskbatch.clock import now
 from maskbatch.committed import Committed, check_digests, open_committed
 from maskbatch.compare import compare
 from maskbatch.config import ReportConfig, make
@@ -46,7 +47,6 @@ from maskbatch.errors import (
     NothingToPlanError,
     UsageError,
 )
-from maskbatch.plan import now
 from maskbatch.progress import say, step
 from maskbatch.report import make_report
 from maskbatch.rundir import RunDir, store_errors, write_json

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskbatch import archive, config, runner
-from maskbatch.clock import Clock
-from maskbatch.plan import now
+from maskbatch.clock import Clock, now
 from maskbatch.rundir import RunDir
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 from maskbatch.versions import versions

@@ -19,11 +19,11 @@ import pyarrow as pa
 
 from maskbatch import archive, schema
 from maskbatch.checkpoint import open_checkpoint
-from maskbatch.clock import Clock
+from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.pipeline import Cluster, Pools
-from maskbatch.plan import Listing, Row, now, plan_rows, write_plan
+from maskbatch.plan import Listing, Row, plan_rows, write_plan
 from maskbatch.progress import Step, step
 from maskbatch.rows import Work, shard_size
 from maskbatch.rundir import RunDir

@@ -17,9 +17,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from maskbatch import config, flags
-from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import log_json, say
+from maskbatch.schema import CONDITIONS
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 
 app = typer.Typer(

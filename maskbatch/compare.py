@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 from scipy.stats import false_discovery_control
 
+from maskbatch.buckets import hash_texts
 from maskbatch.committed import Committed, Meaning, in_order, open_together, read_files
 from maskbatch.errors import UsageError
 from maskbatch.intervals import FEW_CLUSTERS
 from maskbatch.progress import Step, step
-from maskbatch.repeats import text_hashes
 from maskbatch.rundir import RunDir
 
 FAILED = "failed"
@@ -168,7 +168,7 @@ def _images(
         label = pc.index_in(label, pa.array(classes)).fill_null(len(classes))
         yield pd.DataFrame(
             {
-                "uri": text_hashes(rows["uri"]),
+                "uri": hash_texts(rows["uri"]),
                 "camera": _camera_numbers(rows, cameras),
                 "hour": hour.fill_null(-1).to_numpy().astype(np.int32),
                 side: label.to_numpy().astype(np.int16),

@@ -13,16 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from maskbatch.cells import floats
+from maskbatch.schema import CONDITIONS
 
-CONDITIONS = {
-    "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
-    "duplicate": "the bytes of another image, in this archive once already",
-    "dark": "mean luma under 0.06 of white",
-    "over_exposed": "mean luma over 0.94 of white",
-    "covered": "luma hardly varies: its standard deviation is under 0.03 of white",
-    "blurred": "the variance of the Laplacian is under 5 grey levels squared",
-}
-"""By name, what each means."""
 DARK, OVER_EXPOSED, COVERED, BLURRED = 0.06, 0.94, 0.03, 5.0
 """Of 600 real photographs, sharp ones of faces and of scenes, these name 0, 0, 0 and 2 %; blurred by a
 Gaussian of 4 pixels at 160 pixels, all of them are under the last."""

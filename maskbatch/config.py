@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskbatch.clock import EARLIEST, Clock, parse_bound
-from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
 from maskbatch.places import prefix_place
-from maskbatch.schema import RESERVED_COLUMNS
+from maskbatch.schema import CONDITIONS, RESERVED_COLUMNS
 
 PILLOW_LIMIT_PIXELS = 89_478_485
 

@@ -32,6 +32,7 @@ from PIL import (  # noqa: F401  each plugin registers its format; Image.open al
 
 from maskbatch import quality
 from maskbatch.checkpoint import Preset
+from maskbatch.errors import ImageError
 from maskbatch.read import Encoded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
@@ -57,14 +58,6 @@ TURN = {
     7: (Image.Transpose.TRANSVERSE,),
     8: (Image.Transpose.ROTATE_90,),
 }
-
-
-class BadImageError(Exception):
-    """One image cannot be used: `status` is its row's status, the message its row's error."""
-
-    def __init__(self, status: str, message: str) -> None:
-        super().__init__(status, message)
-        self.status, self.message = status, message
 
 
 @dataclass(slots=True)
@@ -110,7 +103,7 @@ def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, ma
             row["sha256"] = hashlib.sha256(item.data).hexdigest()
             try:
                 picture = decode_image(item.data, preset, max_pixels)
-            except BadImageError as error:
+            except ImageError as error:
                 row["status"], row["error"] = error.status, error.message
             else:
                 out.images_NHWC[i] = np.asarray(picture.image)
@@ -138,29 +131,29 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
     """Decode one image to upright RGB of the preset's input size.
 
     EXIF orientation is applied, alpha is laid over white, 16-bit grey is scaled to 8, an animation
-    gives its first frame. Raises BadImageError and nothing else.
+    gives its first frame. Raises ImageError and nothing else.
     Source: EXIF orientation and times, CIPA DC-008, tags 0x0112, 0x9003, 0x9011, 0x0132.
     """
     if not data:
-        raise BadImageError("truncated", "the file is empty (0 bytes)")
+        raise ImageError("truncated", "the file is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of sizes that we bound below
             return _decode(data, preset, max_pixels)
-    except BadImageError:
+    except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise BadImageError("too_large", f"more than the {max_pixels:,} pixels allowed") from None
+        raise ImageError("too_large", f"more than the {max_pixels:,} pixels allowed") from None
     except UnidentifiedImageError:
         kind = _kind(data)
         if kind is None:
-            raise BadImageError("unsupported", _unsupported(data)) from None
-        raise BadImageError(_spoilt(data, kind), f"{kind} header cannot be read") from None
+            raise ImageError("unsupported", _unsupported(data)) from None
+        raise ImageError(_spoilt(data, kind), f"{kind} header cannot be read") from None
     except Exception as error:  # decoders raise anything on hostile bytes; each is this image's fault
         kind = _kind(data) or "image"
         message = _stable(error)
         status = "truncated" if "truncated" in message.lower() else _spoilt(data, kind)
-        raise BadImageError(status, f"{kind} data is {status}: {message}") from None
+        raise ImageError(status, f"{kind} data is {status}: {message}") from None
 
 
 def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
@@ -168,7 +161,7 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         width, height = source.size
         if width * height > max_pixels:
             message = f"{width} x {height} pixels, {max_pixels:,} allowed"
-            raise BadImageError("too_large", message)
+            raise ImageError("too_large", message)
         # A TIFF's own tags are its EXIF; elsewhere only a block that the header showed is parsed.
         exif = source.getexif() if source.format == "TIFF" or "exif" in source.info else None
         if source.format == "TIFF":
@@ -224,7 +217,7 @@ def _decode_jpeg(data: bytes, needed: tuple[float, float]) -> Image.Image | None
     """`data` as RGB at the smallest DCT scale of at least `needed` (W, H) pixels, or whole where it has less.
 
     None where the decoder only warns, of an odd JFIF version, say: the picture is whole, and Pillow
-    takes it. Raises BadImageError for data that ends early or is damaged.
+    takes it. Raises ImageError for data that ends early or is damaged.
     """
     least = {"min_width": needed[0], "min_height": needed[1]}
     try:
@@ -232,9 +225,9 @@ def _decode_jpeg(data: bytes, needed: tuple[float, float]) -> Image.Image | None
     except ValueError as error:
         message = _stable(error)
     if message.startswith("Premature end") or _spoilt(data, "JPEG") == "truncated":
-        raise BadImageError("truncated", "JPEG data ends early")
+        raise ImageError("truncated", "JPEG data ends early")
     if message.startswith("Corrupt JPEG data") and not STRAY_BYTES.match(message):
-        raise BadImageError("corrupt", f"JPEG data is corrupt: {message}")
+        raise ImageError("corrupt", f"JPEG data is corrupt: {message}")
     return None
 
 
@@ -243,7 +236,7 @@ def _to_rgb(source: Image.Image) -> Image.Image:
     if source.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(source) >> 8).astype(np.uint8)).convert("RGB")
     if source.mode in ("I", "F"):
-        raise BadImageError("unsupported", f"{source.format} of 32-bit grey values, 8 or 16 expected")
+        raise ImageError("unsupported", f"{source.format} of 32-bit grey values, 8 or 16 expected")
     if source.has_transparency_data:
         layer = source.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")

@@ -54,15 +54,6 @@ class Container:
         )
 
 
-class MemberError(Exception):
-    """A member's bytes are not what they should be; `status` is too_large, corrupt or truncated."""
-
-    def __init__(self, status: str, message: str) -> None:
-        super().__init__(status, message)
-        self.status = status
-        self.message = message
-
-
 def member_entry(
     container: Container, scheme: str, name: str, skipped: Counter[str], refusal: str | None, **place: Any
 ) -> Entry | None:

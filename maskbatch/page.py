@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from maskbatch import plots
 from maskbatch.cells import group_name
-from maskbatch.conditions import CONDITIONS
+from maskbatch.schema import CONDITIONS
 
 MAX_ROWS = 40
 MAX_ALERTS = 6

@@ -15,7 +15,8 @@ from maskbatch.archive import access_of
 from maskbatch.checkpoint import Preset
 from maskbatch.committed import Committed
 from maskbatch.config import JobConfig, PlanConfig, make
-from maskbatch.decode import BadImageError, decode_image
+from maskbatch.decode import decode_image
+from maskbatch.errors import ImageError
 from maskbatch.plan import FILE_ROWS, part_path, read_plan
 from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
 from maskbatch.rundir import opened
@@ -74,12 +75,12 @@ def _shown(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Show
         return Shown(None, OTHER)
     try:
         return Shown(jpeg(upright(encoded.data, (side_px, side_px), max_pixels)))
-    except BadImageError as error:
+    except ImageError as error:
         return Shown(None, error.message)
 
 
 def upright(data: bytes, box_px: tuple[int, int], max_pixels: int) -> Image.Image:
-    """A picture in its proportions, as large as fits `box_px` (W, H). Raises BadImageError."""
+    """A picture in its proportions, as large as fits `box_px` (W, H). Raises ImageError."""
     side = max(box_px)
     square = decode_image(data, Preset((side, side)), max_pixels)
     scale = min(box_px[0] / square.width, box_px[1] / square.height)

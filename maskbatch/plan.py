@@ -6,7 +6,7 @@ After it nothing lists again. Workers read the plan rows of their shard by row g
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -244,8 +244,3 @@ def _read_group(path: Location, version: str, group: int) -> pa.Table:
 
 def _version(path: Location) -> str:
     return str(path.stat().st_mtime_ns) if isinstance(path, Path) else str(path.fs.ukey(path.path))
-
-
-def now() -> datetime:
-    """The present, UTC, to the second: what `tomorrow` is counted from in a run."""
-    return datetime.now(UTC).replace(microsecond=0)

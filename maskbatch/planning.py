@@ -12,11 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from maskbatch.checkpoint import Checkpoint
-from maskbatch.clock import Clock
+from maskbatch.clock import Clock, now
 from maskbatch.committed import Committed, open_committed
 from maskbatch.config import PlanConfig, ScoreConfig, as_dict, differences
 from maskbatch.errors import RunLockedError, UsageError
-from maskbatch.plan import Listing, now, plan_rows, write_groups, write_plan
+from maskbatch.plan import Listing, plan_rows, write_groups, write_plan
 from maskbatch.progress import say, step
 from maskbatch.reuse import Draft, draft, usable
 from maskbatch.rundir import FORMAT_VERSION, Location, RunDir, remove_tree, write_json

@@ -21,14 +21,13 @@ from PIL import Image
 from maskbatch import archive, schema
 from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
-from maskbatch.clock import Clock
+from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
-from maskbatch.decode import BadImageError, decode_batch
+from maskbatch.decode import decode_batch
 from maskbatch.entries import SCHEME, Entry, decode_name
-from maskbatch.errors import MaskbatchError, UsageError
+from maskbatch.errors import ImageError, MaskbatchError, UsageError
 from maskbatch.pictures import upright
 from maskbatch.places import Place, locate, shown
-from maskbatch.plan import now
 from maskbatch.progress import step
 from maskbatch.read import READ_COLUMNS, Encoded, read_images
 from maskbatch.rows import scores_rows
@@ -136,7 +135,7 @@ def predict_images(
 
 
 def _picture(encoded: Encoded, box_px: tuple[int, int], max_pixels: int) -> Image.Image | None:
-    with suppress(BadImageError):
+    with suppress(ImageError):
         return upright(encoded.data, box_px, max_pixels) if encoded.data is not None else None
     return None
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from maskbatch.entries import SCHEME, local_path
+from maskbatch.errors import ImageError
 from maskbatch.fetch import RemoteFile, fetch, look
-from maskbatch.members import MemberError
 from maskbatch.rowfiles import GroupReader
 from maskbatch.stores import CHANGED, Access, Info, RefusedError, TooLargeError, TransientError
 from maskbatch.zips import member_bytes
@@ -159,9 +159,9 @@ def _too_large(row: PlanRow, max_bytes: int) -> bool:
 def _member(row: PlanRow, data: memoryview, max_bytes: int) -> Encoded:
     try:
         if _too_large(row, max_bytes):
-            raise MemberError("too_large", f"more than the {max_bytes:,} bytes allowed")
+            raise ImageError("too_large", f"more than the {max_bytes:,} bytes allowed")
         member = member_bytes(bytes(data), row["uri"], row["encoding"], row["num_bytes"], max_bytes)
-    except MemberError as error:
+    except ImageError as error:
         return Encoded(None, error.status, error.message)
     return Encoded(member, num_bytes=len(member))
 

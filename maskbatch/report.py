@@ -19,21 +19,19 @@ import pyarrow.parquet as pq
 
 from maskbatch import corrections
 from maskbatch.alerts import alerts
-from maskbatch.clock import Clock, parse_bound
+from maskbatch.clock import Clock, now, parse_bound
 from maskbatch.committed import Committed, open_together
-from maskbatch.conditions import CONDITIONS
 from maskbatch.config import Expect, ReportConfig, as_dict
 from maskbatch.coverage import coverage
 from maskbatch.drift import drift
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.judged import judged
 from maskbatch.pictures import thumbnails
-from maskbatch.plan import now
 from maskbatch.prevalence import unidentifiable
 from maskbatch.progress import say
 from maskbatch.review import CANDIDATE_COLUMNS, UNCERTAIN
 from maskbatch.rundir import Location, RunDir, folder, whole, write_json
-from maskbatch.schema import UNKNOWN_DATE
+from maskbatch.schema import CONDITIONS, UNKNOWN_DATE
 from maskbatch.stores import NO_OPTIONS, StorageOptions
 from maskbatch.survey import Survey, survey
 from maskbatch.tables import GROUPINGS, Tables

@@ -2,16 +2,14 @@
 
 A row is carried over where uri, size, version, checkpoint and settings of scoring are equal and its status is
 not one that may heal; where the plan has no time, the zone that EXIF's was read in must be equal too. The
-archive is listed into a draft on local disk; hashes of its uris and of those of earlier runs lie in buckets
-there, which are compared one at a time.
+archive is listed into a draft on local disk; hashes of its uris and of those of earlier runs are compared in
+buckets there.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,27 +19,24 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from maskbatch import plan
-from maskbatch.clock import Clock
+from maskbatch.buckets import Buckets, Records, hash_texts
+from maskbatch.clock import Clock, now
 from maskbatch.committed import Committed, check_digests, ranges, read_files
 from maskbatch.errors import UsageError
 from maskbatch.plan import read_plan
 from maskbatch.progress import Step, say
-from maskbatch.repeats import text_hashes
 from maskbatch.schema import MAY_HEAL
 
 REASONS = ("carried", "failed before", "without a version", "changed", "new")
 """What may come of an image, the best first where several runs have it. Whether one without a version changed
 cannot be known, so it is scored again."""
 CARRIED, FAILED, UNVERSIONED, CHANGED, NEW = range(len(REASONS))
-BUCKETS = 64
 RECORD = np.dtype(
     [("uri", "<u8"), ("key", "<u8"), ("told", "<u8"), ("heals", "?"), ("run", "<i2"), ("id", "<i8")]
 )
 """One image: `key` hashes size and version, 0 where it has none, `told` what else the plan says of it; `run`
 is -1 in the draft."""
 MATCH = np.dtype([("reason", "u1"), ("run", "<i2"), ("id", "<i8")])
-
-Records = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +89,19 @@ def draft(folder: Path, num_images: int, clock: Clock, reused: Sequence[Committe
 
     Raises UsageError where one of these is not as it was committed.
     """
-    with TemporaryDirectory(prefix="maskbatch-", dir=folder.parent) as name:
-        buckets = [Path(name) / str(k) for k in range(BUCKETS)]
-        _fill(buckets, chain(_drafted_records(folder, num_images, clock), _earlier_records(reused, step)))
+    with Buckets(RECORD, "uri", folder.parent) as buckets:
+        for records in chain(_drafted_records(folder, num_images, clock), _earlier_records(reused, step)):
+            buckets.write(records)
         return Draft(folder, *_match(buckets, folder.parent / "match", num_images))
 
 
-def _match(buckets: Sequence[Path], path: Path, num_images: int) -> tuple[NDArray[Any], int, int]:
+def _match(buckets: Buckets, path: Path, num_images: int) -> tuple[NDArray[Any], int, int]:
     """MATCH of each drafted image, and how many of the first run's are not drafted, or told otherwise."""
     match = np.memmap(path, MATCH, "w+", shape=(num_images,))
     match["reason"] = NEW
     gone = retold = 0
-    for bucket in buckets:
-        images = pd.DataFrame(np.fromfile(bucket, RECORD))
+    for records in buckets.read():
+        images = pd.DataFrame(records)
         drafted, earlier = images[images["run"] < 0], images[images["run"] >= 0]
         found = _matched(drafted, earlier)
         match["reason"][found["id"]], match["run"][found["id"]] = found["reason"], found["run_earlier"]
@@ -127,17 +122,6 @@ def usable(found: Sequence[Committed], digest: str, score: Mapping[str, Any]) ->
     return [one for one in found if one.digest == digest and one.settings["score"] == score]
 
 
-def _fill(buckets: Sequence[Path], parts: Iterable[Records]) -> None:
-    with ExitStack() as stack:
-        files = [stack.enter_context(path.open("wb")) for path in buckets]
-        for records in parts:
-            bucket = records["uri"] % BUCKETS
-            order = np.argsort(bucket, kind="stable")
-            cuts = np.searchsorted(bucket[order], range(1, BUCKETS))
-            for file, part in zip(files, np.split(records[order], cuts), strict=True):
-                part.tofile(file)
-
-
 def _drafted_records(folder: Path, num_images: int, clock: Clock) -> Iterator[Records]:
     for start in range(0, num_images, plan.GROUP_ROWS):
         yield _records(read_plan(folder, start, min(start + plan.GROUP_ROWS, num_images)), clock, -1)
@@ -146,7 +130,7 @@ def _drafted_records(folder: Path, num_images: int, clock: Clock) -> Iterator[Re
 def _earlier_records(reused: Sequence[Committed], step: Step) -> Iterator[Records]:
     for run, one in enumerate(reused):
         check_digests(one, step)
-        clock = Clock.parse(one.settings["plan"]["timezone"], plan.now())
+        clock = Clock.parse(one.settings["plan"]["timezone"], now())
         for ids, items in ranges(one):
             planned = read_plan(one.run.plan, ids.start, ids.stop)
             rows = pa.concat_tables(read_files([(one, item) for item in items], ("id", "region", "status")))
@@ -168,8 +152,8 @@ def _records(planned: pa.Table, clock: Clock, run: int, heals: pa.ChunkedArray |
     told = [planned[name].cast(pa.string()) for name in ("site", "camera", "captured_at", "kept")]
     told = pc.binary_join_element_wise(*told, "\0", null_handling="replace", null_replacement="\1")
     records = np.zeros(planned.num_rows, RECORD)
-    records["uri"], records["told"] = text_hashes(planned["uri"]), text_hashes(told)
-    records["key"] = np.where(pc.is_valid(key).to_numpy(), text_hashes(pc.fill_null(key, "")), 0)
+    records["uri"], records["told"] = hash_texts(planned["uri"]), hash_texts(told)
+    records["key"] = np.where(pc.is_valid(key).to_numpy(), hash_texts(pc.fill_null(key, "")), 0)
     records["heals"] = heals.to_numpy() if heals is not None else False
     records["run"], records["id"] = run, planned["id"].to_numpy()
     return records

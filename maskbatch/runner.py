@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from maskbatch import archive, staging
 from maskbatch.carry import Carrier
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
-from maskbatch.clock import Clock
+from maskbatch.clock import Clock, now
 from maskbatch.commit import commit
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, as_dict
 from maskbatch.errors import NothingToPlanError, RunFailedError
 from maskbatch.lease import Lease
 from maskbatch.pipeline import Cluster
-from maskbatch.plan import Listing, now, plan_rows
+from maskbatch.plan import Listing, plan_rows
 from maskbatch.planning import (
     Asked,
     Settings,

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from maskbatch import cells as cells_module
 from maskbatch import schema
+from maskbatch.buckets import Hashes, find_repeated, hash_digests, hash_texts
 from maskbatch.committed import Committed, File, date_of, in_order, read_files
 from maskbatch.conditions import conditions, stretches
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
-from maskbatch.repeats import Hashes, digest_hashes, repeated, text_hashes
 from maskbatch.review import Chosen, Doubtful
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
@@ -47,7 +47,7 @@ def survey(runs: Sequence[Committed]) -> Survey:
         _refuse_overlap(runs)
     keep_column, assessed = runs[0].keep_column, runs[0].meaning.assessed
     files = in_order(runs)
-    again = _Again(_repeated(files, "sha256", digest_hashes, "duplicates"))
+    again = _Again(_repeated(files, "sha256", hash_digests, "duplicates"))
     cells: dict[str, list[pa.Table]] = defaultdict(list)
     found, times, doubtful = [], [], Doubtful()
     with step("report", _num_rows(files)) as shown:
@@ -83,7 +83,7 @@ def _repeated(files: Sequence[File], column: str, hashed: Hash, name: str) -> Ha
                 yield hashed(values)
                 shown.advance(len(values))
 
-        return repeated(parts())
+        return find_repeated(parts())
 
 
 def _column(files: Sequence[File], column: str) -> Iterator[pa.ChunkedArray]:
@@ -96,10 +96,10 @@ def _num_rows(files: Sequence[File]) -> int:
 
 
 def _refuse_overlap(runs: Sequence[Committed]) -> None:
-    shared = _repeated(in_order(runs), "uri", text_hashes, "overlap")
+    shared = _repeated(in_order(runs), "uri", hash_texts, "overlap")
     for one in reversed(runs) if len(shared) else ():
         uris = _column(in_order([one]), "uri")
-        found = sum(int(np.isin(text_hashes(part), shared).sum()) for part in uris)
+        found = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
         if found:
             raise UsageError(
                 f"{one.run.path}: {found:,} of its images are in another run too; report them apart"
@@ -126,7 +126,7 @@ def _shortened(part: pa.Table, number: int) -> pa.Table:
         if name != "sha256"
     }
     columns |= {
-        "digest": pa.array(digest_hashes(part["sha256"])),
+        "digest": pa.array(hash_digests(part["sha256"])),
         "file": pa.repeat(pa.scalar(number, pa.int32()), len(part)),
         "row": pa.array(np.arange(len(part), dtype=np.int32)),
     }

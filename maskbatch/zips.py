@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import IO, Any, cast
 
 from maskbatch.entries import Entry
-from maskbatch.members import Container, MemberError, member_entry, plain_name
+from maskbatch.errors import ImageError
+from maskbatch.members import Container, member_entry, plain_name
 
 MAX_DIRECTORY_BYTES = 512 << 20
 """The longest directory of a zip, about five million members."""
@@ -119,30 +120,30 @@ def _zip_refusal(info: zipfile.ZipInfo) -> str | None:
 def member_bytes(data: bytes, uri: str, encoding: str, num_bytes: int | None, max_bytes: int) -> bytes:
     """The member of a tar or zip whose range of it is `data`; `encoding` and `num_bytes` as in its Entry.
 
-    Never makes more than `max_bytes` + 1 bytes. Every member of a zip has a `num_bytes`. Raises MemberError.
+    Never makes more than `max_bytes` + 1 bytes. Every member of a zip has a `num_bytes`. Raises ImageError.
     """
     is_tar = uri.startswith("tar://")
     size = num_bytes or 0
     if max(size, len(data) if is_tar else 0) > max_bytes:
-        raise MemberError("too_large", f"more than the {max_bytes:,} bytes allowed")
+        raise ImageError("too_large", f"more than the {max_bytes:,} bytes allowed")
     if len(data) < (size if is_tar else LOCAL_HEADER.size):
-        raise MemberError("truncated", f"the {'tar' if is_tar else 'zip'} ends inside this member")
+        raise ImageError("truncated", f"the {'tar' if is_tar else 'zip'} ends inside this member")
     if is_tar:
         return data
     signature, _, flags, method, _, _, header_crc, _, _, *lengths = LOCAL_HEADER.unpack_from(data)
     if signature != b"PK\3\4":
-        raise MemberError("corrupt", "no member begins where the zip's directory says")
+        raise ImageError("corrupt", "no member begins where the zip's directory says")
     if flags & 1 or ZIP_ENCODINGS.get(method) != encoding:
-        raise MemberError("corrupt", "its header contradicts the zip's directory")
+        raise ImageError("corrupt", "its header contradicts the zip's directory")
     body = memoryview(data)[LOCAL_HEADER.size + sum(lengths) :]
     image, rest = _inflate(body, size) if encoding == "deflate" else (bytes(body[:size]), bytes(body[size:]))
     if len(image) < size:
-        raise MemberError("truncated", "the zip ends inside this member")
+        raise ImageError("truncated", "the zip ends inside this member")
     sums = [header_crc]
     if flags & 8:  # the checksum follows the data, behind a signature or not
         sums += [sum_ for (sum_,) in struct.iter_unpack("<L", rest[: min(len(rest), 8) // 4 * 4])]
     if zlib.crc32(image) not in sums:
-        raise MemberError("corrupt", "its checksum differs")
+        raise ImageError("corrupt", "its checksum differs")
     return image
 
 
@@ -152,9 +153,9 @@ def _inflate(body: memoryview, size: int) -> tuple[bytes, bytes]:
     try:
         image = inflater.decompress(body, size + 1)
     except zlib.error as error:
-        raise MemberError("corrupt", "the compressed data is damaged") from error
+        raise ImageError("corrupt", "the compressed data is damaged") from error
     if not inflater.eof and len(image) <= size:
-        raise MemberError("truncated", "the compressed data ends early")
+        raise ImageError("truncated", "the compressed data ends early")
     if len(image) != size:
-        raise MemberError("corrupt", "its size differs from the zip's directory")
+        raise ImageError("corrupt", "its size differs from the zip's directory")
     return image, inflater.unused_data

@@ -10,7 +10,7 @@ from typer.main import get_command
 
 import maskbatch
 from jobs import audit_month, nightly_report, submit
-from maskbatch import archive, conditions, errors, report, schema, stores
+from maskbatch import archive, errors, report, schema, stores
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ def test_the_readme_explains_every_status_and_exit_code() -> None:
 
 
 def test_the_readme_explains_every_condition_and_names_every_file_of_a_report() -> None:
-    for name in conditions.CONDITIONS:
+    for name in schema.CONDITIONS:
         assert f"`{name}`" in README.split("| condition |")[1].split("\n\n")[0]
     files = README.split("OUT/report/")[1].split("```")[0]
     for name in (*report.FLAT, "cells", "review", "queue", "report.html", "report.json", "alerts.json"):

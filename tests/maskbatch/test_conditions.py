@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageFilter
 
-from maskbatch.conditions import CONDITIONS, conditions, stretches
+from maskbatch.conditions import conditions, stretches
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.quality import dhash, measure
+from maskbatch.schema import CONDITIONS
 
 START = datetime(2026, 10, 3, 8)
 ASSESSED = ("with_mask", "without_mask")

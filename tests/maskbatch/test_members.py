@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 from maskbatch.clock import parse_time
 from maskbatch.entries import Entry, decode_name
-from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.members import Container, MemberError
+from maskbatch.errors import ImageError, RunFailedError, UsageError
+from maskbatch.members import Container
 from maskbatch.tars import compressed, tar_entries
 from maskbatch.zips import member_bytes, zip_entries
 
@@ -538,7 +538,7 @@ def test_data_descriptors_and_zip64_streams_are_read(method: int, zip64: bool, s
         data = data.replace(b"PK\7\x08" + crc, crc + b"\0\0\0\0")
     assert [fetch(data, entry) for entry in index(data, "zip")[0]] == [JPEG, JPEG]
     wrong = data.replace(struct.pack("<L", zlib.crc32(JPEG)), b"abcd")
-    with pytest.raises(MemberError, match="its checksum differs"):
+    with pytest.raises(ImageError, match="its checksum differs"):
         fetch(wrong, index(wrong, "zip")[0][0])
 
 
@@ -646,7 +646,7 @@ def test_overlapping_members_share_no_more_than_their_ranges() -> None:
     assert [(entry.offset, entry.num_bytes) for entry in entries] == [(0, 3000), (0, 3000)]
     inside, _ = index(patched(data, b"PK\1\2", 42, struct.pack("<L", 50)), "zip")
     for entry in inside:
-        with pytest.raises(MemberError) as caught:
+        with pytest.raises(ImageError) as caught:
             fetch(data, entry)
         assert caught.value.status in ("truncated", "corrupt")
 
@@ -656,10 +656,10 @@ def test_a_zip_bomb_allocates_no_more_than_allowed() -> None:
     packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1000)) + packer.flush()
     record = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, len(packed), 0, 5, 0) + b"a.jpg" + packed
     for num_bytes, status in ((1000 << 20, "too_large"), (LIMIT, "corrupt"), (10, "corrupt")):
-        with at_most(4 * LIMIT), pytest.raises(MemberError) as caught:
+        with at_most(4 * LIMIT), pytest.raises(ImageError) as caught:
             member_bytes(record, "zip://a.jpg::file:///x.zip", "deflate", num_bytes, LIMIT)
         assert caught.value.status == status
-    assert str(MemberError("too_large", "x")) and caught.value.__reduce__()
+    assert str(ImageError("too_large", "x")) and caught.value.__reduce__()
 
 
 def test_a_huge_directory_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -686,7 +686,7 @@ def test_damaged_bytes_of_a_member_are_told_apart(
     data = make_zip(("a.jpg", JPEG))
     (entry,), _ = index(data, "zip")
     assert entry.offset is not None and entry.length is not None
-    with pytest.raises(MemberError) as caught:
+    with pytest.raises(ImageError) as caught:
         member_bytes(change(data[: entry.length]), entry.uri, entry.encoding, entry.num_bytes, LIMIT)
     assert (caught.value.status, caught.value.message) == (status, message)
 
@@ -694,15 +694,15 @@ def test_damaged_bytes_of_a_member_are_told_apart(
 @pytest.mark.parametrize("num_bytes", [2999, 3001, 0])
 def test_a_size_that_is_not_the_directorys_is_corrupt(num_bytes: int) -> None:
     data = make_zip(("a.jpg", JPEG))
-    with pytest.raises(MemberError, match=re.escape("its size differs from the zip's directory")):
+    with pytest.raises(ImageError, match=re.escape("its size differs from the zip's directory")):
         member_bytes(data, "zip://a.jpg::x", "deflate", num_bytes, LIMIT)
 
 
 def test_a_member_of_a_tar_is_what_was_fetched() -> None:
     assert member_bytes(b"abc", "tar://a.jpg::x", "raw", 3, 3) == b"abc"
-    with pytest.raises(MemberError, match="more than the 2 bytes allowed"):
+    with pytest.raises(ImageError, match="more than the 2 bytes allowed"):
         member_bytes(b"abc", "tar://a.jpg::x", "raw", 3, 2)
-    with pytest.raises(MemberError, match="the tar ends inside this member"):
+    with pytest.raises(ImageError, match="the tar ends inside this member"):
         member_bytes(b"ab", "tar://a.jpg::x", "raw", 3, 3)
 
 
@@ -788,7 +788,7 @@ def test_flipped_bytes_never_raise_anything_else(kind: str) -> None:
                     assert 0 <= entry.offset <= entry.offset + entry.length <= len(bad)
                     try:
                         assert len(fetch(bytes(bad), entry)) == entry.num_bytes
-                    except MemberError as error:
+                    except ImageError as error:
                         status = error.status
                 statuses[status] += 1
     assert {None, "corrupt", "unsupported", "truncated"} <= set(statuses)

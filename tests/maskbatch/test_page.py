@@ -18,11 +18,11 @@ from playwright.sync_api import Browser, Page
 from samples import Run
 
 from maskbatch import page, plots, schema
-from maskbatch.conditions import CONDITIONS
 from maskbatch.config import ReportConfig
 from maskbatch.drift import LEAST_CHANGE
 from maskbatch.intervals import DesignEffects, wilson
 from maskbatch.report import MAPPED_CAMERAS, UNLIKE_PSI, make_report
+from maskbatch.schema import CONDITIONS
 from tests.conftest import headless_chromium
 
 FOUR = ("with_mask", "without_mask", "incorrect_mask", "no_face")
