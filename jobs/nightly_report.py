@@ -36,7 +36,7 @@ from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
 from maskbatch.clock import now
 from maskbatch.committed import Committed, check_digests, open_committed
 from maskbatch.compare import compare
-from maskbatch.config import ReportConfig, make
+from maskbatch.config import ReportConfig, make_config
 from maskbatch.drift import HISTORY_NIGHTS, RECENT_NIGHTS
 from maskbatch.errors import (
     ALERT,
@@ -106,7 +106,7 @@ def _against_before(
     own = {
         name: schedule.values.get(name) for name in ("exclude", "expect")
     }  # --alert-below is for the night
-    config = make(ReportConfig, {**own, "own_days": True})
+    config = make_config(ReportConfig, {**own, "own_days": True})
     folder = schedule.run(f"trailing/{day}").report
     try:
         made = compare(compared, run, own_days=True)

@@ -46,7 +46,7 @@ class Schedule:
 
     @property
     def report_config(self) -> config.ReportConfig:
-        return config.make(config.ReportConfig, self.values)
+        return config.make_config(config.ReportConfig, self.values)
 
     def today(self) -> date:
         """In the default zone; the days before it are over there."""
@@ -73,9 +73,9 @@ class Schedule:
         days = {"since": first.isoformat(), "until": end.isoformat()}
         return runner.score(
             out,
-            config.make(config.PlanConfig, {"margin_days": 1, **self.values, **days}),
-            config.make(config.ScoreConfig, self.values),
-            config.make(config.JobConfig, self.values),
+            config.make_config(config.PlanConfig, {"margin_days": 1, **self.values, **days}),
+            config.make_config(config.ScoreConfig, self.values),
+            config.make_config(config.JobConfig, self.values),
             checkpoint=self.values.get("checkpoint"),
             options=self.options,
             reuse=[*(str(run.path) for run in reuse), out],

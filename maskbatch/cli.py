@@ -44,7 +44,7 @@ def _plan_config(archives: list[str], values: dict[str, Any]) -> config.PlanConf
     from maskbatch import archive
 
     names = [archive.canonical(name) for name in archives]
-    return config.make(config.PlanConfig, {**values, "archives": names})
+    return config.make_config(config.PlanConfig, {**values, "archives": names})
 
 
 def _options(path: Path | None) -> StorageOptions:
@@ -157,8 +157,8 @@ def estimate(
     )
     made = estimated(
         _plan_config(archives, values),
-        config.make(config.ScoreConfig, values),
-        config.make(config.JobConfig, values),
+        config.make_config(config.ScoreConfig, values),
+        config.make_config(config.JobConfig, values),
         cluster=cluster,
         gpu_rate=gpu_rate,
         prices=price or (),
@@ -240,8 +240,8 @@ def score(
     result = runner.score(
         out,
         _plan_config(archives, values),
-        config.make(config.ScoreConfig, values),
-        config.make(config.JobConfig, values),
+        config.make_config(config.ScoreConfig, values),
+        config.make_config(config.JobConfig, values),
         checkpoint=values.get("checkpoint"),
         options=_options(storage_options),
         reuse=reuse or (),
@@ -321,7 +321,7 @@ def report(
     from maskbatch.versions import chosen
 
     settings = config.ReportConfig(
-        exclude=tuple(config.split(exclude or "")),
+        exclude=tuple(config.split_names(exclude or "")),
         expect=expect,
         alert_below=alert_below,
         alert_by=by if by != "overall" else None,
@@ -463,8 +463,8 @@ def predict(
     )
     predictor, found = predict_images(
         images,
-        config.make(config.ScoreConfig, values),
-        config.make(config.JobConfig, values),
+        config.make_config(config.ScoreConfig, values),
+        config.make_config(config.JobConfig, values),
         checkpoint=checkpoint,
         allow_prefix=allow_prefix or (),
         options=_options(storage_options),

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from maskbatch.errors import RunFailedError, RunLockedError
-from maskbatch.progress import live, say
+from maskbatch.progress import live_step, say
 from maskbatch.rundir import RunDir, names, store_errors, write_json
 
 RENEW_S = 20.0
@@ -103,7 +103,7 @@ class Lease:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "expires_at": datetime.fromtimestamp(time.time() + STALE_S, UTC).isoformat(),
-            "live": live(),
+            "live": live_step(),
         }
 
     def _refusal(self, held: dict[str, Any]) -> str:

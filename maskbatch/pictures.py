@@ -14,7 +14,7 @@ from PIL import Image
 from maskbatch.archive import access_of
 from maskbatch.checkpoint import Preset
 from maskbatch.committed import Committed
-from maskbatch.config import JobConfig, PlanConfig, make
+from maskbatch.config import JobConfig, PlanConfig, make_config
 from maskbatch.decode import decode_image
 from maskbatch.errors import ImageError
 from maskbatch.plan import FILE_ROWS, part_path, read_plan
@@ -38,7 +38,9 @@ class Shown:
 def access_to(one: Committed, options: StorageOptions) -> Access:
     """How the run reached its archives."""
     settings = one.settings
-    return access_of(make(PlanConfig, settings["plan"]), options, make(JobConfig, settings.get("job", {})))
+    return access_of(
+        make_config(PlanConfig, settings["plan"]), options, make_config(JobConfig, settings.get("job", {}))
+    )
 
 
 def plan_rows(one: Committed, uris: Collection[str]) -> dict[str, PlanRow]:

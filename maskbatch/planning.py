@@ -14,7 +14,7 @@ from typing import Any
 from maskbatch.checkpoint import Checkpoint
 from maskbatch.clock import Clock, now
 from maskbatch.committed import Committed, open_committed
-from maskbatch.config import PlanConfig, ScoreConfig, as_dict, differences
+from maskbatch.config import PlanConfig, ScoreConfig, list_differences, to_dict
 from maskbatch.errors import RunLockedError, UsageError
 from maskbatch.plan import Listing, plan_rows, write_groups, write_plan
 from maskbatch.progress import say, step
@@ -119,7 +119,7 @@ class Drafted:
             return False
         if not scheduled:
             num_new += counts["failed before"] + counts["without a version"]
-        return num_new > 0 or as_dict(config) != standing.settings["plan"]
+        return num_new > 0 or to_dict(config) != standing.settings["plan"]
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def drafted(target: Target, asked: Asked) -> Iterator[Drafted]:
     """List the archive, and find what the reused runs hold of it; all of it lies on local disk."""
     created_at = (target.run.read_run() or {}).get("created_at", now().isoformat())
     digest = asked.opened.digest if asked.opened else ""
-    reused = usable(target.reused, digest, as_dict(asked.score) if asked.score else {})
+    reused = usable(target.reused, digest, to_dict(asked.score) if asked.score else {})
     listing, clock = Listing(), asked.clock(created_at)
     with TemporaryDirectory(prefix="maskbatch-") as folder:
         with step("plan") as listed:
@@ -175,10 +175,10 @@ def num_to_score(settings: Settings) -> int:
 
 def refuse_difference(run: RunDir, settings: Settings, asked: Asked) -> None:
     """Raises UsageError naming how the run at OUT differs from the one asked for."""
-    found = differences(as_dict(asked.plan), settings["plan"]) if settings else []
+    found = list_differences(to_dict(asked.plan), settings["plan"]) if settings else []
     if asked.score and asked.opened and "score" in settings:
-        found += differences(as_dict(asked.score), settings["score"])
-        found += differences(
+        found += list_differences(to_dict(asked.score), settings["score"])
+        found += list_differences(
             {"checkpoint": asked.opened.digest[:12]}, {"checkpoint": settings["checkpoint"]["digest"][:12]}
         )
     if found:
@@ -190,9 +190,9 @@ def refuse_difference(run: RunDir, settings: Settings, asked: Asked) -> None:
 
 def refuse_other_images(replaces: Committed, config: PlanConfig) -> None:
     """Raises UsageError where a version would replace a run of other images."""
-    ours = {name: value for name, value in as_dict(config).items() if name in SAME_IMAGES}
+    ours = {name: value for name, value in to_dict(config).items() if name in SAME_IMAGES}
     theirs = {name: replaces.settings["plan"].get(name) for name in SAME_IMAGES}
-    found = differences(ours, theirs)
+    found = list_differences(ours, theirs)
     if found:
         what = f"a new version of {replaces.run.path} would hold other images: {'; '.join(found)}"
         raise UsageError(f"{what}; name another --out, which may --reuse it")
@@ -202,7 +202,7 @@ def _begun(target: Target, config: PlanConfig, created_at: str) -> Settings:
     settings = {
         "format_version": FORMAT_VERSION,
         "created_at": created_at,
-        "plan": as_dict(config),
+        "plan": to_dict(config),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "replaces": target.replaces.run.path.name if target.replaces else None,
     }

@@ -21,7 +21,7 @@ from maskbatch import corrections
 from maskbatch.alerts import alerts
 from maskbatch.clock import Clock, now, parse_bound
 from maskbatch.committed import Committed, open_together
-from maskbatch.config import Expect, ReportConfig, as_dict
+from maskbatch.config import Expect, ReportConfig, to_dict
 from maskbatch.coverage import coverage
 from maskbatch.drift import drift
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
@@ -239,7 +239,7 @@ def _identity(runs: Sequence[Committed], config: ReportConfig) -> dict[str, Any]
         "compliant": list(meaning.compliant),
         "not_assessed": list(meaning.not_assessed),
         "keep_column": runs[0].keep_column,
-        "settings": as_dict(config),
+        "settings": to_dict(config),
         "runs": [_of_run(one) for one in runs],
     }
 

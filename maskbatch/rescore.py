@@ -10,7 +10,7 @@ import pyarrow as pa
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.committed import Committed
-from maskbatch.config import ScoreConfig, make
+from maskbatch.config import ScoreConfig, make_config
 from maskbatch.consistency import clock_of
 from maskbatch.decode import decode_batch
 from maskbatch.differences import Verification
@@ -46,7 +46,7 @@ def check_sample(
     opened = _open_checkpoint(one, result, moved)
     if opened is None:
         return
-    config = make(ScoreConfig, one.settings["score"])
+    config = make_config(ScoreConfig, one.settings["score"])
     access = access_to(one, options)
     clock = clock_of(one)
     classifier = Classifier(opened, dtype=_dtype(one, config, result), batch_size=config.batch_size)

@@ -14,7 +14,7 @@ from maskbatch.carry import Carrier
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.clock import Clock, now
 from maskbatch.commit import commit
-from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, as_dict
+from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, to_dict
 from maskbatch.errors import NothingToPlanError, RunFailedError
 from maskbatch.lease import Lease
 from maskbatch.pipeline import Cluster
@@ -162,8 +162,8 @@ def _scoring(
         return settings
     settings = {
         **settings,
-        "score": as_dict(config),
-        "job": as_dict(job),
+        "score": to_dict(config),
+        "job": to_dict(job),
         "checkpoint": {"path": opened.path, "digest": opened.digest, "card": opened.card_dict()},
         "shard_size": shard_size(num_to_score(settings), opened.card.input_size),
     }

@@ -15,10 +15,9 @@ from maskbatch import staging
 from maskbatch.committed import open_committed
 from maskbatch.errors import UsageError
 from maskbatch.lease import STALE_S, is_live, read_lease
-from maskbatch.progress import line
+from maskbatch.progress import add_up, describe_step
 from maskbatch.rundir import Location, RunDir, names, reason
 from maskbatch.schema import STATUSES
-from maskbatch.terminal import plus
 from maskbatch.versions import versions
 
 
@@ -118,7 +117,7 @@ def lines(status: Status) -> Iterator[str]:
     if status.state == "running":
         yield f"{out} is running: {who}, as of {driver['age_s']} s ago."
         failed = _counts(status.statuses, STATUSES[1:])
-        yield f"{line(driver)}{failed and '; failed: '}{failed}"
+        yield f"{describe_step(driver)}{failed and '; failed: '}{failed}"
     elif status.state == "planned":
         yield f"{out} is planned: {status.planned:,} images; `maskbatch score` with the same flags goes on."
     elif status.state == "interrupted":
@@ -127,7 +126,7 @@ def lines(status: Status) -> Iterator[str]:
             where = f"{status.staged_shards:,} of {status.num_shards:,} shards are staged"
         yield f"{out} is interrupted: {where}; the same command goes on from there."
         if driver:
-            yield f"{who} was last heard of {timedelta(seconds=driver['age_s'])} ago, at: {line(driver)}"
+            yield f"{who} was last heard of {timedelta(seconds=driver['age_s'])} ago, at: {describe_step(driver)}"
     else:
         yield from _committed(status)
         if driver.get("alive"):
@@ -147,4 +146,4 @@ def _committed(status: Status) -> Iterator[str]:
 
 
 def _counts(statuses: Mapping[str, int], names: Iterable[str]) -> str:
-    return plus({name: statuses[name] for name in names if name in statuses}).removeprefix(" + ")
+    return add_up({name: statuses[name] for name in names if name in statuses}).removeprefix(" + ")

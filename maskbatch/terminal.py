@@ -13,12 +13,19 @@ from maskbatch.cells import group_name
 if TYPE_CHECKING:
     from maskbatch.compare import Comparison
     from maskbatch.report import Report
+from maskbatch.progress import add_up
 
 MAX_ROWS = 31
+
+
 COMPARED = ("assessed 1st", "compliance 1st", "assessed 2nd", "compliance 2nd")
+
+
 TABLE: dict[str, Any] = {
     "title_justify": "left", "title_style": "bold", "header_style": "", "box": SIMPLE_HEAD, "padding": 0,
 }  # fmt: skip
+
+
 TITLES = {
     "overall": "Overall",
     "by_site": "By site",
@@ -55,7 +62,7 @@ def print_report(report: "Report", console: Console, groupings: Sequence[str] = 
         for name, count in overall.items()
         if name.startswith("failed_") and count
     }
-    console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{plus(failed)}.")
+    console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(failed)}.")
     judged = list(by_people(report))
     name = "As classified" if judged else "Compliance"
     for line in (*judged, f"{name}: {headline(report)}.", *second_figures(report)):
@@ -133,11 +140,6 @@ def second_figures(report: "Report") -> Iterator[str]:
 def percent(rate: float | None) -> str:
     """`94.2%`, or a dash where nothing was assessed."""
     return "-" if rate is None else f"{rate:.1%}"
-
-
-def plus(counts: Mapping[str, int]) -> str:
-    """` + 3 truncated + 1 missing`."""
-    return "".join(f" + {name} {count:,}" for name, count in counts.items())
 
 
 def headline(report: "Report") -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from maskbatch.config import ReportConfig, make
+from maskbatch.config import ReportConfig, make_config
 from maskbatch.errors import MaskbatchError
 from maskbatch.progress import say
 from maskbatch.report import make_report
@@ -51,5 +51,5 @@ class Reports:
             settings = {}
         if self._corrections:
             settings["corrections"] = str(self._corrections)
-        make_report([self._run], folder, make(ReportConfig, settings), self._options)
+        make_report([self._run], folder, make_config(ReportConfig, settings), self._options)
         self.folder = folder

@@ -15,13 +15,13 @@ from botocore.exceptions import EndpointConnectionError
 from maskbatch import lease as lease_module
 from maskbatch.errors import RunLockedError
 from maskbatch.lease import Lease, is_live, read_lease
-from maskbatch.progress import live, step
+from maskbatch.progress import live_step, step
 from maskbatch.rundir import Location, RunDir, folder, names, whole, write_json
 
 
 def held(**changes: Any) -> dict[str, Any]:
     expires = datetime.now(UTC) + timedelta(seconds=100)
-    values = {"owner": "other", "host": socket.gethostname(), "pid": os.getpid(), "live": live()}
+    values = {"owner": "other", "host": socket.gethostname(), "pid": os.getpid(), "live": live_step()}
     return values | {"expires_at": expires.isoformat()} | changes
 
 
@@ -98,8 +98,8 @@ def test_the_lease_of_a_dead_process_is_taken_over(run: RunDir, dead_pid: int) -
                 held(owner=None),
                 *(held(pid=pid) for pid in (None, str(os.getpid()), 0, -1, 10**20)),
                 *(held(live=value) for value in (None, "score", {}, {"phase": "score"})),
-                *(held(live=live() | {"statuses": value}) for value in (None, {"ok": "5"})),
-                held(live=live() | {"eta_s": 10**20}),
+                *(held(live=live_step() | {"statuses": value}) for value in (None, {"ok": "5"})),
+                held(live=live_step() | {"eta_s": 10**20}),
             ],
         ),
     ],
