@@ -17,7 +17,7 @@ from maskbatch import demo
 from maskbatch.config import ReportConfig
 from maskbatch.page import render
 from maskbatch.report import make_report
-from maskbatch.rundir import RunDir
+from maskbatch.runs.directory import RunDir
 
 OUT = Path("maskbatch-demo")
 SHOWN_AS = "/cameras/2026-10"

@@ -49,7 +49,8 @@ from maskbatch.errors import (
 )
 from maskbatch.progress import say, step
 from maskbatch.report import make_report
-from maskbatch.rundir import RunDir, store_errors, write_json
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import store_errors, write_json
 from maskbatch.terminal import headline
 
 WORST_FIRST = (FAILED, 2, 5, 3, ALERT, DONE)

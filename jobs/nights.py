@@ -9,8 +9,8 @@ from typing import Any
 
 from maskbatch import archive, config, runner
 from maskbatch.clock import Clock, now
-from maskbatch.rundir import RunDir
-from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.versions import versions
 
 DAY = timedelta(days=1)

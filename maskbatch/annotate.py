@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from maskbatch.entries import SCHEME, local_path
 from maskbatch.errors import UsageError
-from maskbatch.rundir import whole
+from maskbatch.stores.files import write_whole
+from maskbatch.stores.uris import SCHEME, local_path
 
 if TYPE_CHECKING:
     from maskbatch.predict import Predicted, Prediction
@@ -42,7 +42,7 @@ def write(path: Path, found: Sequence["Predicted"]) -> None:
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    with whole(path) as partial:
+    with write_whole(path) as partial:
         sheet.save(partial, "PNG")
 
 

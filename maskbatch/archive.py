@@ -25,13 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch import manifest, members, rowfiles, tars, zips
+from maskbatch.archives.entries import Entry, is_image
 from maskbatch.clock import parse_bound
 from maskbatch.config import JobConfig, PlanConfig
-from maskbatch.entries import SCHEME, Entry, encode_name, is_image, local_path
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.fetch import FIRST_TRIES, RemoteFile, fetch, look
 from maskbatch.listing import MAGIC, File, Tree, list_tree
-from maskbatch.stores import Access, RefusedError, StorageOptions, TooLargeError, TransientError
+from maskbatch.stores.access import Access
+from maskbatch.stores.base import RefusedError, TooLargeError, TransientError
+from maskbatch.stores.fetch import fetch_bytes, fetch_info
+from maskbatch.stores.options import StorageOptions
+from maskbatch.stores.remote_file import RemoteFile
+from maskbatch.stores.retry import FIRST_TRIES
+from maskbatch.stores.uris import SCHEME, encode_name, local_path
 from maskbatch.unique import unique, unique_so_far
 
 DATE = re.compile(r"\{date:([^}]*)\}")
@@ -176,7 +181,7 @@ def _is_file(uri: str, access: Access) -> bool:
     if not (is_image(name) or _kind(name)):
         return False
     try:
-        look(access, uri, FIRST_TRIES)
+        fetch_info(access, uri, FIRST_TRIES)
     except FileNotFoundError:
         return False
     except UNREACHABLE as error:
@@ -267,7 +272,7 @@ class _Reader:
         if uri.startswith("http") and not is_image(name):
             return iter([File(uri, name, exact=True)])
         try:
-            return iter([File(uri, name, *look(self.access, uri), exact=True)])
+            return iter([File(uri, name, *fetch_info(self.access, uri), exact=True)])
         except FileNotFoundError as error:
             if self.source.dated:
                 return iter(())
@@ -339,7 +344,7 @@ class _Reader:
         if uri.startswith(SCHEME):
             return open(local_path(uri), "rb")
         try:
-            return cast(BinaryIO, RemoteFile(self.access, uri, look(self.access, uri)))
+            return cast(BinaryIO, RemoteFile(self.access, uri, fetch_info(self.access, uri)))
         except RefusedError:  # a server without ranges
             return io.BytesIO(self._read_whole(uri))
         except UNREACHABLE as error:
@@ -347,7 +352,7 @@ class _Reader:
 
     def _read_whole(self, uri: str) -> bytes:
         try:
-            return fetch(self.access, uri, max_bytes=MANIFEST_BYTES)
+            return fetch_bytes(self.access, uri, max_bytes=MANIFEST_BYTES)
         except TooLargeError as error:
             raise UsageError(f"archive {uri}: {NO_RANGES}") from error
         except UNREACHABLE as error:

@@ -26,8 +26,8 @@ from maskbatch.pipeline import Cluster, Pools
 from maskbatch.plan import Listing, Row, plan_rows, write_plan
 from maskbatch.progress import Step, step
 from maskbatch.rows import Work, shard_size
-from maskbatch.rundir import RunDir
-from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.workers import ShardDone
 
 STEADY_S = 20.0

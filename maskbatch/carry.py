@@ -16,8 +16,9 @@ from maskbatch.committed import Committed, File, check_digests, open_committed, 
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.progress import step
 from maskbatch.rows import planned_columns
-from maskbatch.rundir import RunDir, num_threads, opened, reason, store_errors
-from maskbatch.stores import StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import explain, num_threads, open_file, store_errors
+from maskbatch.stores.options import StorageOptions
 
 
 class Carrier:
@@ -94,7 +95,7 @@ def _read_ids(file: File, wanted: NDArray[np.int64], names: Sequence[str]) -> pa
     one, item = file
     path = one.run.path / item["name"]
     try:
-        with opened(path) as source:
+        with open_file(path) as source:
             parquet = pq.ParquetFile(source, pre_buffer=True)
             column = parquet.schema_arrow.get_field_index("id")
             metadata = parquet.metadata
@@ -105,7 +106,7 @@ def _read_ids(file: File, wanted: NDArray[np.int64], names: Sequence[str]) -> pa
             ]
             rows = parquet.read_row_groups(groups, list(names))
     except (pa.ArrowException, KeyError, *store_errors()) as error:
-        raise RunFailedError(f"{path} does not read ({reason(error)}); restore it") from error
+        raise RunFailedError(f"{path} does not read ({explain(error)}); restore it") from error
     return rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted) & (rows["region"].to_numpy() == 0)))
 
 

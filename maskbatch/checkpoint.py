@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from safetensors import SafetensorError, safe_open
 
 from maskbatch.errors import UsageError
-from maskbatch.rundir import whole
+from maskbatch.stores.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -229,5 +229,5 @@ def save_checkpoint(
         for name, tensor in state.items()
     }
     stored = {name: tensor.clone().contiguous() for name, tensor in stored.items()}  # ties written twice
-    with whole(Path(path), durable=True) as partial:
+    with write_whole(Path(path), durable=True) as partial:
         partial.write_bytes(save(stored, {METADATA_KEY: json.dumps(asdict(card), sort_keys=True)}))

@@ -20,7 +20,7 @@ from maskbatch import config, flags
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import log_json, say
 from maskbatch.schema import CONDITIONS
-from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 app = typer.Typer(
     name="maskbatch",
@@ -317,7 +317,7 @@ def report(
     """Make the report of one finished run again, or one report over several."""
     from maskbatch import terminal
     from maskbatch.report import make_report
-    from maskbatch.rundir import RunDir
+    from maskbatch.runs.directory import RunDir
     from maskbatch.versions import chosen
 
     settings = config.ReportConfig(
@@ -356,7 +356,7 @@ def status(
     """Say where a run stands, also while it goes on: planned, running, interrupted or committed."""
     from dataclasses import asdict
 
-    from maskbatch.rundir import RunDir
+    from maskbatch.runs.directory import RunDir
     from maskbatch.status import lines, read_status
 
     found = read_status(RunDir.at(out, _options(storage_options)))
@@ -378,7 +378,7 @@ def compare(
     """Show what changed between two checkpoints on the same images, or two periods, with a test."""
     from maskbatch import terminal
     from maskbatch.compare import compare as held_against
-    from maskbatch.rundir import RunDir
+    from maskbatch.runs.directory import RunDir
     from maskbatch.versions import chosen
 
     options = _options(storage_options)
@@ -402,7 +402,7 @@ def verify(
     json_logs: flags.JsonLogs = False,
 ) -> int:
     """Check a finished run: files, counts, ids, and a random sample against the archive."""
-    from maskbatch.rundir import RunDir
+    from maskbatch.runs.directory import RunDir
     from maskbatch.verify import verify as check
     from maskbatch.versions import chosen
 
@@ -549,7 +549,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    from maskbatch.rundir import store_errors  # 0.1 s of libraries that a usage error need not wait for
+    from maskbatch.stores.files import store_errors
 
     return store_errors()
 
@@ -559,11 +559,11 @@ def failed(error: Exception, what: str = "maskbatch") -> int:
     if isinstance(error, MaskbatchError):
         message, code = str(error), error.exit_code
     else:
-        from maskbatch.rundir import reason
+        from maskbatch.stores.files import explain
 
         name = getattr(error, "filename", None)
         where = f"{os.fsdecode(name)}: " if name else ""
-        message, code = f"{where}{reason(error)}; check the path and your access to it", FAILED
+        message, code = f"{where}{explain(error)}; check the path and your access to it", FAILED
     say(f"{what}: {message}", "error", exit_code=code)
     return code
 

@@ -25,17 +25,9 @@ from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
 from maskbatch.plan import FILE_ROWS, GROUP_ROWS, part_path, read_plan
 from maskbatch.progress import Step
 from maskbatch.rows import Work
-from maskbatch.rundir import (
-    FORMAT_VERSION,
-    RunDir,
-    num_threads,
-    reason,
-    remove_tree,
-    store_errors,
-    whole,
-    write_json,
-)
+from maskbatch.runs.directory import FORMAT_VERSION, RunDir
 from maskbatch.staging import shard_path, staged_rows
+from maskbatch.stores.files import explain, num_threads, remove_tree, store_errors, write_json, write_whole
 
 RANGE_ROWS = 262_144
 """Rows committed at a time, about 150 MB."""
@@ -104,7 +96,7 @@ def _plan_file(run: RunDir, first: int) -> dict[str, Any]:
     if any(group.statistics.null_count < group.num_values for group in groups):
         table = plan.read()
         cleaned = table.set_column(column, "fetch", pa.nulls(len(table), pa.string()))
-        with whole(path, durable=True) as partial:
+        with write_whole(path, durable=True) as partial:
             pq.write_table(cleaned, partial, compression="zstd", row_group_size=GROUP_ROWS)
             data = partial.read_bytes()
     return _describe(f"{run.plan.name}/{path.name}", data, plan.metadata.num_rows)
@@ -121,7 +113,7 @@ def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
                 tables = list(pool.map(staged_rows, (shard_path(run.staging, shard) for shard in shards)))
             except (pa.ArrowInvalid, *store_errors()) as error:
                 _drop_unreadable(shards, run)
-                what = f"a staged shard does not read ({reason(error)})"
+                what = f"a staged shard does not read ({explain(error)})"
                 raise RunFailedError(f"{run.staging}: {what}; run the same command again") from error
             target = target or tables[0].schema.remove_metadata()
             table = pa.concat_tables([part.cast(target) for part in tables])
@@ -183,7 +175,7 @@ def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any
     for day in sorted(days.unique().to_pylist()):
         name = f"date={day}/part-{first:012d}.parquet"
         rows = table.filter(pc.equal(days, day))
-        with whole(run.scores / name, durable=True) as partial:
+        with write_whole(run.scores / name, durable=True) as partial:
             pq.write_table(rows, partial, compression="zstd", row_group_size=GROUP_ROWS)
             files.append(_describe(f"{run.scores.name}/{name}", partial.read_bytes(), rows.num_rows))
     return files

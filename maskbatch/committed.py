@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from maskbatch.clock import parse_bound
 from maskbatch.errors import UsageError
 from maskbatch.progress import Step, say
-from maskbatch.rundir import Location, RunDir, num_threads, opened, reason, store_errors
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, explain, num_threads, open_file, store_errors
 from maskbatch.versions import first_of, number_of
 
 AHEAD_ROWS = 524_288
@@ -187,7 +188,7 @@ def check_digests(one: Committed, step: Step) -> None:
         try:
             return hashlib.sha256((one.run.path / item["name"]).read_bytes()).hexdigest()
         except store_errors() as error:
-            return reason(error)
+            return explain(error)
 
     with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
         for item, found in zip(one.success["files"], pool.map(digest, one.success["files"]), strict=True):
@@ -250,7 +251,7 @@ def _parquet(place: File) -> Iterator[pq.ParquetFile]:
     one, item = place
     file = one.run.path / item["name"]
     try:
-        with opened(file) as source:
+        with open_file(file) as source:
             size = source.seek(0, os.SEEK_END)
             parquet = pq.ParquetFile(source, pre_buffer=True)
             for what, found, expected in (
@@ -261,5 +262,5 @@ def _parquet(place: File) -> Iterator[pq.ParquetFile]:
                     raise UsageError(f"{file} has {found:,} {what}, {expected:,} were committed; restore it")
             yield parquet
     except (pa.ArrowInvalid, KeyError, *store_errors()) as error:
-        message = f"{file} does not read ({reason(error)}); restore it, or score to another --out"
+        message = f"{file} does not read ({explain(error)}); restore it, or score to another --out"
         raise UsageError(message) from error

@@ -24,7 +24,7 @@ from maskbatch.committed import Committed, Meaning, in_order, open_together, rea
 from maskbatch.errors import UsageError
 from maskbatch.intervals import FEW_CLUSTERS
 from maskbatch.progress import Step, step
-from maskbatch.rundir import RunDir
+from maskbatch.runs.directory import RunDir
 
 FAILED = "failed"
 """What stands for the label of an image whose status is not ok."""

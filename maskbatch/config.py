@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from maskbatch.clock import EARLIEST, Clock, parse_bound
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
-from maskbatch.places import prefix_place
 from maskbatch.schema import CONDITIONS, RESERVED_COLUMNS
+from maskbatch.stores.uris import parse_prefix
 
 PILLOW_LIMIT_PIXELS = 89_478_485
 
@@ -50,7 +50,7 @@ class PlanConfig:
         if taken in RESERVED_COLUMNS or taken.startswith(("prob_", "num_", "share_", "failed_")):
             raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         for prefix in self.allow_prefix:
-            prefix_place(prefix)
+            parse_prefix(prefix)
         if self.layout is not None:
             Template(self.layout)
         Clock.parse(self.timezone, EARLIEST)

@@ -19,7 +19,16 @@ from maskbatch.committed import Committed
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.review import STRATA
-from maskbatch.rundir import Location, RunDir, names, num_threads, opened, reason, store_errors, whole
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import (
+    Location,
+    explain,
+    list_names,
+    num_threads,
+    open_file,
+    store_errors,
+    write_whole,
+)
 from maskbatch.versions import number_of, versions
 
 SCHEMA = pa.schema(
@@ -53,7 +62,7 @@ def write(folder: Location, row: Mapping[str, Any], after: datetime | None = Non
         at = max(at, after + timedelta(microseconds=1))
     table = pa.Table.from_pylist([{**row, "at": at}], SCHEMA)
     name = f"{at:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex}.parquet"
-    with whole(folder / name, exclusive=True, durable=True) as partial:
+    with write_whole(folder / name, exclusive=True, durable=True) as partial:
         pq.write_table(table, partial)
     return at
 
@@ -73,19 +82,19 @@ def read(folder: Location, chosen: Collection[str] | None = None) -> pa.Table:
 
 def object_names(folder: Location) -> list[str]:
     """Names of the objects in `folder`, none where it is not there."""
-    return [name for name in names(folder) if name.endswith(".parquet") and not name.startswith(".")]
+    return [name for name in list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
 
 
 def _read(path: Location) -> pa.Table:
     try:
-        with opened(path) as file:
+        with open_file(path) as file:
             table = pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
         for row in table.select(["stratum", "probability"]).to_pylist():
             if row["stratum"] not in STRATA or not 0 < row["probability"] <= 1:
                 raise ValueError(f"no image is queued with {row}")
         return table
     except (pa.ArrowException, KeyError, ValueError, *store_errors()) as error:
-        message = f"{path} is not a correction ({reason(error)}); restore it, or move it away"
+        message = f"{path} is not a correction ({explain(error)}); restore it, or move it away"
         raise UsageError(message) from error
 
 

@@ -26,10 +26,11 @@ from rich.table import Table
 from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
-from maskbatch.entries import local_path
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
-from maskbatch.rundir import RunDir, whole
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import write_whole
+from maskbatch.stores.uris import local_path
 
 LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
 TIMEZONE = "Europe/Paris"
@@ -137,7 +138,7 @@ def run(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runner.Re
         raise UsageError(f"{archive} is not empty and holds no demo; name another --out")
     else:
         draw_archive(archive, snapshots)
-        with whole(truth_path) as partial:
+        with write_whole(truth_path) as partial:
             pq.write_table(pa.Table.from_pylist([_truth(snapshot) for snapshot in snapshots]), partial)
         (out / ".drawing").unlink()
     result = runner.score(

@@ -17,7 +17,7 @@ from maskbatch.cluster import Capacity, Node
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.nodes import NodeType, read_nodes, read_prices
-from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 RANGE = 0.25
 """Share by which the time may be off, sampling aside: what `python -m tests.benchmarks.estimate` asks for."""

@@ -20,7 +20,8 @@ from typing import Any
 
 from maskbatch.errors import RunFailedError, RunLockedError
 from maskbatch.progress import live_step, say
-from maskbatch.rundir import RunDir, names, store_errors, write_json
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import list_names, store_errors, write_json
 
 RENEW_S = 20.0
 STALE_S = 180.0
@@ -86,7 +87,7 @@ class Lease:
             held = read_lease(self.run)
             if held is not None and held["owner"] == self.owner:
                 self.run.lease.unlink(missing_ok=True)
-            if isinstance(self.run.path, Path) and not names(self.run.path):
+            if isinstance(self.run.path, Path) and not list_names(self.run.path):
                 self.run.path.rmdir()  # nothing came of it, such as of an archive without images
 
     def _renew(self) -> None:

@@ -17,9 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from maskbatch.entries import encode_name, local_path
 from maskbatch.errors import UsageError
-from maskbatch.stores import Access, Fsspec, fsspec_info
+from maskbatch.stores.access import Access
+from maskbatch.stores.filesystem import Fsspec, fsspec_info
+from maskbatch.stores.uris import encode_name, local_path
 
 MAGIC = re.compile(r"[*?\[]")
 PREFIXES = 16
@@ -120,10 +121,10 @@ def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[Fil
     if isinstance(store, Fsspec):
         yield from in_order(_fsspec_parts(tree, store, tree.lead))
     else:
-        from maskbatch.s3 import S3
-        from maskbatch.s3_listing import Listing
+        from maskbatch.archives.s3_listing import BucketTree
+        from maskbatch.stores.s3 import S3
 
-        yield from in_order(Listing(cast(S3, store), tree).parts())
+        yield from in_order(BucketTree(cast(S3, store), tree).parts())
 
 
 def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:

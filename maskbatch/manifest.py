@@ -25,10 +25,10 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from maskbatch.archives.entries import Entry, is_image
 from maskbatch.clock import parse_time
-from maskbatch.entries import SCHEME, Entry, decode_name, is_image
 from maskbatch.errors import UsageError
-from maskbatch.places import DOT_SEGMENT, Place, locate, prefix_place, shown
+from maskbatch.stores.uris import DOT_SEGMENT, SCHEME, Place, decode_name, locate, parse_prefix, redact
 
 Open = Callable[[str], BinaryIO]
 """Opens any uri for reading, seekable; raises FileNotFoundError or another OSError."""
@@ -74,7 +74,7 @@ def manifest_entries(
         own = locate(uri)
         if not own.root.startswith(("file", "http")):
             own = own._replace(path=os.fsdecode(decode_name(own.path)))
-        bounds = [own.folder, *map(prefix_place, allow_prefix)]
+        bounds = [own.folder, *map(parse_prefix, allow_prefix)]
         manifest = _Manifest(own.folder, bounds, posixpath.dirname(relative), keep_column, skipped, notes)
         with open_file(uri) as file:
             if posixpath.basename(own.path).lower() == "manifest.json":
@@ -86,14 +86,14 @@ def manifest_entries(
 @contextmanager
 def _explained(uri: str) -> Iterator[None]:
     """Turns what a damaged, hostile or absent file raises into a sentence that names it."""
-    where = f"manifest {shown(uri)}"
+    where = f"manifest {redact(uri)}"
     try:
         yield
     except FileNotFoundError as error:
         raise UsageError(f"{where}: no such file; check the path") from error
     except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error, UnicodeError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeError) else f"{error}".partition("\n")[0]
-        raise UsageError(f"{where} cannot be read ({shown(reason)}); write it again") from error
+        raise UsageError(f"{where} cannot be read ({redact(reason)}); write it again") from error
     except ValueError as error:
         raise UsageError(f"{where} {error}") from error
 
@@ -119,7 +119,7 @@ class _Manifest:
             try:
                 yield self._entry(row)
             except ValueError as error:
-                raise ValueError(f"{where}: {shown(_name(row))} {error}") from error
+                raise ValueError(f"{where}: {redact(_name(row))} {error}") from error
 
     def _entry(self, row: Row) -> Entry:
         place = locate(_name(row), self.folder) if "uri" in row else _object(row["bucket"], row["key"])
@@ -198,14 +198,14 @@ def choose_columns(names: tuple[str, ...], keep_column: str | None) -> dict[str,
 def check_columns(chosen: Collection[str], names: Sequence[str], keep_column: str | None) -> None:
     """Raises ValueError naming the columns where the one to keep is not among them."""
     if keep_column is not None and "kept" not in chosen:
-        raise ValueError(f"has no column {keep_column} to keep, but {shown(', '.join(names))}")
+        raise ValueError(f"has no column {keep_column} to keep, but {redact(', '.join(names))}")
 
 
 def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = False) -> dict[str, str]:
     """`choose_columns` of a table that has to say where its images are."""
     chosen = choose_columns(tuple(names), keep_column)
     if "uri" not in chosen and not {"bucket", "key"} <= chosen.keys():
-        raise ValueError(f"has no column uri (or bucket and key), but {shown(', '.join(names))}")
+        raise ValueError(f"has no column uri (or bucket and key), but {redact(', '.join(names))}")
     if not is_sparse:
         check_columns(chosen, names, keep_column)
     return chosen
@@ -289,7 +289,7 @@ def _json_object(line: bytes, where: str) -> dict[str, Any]:
         if b"\\u" in line:
             json.dumps(values, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: no JSON ({shown(str(error))})") from error
+        raise ValueError(f"{where}: no JSON ({redact(str(error))})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{where}: a JSON object expected")
     return values
@@ -349,7 +349,7 @@ def _inventory(text: bytes) -> tuple[str, str, list[str], list[str]]:
         message = "is no S3 Inventory; destinationBucket, fileFormat, fileSchema and files expected in it"
         raise ValueError(message) from error
     if kind not in ("csv", "parquet"):
-        raise ValueError(f"lists {shown(kind.upper())} files; configure the inventory as CSV or Parquet")
+        raise ValueError(f"lists {redact(kind.upper())} files; configure the inventory as CSV or Parquet")
     return kind, bucket, header, keys
 
 
@@ -366,7 +366,7 @@ def _open_data(manifest: _Manifest, stored: Place, open_file: Open) -> tuple[str
             return place.uri, open_file(place.fetch or place.uri)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
-    message = f"its data file {shown(stored.uri)} is not there; copy data/ beside the manifest"
+    message = f"its data file {redact(stored.uri)} is not there; copy data/ beside the manifest"
     raise ValueError(f"{message}, or add --allow-prefix {shlex.quote(stored.root)}/")
 
 

@@ -11,8 +11,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from maskbatch.entries import Entry, encode_name, is_image
+from maskbatch.archives.entries import Entry, is_image
 from maskbatch.errors import RunFailedError
+from maskbatch.stores.uris import encode_name
 
 READ_BYTES = 16 << 20
 """The most that one read asks of a store."""

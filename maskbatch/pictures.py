@@ -19,8 +19,9 @@ from maskbatch.decode import decode_image
 from maskbatch.errors import ImageError
 from maskbatch.plan import FILE_ROWS, part_path, read_plan
 from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
-from maskbatch.rundir import opened
-from maskbatch.stores import Access, StorageOptions
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import open_file
+from maskbatch.stores.options import StorageOptions
 
 SIDE_PX = 240
 QUALITY = 85
@@ -47,7 +48,7 @@ def plan_rows(one: Committed, uris: Collection[str]) -> dict[str, PlanRow]:
     """The rows of the plan for these uris, ready for `read_images`; the plan is searched for them."""
     wanted, found = pa.array(sorted(uris), pa.string()), dict[str, PlanRow]()
     for first in range(0, one.success["planned"], FILE_ROWS):
-        with opened(part_path(one.run.plan, first)) as file:
+        with open_file(part_path(one.run.plan, first)) as file:
             parquet = pq.ParquetFile(file, pre_buffer=True)
             for group in range(parquet.num_row_groups):
                 here = pc.is_in(parquet.read_row_group(group, ["uri"])["uri"], wanted)

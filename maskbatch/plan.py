@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch import archive, schema
+from maskbatch.archives.entries import IMAGE_EXTENSIONS, Entry
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
-from maskbatch.entries import IMAGE_EXTENSIONS, Entry
 from maskbatch.errors import NoImagesError, NothingToPlanError, RunFailedError, UsageError
 from maskbatch.layout import Parsed, Template, parse_hive
 from maskbatch.progress import Step
-from maskbatch.rundir import Location, opened, whole
-from maskbatch.stores import Access
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import Location, open_file, write_whole
 
 GROUP_ROWS = 16_384
 """Rows of a row group: what a worker reads at a time, a few milliseconds."""
@@ -209,7 +209,7 @@ def write_groups(folder: Location, groups: Iterator[pa.Table], step: Step) -> No
     first = 0
     for group in groups:
         with (
-            whole(part_path(folder, first)) as partial,
+            write_whole(part_path(folder, first)) as partial,
             pq.ParquetWriter(partial, schema.PLAN, compression="zstd") as writer,
         ):
             for part in chain([group], islice(groups, FILE_ROWS // GROUP_ROWS - 1)):
@@ -238,7 +238,7 @@ def read_plan(folder: Location, start: int, stop: int) -> pa.Table:
 @lru_cache(maxsize=2)
 def _read_group(path: Location, version: str, group: int) -> pa.Table:
     """One row group; `version` keeps the cache from serving a plan that was thrown away."""
-    with opened(path) as file:
+    with open_file(path) as file:
         return pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
 
 

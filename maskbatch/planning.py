@@ -19,8 +19,10 @@ from maskbatch.errors import RunLockedError, UsageError
 from maskbatch.plan import Listing, plan_rows, write_groups, write_plan
 from maskbatch.progress import say, step
 from maskbatch.reuse import Draft, draft, usable
-from maskbatch.rundir import FORMAT_VERSION, Location, RunDir, remove_tree, write_json
-from maskbatch.stores import Access, StorageOptions
+from maskbatch.runs.directory import FORMAT_VERSION, RunDir
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import Location, remove_tree, write_json
+from maskbatch.stores.options import StorageOptions
 from maskbatch.versions import VERSION, next_version
 
 Settings = dict[str, Any]

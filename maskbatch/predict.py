@@ -19,20 +19,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskbatch import archive, schema
+from maskbatch.archives.entries import Entry
 from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.decode import decode_batch
-from maskbatch.entries import SCHEME, Entry, decode_name
 from maskbatch.errors import ImageError, MaskbatchError, UsageError
 from maskbatch.pictures import upright
-from maskbatch.places import Place, locate, shown
 from maskbatch.progress import step
 from maskbatch.read import READ_COLUMNS, Encoded, read_images
 from maskbatch.rows import scores_rows
-from maskbatch.rundir import reason
-from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import explain
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import SCHEME, Place, decode_name, locate, redact
 
 MEMBER = re.compile(r"(tar|zip|parquet)://(.*?)::(.*)", re.DOTALL)
 QUIET_IMAGES = 64
@@ -112,8 +113,8 @@ def predict_images(
     """
     entries = [_entry(image) for image in images]
     if len(entries) == 1 and entries[0].status:
-        remedy = f"maskbatch score {shown(images[0])} --out OUT scores all that is in it"
-        raise UsageError(f"image {shown(images[0])}: {entries[0].error}; {remedy}")
+        remedy = f"maskbatch score {redact(images[0])} --out OUT scores all that is in it"
+        raise UsageError(f"image {redact(images[0])}: {entries[0].error}; {remedy}")
     access = _access(entries, allow_prefix, options, job)
     predictor = Predictor(open_checkpoint(checkpoint), config)
     entries = _with_members(entries, access)
@@ -174,13 +175,13 @@ def _entry(image: str) -> Entry:
     place = _place(member[3] if member else image)
     web, local = place.root.startswith("http"), Path(place.path) if place.root == SCHEME else None
     if local and local.exists() and not (local.is_file() or local.is_dir()):  # a pipe is waited for in vain
-        raise UsageError(f"image {shown(image)}: a pipe or device, not a file; copy the image to one")
+        raise UsageError(f"image {redact(image)}: a pipe or device, not a file; copy the image to one")
     uri = place.uri if web or place.root == SCHEME else place.root + place.path
     kind = os.path.splitext(place.path)[1].lower()
     if member:
         if kind != f".{member[1]}" or place.fetch:
             expected = f"a .{member[1]} file, without a query or a password, expected behind `::`"
-            raise UsageError(f"image {shown(image)}: {expected}; check it, or copy the file here")
+            raise UsageError(f"image {redact(image)}: {expected}; check it, or copy the file here")
         return Entry(uri=f"{member[1]}://{member[2]}::{uri}", relative=member[2], container=uri)
     folder = local.is_dir() if local else place.path.endswith("/") and not web
     if folder or kind in archive.CONTAINERS:
@@ -197,7 +198,7 @@ def _place(text: str) -> Place:
     try:
         return locate(text)
     except ValueError as error:
-        raise UsageError(f"image {shown(text)} {error}") from error
+        raise UsageError(f"image {redact(text)} {error}") from error
 
 
 def _with_members(entries: Sequence[Entry], access: Access) -> list[Entry]:
@@ -228,5 +229,5 @@ def _listed(container: str, wanted: set[str], access: Access) -> dict[str, Entry
             elif entry.uri == container:  # the row that says what is wrong with the container itself
                 found[""] = entry
     except (MaskbatchError, OSError) as error:
-        found[""] = replace(missing, status="read_error", error=reason(error))
+        found[""] = replace(missing, status="read_error", error=explain(error))
     return found

@@ -14,11 +14,13 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from maskbatch.entries import SCHEME, local_path
 from maskbatch.errors import ImageError
-from maskbatch.fetch import RemoteFile, fetch, look
 from maskbatch.rowfiles import GroupReader
-from maskbatch.stores import CHANGED, Access, Info, RefusedError, TooLargeError, TransientError
+from maskbatch.stores.access import Access
+from maskbatch.stores.base import CHANGED, Info, RefusedError, TooLargeError, TransientError
+from maskbatch.stores.fetch import fetch_bytes, fetch_info
+from maskbatch.stores.remote_file import RemoteFile
+from maskbatch.stores.uris import SCHEME, local_path
 from maskbatch.zips import member_bytes
 
 LOCAL_THREADS = 8
@@ -119,7 +121,7 @@ def _read(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[En
             return _read_members(request, access, max_bytes)
         if (first["num_bytes"] or 0) > max_bytes:
             raise TooLargeError
-        data = fetch(
+        data = fetch_bytes(
             access, first["fetch"] or first["uri"], num_bytes=first["num_bytes"], max_bytes=max_bytes
         )
         return [Encoded(data, num_bytes=len(data))]
@@ -145,7 +147,7 @@ def _read_members(request: Sequence[PlanRow], access: Access, max_bytes: int) ->
     start = wanted[0]["offset"]
     stop = max(row["offset"] + row["length"] for row in wanted)
     data = memoryview(
-        fetch(access, wanted[0]["container"], (start, stop), version=wanted[0]["version"])
+        fetch_bytes(access, wanted[0]["container"], (start, stop), version=wanted[0]["version"])
         if stop > start
         else b""
     )
@@ -194,7 +196,7 @@ _readers: OrderedDict[tuple[Any, ...], GroupReader] = OrderedDict()
 @contextmanager
 def _reader(row: PlanRow, access: Access) -> Iterator[GroupReader]:
     """A reader of the row's group that has not passed it, nobody else's meanwhile."""
-    info = look(access, row["container"])
+    info = fetch_info(access, row["container"])
     if row["version"] and info.version and info.version != row["version"]:
         raise RefusedError(CHANGED)
     key = (row["container"], info.version, row["offset"])

@@ -30,9 +30,10 @@ from maskbatch.pictures import thumbnails
 from maskbatch.prevalence import unidentifiable
 from maskbatch.progress import say
 from maskbatch.review import CANDIDATE_COLUMNS, UNCERTAIN
-from maskbatch.rundir import Location, RunDir, folder, whole, write_json
+from maskbatch.runs.directory import RunDir
 from maskbatch.schema import CONDITIONS, UNKNOWN_DATE
-from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.stores.files import Location, locate_folder, write_json, write_whole
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.survey import Survey, survey
 from maskbatch.tables import GROUPINGS, Tables
 
@@ -130,7 +131,7 @@ def _last_words(runs: Sequence[Committed], config: ReportConfig, options: Storag
         return corrections.last_words(pa.concat_tables(map(corrections.of_run, runs)))
     if len(runs) > 1:
         raise UsageError("--corrections belongs to one run: report that run alone, or leave it out")
-    found = corrections.read(folder(config.corrections, options))
+    found = corrections.read(locate_folder(config.corrections, options))
     if not len(found):
         say(f"--corrections {config.corrections}: nothing is there yet")
     return corrections.last_words(pa.concat_tables([corrections.of_run(runs[0]), found]))
@@ -364,10 +365,10 @@ def _write(report: Report, out: Location, pictures: dict[int, bytes] | None) -> 
     from maskbatch.page import render  # matplotlib: a second that an error need not wait for
 
     for name, table in report.tables.items():
-        with whole(out / f"{name}.parquet") as partial:
+        with write_whole(out / f"{name}.parquet") as partial:
             pq.write_table(table, partial)
     write_json(out / "report.json", report.values)
     chosen = {name: report.values[name] for name in ("made_at", "settings", "alerts")}
     write_json(out / "alerts.json", chosen)
-    with whole(out / "report.html") as partial:
+    with write_whole(out / "report.html") as partial:
         partial.write_text(render(report.values, pictures), encoding="utf-8")

@@ -20,7 +20,7 @@ from maskbatch.progress import step
 from maskbatch.read import READ_COLUMNS, read_images
 from maskbatch.rows import scores_rows
 from maskbatch.schema import MAY_HEAL
-from maskbatch.stores import StorageOptions
+from maskbatch.stores.options import StorageOptions
 
 TOLERANCE = 0.02
 """Between probabilities of one image on two devices; a label may differ where its two best are that close."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.committed import Committed, File, take_rows
-from maskbatch.rundir import Location, opened
+from maskbatch.stores.files import Location, open_file
 
 STRATA = RANDOM, UNCERTAIN = "random", "uncertain"
 NUM_UNCERTAIN = 1000
@@ -58,7 +58,7 @@ def queue_path(report: Location) -> Location:
 
 def read_queue(report: Location) -> pa.Table:
     """The queue in the folder of a run's report, by position."""
-    with opened(queue_path(report)) as file:
+    with open_file(queue_path(report)) as file:
         return pq.read_table(file)
 
 

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from maskbatch.entries import Entry, encode_name
+from maskbatch.archives.entries import Entry
 from maskbatch.errors import UsageError
 from maskbatch.manifest import Row, check_columns, choose_columns, clean_row, described, texts
+from maskbatch.stores.uris import encode_name
 
 IMAGE_COLUMNS = ("image", "bytes", "data", "content", "jpg", "jpeg", "png")
 """What a column of images is likely called, the likeliest first."""

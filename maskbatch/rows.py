@@ -22,8 +22,9 @@ from maskbatch.errors import RunFailedError
 from maskbatch.manifest import is_manifest
 from maskbatch.plan import read_plan
 from maskbatch.read import READ_COLUMNS, Encoded, read_images
-from maskbatch.rundir import RunDir, folder
-from maskbatch.stores import Access
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import locate_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ class Work:
 
     @property
     def run(self) -> RunDir:
-        return RunDir(folder(self.out, self.access.options))
+        return RunDir(locate_folder(self.out, self.access.options))
 
     @property
     def remote(self) -> bool:

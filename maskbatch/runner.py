@@ -31,8 +31,10 @@ from maskbatch.planning import (
 )
 from maskbatch.progress import event, say, step
 from maskbatch.rows import Work, shard_size
-from maskbatch.rundir import RunDir, remove_tree, write_json
-from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import remove_tree, write_json
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 if TYPE_CHECKING:
     from maskbatch.report import Report

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskbatch.rundir import Location, names, num_threads, opened, whole
+from maskbatch.stores.files import Location, list_names, num_threads, open_file, write_whole
 
 SUMMARY_KEY = b"maskbatch"
 NAME = re.compile(r"(\d{8,})\.parquet")
@@ -23,7 +23,7 @@ def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_
     """Write a shard's scores rows, whole; returns its images by status, which its footer also holds."""
     counts = dict(Counter(table["status"].to_pylist()))
     summary = json.dumps({"statuses": counts, "device": device, "run_id": run_id}, sort_keys=True)
-    with whole(shard_path(folder, shard)) as partial:
+    with write_whole(shard_path(folder, shard)) as partial:
         pq.write_table(table.replace_schema_metadata({SUMMARY_KEY: summary}), partial)
     return counts
 
@@ -40,7 +40,7 @@ def staged_rows(path: Location) -> pa.Table:
 def read_summary(path: Location, run_id: str) -> tuple[dict[str, int], str] | None:
     """Images by status and the device that scored them; None for a footer that is not this run's."""
     try:
-        with opened(path) as file:
+        with open_file(path) as file:
             metadata = pq.read_schema(file).metadata or {}
         summary = json.loads(metadata[SUMMARY_KEY])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError):
@@ -50,7 +50,7 @@ def read_summary(path: Location, run_id: str) -> tuple[dict[str, int], str] | No
 
 def staged(folder: Location, run_id: str) -> dict[int, tuple[dict[str, int], str]]:
     """The shards that are done, with their summaries; one whose footer does not read is not done."""
-    found = sorted(int(match[1]) for match in map(NAME.fullmatch, names(folder)) if match)
+    found = sorted(int(match[1]) for match in map(NAME.fullmatch, list_names(folder)) if match)
     with ThreadPoolExecutor(num_threads(folder)) as pool:
         summaries = pool.map(lambda shard: read_summary(shard_path(folder, shard), run_id), found)
         return {shard: s for shard, s in zip(found, summaries, strict=True) if s is not None}

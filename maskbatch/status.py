@@ -16,8 +16,9 @@ from maskbatch.committed import open_committed
 from maskbatch.errors import UsageError
 from maskbatch.lease import STALE_S, is_live, read_lease
 from maskbatch.progress import add_up, describe_step
-from maskbatch.rundir import Location, RunDir, names, reason
+from maskbatch.runs.directory import RunDir
 from maskbatch.schema import STATUSES
+from maskbatch.stores.files import Location, explain, list_names
 from maskbatch.versions import versions
 
 
@@ -79,7 +80,7 @@ def _read(run: RunDir) -> Status:
         with _undamaged(run.run_json):
             num_to_score = settings["listing"]["num_images"] - settings["reuse_counts"]["carried"]
             status.num_shards = len(range(0, num_to_score, settings["shard_size"]))
-        status.staged_shards = sum(map(bool, map(staging.NAME.fullmatch, names(run.staging))))
+        status.staged_shards = sum(map(bool, map(staging.NAME.fullmatch, list_names(run.staging))))
     elif status.planned is not None:
         status.state = "planned"
     return status
@@ -100,7 +101,7 @@ def _undamaged(path: Location) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         lacks = isinstance(error, KeyError)
-        what = f"it lacks {error}" if lacks else f"a value is not as maskbatch writes it ({reason(error)})"
+        what = f"it lacks {error}" if lacks else f"a value is not as maskbatch writes it ({explain(error)})"
         raise UsageError(f"{path} is damaged: {what}; restore it") from error
 
 

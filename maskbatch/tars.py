@@ -14,8 +14,8 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from maskbatch.archives.entries import Entry
 from maskbatch.clock import parse_time
-from maskbatch.entries import Entry
 from maskbatch.errors import UsageError
 from maskbatch.members import Container, is_apple_double, member_entry, plain_name
 

@@ -14,8 +14,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from maskbatch.archives.entries import Entry
 from maskbatch.buckets import Buckets
-from maskbatch.entries import Entry
 from maskbatch.progress import Step
 
 SPOOL_ENTRIES = 4096

@@ -26,8 +26,9 @@ from maskbatch.differences import Difference, Verification
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan import read_plan
 from maskbatch.progress import Step, step
-from maskbatch.rundir import Location, RunDir, num_threads, reason, store_errors
-from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, explain, num_threads, store_errors
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 COLUMNS = ("id", "captured_local", "region", "status")
 """Of the scores, what is read where the classes are not known."""
@@ -113,7 +114,7 @@ def _read(one: Committed, item: Item) -> tuple[bytes | None, list[Difference]]:
     try:
         data = (one.run.path / name).read_bytes()
     except store_errors() as error:
-        return None, [Difference(name, None, "file", f"{item['num_bytes']} bytes", reason(error))]
+        return None, [Difference(name, None, "file", f"{item['num_bytes']} bytes", explain(error))]
     for what, got in (("num_bytes", len(data)), ("sha256", hashlib.sha256(data).hexdigest())):
         if got != item[what]:
             return data, [Difference(name, None, what, str(item[what]), str(got))]
@@ -137,7 +138,7 @@ def _read_rows(
         rows = file.read(target.names).select(target.names).cast(target)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         if not any(difference.what.startswith("column ") for difference in found):
-            found.append(Difference(name, None, "rows", expected, f"does not read ({reason(error)})"))
+            found.append(Difference(name, None, "rows", expected, f"does not read ({explain(error)})"))
         return None, found
     if len(rows) != item["rows"]:
         found.append(Difference(name, None, "rows", expected, str(len(rows))))
@@ -252,6 +253,6 @@ def _read_plan(one: Committed, ids: range, result: Verification) -> pa.Table | N
             return planned
         got = "rows of other ids there"
     except (pa.ArrowException, RunFailedError, LookupError, *store_errors()) as error:
-        got = reason(error)
+        got = explain(error)
     result.differ(one.run.plan.name, "rows", f"those of ids {ids.start} to {ids.stop - 1}", got)
     return None

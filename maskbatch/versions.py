@@ -11,7 +11,8 @@ from typing import Any
 
 from maskbatch.errors import UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import Location, RunDir
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location
 
 VERSION = re.compile(r"(?P<first>.+)\.v(?P<number>[1-9]\d*)")
 LOOK_AHEAD = 2

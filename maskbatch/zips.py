@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, Any, cast
 
-from maskbatch.entries import Entry
+from maskbatch.archives.entries import Entry
 from maskbatch.errors import ImageError
 from maskbatch.members import Container, member_entry, plain_name
 

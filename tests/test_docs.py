@@ -10,7 +10,8 @@ from typer.main import get_command
 
 import maskbatch
 from jobs import audit_month, nightly_report, submit
-from maskbatch import archive, errors, report, schema, stores
+from maskbatch import archive, errors, report, schema
+from maskbatch.stores import options
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,7 @@ def test_the_readme_has_a_row_for_every_kind_of_archive() -> None:
 
 def test_the_readme_names_every_storage_option_of_s3() -> None:
     example = README.split("stores.toml`")[1].split("```")[1]
-    for name in stores.S3_OPTIONS:
+    for name in options.S3_OPTIONS:
         assert re.search(rf"\b{name}\b", example), name
 
 

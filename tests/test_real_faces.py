@@ -15,8 +15,8 @@ from maskbatch.checkpoint import open_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.config import PILLOW_LIMIT_PIXELS, JobConfig, PlanConfig, ScoreConfig
 from maskbatch.decode import decode_batch
-from maskbatch.entries import local_path
 from maskbatch.read import Encoded
+from maskbatch.stores.uris import local_path
 from tests.real_faces import LAYOUT, lay_out
 from tests.test_end_to_end import table_of
 from training import data

@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from maskbatch import corrections
 from maskbatch.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from maskbatch.committed import Committed, in_order, open_committed, read_files
-from maskbatch.entries import local_path
 from maskbatch.errors import UsageError
 from maskbatch.pictures import plan_rows
 from maskbatch.progress import say
 from maskbatch.review import queue_path, read_queue
-from maskbatch.rundir import RunDir
+from maskbatch.runs.directory import RunDir
 from maskbatch.schema import local_days
+from maskbatch.stores.uris import local_path
 from training.data import COLUMNS, CORRECTIONS
 
 PLACE = ["run", "container", "offset", "length", "uri"]

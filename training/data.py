@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from maskbatch.archives.entries import IMAGE_EXTENSIONS
 from maskbatch.checkpoint import Preset
 from maskbatch.config import PILLOW_LIMIT_PIXELS
 from maskbatch.decode import decode_batch
-from maskbatch.entries import IMAGE_EXTENSIONS
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
 from training.reading import READING, reader

@@ -24,7 +24,7 @@ from maskbatch.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.histograms import histogram
 from maskbatch.progress import say
-from maskbatch.rundir import whole
+from maskbatch.stores.files import write_whole
 from training import data, evaluate, metrics, plots
 from training.card import model_card
 from training.console import one_sentence
@@ -68,7 +68,7 @@ def export(
         recipe=facts | {"recipe": recipe.as_dict(), "versions": versions(), "figures": figures},
     )
     save_checkpoint(path, card, state)
-    with whole(path.with_name("MODEL_CARD.md")) as partial:
+    with write_whole(path.with_name("MODEL_CARD.md")) as partial:
         partial.write_text(model_card(card))
     evaluate.write(path.parent / "evaluation", card.classes, figures, predictions, pixels)
     plots.curves(facts["history"], facts["best_epoch"], path.parent / "evaluation" / "curves.png")

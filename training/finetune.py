@@ -24,7 +24,7 @@ from torch import nn
 from maskbatch.config import list_differences
 from maskbatch.errors import ALERT, UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import whole, write_json
+from maskbatch.stores.files import write_json, write_whole
 from training import data, splits, teach
 from training.card import interval
 from training.console import one_sentence
@@ -144,7 +144,7 @@ def _write_split(out: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
     split = table.assign(split=part, cluster=facts["fingerprint"][:8] + "-" + table["group"].astype(str))[
         part != ""
     ]
-    with whole(out / "split.parquet") as partial:
+    with write_whole(out / "split.parquet") as partial:
         split[list(data.COLUMNS)].to_parquet(partial, index=False)
     write_json(out / "training.json", facts)
     leak, probed = facts["leak"], facts["leak"]["probe_accuracy"]

@@ -11,8 +11,9 @@ import pandas as pd
 from maskbatch.committed import open_committed
 from maskbatch.pictures import access_to, plan_rows
 from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
-from maskbatch.rundir import RunDir
-from maskbatch.stores import NO_OPTIONS, Access
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.access import Access
+from maskbatch.stores.options import NO_OPTIONS
 
 READING = (OSError, ImportError, ValueError, TypeError)
 """What fsspec raises for what cannot be read."""

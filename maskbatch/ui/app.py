@@ -15,7 +15,7 @@ from maskbatch.committed import Committed
 from maskbatch.config import ScoreConfig
 from maskbatch.predict import Predictor
 from maskbatch.progress import say
-from maskbatch.stores import StorageOptions
+from maskbatch.stores.options import StorageOptions
 from maskbatch.ui import access, picture, review
 from maskbatch.ui.gate import Gate
 from maskbatch.ui.look import look

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from maskbatch import corrections
-from maskbatch.rundir import Location
+from maskbatch.stores.files import Location
 
 TO_JUDGE, SKIPPED, DISPUTED, JUDGED = "to judge", "skipped", "disputed", "judged"
 

@@ -9,8 +9,8 @@ from typing import Any
 from maskbatch.committed import Committed
 from maskbatch.errors import MaskbatchError
 from maskbatch.pictures import Shown, pictures
-from maskbatch.rundir import reason, store_errors
-from maskbatch.stores import StorageOptions
+from maskbatch.stores.files import explain, store_errors
+from maskbatch.stores.options import StorageOptions
 
 SIDE_PX = 1024
 NUM_KEPT = 64
@@ -60,4 +60,4 @@ class Pictures:
         except MaskbatchError as error:
             return Shown(None, str(error))
         except store_errors() as error:
-            return Shown(None, reason(error))
+            return Shown(None, explain(error))

@@ -11,8 +11,9 @@ from maskbatch.errors import MaskbatchError
 from maskbatch.progress import say
 from maskbatch.report import make_report
 from maskbatch.review import read_queue
-from maskbatch.rundir import Location, RunDir, store_errors
-from maskbatch.stores import StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, store_errors
+from maskbatch.stores.options import StorageOptions
 
 
 class Reports:

@@ -15,8 +15,9 @@ from maskbatch import corrections
 from maskbatch.committed import Committed, open_committed
 from maskbatch.errors import MaskbatchError, UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import Location, RunDir, folder, reason
-from maskbatch.stores import StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, explain, locate_folder
+from maskbatch.stores.options import StorageOptions
 from maskbatch.ui.judgements import Judgements
 from maskbatch.ui.prefetch import Pictures
 from maskbatch.ui.rendering import PLAIN, data_url, rendered, text
@@ -47,7 +48,7 @@ class Reviewing:
         one, newest = open_committed(found), latest(found)
         if str(newest.path) != str(found.path):
             say(f"{found.path} is superseded by {newest.path}; to review that one, give --run {newest.path}")
-        other = folder(corrections_to, options) if corrections_to else None
+        other = locate_folder(corrections_to, options) if corrections_to else None
         place = other or found.corrections
         _try_writing(place)
         with TemporaryDirectory(prefix="maskbatch-report-", ignore_cleanup_errors=True) as own:
@@ -78,7 +79,7 @@ def _try_writing(place: Location) -> None:
             pass
     except OSError as error:
         remedy = "give access, or another folder with --corrections DIR"
-        raise UsageError(f"{place}: nothing can be written there ({reason(error)}); {remedy}") from error
+        raise UsageError(f"{place}: nothing can be written there ({explain(error)}); {remedy}") from error
 
 
 def tabs(run: Reviewing) -> None:

@@ -17,8 +17,8 @@ from maskbatch.cells import group_name
 from maskbatch.errors import MaskbatchError
 from maskbatch.judged import targets
 from maskbatch.pictures import Shown
-from maskbatch.rundir import reason, store_errors
 from maskbatch.schema import UNKNOWN_DATE
+from maskbatch.stores.files import explain, store_errors
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
 
@@ -140,7 +140,7 @@ class Queue:
         try:
             self._met |= self.judgements.refresh()
         except failures as error:
-            self.trouble = f"What others judged cannot be read: {reason(error)}"
+            self.trouble = f"What others judged cannot be read: {explain(error)}"
             return
         self.trouble = ""
 
@@ -249,7 +249,7 @@ class Session:
         try:
             self._queue.judgements.add(position, label, by)
         except MaskbatchError as error:
-            said = reason(error.__cause__ or error)
+            said = explain(error.__cause__ or error)
             folder = self._queue.judgements.folder
             self.notice = (
                 f"Not saved in {folder}: {said}. Make room or give access, then answer again; "

@@ -26,10 +26,10 @@ import pandas as pd
 
 from maskbatch import corrections
 from maskbatch.committed import open_committed
-from maskbatch.entries import local_path
 from maskbatch.errors import ALERT, DONE
 from maskbatch.review import read_queue
-from maskbatch.rundir import RunDir
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.uris import local_path
 from tests.benchmarks.score import FOLDER
 from tests.conftest import SHARED
 from tests.real_faces import LAYOUT, lay_out

@@ -24,8 +24,10 @@ from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.progress import Step
 from maskbatch.rows import Work, decode_shard, read_shard, scores_rows
-from maskbatch.rundir import Location, RunDir, names, whole
-from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import Location, list_names, write_whole
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 SIZE = (32, 32)
@@ -113,7 +115,7 @@ class Run:
     def copy(self, out: Location, options: StorageOptions = NO_OPTIONS) -> "Run":
         source = Path(self.run.path)
         for path in filter(Path.is_file, source.rglob("*")):
-            with whole(out / path.relative_to(source).as_posix()) as partial:
+            with write_whole(out / path.relative_to(source).as_posix()) as partial:
                 partial.write_bytes(path.read_bytes())
         access = replace(self.work.access, options=options)
         return Run(RunDir.at(str(out), options), replace(self.work, out=str(out), access=access))
@@ -121,13 +123,15 @@ class Run:
 
 def write_rows(path: Location, table: pa.Table) -> None:
     """Put `table` in the place of a Parquet file, on a disk or in a store."""
-    with whole(path) as partial:
+    with write_whole(path) as partial:
         pq.write_table(table, partial)
 
 
 def read_scores(run: RunDir) -> pa.Table:
     """Every row below scores/, listed by _SUCCESS or not, by id, without its partition."""
-    paths = [run.scores / day / name for day in names(run.scores) for name in names(run.scores / day)]
+    paths = [
+        run.scores / day / name for day in list_names(run.scores) for name in list_names(run.scores / day)
+    ]
     tables = [pq.read_table(pa.BufferReader(path.read_bytes())) for path in paths]
     return pa.concat_tables(tables).sort_by("id")
 

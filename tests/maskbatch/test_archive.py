@@ -23,11 +23,12 @@ from samples import make_tar, make_zip, write_files
 
 from maskbatch import archive
 from maskbatch import unique as unique_module
+from maskbatch.archives.entries import Entry
 from maskbatch.config import PlanConfig
-from maskbatch.entries import Entry
 from maskbatch.errors import UsageError
 from maskbatch.listing import Tree
-from maskbatch.stores import NO_OPTIONS, Access
+from maskbatch.stores.access import Access
+from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.unique import REPLACED, unique
 
 TWICE = "listed twice (planned once)"
@@ -452,7 +453,7 @@ def test_what_a_server_does_not_have_is_one_sentence(site: str, name: str) -> No
 
 
 def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskbatch.fetch.backoff_s", lambda attempt: 0)
+    monkeypatch.setattr("maskbatch.stores.retry.backoff_s", lambda attempt: 0)
     for name in ("x.csv", "x.tar", "x.jpg", "x.parquet"):
         with pytest.raises(UsageError, match="the server cannot be reached"):
             entries(f"http://127.0.0.1:1/{name}")

@@ -19,8 +19,8 @@ from maskbatch.committed import open_committed, read_files
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan import read_plan
 from maskbatch.rows import decode_shard, read_shard
-from maskbatch.rundir import Location, names, remove_tree
 from maskbatch.staging import shard_path, staged_rows
+from maskbatch.stores.files import Location, list_names, remove_tree
 
 NUM_IMAGES = 102
 STATUSES = {"ok": 98, "missing": 1, "unsupported": 1, "truncated": 2}
@@ -110,7 +110,7 @@ def test_a_repeated_commit_writes_the_same_files(staged_at: Run, monkeypatch: py
 def test_a_run_in_a_store_commits_the_files_of_a_local_one(committed: Run, staged_at: Run) -> None:
     assert staged_at.commit()["files"] == (committed.run.read_success() or {})["files"]
     assert read_scores(staged_at.run).equals(read_scores(committed.run))
-    assert names(staged_at.run.path) == ["_SUCCESS", "plan", "run.json", "scores", "staging"]
+    assert list_names(staged_at.run.path) == ["_SUCCESS", "plan", "run.json", "scores", "staging"]
 
 
 def test_a_commit_whose_answer_was_lost_is_ones_own(staged_at: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,4 +253,4 @@ def test_nothing_is_committed_when_the_rows_are_not_the_planned_ones(staged_at: 
         staged_at.commit()
     assert str(staged_at.run.path) in str(failed.value)
     assert not staged_at.run.success.exists()
-    assert len(names(staged_at.run.staging)) >= 3  # what is staged stays
+    assert len(list_names(staged_at.run.staging)) >= 3  # what is staged stays

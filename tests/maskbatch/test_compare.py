@@ -18,7 +18,8 @@ from maskbatch.architectures import build
 from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.compare import COUNTS, FAILED, compare, difference
 from maskbatch.errors import UsageError
-from maskbatch.rundir import Location, RunDir
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location
 
 REPETITIONS, CLUSTERS = 1_000, 100
 CAMERAS = ("gate-1", "gate-2", "dock")

@@ -26,7 +26,7 @@ from maskbatch.intervals import DesignEffects, wilson
 from maskbatch.judged import LEAST_JUDGED, Sample, compliance, error_rate, judged, share, targets
 from maskbatch.report import make_report
 from maskbatch.review import RANDOM, UNCERTAIN, read_queue
-from maskbatch.rundir import write_json
+from maskbatch.stores.files import write_json
 from maskbatch.terminal import print_report
 
 Counts = NDArray[np.int64]

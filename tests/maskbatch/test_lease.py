@@ -16,7 +16,8 @@ from maskbatch import lease as lease_module
 from maskbatch.errors import RunLockedError
 from maskbatch.lease import Lease, is_live, read_lease
 from maskbatch.progress import live_step, step
-from maskbatch.rundir import Location, RunDir, folder, names, whole, write_json
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, list_names, locate_folder, write_json, write_whole
 
 
 def held(**changes: Any) -> dict[str, Any]:
@@ -41,7 +42,7 @@ PAST = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
 
 
 def write(run: RunDir, text: str) -> None:
-    with whole(run.lease) as partial:
+    with write_whole(run.lease) as partial:
         partial.write_text(text)
 
 
@@ -51,7 +52,7 @@ def test_a_lease_stands_while_it_is_held_and_is_gone_after(run: RunDir) -> None:
         assert found is not None
         assert (found["owner"], found["pid"]) == (lease.owner, os.getpid())
         assert is_live(found)
-    assert names(run.path) == []
+    assert list_names(run.path) == []
 
 
 def test_a_lease_is_released_when_the_work_fails(run: RunDir) -> None:
@@ -156,7 +157,7 @@ def test_a_creation_whose_answer_was_lost_is_ones_own(run: RunDir) -> None:
 def test_a_store_that_creates_twice_is_named(
     honest: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = RunDir(folder("memory://creating-twice"))
+    run = RunDir(locate_folder("memory://creating-twice"))
     if not honest:
         put = run.path.fs.pipe_file
         monkeypatch.setattr(run.path.fs, "pipe_file", lambda path, data, mode="": put(path, data))
@@ -170,7 +171,7 @@ def test_a_store_that_creates_twice_is_named(
 def test_a_lease_outlives_a_store_that_is_away_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = RunDir(folder("memory://away-for-a-while"))
+    run = RunDir(locate_folder("memory://away-for-a-while"))
     monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
     with Lease(run):
         with monkeypatch.context() as away:

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch import listing
-from maskbatch.entries import SCHEME, encode_name, local_path
 from maskbatch.errors import UsageError
 from maskbatch.listing import File, Page, Part, Tree, in_order, list_tree
-from maskbatch.stores import Access
+from maskbatch.stores.access import Access
+from maskbatch.stores.uris import SCHEME, encode_name, local_path
 
 TRICKY = [
     b"a", b"a.jpg", b"a0.jpg", b"A.jpg", b"a b.jpg", b"a-b/x.jpg", b"a!/x.jpg", b"b/x.jpg", b"b.jpg", b"b-/x.jpg",

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.entries import Entry, encode_name, local_path
+from maskbatch.archives.entries import Entry
 from maskbatch.errors import UsageError
 from maskbatch.manifest import is_manifest, manifest_entries
-from maskbatch.places import allowed, locate
+from maskbatch.stores.uris import encode_name, is_allowed, local_path, locate
 
 STORE = ["s3://b/", "https://cams.example.com/", "gs://g/month"]
 
@@ -306,7 +306,7 @@ def test_a_manifest_reads_nothing_that_was_not_allowed(text: str) -> None:
         list(found)
     assert "list/l.csv line 3: " in str(refused.value)
     assert str(refused.value).isprintable()
-    assert not allowed(text, allow)
+    assert not is_allowed(text, allow)
 
 
 def test_a_refusal_names_the_row_and_the_remedy_that_mends_it() -> None:
@@ -335,21 +335,21 @@ def test_a_refusal_names_the_row_and_the_remedy_that_mends_it() -> None:
     ],
 )  # fmt: skip
 def test_a_prefix_allows_what_lies_at_it_or_below(uri: str, prefix: str, expected: bool) -> None:
-    assert allowed(uri, ["gs://elsewhere", prefix]) is expected
-    assert not allowed(uri, [])
+    assert is_allowed(uri, ["gs://elsewhere", prefix]) is expected
+    assert not is_allowed(uri, [])
 
 
 def test_a_prefix_without_a_scheme_is_a_local_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert allowed(f"{tmp_path}/cams/a.jpg", ["cams"])
-    assert allowed(f"{tmp_path}/cams/a.jpg", ["./x/../cams/"])
-    assert not allowed(f"{tmp_path}/other/a.jpg", ["cams"])
+    assert is_allowed(f"{tmp_path}/cams/a.jpg", ["cams"])
+    assert is_allowed(f"{tmp_path}/cams/a.jpg", ["./x/../cams/"])
+    assert not is_allowed(f"{tmp_path}/other/a.jpg", ["cams"])
 
 
 @pytest.mark.parametrize("prefix", ["", "s3://", "https://", "nope://x", "a::b", "file://host/x"])
 def test_a_prefix_that_cannot_be_read_is_refused(prefix: str) -> None:
     with pytest.raises(UsageError, match="--allow-prefix"):
-        allowed("s3://b/x", [prefix])
+        is_allowed("s3://b/x", [prefix])
 
 
 segments = st.sampled_from(
@@ -380,13 +380,13 @@ def test_what_is_allowed_stays_so_in_its_planned_spelling_and_never_leaves_the_p
     root: str, parts: list[str], prefix: str
 ) -> None:
     text = f"{root}/{'/'.join(parts)}"
-    if allowed(text, [prefix]):
+    if is_allowed(text, [prefix]):
         place = locate(text)
         assert place.path.startswith(locate(prefix).path)
         assert not {"..", "."} & set(place.path.split("/"))
         if place.root == "file://" or place.root.startswith("http"):
             assert locate(place.uri) == locate(place.fetch or place.uri)._replace(login="")
-            assert allowed(place.uri, [prefix])
+            assert is_allowed(place.uri, [prefix])
 
 
 @given(st.text(max_size=30))

@@ -22,10 +22,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maskbatch.archives.entries import Entry
 from maskbatch.clock import parse_time
-from maskbatch.entries import Entry, decode_name
 from maskbatch.errors import ImageError, RunFailedError, UsageError
 from maskbatch.members import Container
+from maskbatch.stores.uris import decode_name
 from maskbatch.tars import compressed, tar_entries
 from maskbatch.zips import member_bytes, zip_entries
 

@@ -17,8 +17,8 @@ from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.plan import Listing, plan_rows, read_plan, write_plan
 from maskbatch.progress import Step
-from maskbatch.rundir import Location
-from maskbatch.stores import NO_OPTIONS
+from maskbatch.stores.files import Location
+from maskbatch.stores.options import NO_OPTIONS
 
 DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"
 

@@ -12,21 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from samples import write_files
 
-from maskbatch import fetch, read
+from maskbatch import read
 from maskbatch.archive import access_of, entries
 from maskbatch.config import PlanConfig
-from maskbatch.entries import SCHEME, encode_name
 from maskbatch.errors import RunFailedError
 from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
-from maskbatch.stores import (
-    NO_OPTIONS,
-    Access,
-    Info,
-    Local,
-    RefusedError,
-    TooLargeError,
-    TransientError,
-)
+from maskbatch.stores import retry
+from maskbatch.stores.access import Access
+from maskbatch.stores.base import Info, RefusedError, TooLargeError, TransientError
+from maskbatch.stores.local import Local
+from maskbatch.stores.options import NO_OPTIONS
+from maskbatch.stores.uris import SCHEME, encode_name
 
 
 def row(place: Path | str, **changes: Any) -> dict[str, Any]:
@@ -230,7 +226,7 @@ def test_a_failure_is_a_status_and_a_sentence_that_is_the_same_each_time(
     monkeypatch: pytest.MonkeyPatch, error: Exception, status: str, sentence: str
 ) -> None:
     monkeypatch.setattr(Access, "store", lambda self, uri: Failing(error))
-    monkeypatch.setattr(fetch, "backoff_s", lambda attempt: 0)
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: 0)
     place = {"container": "s3://b/x.tar", "version": "v1", "num_bytes": 9, "length": 9}
     rows = [row("s3://b/x.jpg"), *(row(f"tar://{k}::s3://b/x.tar", offset=k * 9, **place) for k in range(2))]
     assert images(rows, 100) == [Encoded(None, status, sentence)] * 3
@@ -241,7 +237,7 @@ def test_a_parquet_file_that_the_store_fails_to_give_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch, error: Exception, status: str, sentence: str
 ) -> None:
     monkeypatch.setattr(Access, "store", lambda self, uri: Failing(error))
-    monkeypatch.setattr(fetch, "backoff_s", lambda attempt: 0)
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: 0)
     place = {"container": "s3://b/x.parquet", "encoding": "row", "offset": 0, "version": "v1"}
     rows = [row(f"parquet://{k}::s3://b/x.parquet", length=k, **place) for k in range(3)]
     assert images(rows, 100) == [Encoded(None, status, sentence)] * 3

@@ -15,7 +15,8 @@ from maskbatch.checkpoint import Checkpoint
 from maskbatch.config import ReportConfig
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.report import FLAT, make_report
-from maskbatch.rundir import Location, RunDir, names, write_json
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, list_names, write_json
 from maskbatch.tables import GROUPINGS
 
 FILES = {
@@ -53,7 +54,7 @@ def test_a_run_in_a_store_gives_the_report_of_a_local_one(
     assert report.tables.keys() == local.tables.keys()
     assert report.overall == local.overall
     assert report.values["runs"][0]["path"] == str(made.path)
-    assert names(made.report) == names(tmp_path / "report")
+    assert list_names(made.report) == list_names(tmp_path / "report")
     for name in ("cells", *GROUPINGS, *FLAT):
         path = made.report / f"{name}.parquet"
         assert path.read_bytes() == (tmp_path / "report" / path.name).read_bytes()
@@ -79,7 +80,7 @@ def test_only_a_committed_run_is_reported(staged_at: Run, root: Location) -> Non
         make_report([staged_at.run], root / "report")
     with pytest.raises(UsageError, match="no run is there"):
         make_report([RunDir(root / "nowhere")], root / "report")
-    assert names(root / "report") == []
+    assert list_names(root / "report") == []
 
 
 def test_runs_of_different_classes_do_not_add_up(committed: Run, tmp_path: Path) -> None:

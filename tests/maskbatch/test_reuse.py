@@ -27,7 +27,8 @@ from maskbatch.plan import read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.reuse import CARRIED, MATCH, NEW, Draft
 from maskbatch.rows import Work
-from maskbatch.rundir import Location, RunDir
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location
 from maskbatch.verify import verify
 from maskbatch.versions import versions
 

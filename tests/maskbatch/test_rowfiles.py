@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch import rowfiles
-from maskbatch.entries import Entry
+from maskbatch.archives.entries import Entry
 from maskbatch.errors import UsageError
 from maskbatch.rowfiles import GroupReader, image_column, rowfile_entries
 

@@ -2,8 +2,8 @@ import pyarrow as pa
 import pytest
 from samples import write_rows
 
-from maskbatch.rundir import Location, names
 from maskbatch.staging import read_summary, shard_path, staged, staged_rows, write_shard
+from maskbatch.stores.files import Location, list_names
 
 
 def table(*statuses: str) -> pa.Table:
@@ -15,7 +15,7 @@ def test_a_shard_is_one_object_whose_footer_counts_its_statuses(root: Location) 
     assert counts == {"ok": 2, "missing": 1}
     assert staged(root / "staging", "run") == {7: (counts, "cpu/float32")}
     assert staged_rows(shard_path(root / "staging", 7)).equals(table("ok", "missing", "ok"))
-    assert names(root / "staging") == ["00000007.parquet"]
+    assert list_names(root / "staging") == ["00000007.parquet"]
 
 
 def test_a_repeated_shard_overwrites_its_name(root: Location) -> None:

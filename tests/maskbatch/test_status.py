@@ -21,9 +21,10 @@ from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.lease import STALE_S, Lease
 from maskbatch.progress import step
-from maskbatch.rundir import Location, RunDir, write_json
+from maskbatch.runs.directory import RunDir
 from maskbatch.staging import shard_path
 from maskbatch.status import Status, lines, read_status
+from maskbatch.stores.files import Location, write_json
 from tests.conftest import LAYOUT, Cli
 
 LIVE = {

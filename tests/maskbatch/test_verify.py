@@ -24,8 +24,9 @@ from maskbatch.consistency import _check_as_planned, _check_local_times, check_i
 from maskbatch.differences import KEPT, Difference, Verification
 from maskbatch.errors import UsageError
 from maskbatch.rescore import _compare
-from maskbatch.rundir import RunDir, write_json
+from maskbatch.runs.directory import RunDir
 from maskbatch.schema import MAY_HEAL, STATUSES, TIMESTAMP
+from maskbatch.stores.files import write_json
 from maskbatch.verify import verify
 
 NUM_IMAGES = 102

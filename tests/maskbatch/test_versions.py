@@ -7,7 +7,8 @@ from samples import Run
 
 from maskbatch.committed import open_together
 from maskbatch.errors import UsageError
-from maskbatch.rundir import FORMAT_VERSION, Location, RunDir, remove_tree, write_json
+from maskbatch.runs.directory import FORMAT_VERSION, RunDir
+from maskbatch.stores.files import Location, remove_tree, write_json
 from maskbatch.versions import chosen, latest, next_version, versions
 
 

@@ -22,9 +22,10 @@ from maskbatch.plan import GROUP_ROWS, read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.report import make_report
 from maskbatch.review import read_queue
-from maskbatch.rundir import RunDir, names, remove_tree, whole, write_json
+from maskbatch.runs.directory import RunDir
 from maskbatch.staging import shard_path, staged, staged_rows, write_shard
-from maskbatch.stores import StorageOptions
+from maskbatch.stores.files import list_names, remove_tree, write_json, write_whole
+from maskbatch.stores.options import StorageOptions
 from tests.fault_proxy import Faults, fault_proxy
 from tests.s3_server import S3Server
 from tests.store.conftest import ClientFactory
@@ -76,7 +77,7 @@ def test_only_one_of_many_holders_takes_the_lease(
     held[0].__exit__(None, None, None)
     with Lease(run):
         pass
-    assert names(run.path) == []
+    assert list_names(run.path) == []
     assert "exclusive creation" not in capsys.readouterr().err
 
 
@@ -104,17 +105,17 @@ def test_an_answer_that_was_lost_costs_no_one_his_lease_or_his_file(
             run = RunDir.at(f"s3://{bucket}/{number}", options)
             with Lease(run):
                 write_shard(run.staging, 0, pa.table({"status": ["ok"]}), "cpu", "run")
-            assert names(run.path) == ["staging"]
+            assert list_names(run.path) == ["staging"]
             assert list(staged(run.staging, "run")) == [0]
         assert proxy.counts()["reset"] > 5
     assert "exclusive creation" not in capsys.readouterr().err
 
 
 def test_what_failed_in_its_block_leaves_nothing(run: RunDir) -> None:
-    with pytest.raises(KeyError), whole(run.path / "x") as partial:
+    with pytest.raises(KeyError), write_whole(run.path / "x") as partial:
         partial.write_text("half")
         raise KeyError
-    assert names(run.path) == []
+    assert list_names(run.path) == []
 
 
 def test_staged_shards_are_found_and_read(run: RunDir) -> None:
@@ -136,9 +137,9 @@ def test_more_than_a_page_of_names_is_listed_and_removed(
     with ThreadPoolExecutor(16) as pool:
         keys = [f"october/run/staging/{i:08d}.parquet" for i in range(1_050)]
         list(pool.map(lambda key: client.put_object(Bucket=bucket, Key=key, Body=b""), keys))
-    assert len(names(run.staging)) == 1_050
+    assert len(list_names(run.staging)) == 1_050
     remove_tree(run.staging)
-    assert names(run.path) == []
+    assert list_names(run.path) == []
 
 
 def test_a_run_in_s3_commits_and_reports_what_a_local_one_does(
@@ -149,7 +150,7 @@ def test_a_run_in_s3_commits_and_reports_what_a_local_one_does(
     assert read_scores(there.run).equals(read_scores(here.run))
     ours, theirs = make_report([there.run], there.run.report), make_report([here.run], here.run.report)
     assert ours.overall == theirs.overall
-    for name in names(here.run.report):
+    for name in list_names(here.run.report):
         if name.endswith(".parquet") and name != "review.parquet":  # which names the run
             assert (run.report / name).read_bytes() == (here.run.report / name).read_bytes()
     assert there.commit() == run.read_success()  # again: nothing is touched
@@ -187,7 +188,7 @@ def test_a_plan_is_read_by_the_row_group_and_anew_when_it_was_written_anew(
             assert found["id"].to_pylist() == list(range(start, start + 64))
             assert all(uri.startswith(f"s3://b/{tag}") for uri in found["uri"].to_pylist())
         assert 0 < len(fetched) <= 3
-        assert sum(fetched) < (run.plan / names(run.plan)[0]).stat().st_size / 2
+        assert sum(fetched) < (run.plan / list_names(run.plan)[0]).stat().st_size / 2
     found = read_plan(run.plan, GROUP_ROWS - 2, GROUP_ROWS + 2)
     assert found["id"].to_pylist() == list(range(GROUP_ROWS - 2, GROUP_ROWS + 2))
 
@@ -203,7 +204,7 @@ def test_markers_of_a_folder_hold_no_run_and_other_objects_refuse_one(
         run.read_run()
     write_json(run.run_json, {"format_version": 2})
     run.clear()
-    assert names(run.path) == ["photo.jpg"]
+    assert list_names(run.path) == ["photo.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from maskbatch.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.report import make_report
 from maskbatch.review import read_queue
-from maskbatch.rundir import RunDir
+from maskbatch.runs.directory import RunDir
 from training import corrected, data, evaluate, finetune, inputs, splits, teach
 from training.recipe import Recipe, read_recipe
 

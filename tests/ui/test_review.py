@@ -13,7 +13,7 @@ from samples import stage_run, write_files
 from maskbatch import corrections, review
 from maskbatch.checkpoint import open_checkpoint
 from maskbatch.errors import UsageError
-from maskbatch.stores import NO_OPTIONS
+from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui.judgements import Judgements
 from maskbatch.ui.review import Reviewing, _message, respond
 from maskbatch.ui.session import Queue

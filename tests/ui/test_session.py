@@ -9,8 +9,8 @@ from samples import speckle
 from maskbatch import corrections, review
 from maskbatch.committed import open_committed
 from maskbatch.pictures import OTHER
-from maskbatch.rundir import RunDir
-from maskbatch.stores import NO_OPTIONS
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui import judgements, session
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures

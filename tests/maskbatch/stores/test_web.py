@@ -9,16 +9,10 @@ from typing import Any
 
 import pytest
 
-from maskbatch import web
-from maskbatch.places import allowed
-from maskbatch.stores import (
-    Info,
-    RefusedError,
-    ThrottledError,
-    TooLargeError,
-    TransientError,
-)
-from maskbatch.web import Http
+from maskbatch.stores import web
+from maskbatch.stores.base import Info, RefusedError, ThrottledError, TooLargeError, TransientError
+from maskbatch.stores.uris import is_allowed
+from maskbatch.stores.web import Http
 
 DATA = bytes(range(256)) * 4
 
@@ -111,7 +105,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def http(server: Server) -> Iterator[Http]:
-    made = Http(lambda uri: allowed(uri, [f"{server.url}/ranges/"]), 0.5)
+    made = Http(lambda uri: is_allowed(uri, [f"{server.url}/ranges/"]), 0.5)
     yield made
     made.session.close()
 

@@ -1,15 +1,12 @@
 """One image as a listing finds it, whatever kind of archive it lies in."""
 
 import os
-import re
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import unquote_to_bytes
 
 IMAGE_EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
 )
-SCHEME = "file://"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,19 +44,3 @@ class Entry:
 def is_image(name: str) -> bool:
     """Whether a file's name is one of an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def encode_name(name: str) -> str:
-    """A file name as it stands in a uri: percent-encoded only where it would be ambiguous or is not UTF-8."""
-    name = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", name).replace("::", "%3A%3A")
-    return re.sub("[\udc80-\udcff]", lambda bad: f"%{os.fsencode(bad[0])[0]:02X}", name)
-
-
-def decode_name(name: str) -> bytes:
-    """The bytes of the name that `encode_name` encoded."""
-    return unquote_to_bytes(name) if "%" in name else name.encode()
-
-
-def local_path(uri: str) -> bytes:
-    """The path that a `file://` uri of the plan stands for, as the bytes that the system uses."""
-    return decode_name(uri.removeprefix(SCHEME))

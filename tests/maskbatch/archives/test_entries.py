@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.entries import SCHEME, decode_name, encode_name, is_image, local_path
+from maskbatch.archives.entries import is_image
+from maskbatch.stores.uris import SCHEME, decode_name, encode_name, local_path
 
 names = st.binary(min_size=1, max_size=40).filter(lambda name: not set(name) & set(b"\0/"))
 

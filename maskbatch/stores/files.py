@@ -1,10 +1,6 @@
-"""The run directory OUT, a local folder or a store's prefix: its names, and how a file in it is made whole.
+"""Files of a run directory, in a local folder or below a store's prefix, each made whole.
 
-    OUT/run.json   settings, completed step by step until scoring starts, then never changed
-    OUT/plan/  staging/  scores/  _SUCCESS  report/  corrections/  _lease.json
-
-State is derived, never stored: `_SUCCESS` means committed, a live lease running, otherwise
-interrupted. No rename of anything visible is relied on, and no listing where a name is known.
+No rename of anything visible is relied on, and no listing where a name is known.
 """
 
 import errno
@@ -16,7 +12,6 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -25,9 +20,9 @@ from fsspec.asyn import sync
 from upath import UPath
 
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.stores import NO_OPTIONS, StorageOptions, filesystem
+from maskbatch.stores.filesystem import open_filesystem
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
-FORMAT_VERSION = 2
 STORE_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -37,11 +32,12 @@ STORE_ERRORS = (
     ("azure.core.exceptions", "AzureError"),
 )
 
+
 Location = Path | UPath
 """A path of this machine, or what a store's URL names."""
 
 
-def folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
+def locate_folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
     """The local folder, absolute, or the prefix of a store that `url` names. Raises UsageError."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme in ("file", "local"):
@@ -55,7 +51,7 @@ def folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
     if scheme in ("http", "https"):
         raise UsageError(f"{url}: a web server cannot hold a run; name a folder or a bucket")
     chosen = options.of(url)
-    filesystem(url, chosen)
+    open_filesystem(url, chosen)
     path: UPath = UPath(url, use_listings_cache=False, **chosen)
     return path
 
@@ -67,7 +63,7 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (OSError, *(getattr(module, name) for module, name in known if hasattr(module, name)))
 
 
-def reason(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """The first line of what an error, or the store's answer behind it, says."""
     answer = _answer(error).get("Error", {})
     said = answer.get("Message") or answer.get("Code") or getattr(error, "strerror", None) or str(error)
@@ -80,112 +76,8 @@ def _answer(error: BaseException) -> dict[str, Any]:
     return answer
 
 
-@dataclass(frozen=True, slots=True)
-class RunDir:
-    """The paths of one run."""
-
-    path: Location
-
-    @classmethod
-    def at(cls, out: str, options: StorageOptions = NO_OPTIONS) -> "RunDir":
-        """The run directory named `out`, made or not. Raises UsageError, also where it cannot be seen."""
-        run = cls(folder(out, options))
-        try:
-            if isinstance(run.path, Path):
-                if run.path.exists() and not run.path.is_dir():
-                    raise UsageError(f"{out}: a file stands there; the folder of a run expected")
-            else:
-                run.run_json.exists()
-        except store_errors() as error:
-            remedy = "check the address and your credentials"
-            raise UsageError(f"{run.path} cannot be seen: {reason(error)}; {remedy}") from error
-        return run
-
-    @property
-    def run_json(self) -> Location:
-        return self.path / "run.json"
-
-    @property
-    def plan(self) -> Location:
-        return self.path / "plan"
-
-    @property
-    def staging(self) -> Location:
-        return self.path / "staging"
-
-    @property
-    def scores(self) -> Location:
-        return self.path / "scores"
-
-    @property
-    def success(self) -> Location:
-        return self.path / "_SUCCESS"
-
-    @property
-    def report(self) -> Location:
-        return self.path / "report"
-
-    @property
-    def corrections(self) -> Location:
-        return self.path / "corrections"
-
-    @property
-    def lease(self) -> Location:
-        return self.path / "_lease.json"
-
-    def read_run(self) -> dict[str, Any] | None:
-        """run.json, or None where no run was begun. Raises UsageError for one we cannot read."""
-        values = self._read_json(self.run_json)
-        if values is not None and values.get("format_version") != FORMAT_VERSION:
-            version = values.get("format_version")
-            message = (
-                f"{self.run_json}: run format {version}, {FORMAT_VERSION} expected; "
-                "use the maskbatch that made it"
-            )
-            raise UsageError(message)
-        if values is None:
-            for name in names(self.path, at_most=100):
-                if name != self.lease.name and not name.startswith("."):  # `whole` cut off leaves a dot name
-                    what = f"is not empty and holds no run (found {name!r})"
-                    raise UsageError(f"{self.path} {what}; name a new folder")
-        return values
-
-    def read_success(self) -> dict[str, Any] | None:
-        """The commit, or None where the run is not committed."""
-        return self._read_json(self.success)
-
-    def _read_json(self, path: Location) -> dict[str, Any] | None:
-        try:
-            values: dict[str, Any] = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError as error:
-            message = f"{path} is not readable as JSON ({error}); restore it, or name another folder"
-            raise UsageError(message) from error
-        if not isinstance(values, dict):
-            raise UsageError(f"{path} is damaged: a JSON object expected; restore it, or name another folder")
-        return values
-
-    def clear(self) -> None:
-        """Throw away an unfinished run, its lease kept; cut off, it can be called again.
-
-        Raises UsageError, and removes nothing, where something else than a run lies here.
-        """
-        values = self.read_run()
-        if values is None:
-            return
-        if self.success.exists():
-            raise UsageError(f"{self.path} is committed and is never thrown away; name another --out")
-        # As if nothing was listed yet: what a clearing that is cut off leaves can be resumed.
-        kept = ("format_version", "created_at", "plan", "versions", "replaces")
-        write_json(self.run_json, {name: values[name] for name in kept if name in values})
-        for folder in (self.staging, self.scores, self.plan, self.report):
-            remove_tree(folder)
-        self.run_json.unlink(missing_ok=True)
-
-
 @contextmanager
-def whole(path: Location, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
+def write_whole(path: Location, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
     """A temporary local path that becomes `path` when the block ends well, and otherwise leaves nothing.
 
     In a store it becomes one object by one put. With `durable` its bytes are on the disk before its
@@ -199,7 +91,7 @@ def whole(path: Location, *, exclusive: bool = False, durable: bool = False) -> 
         raise
     except store_errors() as error:
         remedy = f"{'make room or ' if isinstance(path, Path) else ''}give access, then run the same command"
-        raise RunFailedError(f"cannot write {path}: {reason(error)}; {remedy}") from error
+        raise RunFailedError(f"cannot write {path}: {explain(error)}; {remedy}") from error
 
 
 @contextmanager
@@ -246,17 +138,17 @@ def _create(path: Path, partial: Path) -> None:
 
 def write_json(path: Location, values: dict[str, Any], *, exclusive: bool = False) -> None:
     """Write `values` as sorted JSON, whole and on the disk."""
-    with whole(path, exclusive=exclusive, durable=True) as partial:
+    with write_whole(path, exclusive=exclusive, durable=True) as partial:
         partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")
 
 
-def opened(path: Location) -> IO[bytes]:
+def open_file(path: Location) -> IO[bytes]:
     """`path` for reading; in a store, each range that is read is one request."""
     file: IO[bytes] = path.open("rb") if isinstance(path, Path) else path.open("rb", cache_type="none")
     return file
 
 
-def names(folder: Location, at_most: int | None = None) -> list[str]:
+def list_names(folder: Location, at_most: int | None = None) -> list[str]:
     """Names directly below `folder`, sorted, of a store the first ones; none where it is not there."""
     try:
         if isinstance(folder, Path):
@@ -289,5 +181,5 @@ def remove_tree(folder: Location) -> None:
         with suppress(FileNotFoundError):
             folder.fs.rm(folder.path, recursive=True)
     except store_errors() as error:
-        message = f"cannot remove {folder}: {reason(error)}; give access, then run the same command"
+        message = f"cannot remove {folder}: {explain(error)}; give access, then run the same command"
         raise RunFailedError(message) from error

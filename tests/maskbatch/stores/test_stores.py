@@ -14,21 +14,14 @@ from typing import Any
 import fsspec
 import pytest
 
-from maskbatch import stores
-from maskbatch.entries import SCHEME
 from maskbatch.errors import UsageError
-from maskbatch.stores import (
-    NO_OPTIONS,
-    Access,
-    Info,
-    Local,
-    RefusedError,
-    StorageOptions,
-    TooLargeError,
-    TransientError,
-    fsspec_info,
-    plain_etag,
-)
+from maskbatch.stores import filesystem
+from maskbatch.stores.access import Access
+from maskbatch.stores.base import Info, RefusedError, TooLargeError, TransientError, plain_etag
+from maskbatch.stores.filesystem import fsspec_info
+from maskbatch.stores.local import Local
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import SCHEME
 
 SECRET = "hunter2-TOP"
 TOML = f"""
@@ -149,7 +142,7 @@ def test_threads_that_ask_at_once_get_one_store(monkeypatch: pytest.MonkeyPatch)
         time.sleep(0.05)
         return fsspec.filesystem("memory")
 
-    monkeypatch.setattr(stores, "filesystem", slow)
+    monkeypatch.setattr(filesystem, "open_filesystem", slow)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(Access(max_requests=9).store, [f"other://b/{k}" for k in range(8)]))
     assert made == ["other://b/"]

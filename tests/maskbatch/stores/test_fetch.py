@@ -10,9 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch import fetch as module
-from maskbatch.fetch import MAX_TRIES, RemoteFile, Window, backoff_s, fetch, look
-from maskbatch.stores import Access, Info, RefusedError, ThrottledError, TooLargeError, TransientError
+from maskbatch.stores import fetch as fetch_module
+from maskbatch.stores import remote_file, retry
+from maskbatch.stores.access import Access
+from maskbatch.stores.base import Info, RefusedError, ThrottledError, TooLargeError, TransientError
+from maskbatch.stores.fetch import Window, fetch_bytes, fetch_info
+from maskbatch.stores.remote_file import RemoteFile
+from maskbatch.stores.retry import MAX_TRIES, backoff_s
 
 Answer = bytes | BaseException
 
@@ -39,8 +43,8 @@ class Script:
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Access]:
     """An Access to one store, in a process that has made no request yet and never waits."""
-    monkeypatch.setattr(module, "_windows", {})
-    monkeypatch.setattr(module, "backoff_s", lambda attempt: 0.0)
+    monkeypatch.setattr(fetch_module, "_windows", {})
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: 0.0)
 
     def access(store: Any, **settings: Any) -> Access:
         monkeypatch.setattr(Access, "store", lambda self, uri: store)
@@ -57,7 +61,7 @@ Play = Callable[..., Access]
 )
 def test_what_may_heal_is_asked_for_again(play: Play, failure: Exception) -> None:
     store = Script(failure, failure, b"12345")
-    assert fetch(play(store), "s3://b/x", num_bytes=5) == b"12345"
+    assert fetch_bytes(play(store), "s3://b/x", num_bytes=5) == b"12345"
     assert len(store.asked) == 3
 
 
@@ -67,14 +71,14 @@ def test_what_may_heal_is_asked_for_again(play: Play, failure: Exception) -> Non
 def test_what_would_be_the_same_again_is_asked_for_once(play: Play, failure: Exception) -> None:
     store = Script(failure, b"12345")
     with pytest.raises(type(failure)):
-        fetch(play(store), "s3://b/x")
+        fetch_bytes(play(store), "s3://b/x")
     assert len(store.asked) == 1
 
 
 def test_tries_are_bounded_and_the_last_failure_comes_out(play: Play) -> None:
     store = Script(TransientError("first"), TransientError("again"))
     with pytest.raises(TransientError, match="again"):
-        fetch(play(store), "s3://b/x")
+        fetch_bytes(play(store), "s3://b/x")
     assert len(store.asked) == MAX_TRIES
 
 
@@ -82,10 +86,10 @@ def test_an_image_that_is_not_there_in_time_is_a_timeout_whatever_failed_last(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Script(TransientError("reset"))
-    monkeypatch.setattr(module, "backoff_s", lambda attempt: 0.04)
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: 0.04)
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        fetch(play(store, image_timeout_s=0.1), "s3://b/x")
+        fetch_bytes(play(store, image_timeout_s=0.1), "s3://b/x")
     assert 1 < len(store.asked) <= 3
     assert time.monotonic() - began < 1
 
@@ -100,25 +104,25 @@ def test_waiting_is_jittered_grows_and_is_bounded() -> None:
 
 def test_waiting_asks_for_the_time_of_each_attempt(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[int] = []
-    monkeypatch.setattr(module, "backoff_s", lambda attempt: attempts.append(attempt) or 0.0)
-    fetch(play(Script(*[TransientError("x")] * 4, b"1")), "s3://b/x")
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: attempts.append(attempt) or 0.0)
+    fetch_bytes(play(Script(*[TransientError("x")] * 4, b"1")), "s3://b/x")
     assert attempts == [0, 1, 2, 3]
 
 
 def test_a_short_body_is_asked_for_again(play: Play) -> None:
     store = Script(b"123", b"12345", size=5)
-    assert fetch(play(store), "s3://b/x", num_bytes=5) == b"12345"
+    assert fetch_bytes(play(store), "s3://b/x", num_bytes=5) == b"12345"
     assert [asked[0] for asked in store.asked] == [None, "info", None]
 
 
 def test_a_file_written_anew_since_it_was_listed_is_taken_as_it_is(play: Play) -> None:
     store = Script(b"123", size=3)
-    assert fetch(play(store), "s3://b/x", num_bytes=5) == b"123"
+    assert fetch_bytes(play(store), "s3://b/x", num_bytes=5) == b"123"
 
 
 def test_a_short_range_is_asked_for_again_and_never_taken(play: Play) -> None:
     store = Script(b"123", b"12", b"1234", size=3)
-    assert fetch(play(store), "s3://b/x", (6, 10), version="v1", max_bytes=9) == b"1234"
+    assert fetch_bytes(play(store), "s3://b/x", (6, 10), version="v1", max_bytes=9) == b"1234"
     assert store.asked == [((6, 10), "v1", 9)] * 3
 
 
@@ -133,7 +137,7 @@ def test_size_and_version_are_asked_for_again_too(play: Play, monkeypatch: pytes
         return answer
 
     monkeypatch.setattr(store, "info", info)
-    assert look(play(store), "s3://b/x") == Info(7, "v1")
+    assert fetch_info(play(store), "s3://b/x") == Info(7, "v1")
 
 
 def throttle(window: Window) -> None:
@@ -209,7 +213,7 @@ def test_there_are_never_more_requests_in_flight_than_allowed(play: Play) -> Non
     store = Counting()
     access = play(store, max_requests=5)
     with ThreadPoolExecutor(20) as pool:
-        assert list(pool.map(lambda k: fetch(access, f"s3://b/{k}"), range(200))) == [b"1"] * 200
+        assert list(pool.map(lambda k: fetch_bytes(access, f"s3://b/{k}"), range(200))) == [b"1"] * 200
     assert 1 < store.most <= 5
     assert store.asked > 200
 
@@ -217,9 +221,9 @@ def test_there_are_never_more_requests_in_flight_than_allowed(play: Play) -> Non
 def test_a_halved_window_lets_fewer_requests_in(play: Play) -> None:
     store = Counting()
     access = play(store, max_requests=8)
-    module.window(access).limit = 2.0
+    fetch_module.shared_window(access).limit = 2.0
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda k: fetch(access, f"s3://b/{k}"), range(5)))
+        list(pool.map(lambda k: fetch_bytes(access, f"s3://b/{k}"), range(5)))
     assert store.most <= 3
 
 
@@ -262,7 +266,7 @@ def step(file: Any, what: str, number: int) -> Any:
 def test_a_remote_file_reads_like_a_local_one(data: bytes, script: list[tuple[str, int]]) -> None:
     store = Ranges(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK_BYTES", 64)
+        patch.setattr(remote_file, "BLOCK_BYTES", 64)
         patch.setattr(Access, "store", lambda self, uri: store)
         with RemoteFile(Access(), "s3://b/x", Info(len(data), "v1")) as file:
             local = io.BytesIO(data)
@@ -271,13 +275,13 @@ def test_a_remote_file_reads_like_a_local_one(data: bytes, script: list[tuple[st
                     continue
                 assert step(file, what, number) == step(local, what, number)
                 assert file.tell() == local.tell()
-                assert len(file._blocks) <= module.BLOCKS_AHEAD + 2
+                assert len(file._blocks) <= remote_file.BLOCKS_AHEAD + 2
     assert all(0 <= start < stop <= len(data) and stop - start <= 64 for start, stop in store.spans)
 
 
 @pytest.fixture
 def blocks(play: Play, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[RemoteFile, Ranges]]:
-    monkeypatch.setattr(module, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(remote_file, "BLOCK_BYTES", 64)
     store = Ranges(DATA * 10)
     with RemoteFile(play(store), "s3://b/x", Info(len(DATA) * 10, "v1")) as file:
         yield file, store

@@ -3,56 +3,24 @@
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote_plus
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING
 
-from maskbatch.entries import encode_name
 from maskbatch.listing import PREFIXES, File, Page, Part, Tree
-from maskbatch.stores import plain_etag
+from maskbatch.stores.uris import encode_name
 
 if TYPE_CHECKING:
-    from maskbatch.s3 import S3
+    from maskbatch.stores.s3 import S3
+from maskbatch.stores.s3 import Keys
 
 MAX_DEPTH = 6
 """Levels of folders that a listing looks into for prefixes to list side by side."""
+
+
 MAX_LEVEL_PAGES = 20
 """Pages of one level that it reads for that; a level of more keys is listed as it comes."""
 
 
-class Keys(NamedTuple):
-    """One page of a bucket's listing."""
-
-    keys: list[tuple[str, int, str | None]]
-    """Key, size in bytes, etag."""
-    folders: list[str]
-    """Common prefixes, ending in `/`, where a delimiter was given."""
-    token: str | None
-    """What the next page is asked for with."""
-
-
-def parse_page(content: bytes) -> Keys:
-    """A page of ListObjectsV2, as the S3 API reference has it. Raises ParseError, ValueError."""
-    root = ElementTree.fromstring(content)  # noqa: S314  the standard library's expat bounds expansion
-    space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
-    decode = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
-    keys = []
-    for item in root.iterfind(f"{space}Contents"):
-        key, size = item.findtext(f"{space}Key"), item.findtext(f"{space}Size")
-        if key is None or size is None:
-            raise ValueError("a key without its name or size")
-        keys.append((decode(key), int(size), plain_etag(item.findtext(f"{space}ETag"))))
-    folders = [
-        decode(item.findtext(f"{space}Prefix") or "") for item in root.iterfind(f"{space}CommonPrefixes")
-    ]
-    truncated = root.findtext(f"{space}IsTruncated")
-    if truncated not in ("true", "false"):
-        raise ValueError("no page of a listing")
-    token = root.findtext(f"{space}NextContinuationToken") if truncated == "true" else None
-    return Keys(keys, folders, token)
-
-
-class Listing:
+class BucketTree:
     """Lists one tree of a bucket."""
 
     def __init__(self, store: "S3", tree: Tree) -> None:

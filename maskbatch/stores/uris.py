@@ -1,4 +1,4 @@
-"""Where a uri points, however it is spelt, and whether it may be read."""
+"""Where a uri points, however it is spelt, how names stand in it, and whether it may be read."""
 
 import os
 import posixpath
@@ -8,22 +8,33 @@ from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 import fsspec
 
-from maskbatch.entries import SCHEME, decode_name, encode_name
 from maskbatch.errors import UsageError
 
 ALIASES = {"s3a": "s3", "s3n": "s3", "local": "file"}
+
+
 SIGNING = re.compile(
     r"x-(amz|goog)-|(signature|expires|awsaccesskeyid|googleaccessid|policy|key-pair-id|token)$"
 )
+
+
 AZURE_SIGNING = re.compile(r"(s[vkiretps]|sig|spr|sks|sktid|skoid|skt|ske|skv|srt|sdd)$")
 """Parameters of presigned URLs of S3, Google and Azure: they differ from one signing to the next."""
+
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 DOT_SEGMENT = re.compile(r"(^|[/\\])\.{1,2}(;[^/\\]*)?($|[/\\])")
+
+
 UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\\]|::")
+
+
 UNSAFE_REASONS = {
     "::": "has `::`, which chains file systems; write %3A%3A for it in a file:// uri",
     "\\": "has a backslash; `/` expected",
@@ -72,12 +83,12 @@ class Place(NamedTuple):
         return self.root == other.root and (other.path == top or other.path.startswith(f"{top}/"))
 
 
-def allowed(uri: str, prefixes: Sequence[str]) -> bool:
+def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
     """Whether an absolute `uri` lies at or below one of `prefixes`, at a `/`, however both are spelt.
 
     Raises UsageError for a prefix that cannot be read.
     """
-    bounds = [prefix_place(prefix) for prefix in prefixes]
+    bounds = [parse_prefix(prefix) for prefix in prefixes]
     try:
         place = locate(uri)
     except ValueError:
@@ -173,19 +184,38 @@ def _without_dots(path: str) -> str:
     return "/" + "/".join(kept) + ("/" if kept and segments[-1] in (".", "..") else "")
 
 
-def prefix_place(prefix: str) -> Place:
+def parse_prefix(prefix: str) -> Place:
     """The place of an --allow-prefix, where a path without a scheme is one of this machine."""
     try:
         is_path = bool(prefix) and _scheme(prefix)[0] is None
         place = locate(str(Path(prefix).absolute()) if is_path else prefix)
     except ValueError as error:
-        raise UsageError(f"--allow-prefix {shown(prefix)} {error}") from error
+        raise UsageError(f"--allow-prefix {redact(prefix)} {error}") from error
     if place.fetch:  # it would stand in run.json
-        raise UsageError(f"--allow-prefix {shown(prefix)} has a query or a password; leave it out")
+        raise UsageError(f"--allow-prefix {redact(prefix)} has a query or a password; leave it out")
     return place
 
 
-def shown(text: str) -> str:
+def redact(text: str) -> str:
     """For a message: no query, no user-info, nothing that a terminal would obey, 200 characters."""
     bare = re.sub(r"//[^/]*@", "//", re.split(r"[?#]", text)[0])
     return repr(bare if len(bare) <= 200 else f"{bare[:200]}...")[1:-1] or "(empty)"
+
+
+SCHEME = "file://"
+
+
+def encode_name(name: str) -> str:
+    """A file name as it stands in a uri: percent-encoded only where it would be ambiguous or is not UTF-8."""
+    name = re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", name).replace("::", "%3A%3A")
+    return re.sub("[\udc80-\udcff]", lambda bad: f"%{os.fsencode(bad[0])[0]:02X}", name)
+
+
+def decode_name(name: str) -> bytes:
+    """The bytes of the name that `encode_name` encoded."""
+    return unquote_to_bytes(name) if "%" in name else name.encode()
+
+
+def local_path(uri: str) -> bytes:
+    """The path that a `file://` uri of the plan stands for, as the bytes that the system uses."""
+    return decode_name(uri.removeprefix(SCHEME))

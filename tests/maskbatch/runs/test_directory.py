@@ -8,8 +8,17 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.rundir import Location, RunDir, folder, names, opened, remove_tree, whole, write_json
-from maskbatch.stores import StorageOptions
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import (
+    Location,
+    list_names,
+    locate_folder,
+    open_file,
+    remove_tree,
+    write_json,
+    write_whole,
+)
+from maskbatch.stores.options import StorageOptions
 
 SECRET = "b2Zmc2hvcmU"
 OPTIONS = StorageOptions(json.dumps({"s3://bucket/": {"key": "someone", "secret": SECRET}}))
@@ -17,14 +26,14 @@ OPTIONS = StorageOptions(json.dumps({"s3://bucket/": {"key": "someone", "secret"
 
 def test_a_whole_file_appears_only_when_its_block_ends_well(root: Location) -> None:
     path = root / "new" / "x"
-    with whole(path) as partial:
+    with write_whole(path) as partial:
         partial.write_text("a")
         assert not path.exists()
-    with pytest.raises(KeyError), whole(path) as partial:
+    with pytest.raises(KeyError), write_whole(path) as partial:
         partial.write_text("b")
         raise KeyError
     assert path.read_text() == "a"
-    assert names(path.parent) == ["x"]
+    assert list_names(path.parent) == ["x"]
 
 
 def test_an_exclusive_file_is_made_once(root: Location) -> None:
@@ -35,11 +44,11 @@ def test_an_exclusive_file_is_made_once(root: Location) -> None:
     write_json(root / "y", {"b": 2, "a": 3})
     assert json.loads((root / "x").read_text()) == {"a": 1}
     assert (root / "y").read_text() == '{\n  "a": 3,\n  "b": 2\n}\n'
-    assert names(root) == ["x", "y"]
+    assert list_names(root) == ["x", "y"]
 
 
 def test_a_store_that_refuses_a_put_is_a_run_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = folder("memory://refusing/run/x")
+    path = locate_folder("memory://refusing/run/x")
     for error in (PermissionError("Access Denied"), EndpointConnectionError(endpoint_url="http://away")):
         monkeypatch.setattr(path.fs, "pipe_file", Mock(side_effect=error))
         with pytest.raises(RunFailedError, match=r"cannot write memory://refusing/run/x: .*(Denied|away)"):
@@ -55,14 +64,14 @@ def test_a_tree_is_removed_with_all_below_it_and_may_be_gone_already(root: Locat
         write_json(root / name, {})
     remove_tree(root / "a")
     remove_tree(root / "a")
-    assert names(root) == ["ab"]
-    assert names(root / "a") == names(root / "ab" / "c") == []
+    assert list_names(root) == ["ab"]
+    assert list_names(root / "a") == list_names(root / "ab" / "c") == []
 
 
 def test_a_file_is_read_in_ranges(root: Location) -> None:
-    with whole(root / "x") as partial:
+    with write_whole(root / "x") as partial:
         partial.write_bytes(bytes(range(100)))
-    with opened(root / "x") as file:
+    with open_file(root / "x") as file:
         file.seek(90)
         assert file.read(5) == bytes(range(90, 95))
 
@@ -74,7 +83,7 @@ def test_a_file_is_read_in_ranges(root: Location) -> None:
 def test_a_full_or_read_only_disk_is_a_run_that_failed(
     tmp_path: Path, code: int, kind: type[Exception]
 ) -> None:
-    with pytest.raises(kind, match=os.strerror(code)), whole(tmp_path / "x") as partial:
+    with pytest.raises(kind, match=os.strerror(code)), write_whole(tmp_path / "x") as partial:
         partial.touch()
         raise OSError(code, os.strerror(code))
     assert list(tmp_path.iterdir()) == []
@@ -104,7 +113,7 @@ def test_a_url_that_can_be_no_run_directory_is_refused(out: str, why: str) -> No
 
 
 def test_a_store_that_cannot_be_seen_is_refused_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = folder("s3://bucket/run/", OPTIONS)
+    path = locate_folder("s3://bucket/run/", OPTIONS)
     error = EndpointConnectionError(endpoint_url="http://away")
     monkeypatch.setattr(path.fs, "exists", Mock(side_effect=error))
     with pytest.raises(UsageError, match=r"s3://bucket/run cannot be seen: .*http://away"):
@@ -112,7 +121,7 @@ def test_a_store_that_cannot_be_seen_is_refused_without_its_secrets(monkeypatch:
 
 
 def test_a_run_in_a_store_is_shown_by_its_plain_url() -> None:
-    run = RunDir(folder("s3://bucket/run/", OPTIONS))
+    run = RunDir(locate_folder("s3://bucket/run/", OPTIONS))
     assert str(run.scores) == "s3://bucket/run/scores"
     assert SECRET not in repr(run) + repr(run.path) + str(run.path.fs)
 
@@ -154,4 +163,4 @@ def test_clear_throws_the_run_away_and_keeps_the_lease_and_what_people_corrected
     run.lease.touch()
     write_json(run.run_json, {"format_version": 2})
     run.clear()
-    assert names(root) == ["_lease.json", "corrections"]
+    assert list_names(root) == ["_lease.json", "corrections"]

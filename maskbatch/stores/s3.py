@@ -7,24 +7,16 @@ such keys go through botocore, and listings are asked for by presigned URLs.
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
-import botocore.session
 import obstore
-from botocore import UNSIGNED
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 from obstore import exceptions
-from obstore.store import S3Store
 
-from maskbatch.entries import decode_name
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.fetch import FIRST_TRIES, MAX_TRIES, tried
-from maskbatch.s3_listing import Keys, parse_page
-from maskbatch.stores import (
+from maskbatch.stores.base import (
     CHANGED,
     Info,
     RefusedError,
@@ -33,17 +25,58 @@ from maskbatch.stores import (
     TransientError,
     plain_etag,
 )
-from maskbatch.web import Http
+from maskbatch.stores.retry import FIRST_TRIES, MAX_TRIES, keep_trying
+from maskbatch.stores.uris import decode_name
+from maskbatch.stores.web import Http
 
 if TYPE_CHECKING:
     from obstore import GetOptions
+from maskbatch.stores.s3_clients import make_boto_client, make_obstore_client
 
-CONNECT = timedelta(seconds=10)
+
+class Keys(NamedTuple):
+    """One page of a bucket's listing."""
+
+    keys: list[tuple[str, int, str | None]]
+    """Key, size in bytes, etag."""
+    folders: list[str]
+    """Common prefixes, ending in `/`, where a delimiter was given."""
+    token: str | None
+    """What the next page is asked for with."""
+
+
+def parse_page(content: bytes) -> Keys:
+    """A page of ListObjectsV2, as the S3 API reference has it. Raises ParseError, ValueError."""
+    root = ElementTree.fromstring(content)  # noqa: S314  the standard library's expat bounds expansion
+    space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
+    decode = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
+    keys = []
+    for item in root.iterfind(f"{space}Contents"):
+        key, size = item.findtext(f"{space}Key"), item.findtext(f"{space}Size")
+        if key is None or size is None:
+            raise ValueError("a key without its name or size")
+        keys.append((decode(key), int(size), plain_etag(item.findtext(f"{space}ETag"))))
+    folders = [
+        decode(item.findtext(f"{space}Prefix") or "") for item in root.iterfind(f"{space}CommonPrefixes")
+    ]
+    truncated = root.findtext(f"{space}IsTruncated")
+    if truncated not in ("true", "false"):
+        raise ValueError("no page of a listing")
+    token = root.findtext(f"{space}NextContinuationToken") if truncated == "true" else None
+    return Keys(keys, folders, token)
+
+
 URL_LIFE_S = 3600
+
+
 PATIENCE_S = 300.0
 """With one page of a listing, all tries."""
+
+
 UNTIDY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
 """Keys that obstore refuses or reads as another key."""
+
+
 BAD_CREDENTIALS = (
     "ExpiredToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
     "RequestTimeTooSkewed",
@@ -55,8 +88,8 @@ class S3:
 
     def __init__(self, bucket: str, options: Mapping[str, Any], timeout_s: float) -> None:
         self.bucket = bucket
-        self.boto = _boto_client(bucket, options, timeout_s)
-        self.client = _obstore_client(bucket, options, self.boto, timeout_s)
+        self.boto = make_boto_client(bucket, options, timeout_s)
+        self.client = make_obstore_client(bucket, options, self.boto, timeout_s)
         self.answered = False
         self.payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
         self.web = Http(lambda uri: False, timeout_s)
@@ -163,7 +196,9 @@ class S3:
     def page(self, **params: Any) -> Keys:
         """One page of a listing, tried again while that may help. Raises UsageError, RunFailedError."""
         try:
-            page = tried(lambda: self._page(params), PATIENCE_S, MAX_TRIES if self.answered else FIRST_TRIES)
+            page = keep_trying(
+                lambda: self._page(params), PATIENCE_S, MAX_TRIES if self.answered else FIRST_TRIES
+            )
         except RunFailedError as error:  # nothing has begun yet: the request is wrong
             raise UsageError(str(error)) from error
         except (TransientError, RefusedError, TimeoutError) as error:
@@ -185,84 +220,3 @@ class S3:
             return parse_page(answer)
         except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
             raise TransientError("its answer is damaged") from error
-
-
-def _boto_client(bucket: str, options: Mapping[str, Any], timeout_s: float) -> Any:
-    """botocore's client: the usual places of profile, region, endpoint and credentials."""
-    region = options.get("client_kwargs", {}).get("region_name")
-    config = Config(
-        signature_version=UNSIGNED if options.get("anon") else "s3v4",
-        s3={"addressing_style": "auto"},
-        connect_timeout=min(timeout_s, CONNECT.total_seconds()),
-        read_timeout=timeout_s,
-        retries={"total_max_attempts": 1},  # `fetch` must see a throttling store
-    )
-    try:
-        session = botocore.session.Session(profile=options.get("profile"))
-        region = region or session.get_config_variable("region")
-        make = partial(
-            session.create_client,
-            "s3",
-            endpoint_url=options.get("endpoint_url"),
-            aws_access_key_id=options.get("key"),
-            aws_secret_access_key=options.get("secret"),
-            aws_session_token=options.get("token"),
-            config=config,
-        )
-        boto = make(region_name=region or "us-east-1")
-        if not (options.get("anon") or options.get("key") or session.get_credentials()):
-            message = (
-                f"s3://{bucket}: no credentials found; set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or say anon = true for it in --storage-options"
-            )
-            raise UsageError(message)
-        if region is None and boto.meta.endpoint_url.endswith(".amazonaws.com"):
-            boto = make(region_name=_bucket_region(boto, bucket))
-    except (BotoCoreError, ValueError) as error:
-        raise UsageError(f"s3://{bucket}: {error}; mend the profile or --storage-options") from error
-    return boto
-
-
-def _bucket_region(boto: Any, bucket: str) -> str:
-    """The region that S3 names for a bucket, also in its refusals."""
-    try:
-        answer = boto.head_bucket(Bucket=bucket)
-    except ClientError as error:
-        answer = error.response
-    headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return str(headers.get("x-amz-bucket-region", boto.meta.region_name))
-
-
-def _obstore_client(bucket: str, options: Mapping[str, Any], boto: Any, timeout_s: float) -> S3Store:
-    timeout = timedelta(seconds=timeout_s)
-    settings: dict[str, Any] = {"region": boto.meta.region_name}
-    if not boto.meta.endpoint_url.endswith(".amazonaws.com"):
-        settings["endpoint"] = boto.meta.endpoint_url
-    if options.get("requester_pays"):
-        settings["request_payer"] = True
-    if options.get("anon"):
-        settings["skip_signature"] = True
-    else:
-        settings["credential_provider"] = _credentials(boto)
-    return S3Store(
-        bucket,
-        **settings,
-        client_options={"allow_http": True, "timeout": timeout, "connect_timeout": min(timeout, CONNECT)},
-        retry_config={"max_retries": 0},
-    )
-
-
-def _credentials(boto: Any) -> Callable[[], dict[str, Any]]:
-    """What obstore calls for credentials: those of botocore's chain, which renews them."""
-    found = boto._request_signer._credentials
-
-    def credentials() -> dict[str, Any]:
-        frozen = found.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + timedelta(minutes=10),
-        }
-
-    return credentials

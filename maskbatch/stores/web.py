@@ -9,7 +9,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from maskbatch.stores import (
+from maskbatch.stores.base import (
     CHANGED,
     Info,
     RefusedError,
@@ -20,7 +20,11 @@ from maskbatch.stores import (
 )
 
 REDIRECTS = 5
+
+
 CHUNK_BYTES = 2**18
+
+
 MAX_ANSWER_BYTES = 2**26
 """Of what is no file: a page of a listing has 1 MB."""
 
