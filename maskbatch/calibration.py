@@ -17,13 +17,16 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from maskbatch import archive, schema
+from maskbatch import schema
+from maskbatch.archives import arguments
 from maskbatch.checkpoint import open_checkpoint
 from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.pipeline import Cluster, Pools
-from maskbatch.plan import Listing, Row, plan_rows, write_plan
+from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.columns import Row
+from maskbatch.plan.table import write_plan
 from maskbatch.progress import Step, step
 from maskbatch.rows import Work, shard_size
 from maskbatch.runs.directory import RunDir
@@ -85,8 +88,8 @@ def calibrate(
     """
     began = time.monotonic()
     opened = open_checkpoint(checkpoint)
-    access = archive.access_of(config, options, job)
-    archive.sources(config, access)  # a wrong path is refused before Ray is started
+    access = arguments.make_access(config, options, job)
+    arguments.find_sources(config, access)  # a wrong path is refused before Ray is started
     listing, clock = Listing(), Clock.parse(config.timezone, now())
     group_size = shard_size(0, opened.card.input_size)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))

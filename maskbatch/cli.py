@@ -41,9 +41,9 @@ def _values(config_file: Path | None, **flags: Any) -> dict[str, Any]:
 
 
 def _plan_config(archives: list[str], values: dict[str, Any]) -> config.PlanConfig:
-    from maskbatch import archive
+    from maskbatch.archives import arguments
 
-    names = [archive.canonical(name) for name in archives]
+    names = [arguments.make_absolute(name) for name in archives]
     return config.make_config(config.PlanConfig, {**values, "archives": names})
 
 

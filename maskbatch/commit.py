@@ -22,7 +22,7 @@ from maskbatch import schema
 from maskbatch.carry import Carrier
 from maskbatch.clock import now
 from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
-from maskbatch.plan import FILE_ROWS, GROUP_ROWS, part_path, read_plan
+from maskbatch.plan.table import FILE_ROWS, GROUP_ROWS, part_path, read_plan
 from maskbatch.progress import Step
 from maskbatch.rows import Work
 from maskbatch.runs.directory import FORMAT_VERSION, RunDir

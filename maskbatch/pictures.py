@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from maskbatch.archive import access_of
+from maskbatch.archives.arguments import make_access
 from maskbatch.checkpoint import Preset
 from maskbatch.committed import Committed
 from maskbatch.config import JobConfig, PlanConfig, make_config
 from maskbatch.decode import decode_image
 from maskbatch.errors import ImageError
-from maskbatch.plan import FILE_ROWS, part_path, read_plan
+from maskbatch.plan.table import FILE_ROWS, part_path, read_plan
 from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import open_file
@@ -39,7 +39,7 @@ class Shown:
 def access_to(one: Committed, options: StorageOptions) -> Access:
     """How the run reached its archives."""
     settings = one.settings
-    return access_of(
+    return make_access(
         make_config(PlanConfig, settings["plan"]), options, make_config(JobConfig, settings.get("job", {}))
     )
 

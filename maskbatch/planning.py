@@ -16,7 +16,8 @@ from maskbatch.clock import Clock, now
 from maskbatch.committed import Committed, open_committed
 from maskbatch.config import PlanConfig, ScoreConfig, list_differences, to_dict
 from maskbatch.errors import RunLockedError, UsageError
-from maskbatch.plan import Listing, plan_rows, write_groups, write_plan
+from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.table import write_groups, write_plan
 from maskbatch.progress import say, step
 from maskbatch.reuse import Draft, draft, usable
 from maskbatch.runs.directory import FORMAT_VERSION, RunDir

@@ -18,7 +18,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskbatch import archive, schema
+from maskbatch import schema
+from maskbatch.archives import arguments, reader
 from maskbatch.archives.entries import Entry
 from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
 from maskbatch.classifier import Classifier
@@ -166,7 +167,7 @@ def _access(
         for scheme in ("https", uri.partition("://")[0])
     }
     config = PlanConfig(archives=tuple(sorted(web)), allow_prefix=tuple(allow_prefix))
-    return archive.access_of(config, options, job)
+    return arguments.make_access(config, options, job)
 
 
 def _entry(image: str) -> Entry:
@@ -184,7 +185,7 @@ def _entry(image: str) -> Entry:
             raise UsageError(f"image {redact(image)}: {expected}; check it, or copy the file here")
         return Entry(uri=f"{member[1]}://{member[2]}::{uri}", relative=member[2], container=uri)
     folder = local.is_dir() if local else place.path.endswith("/") and not web
-    if folder or kind in archive.CONTAINERS:
+    if folder or kind in arguments.CONTAINERS:
         error = f"{'a folder' if folder else f'a {kind}'}, not one image"
         return Entry(uri=uri, relative=uri, status="unsupported", error=error)
     return Entry(uri=uri, relative=uri, fetch=place.fetch)
@@ -223,7 +224,7 @@ def _listed(container: str, wanted: set[str], access: Access) -> dict[str, Entry
     found = {"": missing}
     try:
         config = PlanConfig(archives=(name.removeprefix(SCHEME),))
-        for entry in archive.entries(config, access, Counter(), Counter()):
+        for entry in reader.list_entries(config, access, Counter(), Counter()):
             if entry.uri in wanted:
                 found[entry.uri] = entry
             elif entry.uri == container:  # the row that says what is wrong with the container itself

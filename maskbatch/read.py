@@ -14,14 +14,14 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from maskbatch.archives.rowfiles import GroupReader
+from maskbatch.archives.zips import extract_member
 from maskbatch.errors import ImageError
-from maskbatch.rowfiles import GroupReader
 from maskbatch.stores.access import Access
 from maskbatch.stores.base import CHANGED, Info, RefusedError, TooLargeError, TransientError
 from maskbatch.stores.fetch import fetch_bytes, fetch_info
 from maskbatch.stores.remote_file import RemoteFile
 from maskbatch.stores.uris import SCHEME, local_path
-from maskbatch.zips import member_bytes
 
 LOCAL_THREADS = 8
 """Files read at a time in one worker; more than a local disk needs, enough for a network mount."""
@@ -162,7 +162,7 @@ def _member(row: PlanRow, data: memoryview, max_bytes: int) -> Encoded:
     try:
         if _too_large(row, max_bytes):
             raise ImageError("too_large", f"more than the {max_bytes:,} bytes allowed")
-        member = member_bytes(bytes(data), row["uri"], row["encoding"], row["num_bytes"], max_bytes)
+        member = extract_member(bytes(data), row["uri"], row["encoding"], row["num_bytes"], max_bytes)
     except ImageError as error:
         return Encoded(None, error.status, error.message)
     return Encoded(member, num_bytes=len(member))

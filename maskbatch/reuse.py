@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from maskbatch import plan
 from maskbatch.buckets import Buckets, Records, hash_texts
 from maskbatch.clock import Clock, now
 from maskbatch.committed import Committed, check_digests, ranges, read_files
 from maskbatch.errors import UsageError
-from maskbatch.plan import read_plan
+from maskbatch.plan import table as table_module
+from maskbatch.plan.table import read_plan
 from maskbatch.progress import Step, say
 from maskbatch.schema import MAY_HEAL
 
@@ -62,18 +62,18 @@ class Draft:
         first = 0
         for table in self._parts():
             held.append(table)
-            while sum(part.num_rows for part in held) >= plan.GROUP_ROWS:
+            while sum(part.num_rows for part in held) >= table_module.GROUP_ROWS:
                 joined = pa.concat_tables(held)
-                yield _numbered(joined.slice(0, plan.GROUP_ROWS), first)
-                first += plan.GROUP_ROWS
-                held = [joined.slice(plan.GROUP_ROWS)]
+                yield _numbered(joined.slice(0, table_module.GROUP_ROWS), first)
+                first += table_module.GROUP_ROWS
+                held = [joined.slice(table_module.GROUP_ROWS)]
         if sum(part.num_rows for part in held):
             yield _numbered(pa.concat_tables(held), first)
 
     def _parts(self) -> Iterator[pa.Table]:
         for carried in (False, True):
-            for start in range(0, len(self.match), plan.GROUP_ROWS):
-                match = self.match[start : start + plan.GROUP_ROWS]
+            for start in range(0, len(self.match), table_module.GROUP_ROWS):
+                match = self.match[start : start + table_module.GROUP_ROWS]
                 rows = read_plan(self.folder, start, start + len(match))
                 for name, values in (("reuse_run", match["run"]), ("reuse_id", match["id"])):
                     place = rows.schema.get_field_index(name)
@@ -123,8 +123,8 @@ def usable(found: Sequence[Committed], digest: str, score: Mapping[str, Any]) ->
 
 
 def _drafted_records(folder: Path, num_images: int, clock: Clock) -> Iterator[Records]:
-    for start in range(0, num_images, plan.GROUP_ROWS):
-        yield _records(read_plan(folder, start, min(start + plan.GROUP_ROWS, num_images)), clock, -1)
+    for start in range(0, num_images, table_module.GROUP_ROWS):
+        yield _records(read_plan(folder, start, min(start + table_module.GROUP_ROWS, num_images)), clock, -1)
 
 
 def _earlier_records(reused: Sequence[Committed], step: Step) -> Iterator[Records]:

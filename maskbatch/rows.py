@@ -14,13 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from maskbatch import schema
+from maskbatch.archives.manifest import is_manifest
 from maskbatch.checkpoint import Card
 from maskbatch.clock import Clock
 from maskbatch.config import ScoreConfig
 from maskbatch.decode import Decoded, decode_batch
 from maskbatch.errors import RunFailedError
-from maskbatch.manifest import is_manifest
-from maskbatch.plan import read_plan
+from maskbatch.plan.table import read_plan
 from maskbatch.read import READ_COLUMNS, Encoded, read_images
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.access import Access

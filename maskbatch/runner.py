@@ -9,7 +9,8 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from maskbatch import archive, staging
+from maskbatch import staging
+from maskbatch.archives import arguments
 from maskbatch.carry import Carrier
 from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.clock import Clock, now
@@ -18,7 +19,7 @@ from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, t
 from maskbatch.errors import NothingToPlanError, RunFailedError
 from maskbatch.lease import Lease
 from maskbatch.pipeline import Cluster
-from maskbatch.plan import Listing, plan_rows
+from maskbatch.plan.build import Listing, plan_rows
 from maskbatch.planning import (
     Asked,
     Settings,
@@ -57,13 +58,13 @@ def make_plan(
     """Plan `config` in the run directory `out`, unless it is there; returns the run's settings."""
     target = Target.at(out, (), options)
     with Lease(target.run):
-        return planned(target, Asked(plan=config, access=archive.access_of(config, options)), fresh=fresh)
+        return planned(target, Asked(plan=config, access=arguments.make_access(config, options)), fresh=fresh)
 
 
 def dry_run(config: PlanConfig, *, options: StorageOptions = NO_OPTIONS) -> Listing:
     """List the archive and write nothing."""
     listing = Listing()
-    access = archive.access_of(config, options)
+    access = arguments.make_access(config, options)
     with step("list") as shown:
         for _ in plan_rows(config, Clock.parse(config.timezone, now()), listing, access):
             shown.advance()
@@ -93,7 +94,7 @@ def score(
     """
     began = time.monotonic()
     opened = open_checkpoint(checkpoint)
-    access = archive.access_of(plan_config, options, job)
+    access = arguments.make_access(plan_config, options, job)
     asked = Asked(plan=plan_config, access=access, score=score_config, opened=opened)
     target = Target.at(out, reuse, options)
     finish = partial(_finish, config=report_config, options=options)
@@ -102,7 +103,7 @@ def score(
     success = _finished(target.run, asked, fresh=fresh)
     if success is not None:
         return finish(target.run, success, rescored=False)
-    archive.sources(plan_config, access)  # a wrong path is refused before Ray is started
+    arguments.find_sources(plan_config, access)  # a wrong path is refused before Ray is started
     with ExitStack() as stack:
         listed, standing = None, target.standing
         if fresh or target.needs_draft():

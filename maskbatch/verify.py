@@ -24,7 +24,7 @@ from maskbatch.committed import Committed, open_committed, ranges
 from maskbatch.consistency import check_ids, check_kinds, check_rows, check_statuses
 from maskbatch.differences import Difference, Verification
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.plan import read_plan
+from maskbatch.plan.table import read_plan
 from maskbatch.progress import Step, step
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, explain, num_threads, store_errors

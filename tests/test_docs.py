@@ -10,7 +10,8 @@ from typer.main import get_command
 
 import maskbatch
 from jobs import audit_month, nightly_report, submit
-from maskbatch import archive, errors, report, schema
+from maskbatch import errors, report, schema
+from maskbatch.archives import arguments
 from maskbatch.stores import options
 from tests.conftest import Cli
 
@@ -87,7 +88,7 @@ def test_the_readme_names_every_column_of_scores() -> None:
 
 def test_the_readme_has_a_row_for_every_kind_of_archive() -> None:
     kinds = README.split("| ARCHIVE |")[1].split("\n\n")[0]
-    for name in (*archive.CONTAINERS, ".csv", ".jsonl", "manifest.json", "{date:", "**", "bucket"):
+    for name in (*arguments.CONTAINERS, ".csv", ".jsonl", "manifest.json", "{date:", "**", "bucket"):
         assert name in kinds, name
 
 

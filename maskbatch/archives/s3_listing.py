@@ -5,7 +5,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from maskbatch.listing import PREFIXES, File, Page, Part, Tree
+from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
 from maskbatch.stores.uris import encode_name
 
 if TYPE_CHECKING:

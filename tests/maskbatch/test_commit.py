@@ -17,7 +17,7 @@ from maskbatch import schema
 from maskbatch.checkpoint import open_checkpoint
 from maskbatch.committed import open_committed, read_files
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.plan import read_plan
+from maskbatch.plan.table import read_plan
 from maskbatch.rows import decode_shard, read_shard
 from maskbatch.staging import shard_path, staged_rows
 from maskbatch.stores.files import Location, list_names, remove_tree

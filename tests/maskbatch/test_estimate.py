@@ -17,7 +17,8 @@ from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.estimate import Estimate, estimate, lines, project
 from maskbatch.nodes import NodeType, read_nodes, read_prices
-from maskbatch.plan import Listing, Row
+from maskbatch.plan.build import Listing
+from maskbatch.plan.columns import Row
 from maskbatch.progress import Step
 from tests.conftest import LAYOUT, Cli
 

@@ -13,7 +13,8 @@ import pytest
 from samples import write_files
 
 from maskbatch import read
-from maskbatch.archive import access_of, entries
+from maskbatch.archives.arguments import make_access
+from maskbatch.archives.reader import list_entries
 from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError
 from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
@@ -33,7 +34,7 @@ def row(place: Path | str, **changes: Any) -> dict[str, Any]:
 
 def rows_of(*archives: object) -> list[PlanRow]:
     config = PlanConfig(archives=tuple(map(str, archives)))
-    found = entries(config, access_of(config, NO_OPTIONS), Counter(), Counter())
+    found = list_entries(config, make_access(config, NO_OPTIONS), Counter(), Counter())
     return [{name: getattr(entry, name) for name in READ_COLUMNS} for entry in found]
 
 

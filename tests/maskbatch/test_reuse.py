@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from samples import LAYOUT, read_scores, speckle, stage_shard, with_exif_time, write_files
 
-from maskbatch import plan, runner
+from maskbatch import runner
 from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.classifier import Classifier
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
 from maskbatch.pipeline import ShardDone
-from maskbatch.plan import read_plan, write_plan
+from maskbatch.plan import table as table_module
+from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.reuse import CARRIED, MATCH, NEW, Draft
 from maskbatch.rows import Work
@@ -425,8 +426,8 @@ def test_a_draft_numbers_what_is_to_score_first_and_each_image_once(
     import tempfile
 
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as small:
-        small.setattr(plan, "GROUP_ROWS", group_rows)
-        small.setattr(plan, "FILE_ROWS", 2 * group_rows)
+        small.setattr(table_module, "GROUP_ROWS", group_rows)
+        small.setattr(table_module, "FILE_ROWS", 2 * group_rows)
         folder = Path(name)
         rows = ({"id": k, "uri": f"file:///{k}.jpg", "encoding": "raw"} for k in range(len(carried)))
         write_plan(folder, rows, Step("plan", None, "images"))
@@ -434,9 +435,9 @@ def test_a_draft_numbers_what_is_to_score_first_and_each_image_once(
         match["reason"] = np.where(carried, CARRIED, NEW)
         match["id"] = np.arange(len(carried)) + 1000
         write = Path(name) / "numbered"
-        plan.write_groups(write, Draft(folder, match, 0, 0).groups(), Step("number", None, "images"))
+        table_module.write_groups(write, Draft(folder, match, 0, 0).groups(), Step("number", None, "images"))
         found = read_plan(write, 0, len(carried)).to_pylist()
-        plan._read_group.cache_clear()
+        table_module._read_group.cache_clear()
     assert [row["id"] for row in found] == list(range(len(carried)))
     order = sorted(range(len(carried)), key=lambda k: (carried[k], k))
     assert [row["uri"] for row in found] == [f"file:///{k}.jpg" for k in order]

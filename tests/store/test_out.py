@@ -18,7 +18,7 @@ from maskbatch.committed import open_committed
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
 from maskbatch.lease import Lease, read_lease
 from maskbatch.pictures import pictures
-from maskbatch.plan import GROUP_ROWS, read_plan, write_plan
+from maskbatch.plan.table import GROUP_ROWS, read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.report import make_report
 from maskbatch.review import read_queue

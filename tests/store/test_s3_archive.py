@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 from samples import make_tar, make_zip
 
-from maskbatch.archive import canonical
+from maskbatch.archives.arguments import make_absolute
+from maskbatch.archives.listing import list_tree
+from maskbatch.archives.tree import Tree
 from maskbatch.clock import EARLIEST, Clock
 from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.listing import Tree, list_tree
-from maskbatch.plan import Listing, plan_rows
+from maskbatch.plan.build import Listing, plan_rows
 from maskbatch.read import Encoded, read_images
 from maskbatch.stores import base, fetch, remote_file, retry
 from maskbatch.stores import s3 as s3_module
@@ -48,7 +49,7 @@ def access_to(server: S3Server, timeout_s: float = 30, **changes: Any) -> Access
 
 
 def plan(access: Access, *archives: str, **settings: Any) -> tuple[list[Row], Listing]:
-    config, listing = PlanConfig(archives=tuple(map(canonical, archives)), **settings), Listing()
+    config, listing = PlanConfig(archives=tuple(map(make_absolute, archives)), **settings), Listing()
     return list(plan_rows(config, Clock(EARLIEST.replace(year=2027)), listing, access)), listing
 
 

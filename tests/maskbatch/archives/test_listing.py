@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch import listing
+from maskbatch.archives import listing
+from maskbatch.archives import tree as tree_module
+from maskbatch.archives.listing import list_tree, merge_parts
+from maskbatch.archives.tree import File, Page, Part, Tree
 from maskbatch.errors import UsageError
-from maskbatch.listing import File, Page, Part, Tree, in_order, list_tree
 from maskbatch.stores.access import Access
 from maskbatch.stores.uris import SCHEME, encode_name, local_path
 
@@ -209,7 +211,7 @@ def test_parts_come_in_their_order_however_long_each_takes() -> None:
     parts: list[Part] = []
     for number in range(0, 400, 4):
         parts += [lambda number=number: pages(number), page(number + 3)]  # type: ignore[misc]
-    assert [int(file.relative) for file in in_order(parts)] == list(range(400))
+    assert [int(file.relative) for file in merge_parts(parts)] == list(range(400))
     assert all_threads_end()
 
 
@@ -226,8 +228,8 @@ def test_as_many_parts_as_allowed_are_listed_at_a_time() -> None:
             running -= 1
         yield page(1)
 
-    assert len(list(in_order([pages] * 60))) == 60
-    assert 1 < most <= listing.PREFIXES + 1  # and the one that is being taken
+    assert len(list(merge_parts([pages] * 60))) == 60
+    assert 1 < most <= tree_module.PREFIXES + 1  # and the one that is being taken
 
 
 def test_what_fails_in_a_thread_comes_out_behind_what_was_listed_before_it() -> None:
@@ -237,7 +239,7 @@ def test_what_fails_in_a_thread_comes_out_behind_what_was_listed_before_it() -> 
 
     found = []
     with pytest.raises(UsageError, match="no access"):
-        for file in in_order([page(1), fails, page(3)]):
+        for file in merge_parts([page(1), fails, page(3)]):
             found.append(file.relative)
     assert found == ["1", "2"]
     assert all_threads_end()
@@ -252,10 +254,10 @@ def test_a_listing_that_nobody_takes_on_stops_its_threads() -> None:
             asked += 1
             yield page(asked)
 
-    files = in_order([endless] * 40)
+    files = merge_parts([endless] * 40)
     next(files)
     time.sleep(0.05)
-    assert 1 < len(list_threads()) <= listing.PREFIXES + 1
-    assert asked < (listing.PREFIXES + 1) * (listing.PAGES_AHEAD + 3)
+    assert 1 < len(list_threads()) <= tree_module.PREFIXES + 1
+    assert asked < (tree_module.PREFIXES + 1) * (listing.PAGES_AHEAD + 3)
     files.close()  # type: ignore[attr-defined]
     assert all_threads_end()

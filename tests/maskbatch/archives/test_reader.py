@@ -21,24 +21,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import make_tar, make_zip, write_files
 
-from maskbatch import archive
-from maskbatch import unique as unique_module
+from maskbatch.archives import arguments as arguments_module
+from maskbatch.archives import reader
+from maskbatch.archives import unique as unique_module
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.tree import Tree
+from maskbatch.archives.unique import REPLACED, keep_unique
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
-from maskbatch.listing import Tree
 from maskbatch.stores.access import Access
 from maskbatch.stores.options import NO_OPTIONS
-from maskbatch.unique import REPLACED, unique
 
 TWICE = "listed twice (planned once)"
 
 
 def entries(*arguments: object, **settings: Any) -> tuple[list[Entry], Counter[str], Counter[str]]:
-    config = PlanConfig(archives=tuple(archive.canonical(str(name)) for name in arguments), **settings)
+    config = PlanConfig(
+        archives=tuple(arguments_module.make_absolute(str(name)) for name in arguments), **settings
+    )
     skipped, notes = Counter[str](), Counter[str]()
-    access = archive.access_of(config, NO_OPTIONS)
-    return list(archive.entries(config, access, skipped, notes)), skipped, notes
+    access = arguments_module.make_access(config, NO_OPTIONS)
+    return list(reader.list_entries(config, access, skipped, notes)), skipped, notes
 
 
 def uris(*arguments: object, **settings: Any) -> list[str]:
@@ -140,7 +143,7 @@ def test_folders_with_names_that_begin_alike_do_not_overlap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_files(tmp_path, {"day/x.jpg": b"", "day2/x.jpg": b""})
-    monkeypatch.setattr(archive, "unique", lambda *_: pytest.fail("nothing can come twice"))
+    monkeypatch.setattr(reader, "unique", lambda *_: pytest.fail("nothing can come twice"))
     assert below(root, "day2", "day") == ["day2/x.jpg", "day/x.jpg"]
 
 
@@ -165,7 +168,7 @@ def test_of_repeated_uris_the_first_is_kept(numbers: list[int], batch: int) -> N
     skipped: Counter[str] = Counter()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unique_module, "SPOOL_ENTRIES", batch)
-        found = list(unique(iter(stream), skipped))
+        found = list(keep_unique(iter(stream), skipped))
     assert found == sorted(first.values(), key=lambda entry: int(entry.relative))
     assert skipped.total() == len(stream) - len(found)
 
@@ -198,7 +201,7 @@ def test_a_template_may_reach_into_the_days_around(days: str) -> None:
 )
 def test_a_web_server_has_nothing_to_list(name: str, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
-        entries(archive.canonical(f"http://127.0.0.1:9/{name}"))
+        entries(arguments_module.make_absolute(f"http://127.0.0.1:9/{name}"))
 
 
 def test_of_members_with_one_name_the_last_is_kept_as_by_who_unpacks_them(tmp_path: Path) -> None:
@@ -274,8 +277,10 @@ def test_a_template_names_one_folder_or_file_a_day_or_hour(
     ],
 )  # fmt: skip
 def test_a_templates_own_folder_ends_before_the_first_date(name: str, base: str) -> None:
-    config = PlanConfig(archives=(archive.canonical(name),), since="2026-10-01", until="2026-10-03")
-    (source,) = archive.sources(config, Access())
+    config = PlanConfig(
+        archives=(arguments_module.make_absolute(name),), since="2026-10-01", until="2026-10-03"
+    )
+    (source,) = arguments_module.find_sources(config, Access())
     assert source.tree.base == base
     assert "".join(source.tree.pattern).replace("/", "").startswith(("2026", "b2026", "a"))
 
@@ -316,7 +321,7 @@ def test_a_template_that_cannot_be_expanded_is_refused(
 )  # fmt: skip
 def test_an_argument_that_no_run_may_keep_is_refused(argument: str, expected: str) -> None:
     with pytest.raises(UsageError) as refused:
-        archive.canonical(argument)
+        arguments_module.make_absolute(argument)
     assert expected in str(refused.value)
     assert "SECRET" not in str(refused.value)
 
@@ -331,7 +336,7 @@ def test_an_argument_is_kept_absolute_and_by_its_usual_scheme(
         "~/x": "/home/ann/x", "S3A://b/x//": "s3://b/x", "s3n://b": "s3://b", "abfs://box@account/x": "abfs://box@account/x",
         "s3://b/a@b:c?/d": "s3://b/a@b:c?/d", "{date:%Y/%m}/x": f"{tmp_path}/{{date:%Y/%m}}/x",
     }.items():  # fmt: skip
-        assert archive.canonical(argument) == kept
+        assert arguments_module.make_absolute(argument) == kept
 
 
 @pytest.mark.parametrize(
@@ -461,7 +466,7 @@ def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
 
 def test_http_may_redirect_into_its_own_folder_and_the_allowed_prefixes() -> None:
     config = PlanConfig(archives=("https://h/a/list.csv", "s3://b/x"), allow_prefix=("https://cdn/",))
-    assert archive.access_of(config, NO_OPTIONS).prefixes == ("https://cdn/", "https://h/a/")
+    assert arguments_module.make_access(config, NO_OPTIONS).prefixes == ("https://cdn/", "https://h/a/")
 
 
 def test_a_single_file_of_any_store_is_told_from_a_folder(tmp_path: Path) -> None:
@@ -478,7 +483,9 @@ def test_a_single_file_of_any_store_is_told_from_a_folder(tmp_path: Path) -> Non
     assert uris(f"{root}/deep") == [f"{root}/deep/er/z.jpg"]
     assert uris(f"{root}/deep/er/z.jpg") == [f"{root}/deep/er/z.jpg"]
     config = PlanConfig(archives=(f"{root}/x.tar",))
-    assert archive.sources(config, Access()) == [archive.Source(Tree(f"{root}/", ("x.tar",)), True)]
+    assert arguments_module.find_sources(config, Access()) == [
+        arguments_module.Source(Tree(f"{root}/", ("x.tar",)), True)
+    ]
 
 
 def test_a_link_to_a_container_that_is_not_there_is_named(tmp_path: Path) -> None:

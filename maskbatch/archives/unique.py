@@ -19,13 +19,19 @@ from maskbatch.buckets import Buckets
 from maskbatch.progress import Step
 
 SPOOL_ENTRIES = 4096
+
+
 HASH = np.dtype([("hash", "<u8"), ("rest", "<u8"), ("row", "<i8"), ("offset", "<i8")])
 """10 million rows make buckets of 5 MB."""
+
+
 TWICE = "listed twice (planned once)"
+
+
 REPLACED = "replaced by a later member of the same name"
 
 
-def unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
+def keep_unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
     """`stream` with every uri once; all else is counted in `skipped`.
 
     The first that comes is taken, but the last of the members of one container that share a name:
@@ -47,7 +53,7 @@ def unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
                 row += 1
 
 
-def unique_so_far(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
+def keep_first(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
     """As `unique`, at once and in memory, the first of each: what is behind a --limit is not to be read."""
     seen: set[bytes] = set()
     for entry in stream:

@@ -15,25 +15,46 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.members import Container, is_apple_double, make_entry, plain_name
 from maskbatch.clock import parse_time
 from maskbatch.errors import UsageError
-from maskbatch.members import Container, is_apple_double, member_entry, plain_name
 
 MAX_HEADER_BYTES = 1 << 20
 """The longest PAX header or GNU long name that is read; real ones have a few KiB."""
+
+
 MAX_SIDECAR_BYTES = 64 << 10
+
+
 MAX_SAMPLE_IMAGES = 64
 """Images of one key that wait for a sidecar behind them."""
 
+
 BLOCK = tarfile.BLOCKSIZE
+
+
 END_BYTES = 128 * BLOCK  # how far behind a tar's end another one is looked for: the longest usual record
+
+
 PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+
+
 EXTENSION_TYPES = (*PAX_TYPES, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
 SPARSE_KEYS = {b"GNU.sparse.major", b"GNU.sparse.map", b"GNU.sparse.size"}
+
+
 PAX_KEYS = {b"path", b"size", b"GNU.sparse.name", *SPARSE_KEYS}
 """What is kept of a PAX header, so that no number of them fills the memory."""
+
+
 PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]{1,1000})=")
+
+
 NO_END = "tar without an end mark (perhaps cut off between two members)"
+
+
 COMPRESSIONS = {
     "gzip": (re.compile(rb"\x1f\x8b\x08"), (".tar.gz", ".tgz")),
     "bzip2": (re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"), (".tar.bz2", ".tbz2", ".tbz")),
@@ -42,7 +63,7 @@ COMPRESSIONS = {
 }
 
 
-def compressed(name: str, head: bytes) -> str | None:
+def explain_compression(name: str, head: bytes) -> str | None:
     """Why a tar with these first bytes, or without any this name, cannot be used, and what to do; or None."""
     for tool, (magic, extensions) in COMPRESSIONS.items():
         extension = next((end for end in extensions if name.lower().endswith(end)), None)
@@ -71,16 +92,14 @@ class _TarMember(NamedTuple):
         return folder + slash + base[:1] + base[1:].partition(".")[0]
 
 
-def tar_entries(
-    container: Container, skipped: Counter[str], keep_column: str | None = None
-) -> Iterator[Entry]:
+def list_tar(container: Container, skipped: Counter[str], keep_column: str | None = None) -> Iterator[Entry]:
     """Every image of an uncompressed tar, in its order; the rest is counted in `skipped`.
 
     `.json` and `.cls` members beside an image with the same key give it columns, as in WebDataset.
     Raises UsageError for a compressed tar, RunFailedError where reading fails.
     """
     head = container.read(0, BLOCK)
-    if sentence := compressed(container.relative, head):
+    if sentence := explain_compression(container.relative, head):
         raise UsageError(sentence)
     is_empty = not head.strip(b"\0") and 0 < container.size <= END_BYTES
     if not is_empty and not _is_header(head):
@@ -228,7 +247,7 @@ def _sample_entries(
         place: dict[str, Any] = {"offset": member.offset, "length": member.size, "num_bytes": member.size}
         if member.offset + member.size > container.size:
             place = {"status": "truncated", "error": "the tar ends inside this member"}
-        entry = member_entry(container, "tar", member.name, skipped, member.refusal, **place)
+        entry = make_entry(container, "tar", member.name, skipped, member.refusal, **place)
         if entry is not None:
             images.append(entry)
             has_image = True

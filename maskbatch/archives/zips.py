@@ -12,14 +12,22 @@ from contextlib import suppress
 from typing import IO, Any, cast
 
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.members import Container, make_entry, plain_name
 from maskbatch.errors import ImageError
-from maskbatch.members import Container, member_entry, plain_name
 
 MAX_DIRECTORY_BYTES = 512 << 20
 """The longest directory of a zip, about five million members."""
+
+
 END_RECORD_BYTES = 22 + (1 << 16)  # of a zip, with its comment: where zipfile looks for it
+
+
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
+
 ZIP_ENCODINGS = {zipfile.ZIP_STORED: "raw", zipfile.ZIP_DEFLATED: "deflate"}
+
+
 ZIP_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 
 
@@ -50,9 +58,7 @@ class _ZipWindow:
         return data
 
 
-def zip_entries(
-    container: Container, skipped: Counter[str], keep_column: str | None = None
-) -> Iterator[Entry]:
+def list_zip(container: Container, skipped: Counter[str], keep_column: str | None = None) -> Iterator[Entry]:
     """Every image of a zip, in the order of its bytes; the rest is counted in `skipped`.
 
     A range begins at the member's local header and ends at the next one's: only the header itself
@@ -71,7 +77,7 @@ def zip_entries(
         name = _zip_name(info)
         if name:
             place = _zip_place(info, bounds, archive.start_dir)
-            entry = member_entry(container, "zip", name, skipped, _zip_refusal(info), **place)
+            entry = make_entry(container, "zip", name, skipped, _zip_refusal(info), **place)
             if entry is not None:
                 yield entry
     tail = container.read(max(container.size - END_RECORD_BYTES, 0), END_RECORD_BYTES)
@@ -117,7 +123,7 @@ def _zip_refusal(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def member_bytes(data: bytes, uri: str, encoding: str, num_bytes: int | None, max_bytes: int) -> bytes:
+def extract_member(data: bytes, uri: str, encoding: str, num_bytes: int | None, max_bytes: int) -> bytes:
     """The member of a tar or zip whose range of it is `data`; `encoding` and `num_bytes` as in its Entry.
 
     Never makes more than `max_bytes` + 1 bytes. Every member of a zip has a `num_bytes`. Raises ImageError.

@@ -17,7 +17,11 @@ from maskbatch.stores.uris import encode_name
 
 READ_BYTES = 16 << 20
 """The most that one read asks of a store."""
+
+
 UNSAFE_NAME = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)|.*[\\\0]", re.DOTALL)
+
+
 UNSAFE = "its name is absolute, or has a '..', a drive letter, a backslash or a NUL"
 
 
@@ -55,7 +59,7 @@ class Container:
         )
 
 
-def member_entry(
+def make_entry(
     container: Container, scheme: str, name: str, skipped: Counter[str], refusal: str | None, **place: Any
 ) -> Entry | None:
     """The entry of a file called `name`; None, and counted, where it is no image.

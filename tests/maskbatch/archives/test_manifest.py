@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.manifest import is_manifest, list_manifest
 from maskbatch.errors import UsageError
-from maskbatch.manifest import is_manifest, manifest_entries
 from maskbatch.stores.uris import encode_name, is_allowed, local_path, locate
 
 STORE = ["s3://b/", "https://cams.example.com/", "gs://g/month"]
@@ -48,7 +48,7 @@ def listing(
     uri = f"file://{encode_name(str(uri))}" if isinstance(uri, Path) else uri
     opened = (files or Files()).open
     relative = uri.rsplit("/", 1)[-1] if relative is None else relative
-    return list(manifest_entries(uri, relative, opened, list(allow), keep, skipped, notes)), skipped, notes
+    return list(list_manifest(uri, relative, opened, list(allow), keep, skipped, notes)), skipped, notes
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -297,7 +297,7 @@ def test_a_manifest_reads_nothing_that_was_not_allowed(text: str) -> None:
     skipped: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     opened = Files({base: content.getvalue().encode()}).open
-    found = manifest_entries(base, "l.csv", opened, allow, None, skipped, notes)
+    found = list_manifest(base, "l.csv", opened, allow, None, skipped, notes)
     assert next(found).uri == "file:///srv/list/fine.jpg"
     if text.endswith("/"):
         assert list(found) == [] and skipped == {"folder marker": 1}
@@ -569,7 +569,7 @@ def test_a_long_manifest_is_never_whole_in_memory(tmp_path: Path, name: str) -> 
     held = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
-        found = manifest_entries(f"file://{path}", name, Files().open, [], None, Counter(), Counter())
+        found = list_manifest(f"file://{path}", name, Files().open, [], None, Counter(), Counter())
         arrow = 0
         for number, _ in enumerate(found, 1):
             arrow = max(arrow, pa.total_allocated_bytes() - held) if number % 20_000 == 0 else arrow

@@ -23,16 +23,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.members import Container
+from maskbatch.archives.tars import explain_compression, list_tar
+from maskbatch.archives.zips import extract_member, list_zip
 from maskbatch.clock import parse_time
 from maskbatch.errors import ImageError, RunFailedError, UsageError
-from maskbatch.members import Container
 from maskbatch.stores.uris import decode_name
-from maskbatch.tars import compressed, tar_entries
-from maskbatch.zips import member_bytes, zip_entries
 
 JPEG = bytes(random.Random(5).randbytes(3000))
 LIMIT = 1 << 20
-ENTRIES = {"tar": tar_entries, "zip": zip_entries}
+ENTRIES = {"tar": list_tar, "zip": list_zip}
 
 
 class Store(io.BytesIO):
@@ -65,7 +65,7 @@ def index(
 def fetch(data: bytes, entry: Entry, max_bytes: int = LIMIT) -> bytes:
     assert entry.offset is not None and entry.length is not None
     part = data[entry.offset : entry.offset + entry.length]
-    return member_bytes(part, entry.uri, entry.encoding, entry.num_bytes, max_bytes)
+    return extract_member(part, entry.uri, entry.encoding, entry.num_bytes, max_bytes)
 
 
 def info(name: str, **fields: Any) -> tarfile.TarInfo:
@@ -261,7 +261,7 @@ def test_only_headers_of_a_plain_tar_are_read_and_few_are_held() -> None:
     data = make_tar(*((f"{i}.jpg", b"x") for i in range(2000)))
     source = container(data)
     assert isinstance(source.file, Store)
-    found = tar_entries(source, Counter())
+    found = list_tar(source, Counter())
     next(found)
     with at_most(200_000):
         assert sum(1 for _ in found) == 1999
@@ -376,7 +376,7 @@ def test_a_compressed_tar_is_refused_with_the_command_that_helps(
     (tmp_path / "days").mkdir()
     (tmp_path / name).write_bytes(head)
     with pytest.raises(UsageError, match=tool) as caught:
-        list(tar_entries(container(head, name=name), Counter()))
+        list(list_tar(container(head, name=name), Counter()))
     command = str(caught.value).rpartition(": ")[2]
     assert command == f"{tool} -dc 'days/day 1.tar.{extension}' > 'days/day 1.tar'"
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
@@ -398,7 +398,7 @@ def test_a_compressed_tar_is_refused_with_the_command_that_helps(
 def test_magic_bytes_decide_what_is_compressed_and_else_the_name(
     name: str, head: bytes, command: str | None
 ) -> None:
-    sentence = compressed(name, head)
+    sentence = explain_compression(name, head)
     assert (sentence and sentence.rpartition(": ")[2]) == command
 
 
@@ -658,7 +658,7 @@ def test_a_zip_bomb_allocates_no_more_than_allowed() -> None:
     record = struct.pack("<4s5H3L2H", b"PK\3\4", 20, 0, 8, 0, 0, 0, len(packed), 0, 5, 0) + b"a.jpg" + packed
     for num_bytes, status in ((1000 << 20, "too_large"), (LIMIT, "corrupt"), (10, "corrupt")):
         with at_most(4 * LIMIT), pytest.raises(ImageError) as caught:
-            member_bytes(record, "zip://a.jpg::file:///x.zip", "deflate", num_bytes, LIMIT)
+            extract_member(record, "zip://a.jpg::file:///x.zip", "deflate", num_bytes, LIMIT)
         assert caught.value.status == status
     assert str(ImageError("too_large", "x")) and caught.value.__reduce__()
 
@@ -666,7 +666,7 @@ def test_a_zip_bomb_allocates_no_more_than_allowed() -> None:
 def test_a_huge_directory_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_zip(*((f"{i:05}.jpg", b"") for i in range(3000)))
     assert len(index(data, "zip")[0]) == 3000
-    monkeypatch.setattr("maskbatch.zips.MAX_DIRECTORY_BYTES", 100_000)
+    monkeypatch.setattr("maskbatch.archives.zips.MAX_DIRECTORY_BYTES", 100_000)
     assert [entry.status for entry in index(data, "zip")[0]] == ["corrupt"]
 
 
@@ -688,7 +688,7 @@ def test_damaged_bytes_of_a_member_are_told_apart(
     (entry,), _ = index(data, "zip")
     assert entry.offset is not None and entry.length is not None
     with pytest.raises(ImageError) as caught:
-        member_bytes(change(data[: entry.length]), entry.uri, entry.encoding, entry.num_bytes, LIMIT)
+        extract_member(change(data[: entry.length]), entry.uri, entry.encoding, entry.num_bytes, LIMIT)
     assert (caught.value.status, caught.value.message) == (status, message)
 
 
@@ -696,15 +696,15 @@ def test_damaged_bytes_of_a_member_are_told_apart(
 def test_a_size_that_is_not_the_directorys_is_corrupt(num_bytes: int) -> None:
     data = make_zip(("a.jpg", JPEG))
     with pytest.raises(ImageError, match=re.escape("its size differs from the zip's directory")):
-        member_bytes(data, "zip://a.jpg::x", "deflate", num_bytes, LIMIT)
+        extract_member(data, "zip://a.jpg::x", "deflate", num_bytes, LIMIT)
 
 
 def test_a_member_of_a_tar_is_what_was_fetched() -> None:
-    assert member_bytes(b"abc", "tar://a.jpg::x", "raw", 3, 3) == b"abc"
+    assert extract_member(b"abc", "tar://a.jpg::x", "raw", 3, 3) == b"abc"
     with pytest.raises(ImageError, match="more than the 2 bytes allowed"):
-        member_bytes(b"abc", "tar://a.jpg::x", "raw", 3, 2)
+        extract_member(b"abc", "tar://a.jpg::x", "raw", 3, 2)
     with pytest.raises(ImageError, match="the tar ends inside this member"):
-        member_bytes(b"ab", "tar://a.jpg::x", "raw", 3, 3)
+        extract_member(b"ab", "tar://a.jpg::x", "raw", 3, 3)
 
 
 # --- both ---

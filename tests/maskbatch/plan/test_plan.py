@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import NOW, write_files
 
-from maskbatch import plan, schema
-from maskbatch.archive import access_of, canonical
+from maskbatch import schema
+from maskbatch.archives.arguments import make_absolute, make_access
 from maskbatch.clock import Clock
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
-from maskbatch.plan import Listing, plan_rows, read_plan, write_plan
+from maskbatch.plan import table as table_module
+from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.stores.files import Location
 from maskbatch.stores.options import NO_OPTIONS
@@ -24,8 +26,8 @@ DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"
 
 
 def listed(*archives: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], Listing]:
-    config = PlanConfig(archives=tuple(canonical(str(name)) for name in archives), **settings)
-    listing, access = Listing(), access_of(config, NO_OPTIONS)
+    config = PlanConfig(archives=tuple(make_absolute(str(name)) for name in archives), **settings)
+    listing, access = Listing(), make_access(config, NO_OPTIONS)
     return list(plan_rows(config, Clock.parse(config.timezone, NOW), listing, access)), listing
 
 
@@ -263,8 +265,8 @@ def small_plan(folder: Location, num_rows: int, tag: str = "") -> None:
 @pytest.fixture(scope="module")
 def plan_of_several_files(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "GROUP_ROWS", 5)
-        patch.setattr(plan, "FILE_ROWS", 15)
+        patch.setattr(table_module, "GROUP_ROWS", 5)
+        patch.setattr(table_module, "FILE_ROWS", 15)
         folder = tmp_path_factory.mktemp("plan")
         small_plan(folder, 38)
         yield folder

@@ -4,109 +4,24 @@ Local folders are walked; a bucket is listed by prefix, several prefixes at a ti
 pages ahead, and put together in the order of the keys.
 """
 
-import fnmatch
 import os
 import queue
-import re
 import stat
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
+from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
 from maskbatch.errors import UsageError
 from maskbatch.stores.access import Access
 from maskbatch.stores.filesystem import Fsspec, fsspec_info
 from maskbatch.stores.uris import encode_name, local_path
 
-MAGIC = re.compile(r"[*?\[]")
-PREFIXES = 16
-"""Prefixes of a bucket listed at a time."""
 PAGES_AHEAD = 16
 """Pages of 1,000 keys that each of them may be ahead of what was taken: 50 MB in all."""
-
-
-class File(NamedTuple):
-    """One file of a tree."""
-
-    uri: str
-    relative: str
-    """Path below the tree's base, encoded like the uri."""
-    num_bytes: int | None = None
-    version: str | None = None
-    error: str | None = None
-    """Why it can never be read, for what is no regular file."""
-    exact: bool = False
-    """The pattern names this file itself, not a folder above it."""
-
-
-Page = list[File]
-Part = Page | Callable[[], Iterator[Page]]
-"""Files, or what lists them when it is called."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """What lies below a folder, or what of it matches a pattern: `*`, `?` and `[...]` in a name, `**`."""
-
-    base: str
-    """Uri of the folder, ending in `/`."""
-    pattern: tuple[str, ...] = ()
-
-    @property
-    def lead(self) -> str:
-        """The folders that every match lies in, below the base, ending in `/` or empty."""
-        lead = []
-        for segment in self.pattern[:-1]:
-            if MAGIC.search(segment):
-                break
-            lead.append(f"{segment}/")
-        return "".join(lead)
-
-    @property
-    def stem(self) -> str:
-        """What every matching path below the base begins with: the lead, and more of the next name."""
-        return (
-            self.lead + MAGIC.split("/".join(self.pattern)[len(self.lead) :].partition("/")[0], maxsplit=1)[0]
-        )
-
-    def enters(self, folder: str) -> bool:
-        """Whether something below `folder`, a path below the base ending in `/`, may match."""
-        return self._begins(folder.split("/")[:-1])
-
-    def takes(self, relative: str) -> bool | None:
-        """None for a file that does not match; else whether the pattern names it itself."""
-        if not self.pattern:
-            return False
-        segments = relative.split("/")
-        if _matches(segments, self.pattern):
-            return True
-        below = any(_matches(segments[:k], self.pattern) for k in range(1, len(segments)))
-        return False if below else None
-
-    def _begins(self, folders: list[str]) -> bool:
-        for name, segment in zip(folders, self.pattern, strict=False):
-            if segment == "**":
-                return True
-            if not fnmatch.fnmatchcase(name, segment):
-                return False
-        return True
-
-
-def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path's names follow a pattern; `**` is any number of folders, at the end any path."""
-    for i, segment in enumerate(pattern):
-        if segment == "**":
-            rest = pattern[i + 1 :]
-            if not rest:
-                return i < len(names)
-            return any(_matches(names[k:], rest) for k in range(i, len(names)))
-        if i >= len(names) or not fnmatch.fnmatchcase(names[i], segment):
-            return False
-    return len(names) == len(pattern)
 
 
 def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[File]:
@@ -119,12 +34,12 @@ def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[Fil
         return
     store = access.store(tree.base)
     if isinstance(store, Fsspec):
-        yield from in_order(_fsspec_parts(tree, store, tree.lead))
+        yield from merge_parts(_fsspec_parts(tree, store, tree.lead))
     else:
         from maskbatch.archives.s3_listing import BucketTree
         from maskbatch.stores.s3 import S3
 
-        yield from in_order(BucketTree(cast(S3, store), tree).parts())
+        yield from merge_parts(BucketTree(cast(S3, store), tree).parts())
 
 
 def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:
@@ -206,7 +121,7 @@ def _below(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
             yield part
 
 
-def in_order(parts: Iterable[Part]) -> Iterator[File]:
+def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
     """The files of `parts`, in their order; PREFIXES of those still to be listed run at a time, ahead."""
     stop = threading.Event()
     ahead: deque[Page | queue.Queue[Page | BaseException | None]] = deque()

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch import rowfiles
+from maskbatch.archives import rowfiles
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.rowfiles import GroupReader, find_image_column, list_rows
 from maskbatch.errors import UsageError
-from maskbatch.rowfiles import GroupReader, image_column, rowfile_entries
 
 URI = "s3://b/month/part-0.parquet"
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -39,7 +39,7 @@ def parquet(columns: dict[str, Any], **options: Any) -> io.BytesIO:
 def entries(file: BinaryIO, keep: str | None = None) -> tuple[list[Entry], Counter[str]]:
     notes: Counter[str] = Counter()
     skipped: Counter[str] = Counter()
-    found = list(rowfile_entries(file, URI, "part-0.parquet", "etag", keep, skipped, notes))
+    found = list(list_rows(file, URI, "part-0.parquet", "etag", keep, skipped, notes))
     assert not skipped
     return found, notes
 
@@ -61,13 +61,13 @@ def entries(file: BinaryIO, keep: str | None = None) -> tuple[list[Entry], Count
 def test_the_column_of_images_is_found_by_type_and_then_by_name(
     columns: dict[str, pa.DataType], expected: str | None
 ) -> None:
-    assert image_column(pa.schema(list(columns.items()))) == expected
+    assert find_image_column(pa.schema(list(columns.items()))) == expected
 
 
 def test_several_columns_that_may_hold_images_are_refused_by_name() -> None:
     schema = pa.schema([("left", pa.binary()), ("right", STRUCT)])
     with pytest.raises(UsageError, match=r"left, right may hold the images; name the right one image$"):
-        image_column(schema)
+        find_image_column(schema)
     with pytest.raises(UsageError, match=f"^{URI}: any of the columns left, right"):
         entries(parquet({"left": [b""], "right": [b""]}))
     with pytest.raises(UsageError, match=f"^{URI}: no column of images among n, m; a binary one expected"):

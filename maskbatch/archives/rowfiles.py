@@ -12,26 +12,41 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from maskbatch.archives.columns import Row, check_columns, choose_columns, clean_row, describe_row, to_texts
 from maskbatch.archives.entries import Entry
 from maskbatch.errors import UsageError
-from maskbatch.manifest import Row, check_columns, choose_columns, clean_row, described, texts
 from maskbatch.stores.uris import encode_name
 
 IMAGE_COLUMNS = ("image", "bytes", "data", "content", "jpg", "jpeg", "png")
 """What a column of images is likely called, the likeliest first."""
+
+
 NAME_COLUMNS = ("path", "file_name", "filename", "name", "key", "__key__")
+
+
 MAX_GROUP_BYTES = 8 << 30
+
+
 MAX_GROUP_ROWS = 1 << 24
 """A row costs a hostile footer nothing, so its word for their number has a bound."""
+
+
 PAGE_BYTES = 1 << 20
 
+
 NO_PARQUET = "this is no Parquet file, or it is damaged"
+
+
 DAMAGED = "the columns beside the image are damaged"
+
+
 TOO_MANY_ROWS = f"one of its row groups claims more than {MAX_GROUP_ROWS:,} rows"
+
+
 TOO_LARGE = f"its row group claims more than {MAX_GROUP_BYTES >> 30} GiB of images; write smaller row groups"
 
 
-def image_column(schema: pa.Schema) -> str | None:
+def find_image_column(schema: pa.Schema) -> str | None:
     """The column that holds encoded images: a binary one, or a struct with a binary field `bytes`.
 
     None if there is none; raises UsageError where several might be it.
@@ -60,17 +75,17 @@ def _is_image_struct(kind: pa.DataType) -> bool:
 
 def _image_path(schema: pa.Schema) -> str:
     """The image column's path in a Parquet file, `image` or `image.bytes`."""
-    image = image_column(schema)
+    image = find_image_column(schema)
     if image is None:
         raise UsageError(f"no column of images among {', '.join(schema.names)}; a binary one expected")
     return image if _is_binary(schema.field(image).type) else f"{image}.bytes"
 
 
-def _opened(file: BinaryIO) -> pq.ParquetFile:
+def _open_parquet(file: BinaryIO) -> pq.ParquetFile:
     return pq.ParquetFile(file, buffer_size=PAGE_BYTES, pre_buffer=False)
 
 
-def rowfile_entries(
+def list_rows(
     file: BinaryIO,
     uri: str,
     relative: str,
@@ -84,7 +99,7 @@ def rowfile_entries(
     Raises UsageError for a file without a column of images or without `keep_column`.
     """
     try:
-        parquet = _opened(file)
+        parquet = _open_parquet(file)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk or the store: Arrow's own has no number
@@ -119,7 +134,7 @@ def rowfile_entries(
                 version=version,
                 status=status,
                 error=problem,
-                **described(row or {}, notes),
+                **describe_row(row or {}, notes),
             )
         first += num_rows
 
@@ -128,7 +143,7 @@ def _light_columns(
     schema: pa.Schema, image: str, keep_column: str | None
 ) -> tuple[dict[str, str], list[str]]:
     """The columns of site, camera, time and of what is kept; and those of names, the likeliest first."""
-    top = image_column(schema)
+    top = find_image_column(schema)
     others = [field for field in schema if field.name != top and not pa.types.is_nested(field.type)]
     chosen = choose_columns(tuple(field.name for field in others), keep_column)
     check_columns(chosen, [field.name for field in others], keep_column)
@@ -154,7 +169,7 @@ def _light_rows(
         return
     try:
         for batch in parquet.iter_batches(8192, row_groups=[group], columns=paths, use_threads=False):
-            columns = [texts(_column(batch, path)) for path in paths]
+            columns = [to_texts(_column(batch, path)) for path in paths]
             for values in zip(*columns, strict=True):
                 row = clean_row(light, values[: len(light)])
                 yield row, next((name for name in values[len(light) :] if name), None)
@@ -179,7 +194,7 @@ class GroupReader:
 
     def __init__(self, file: BinaryIO, row_group: int) -> None:
         self.file = file
-        parquet = _opened(file)
+        parquet = _open_parquet(file)
         self._image = _image_path(parquet.schema_arrow)
         self._batches = parquet.iter_batches(
             16, row_groups=[row_group], columns=[self._image], use_threads=False

@@ -14,10 +14,9 @@ import re
 import shlex
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_plus
@@ -25,26 +24,21 @@ from urllib.parse import unquote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from maskbatch.archives.columns import Row, check_columns, choose_columns, clean_row, describe_row, to_texts
 from maskbatch.archives.entries import Entry, is_image
-from maskbatch.clock import parse_time
 from maskbatch.errors import UsageError
 from maskbatch.stores.uris import DOT_SEGMENT, SCHEME, Place, decode_name, locate, parse_prefix, redact
 
 Open = Callable[[str], BinaryIO]
 """Opens any uri for reading, seekable; raises FileNotFoundError or another OSError."""
-Row = dict[str, str | None]
-"""One row by the names of COLUMNS, and `kept`; blanks are None."""
 
-COLUMNS = {
-    "uri": ("uri",), "bucket": ("bucket",), "key": ("key",), "site": ("site",), "camera": ("camera",),
-    "captured_at": ("captured_at",), "num_bytes": ("num_bytes", "size"),
-    "version": ("version", "etag", "e_tag"), "is_latest": ("is_latest", "islatest"),
-    "is_delete_marker": ("is_delete_marker", "isdeletemarker"),
-}  # fmt: skip
-"""What a column may be called, in any case; the first that is there counts."""
 
 BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+
+
 MAX_LINE_BYTES = 1 << 20
+
+
 MAX_INVENTORY_BYTES = 1 << 24
 """Of manifest.json itself: 200 bytes for each data file."""
 
@@ -55,7 +49,7 @@ def is_manifest(name: str) -> bool:
     return base == "manifest.json" or base.removesuffix(".gz").endswith((".csv", ".jsonl", ".ndjson"))
 
 
-def manifest_entries(
+def list_manifest(
     uri: str,
     relative: str,
     open_file: Open,
@@ -137,7 +131,7 @@ class _Manifest:
             status="unsupported" if unreadable else None,
             error="a `.` or `..` in its key, which clients resolve before they ask" if unreadable else None,
             fetch=place.fetch,
-            **described(row, self.notes),
+            **describe_row(row, self.notes),
         )
 
 
@@ -163,42 +157,12 @@ def _object(bucket: str | None, key: str | None) -> Place:
     return Place(f"s3://{bucket}", f"/{key}")
 
 
-def described(row: Row, notes: Counter[str]) -> dict[str, Any]:
-    """What a row says of Entry's `site`, `camera`, `time`, `kept`; a time that cannot be read is counted."""
-    text = row.get("captured_at")
-    time = parse_time(text)
-    if text and time is None:
-        notes["captured_at not readable"] += 1
-    return {"site": row.get("site"), "camera": row.get("camera"), "time": time, "kept": row.get("kept")}
-
-
 def _whole_number(text: str | None) -> int | None:
     try:
         number = int(float(text or ""))
     except (ValueError, OverflowError):
         return None
     return number if 0 <= number < 1 << 63 else None
-
-
-@lru_cache(maxsize=64)
-def choose_columns(names: tuple[str, ...], keep_column: str | None) -> dict[str, str]:
-    """The names that a table has for those of COLUMNS and for `kept`."""
-    by_lower = {name.strip().lower(): name for name in reversed(names)}
-    wanted = COLUMNS | ({"kept": (keep_column.strip().lower(),)} if keep_column else {})
-    found = {column: next(filter(by_lower.get, known), None) for column, known in wanted.items()}
-    chosen = {column: by_lower[known] for column, known in found.items() if known}
-    if keep_column in names:
-        chosen["kept"] = keep_column
-    if "uri" in chosen:
-        for column in ("bucket", "key", "is_latest", "is_delete_marker"):
-            chosen.pop(column, None)
-    return chosen
-
-
-def check_columns(chosen: Collection[str], names: Sequence[str], keep_column: str | None) -> None:
-    """Raises ValueError naming the columns where the one to keep is not among them."""
-    if keep_column is not None and "kept" not in chosen:
-        raise ValueError(f"has no column {keep_column} to keep, but {redact(', '.join(names))}")
 
 
 def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = False) -> dict[str, str]:
@@ -230,12 +194,6 @@ def _unzipped(file: BinaryIO) -> BinaryIO:
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
-
-
-def clean_row(columns: Collection[str], values: Sequence[str | None]) -> Row:
-    """Blanks become None; blanks around a value go, but for a key, which is literal."""
-    pairs = zip(columns, values, strict=True)
-    return {c: (v if c == "key" else v.strip()) if v and not v.isspace() else None for c, v in pairs}
 
 
 def _csv_rows(file: BinaryIO, keep_column: str | None, header: Sequence[str]) -> Iterator[tuple[str, Row]]:
@@ -308,20 +266,9 @@ def _parquet_rows(file: BinaryIO, keep_column: str | None) -> Iterator[tuple[str
         if nested:
             raise ValueError(f"has no text in its column {nested[0]}")
         for batch in parquet.iter_batches(8192, columns=list(set(chosen.values())), use_threads=False):
-            columns = [texts(batch.column(batch.schema.names.index(name))) for name in chosen.values()]
+            columns = [to_texts(batch.column(batch.schema.names.index(name))) for name in chosen.values()]
             for values in zip(*columns, strict=True):
                 yield f"row {next(numbers)}", clean_row(chosen, values)
-
-
-def texts(column: pa.Array) -> list[str | None]:
-    """A column's values as text; times in ISO 8601 to the microsecond, with `Z` where the type has a zone."""
-    kind = column.type
-    if not pa.types.is_timestamp(kind):
-        return cast(list[str | None], column.cast(pa.string()).to_pylist())
-    naive = column.view(pa.int64()).view(pa.timestamp(kind.unit))
-    if kind.unit == "ns":
-        naive = naive.cast(pa.timestamp("us"), safe=False)
-    return [time and time + ("Z" if kind.tz else "") for time in naive.cast(pa.string()).to_pylist()]
 
 
 def _inventory_entries(manifest: _Manifest, text: bytes, open_file: Open) -> Iterator[Entry]:
