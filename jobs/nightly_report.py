@@ -34,7 +34,6 @@ from jobs.nights import DAY, Schedule
 from maskbatch import cli, flags
 from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
 from maskbatch.clock import now
-from maskbatch.committed import Committed, check_digests, open_committed
 from maskbatch.compare import compare
 from maskbatch.config import ReportConfig, make_config
 from maskbatch.drift import HISTORY_NIGHTS, RECENT_NIGHTS
@@ -49,6 +48,7 @@ from maskbatch.errors import (
 )
 from maskbatch.progress import say, step
 from maskbatch.report import make_report
+from maskbatch.runs.committed import CommittedRun, check_digests, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import store_errors, write_json
 from maskbatch.terminal import headline
@@ -125,7 +125,7 @@ def _before(schedule: Schedule, day: date, run: RunDir) -> tuple[dict[date, RunD
     Another checkpoint would be taken for a change.
     """
 
-    def meaning(one: Committed) -> tuple[str, str | None]:
+    def meaning(one: CommittedRun) -> tuple[str, str | None]:
         return one.digest, one.keep_column
 
     alike, damaged = {}, []

@@ -11,8 +11,8 @@ from maskbatch import config, runner
 from maskbatch.archives import arguments
 from maskbatch.clock import Clock, now
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import list_versions
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
-from maskbatch.versions import versions
 
 DAY = timedelta(days=1)
 
@@ -87,5 +87,5 @@ class Schedule:
 
     def night(self, day: date) -> RunDir | None:
         """The newest finished run of a local day, if it has one. Raises UsageError where it is damaged."""
-        finished = [run for run in versions(self.run(day)) if run.success.exists()]
+        finished = [run for run in list_versions(self.run(day)) if run.success.exists()]
         return finished[-1] if finished else None

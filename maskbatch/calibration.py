@@ -19,19 +19,19 @@ import pyarrow as pa
 
 from maskbatch import schema
 from maskbatch.archives import arguments
-from maskbatch.checkpoint import open_checkpoint
 from maskbatch.clock import Clock, now
+from maskbatch.cluster.pipeline import Cluster, Pools
+from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
-from maskbatch.pipeline import Cluster, Pools
+from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.plan.build import Listing, plan_rows
 from maskbatch.plan.columns import Row
 from maskbatch.plan.table import write_plan
 from maskbatch.progress import Step, step
-from maskbatch.rows import Work, shard_size
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.work import Work, shard_size
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
-from maskbatch.workers import ShardDone
 
 STEADY_S = 20.0
 """Scoring that is enough, counted from when every worker has done its first group."""

@@ -272,12 +272,12 @@ def _summary(result: Any) -> dict[str, Any]:
 
 
 def _closing_lines(result: Any) -> None:
-    from maskbatch import versions
+    from maskbatch.runs import versions
 
     success, path = result.success, result.run.path
     if not result.rescored:
         say(f"{path} was finished before; nothing was scored again. What came since: add --reuse {path}.")
-        versions.chosen([result.run], take_latest=False)  # which says that there is a newer one
+        versions.choose_versions([result.run], take_latest=False)  # which says that there is a newer one
     if success["exit_code"]:
         failed = 1 - success["statuses"].get("ok", 0) / success["planned"]
         say(
@@ -318,7 +318,7 @@ def report(
     from maskbatch import terminal
     from maskbatch.report import make_report
     from maskbatch.runs.directory import RunDir
-    from maskbatch.versions import chosen
+    from maskbatch.runs.versions import choose_versions
 
     settings = config.ReportConfig(
         exclude=tuple(config.split_names(exclude or "")),
@@ -330,7 +330,7 @@ def report(
         corrections=corrections,
     )
     options = _options(storage_options)
-    opened = chosen([RunDir.at(name, options) for name in runs], take_latest=latest)
+    opened = choose_versions([RunDir.at(name, options) for name in runs], take_latest=latest)
     if len(opened) > 1 and out is None:
         raise UsageError("several runs make a report of their own: name its folder with --out")
     target = RunDir.at(out, options) if out is not None else None
@@ -357,13 +357,13 @@ def status(
     from dataclasses import asdict
 
     from maskbatch.runs.directory import RunDir
-    from maskbatch.status import lines, read_status
+    from maskbatch.runs.status import describe_status, read_status
 
     found = read_status(RunDir.at(out, _options(storage_options)))
     if as_json:
         print(json.dumps(asdict(found), default=str))
     else:
-        print(*lines(found), sep="\n")
+        print(*describe_status(found), sep="\n")
 
 
 @app.command()
@@ -379,10 +379,10 @@ def compare(
     from maskbatch import terminal
     from maskbatch.compare import compare as held_against
     from maskbatch.runs.directory import RunDir
-    from maskbatch.versions import chosen
+    from maskbatch.runs.versions import choose_versions
 
     options = _options(storage_options)
-    pair = [chosen([RunDir.at(name, options)], take_latest=latest)[0] for name in (first, second)]
+    pair = [choose_versions([RunDir.at(name, options)], take_latest=latest)[0] for name in (first, second)]
     made = held_against(*pair)
     if as_json:
         print(json.dumps(made.as_dict()))
@@ -403,11 +403,11 @@ def verify(
 ) -> int:
     """Check a finished run: files, counts, ids, and a random sample against the archive."""
     from maskbatch.runs.directory import RunDir
+    from maskbatch.runs.versions import choose_versions
     from maskbatch.verify import verify as check
-    from maskbatch.versions import chosen
 
     options = _options(storage_options)
-    (run,) = chosen([RunDir.at(out, options)], take_latest=latest)
+    (run,) = choose_versions([RunDir.at(out, options)], take_latest=latest)
     found = check(run, sample=sample, seed=seed, checkpoint=checkpoint, options=options)
     if as_json:
         print(json.dumps({"out": out, **found.as_dict()}))

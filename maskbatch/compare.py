@@ -20,10 +20,10 @@ from scipy.special import stdtr, stdtrit
 from scipy.stats import false_discovery_control
 
 from maskbatch.buckets import hash_texts
-from maskbatch.committed import Committed, Meaning, in_order, open_together, read_files
 from maskbatch.errors import UsageError
 from maskbatch.intervals import FEW_CLUSTERS
 from maskbatch.progress import Step, step
+from maskbatch.runs.committed import CommittedRun, Meaning, open_together, order_files, read_files
 from maskbatch.runs.directory import RunDir
 
 FAILED = "failed"
@@ -152,7 +152,7 @@ def difference(
 
 
 def _images(
-    runs: Sequence[Committed], side: str, cameras: Cameras, times: list[str], shown: Step
+    runs: Sequence[CommittedRun], side: str, cameras: Cameras, times: list[str], shown: Step
 ) -> Iterator[pd.DataFrame]:
     """Each file's images in 18 bytes each: hash of the uri, camera, hour, and the label in column `side`.
 
@@ -160,7 +160,7 @@ def _images(
     New cameras, and the first and last time of each file, are added to `cameras` and `times`.
     """
     classes = runs[0].meaning.classes
-    for rows in read_files(in_order(runs), COLUMNS):
+    for rows in read_files(order_files(runs), COLUMNS):
         rows = rows.filter(pc.equal(rows["region"], 0))
         times += [t.isoformat() for t in pc.min_max(rows["captured_local"]).as_py().values() if t]
         hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)
@@ -268,7 +268,7 @@ def _figures(
     return whole, by_camera
 
 
-def _identity(runs: Sequence[Committed], times: Sequence[str]) -> dict[str, Any]:
+def _identity(runs: Sequence[CommittedRun], times: Sequence[str]) -> dict[str, Any]:
     return {
         "path": _joined(str(one.run.path) for one in runs),
         "checkpoint": _joined(one.digest for one in runs),

@@ -9,17 +9,14 @@ import pyarrow.compute as pc
 
 from maskbatch import schema
 from maskbatch.clock import EARLIEST, Clock
-from maskbatch.committed import Committed
 from maskbatch.differences import Difference, Verification
+from maskbatch.runs.committed import CommittedRun, clock_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 QUARTER = timedelta(minutes=15)
 """Zones have changed their offset, since EARLIEST, only at whole quarters of an hour."""
-
-
-def clock_of(one: Committed) -> Clock:
-    """The clock that the run's times were read by."""
-    return Clock.parse(one.settings["plan"]["timezone"], datetime.fromisoformat(one.settings["created_at"]))
 
 
 def check_kinds(rows: pa.Table, result: Verification) -> None:
@@ -31,7 +28,7 @@ def check_kinds(rows: pa.Table, result: Verification) -> None:
     result.mark(rows, unknown, "status", "one of " + ", ".join(schema.STATUSES), rows["status"])
 
 
-def check_rows(rows: pa.Table, planned: pa.Table, one: Committed, result: Verification) -> None:
+def check_rows(rows: pa.Table, planned: pa.Table, one: CommittedRun, result: Verification) -> None:
     """Whole-image rows against those of the plan beside them, and each column against the others."""
     _check_as_planned(rows, planned, one.keep_column, result)
     _check_local_times(rows, clock_of(one), result)
@@ -88,7 +85,7 @@ def _check_local_times(rows: pa.Table, clock: Clock, result: Verification) -> No
     result.compare(rows, "captured_local", expected.cast(pa.timestamp("us")), rows["captured_local"])
 
 
-def _check_labels(rows: pa.Table, one: Committed, result: Verification) -> None:
+def _check_labels(rows: pa.Table, one: CommittedRun, result: Verification) -> None:
     """An ok row has every number and no error, another an error alone; the label follows from the numbers.
 
     Where two probabilities are equal, the first class wins, as in `rows.scores_rows`.
@@ -118,7 +115,7 @@ def _check_labels(rows: pa.Table, one: Committed, result: Verification) -> None:
     result.compare(rows, "needs_review", pa.array(confidence < threshold), rows["needs_review"])
 
 
-def check_statuses(one: Committed, statuses: Counter[str], result: Verification) -> None:
+def check_statuses(one: CommittedRun, statuses: Counter[str], result: Verification) -> None:
     """planned = sum of statuses, and each status has as many rows as were committed."""
     planned, committed = one.success["planned"], one.success.get("statuses")
     if not isinstance(committed, dict) or not all(isinstance(count, int) for count in committed.values()):

@@ -15,11 +15,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskbatch.committed import Committed
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.review import STRATA
+from maskbatch.runs.committed import CommittedRun
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import list_versions, version_number
 from maskbatch.stores.files import (
     Location,
     explain,
@@ -29,7 +30,6 @@ from maskbatch.stores.files import (
     store_errors,
     write_whole,
 )
-from maskbatch.versions import number_of, versions
 
 SCHEMA = pa.schema(
     [
@@ -98,7 +98,7 @@ def _read(path: Location) -> pa.Table:
         raise UsageError(message) from error
 
 
-def of_run(one: Committed) -> pa.Table:
+def of_run(one: CommittedRun) -> pa.Table:
     """What is in the run's own folder and in those of the versions that it replaces. Raises UsageError."""
     return pa.concat_tables([read(folder) for folder in folders(one.run, one.settings)])
 
@@ -107,8 +107,8 @@ def folders(run: RunDir, settings: Mapping[str, Any]) -> list[Location]:
     """corrections/ of the versions of a run up to itself, the oldest first."""
     if not settings.get("replaces"):
         return [run.corrections]
-    own = number_of(run.path, settings)
-    before = [it for it in versions(run) if number_of(it.path, it.read_run() or {}) < own]
+    own = version_number(run.path, settings)
+    before = [it for it in list_versions(run) if version_number(it.path, it.read_run() or {}) < own]
     return [*(it.corrections for it in before), run.corrections]
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from maskbatch.calibration import Calibration, calibrate
-from maskbatch.cluster import Capacity, Node
+from maskbatch.cluster.launcher import NodeType, read_nodes, read_prices
+from maskbatch.cluster.nodes import Capacity, Node
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
-from maskbatch.nodes import NodeType, read_nodes, read_prices
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 RANGE = 0.25

@@ -27,9 +27,9 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from maskbatch.committed import Meaning
 from maskbatch.corrections import disputed
 from maskbatch.review import STRATA, UNCERTAIN
+from maskbatch.runs.committed import Meaning
 
 DRAWS = 4000
 """A limit of the interval moves by about 1 % of its width from one seed to another."""

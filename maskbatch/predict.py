@@ -21,16 +21,16 @@ from PIL import Image
 from maskbatch import schema
 from maskbatch.archives import arguments, reader
 from maskbatch.archives.entries import Entry
-from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
-from maskbatch.classifier import Classifier
 from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
-from maskbatch.decode import decode_batch
 from maskbatch.errors import ImageError, MaskbatchError, UsageError
-from maskbatch.pictures import upright
+from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.model.classifier import Classifier
+from maskbatch.pictures import draw_upright
 from maskbatch.progress import step
-from maskbatch.read import READ_COLUMNS, Encoded, read_images
-from maskbatch.rows import scores_rows
+from maskbatch.score.decode import decode_batch
+from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
+from maskbatch.score.shard import make_rows
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -78,7 +78,7 @@ class Predictor:
         planned = pa.Table.from_pylist(
             [{"id": number, "uri": "", "encoding": "raw"} for number in range(len(encoded))], schema.PLAN
         )
-        rows = scores_rows(planned, decoded, probs_NK, self.card, Clock.parse((), now())).to_pylist()
+        rows = make_rows(planned, decoded, probs_NK, self.card, Clock.parse((), now())).to_pylist()
         return [self._prediction(*both) for both in zip(rows, decoded.images_NHWC, strict=True)]
 
     def _prediction(self, row: dict[str, Any], image: NDArray[np.uint8]) -> Prediction:
@@ -138,7 +138,7 @@ def predict_images(
 
 def _picture(encoded: Encoded, box_px: tuple[int, int], max_pixels: int) -> Image.Image | None:
     with suppress(ImageError):
-        return upright(encoded.data, box_px, max_pixels) if encoded.data is not None else None
+        return draw_upright(encoded.data, box_px, max_pixels) if encoded.data is not None else None
     return None
 
 

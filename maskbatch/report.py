@@ -20,16 +20,16 @@ import pyarrow.parquet as pq
 from maskbatch import corrections
 from maskbatch.alerts import alerts
 from maskbatch.clock import Clock, now, parse_bound
-from maskbatch.committed import Committed, open_together
 from maskbatch.config import Expect, ReportConfig, to_dict
 from maskbatch.coverage import coverage
 from maskbatch.drift import drift
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.judged import judged
-from maskbatch.pictures import thumbnails
+from maskbatch.pictures import make_thumbnails
 from maskbatch.prevalence import unidentifiable
 from maskbatch.progress import say
 from maskbatch.review import CANDIDATE_COLUMNS, UNCERTAIN
+from maskbatch.runs.committed import CommittedRun, open_together
 from maskbatch.runs.directory import RunDir
 from maskbatch.schema import CONDITIONS, UNKNOWN_DATE
 from maskbatch.stores.files import Location, locate_folder, write_json, write_whole
@@ -116,7 +116,7 @@ def make_report(
     report = _report(together, surveyed, config, confusion, reason, words)
     pictures = None
     if config.thumbnails:
-        pictures = thumbnails(_candidates(surveyed).to_pylist(), together, options)
+        pictures = make_thumbnails(_candidates(surveyed).to_pylist(), together, options)
     try:
         _write(report, out, pictures)
     except RunFailedError as error:
@@ -125,7 +125,7 @@ def make_report(
     return report
 
 
-def _last_words(runs: Sequence[Committed], config: ReportConfig, options: StorageOptions) -> pd.DataFrame:
+def _last_words(runs: Sequence[CommittedRun], config: ReportConfig, options: StorageOptions) -> pd.DataFrame:
     """What people said last of the images of `runs`, in the runs' folders and in that of --corrections."""
     if config.corrections is None:
         return corrections.last_words(pa.concat_tables(map(corrections.of_run, runs)))
@@ -142,7 +142,7 @@ def _groupings(keep_column: str | None) -> dict[str, tuple[str, ...]]:
 
 
 def _report(
-    runs: Sequence[Committed],
+    runs: Sequence[CommittedRun],
     surveyed: Survey,
     config: ReportConfig,
     confusion: Confusion | None,
@@ -211,7 +211,7 @@ def _of_cameras(rows: pa.Table, cameras: Collection[tuple[str | None, str | None
     return rows.filter(pa.array([name in cameras for name in names], pa.bool_()))
 
 
-def _common(runs: Sequence[Committed], name: str) -> Any:
+def _common(runs: Sequence[CommittedRun], name: str) -> Any:
     """What the card of the one checkpoint of `runs` says; None where there are several."""
     return runs[0].card.get(name) if len({one.digest for one in runs}) == 1 else None
 
@@ -221,7 +221,7 @@ def _unlike(drifts: dict[str, Any]) -> int:
     return len({(row["site"], row["camera"]) for row in drifts["psi"] if row["psi"] > UNLIKE_PSI})
 
 
-def _confusion(runs: Sequence[Committed]) -> tuple[Confusion | None, str | None]:
+def _confusion(runs: Sequence[CommittedRun]) -> tuple[Confusion | None, str | None]:
     """The held-out matrix that corrects the rates of `runs`, or None and the reason why none does."""
     if len({one.digest for one in runs}) > 1:
         return None, "as the runs were scored by different checkpoints"
@@ -230,7 +230,7 @@ def _confusion(runs: Sequence[Committed]) -> tuple[Confusion | None, str | None]
     return (None, reason) if reason else (confusion, None)
 
 
-def _identity(runs: Sequence[Committed], config: ReportConfig) -> dict[str, Any]:
+def _identity(runs: Sequence[CommittedRun], config: ReportConfig) -> dict[str, Any]:
     """What was reported, by which settings."""
     meaning = runs[0].meaning
     return {
@@ -245,7 +245,7 @@ def _identity(runs: Sequence[Committed], config: ReportConfig) -> dict[str, Any]
     }
 
 
-def _of_run(one: Committed) -> dict[str, Any]:
+def _of_run(one: CommittedRun) -> dict[str, Any]:
     settings, success, plan = one.settings, one.success, one.settings["plan"]
     return {
         "path": str(one.run.path),
@@ -300,7 +300,7 @@ def _quality(cells: pa.Table, surveyed: Survey) -> dict[str, Any]:
     }
 
 
-def _skipped(runs: Sequence[Committed]) -> Callable[[str | None, date], int | None]:
+def _skipped(runs: Sequence[CommittedRun]) -> Callable[[str | None, date], int | None]:
     """The hour that a change of clocks leaves out at a site on a day, by the clock of any run."""
     zones = {tuple(one.settings["plan"]["timezone"]) for one in runs}
     clocks = [Clock.parse(zone, now()) for zone in sorted(zones)]
@@ -318,7 +318,7 @@ def _skipped(runs: Sequence[Committed]) -> Callable[[str | None, date], int | No
     return skipped
 
 
-def _asked(runs: Sequence[Committed]) -> tuple[datetime | None, datetime | None]:
+def _asked(runs: Sequence[CommittedRun]) -> tuple[datetime | None, datetime | None]:
     """The local times from --since of the first run to --until of the last, if all have one."""
     since = [parse_bound("--since", one.settings["plan"].get("since")) for one in runs]
     until = [parse_bound("--until", one.settings["plan"].get("until")) for one in runs]
@@ -330,7 +330,7 @@ def _asked(runs: Sequence[Committed]) -> tuple[datetime | None, datetime | None]
     )
 
 
-def _local(one: Committed, time: str) -> datetime:
+def _local(one: CommittedRun, time: str) -> datetime:
     zone = Clock.parse(one.settings["plan"]["timezone"], now()).zone(None)
     return datetime.fromisoformat(time).astimezone(zone).replace(tzinfo=None)
 

@@ -7,19 +7,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
-from maskbatch.classifier import Classifier
-from maskbatch.committed import Committed
 from maskbatch.config import ScoreConfig, make_config
-from maskbatch.consistency import clock_of
-from maskbatch.decode import decode_batch
 from maskbatch.differences import Verification
 from maskbatch.errors import UsageError
-from maskbatch.pictures import access_to
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.model.classifier import Classifier
 from maskbatch.progress import step
-from maskbatch.read import READ_COLUMNS, read_images
-from maskbatch.rows import scores_rows
+from maskbatch.runs.committed import CommittedRun, access_to, clock_of
 from maskbatch.schema import MAY_HEAL
+from maskbatch.score.decode import decode_batch
+from maskbatch.score.read import READ_COLUMNS, read_images
+from maskbatch.score.shard import make_rows
 from maskbatch.stores.options import StorageOptions
 
 TOLERANCE = 0.02
@@ -35,7 +33,7 @@ Row = Mapping[str, Any]
 
 
 def check_sample(
-    one: Committed,
+    one: CommittedRun,
     result: Verification,
     rows: pa.Table,
     planned: pa.Table,
@@ -57,7 +55,7 @@ def check_sample(
             encoded = read_images(plan.select(READ_COLUMNS).to_pylist(), access, config.max_bytes)
             decoded = decode_batch(encoded, len(was), opened.card.preset, config.max_pixels)
             probs = classifier.probs(decoded.images_NHWC)
-            again = scores_rows(plan, decoded, probs, opened.card, clock)
+            again = make_rows(plan, decoded, probs, opened.card, clock)
             pairs = list(zip(was.to_pylist(), again.to_pylist(), strict=True))
             readable = [new for old, new in pairs if old["sha256"]]
             if readable and not any(new["sha256"] for new in readable):
@@ -71,7 +69,7 @@ def check_sample(
             shown.advance(len(was))
 
 
-def _dtype(one: Committed, config: ScoreConfig, result: Verification) -> str:
+def _dtype(one: CommittedRun, config: ScoreConfig, result: Verification) -> str:
     """The dtype that scored the most shards; the configured one where `_SUCCESS` does not say."""
     devices = one.success.get("devices")
     if isinstance(devices, dict) and all(isinstance(count, int) for count in devices.values()):
@@ -82,7 +80,7 @@ def _dtype(one: Committed, config: ScoreConfig, result: Verification) -> str:
     return config.dtype
 
 
-def _open_checkpoint(one: Committed, result: Verification, moved: str | None) -> Checkpoint | None:
+def _open_checkpoint(one: CommittedRun, result: Verification, moved: str | None) -> Checkpoint | None:
     """The run's checkpoint, where it is now, where it was, or the packaged one; None where none is it."""
     recorded, got = one.settings["checkpoint"]["path"], ""
     for path in (moved,) if moved else (recorded, None):

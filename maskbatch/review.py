@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maskbatch import schema
-from maskbatch.committed import Committed, File, take_rows
+from maskbatch.runs.committed import CommittedRun, File, take_rows
 from maskbatch.stores.files import Location, open_file
 
 STRATA = RANDOM, UNCERTAIN = "random", "uncertain"
@@ -87,7 +87,7 @@ class Doubtful:
         drawn = pa.concat_tables([self._drawn, rows])
         self._drawn = _first(drawn, ["order"], NUM_UNCERTAIN + NUM_RANDOM)
 
-    def chosen(self, files: Sequence[File], runs: Sequence[Committed]) -> Chosen:
+    def chosen(self, files: Sequence[File], runs: Sequence[CommittedRun]) -> Chosen:
         """Their rows, read again from the row groups where they lie."""
         shown = [*SHOWN_COLUMNS, "sha256", *(f"prob_{name}" for name in runs[0].meaning.classes)]
         wanted = pa.schema([schema.scores(runs[0].meaning.classes).field(name) for name in shown])

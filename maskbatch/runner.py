@@ -9,30 +9,30 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from maskbatch import staging
 from maskbatch.archives import arguments
-from maskbatch.carry import Carrier
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.clock import Clock, now
-from maskbatch.commit import commit
+from maskbatch.cluster.pipeline import Cluster
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, to_dict
 from maskbatch.errors import NothingToPlanError, RunFailedError
-from maskbatch.lease import Lease
-from maskbatch.pipeline import Cluster
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.plan.build import Listing, plan_rows
-from maskbatch.planning import (
-    Asked,
+from maskbatch.progress import event, say, step
+from maskbatch.runs import staging
+from maskbatch.runs.begin import (
+    Request,
     Settings,
     Target,
-    drafted,
+    draft_plan,
+    ensure_plan,
     num_to_score,
-    planned,
     refuse_difference,
     refuse_other_images,
 )
-from maskbatch.progress import event, say, step
-from maskbatch.rows import Work, shard_size
+from maskbatch.runs.carry import Carrier
+from maskbatch.runs.commit import commit_run
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.lease import Lease
+from maskbatch.runs.work import Work, shard_size
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import remove_tree, write_json
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -58,7 +58,9 @@ def make_plan(
     """Plan `config` in the run directory `out`, unless it is there; returns the run's settings."""
     target = Target.at(out, (), options)
     with Lease(target.run):
-        return planned(target, Asked(plan=config, access=arguments.make_access(config, options)), fresh=fresh)
+        return ensure_plan(
+            target, Request(plan=config, access=arguments.make_access(config, options)), fresh=fresh
+        )
 
 
 def dry_run(config: PlanConfig, *, options: StorageOptions = NO_OPTIONS) -> Listing:
@@ -95,7 +97,7 @@ def score(
     began = time.monotonic()
     opened = open_checkpoint(checkpoint)
     access = arguments.make_access(plan_config, options, job)
-    asked = Asked(plan=plan_config, access=access, score=score_config, opened=opened)
+    asked = Request(plan=plan_config, access=access, score=score_config, opened=opened)
     target = Target.at(out, reuse, options)
     finish = partial(_finish, config=report_config, options=options)
     if target.replaces:
@@ -108,7 +110,7 @@ def score(
         listed, standing = None, target.standing
         if fresh or target.needs_draft():
             try:
-                listed = stack.enter_context(drafted(target, asked)) if target.reused else None
+                listed = stack.enter_context(draft_plan(target, asked)) if target.reused else None
             except NothingToPlanError as error:
                 if standing is None:
                     raise
@@ -121,14 +123,14 @@ def score(
             return finish(target.run, success, rescored=False)
         all_carried = listed is not None and not listed.num_to_score
         with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
-            settings = planned(target, asked, fresh=fresh, drafted=listed)
+            settings = ensure_plan(target, asked, fresh=fresh, drafted=listed)
             settings = _scoring(target.run, settings, score_config, job, opened)
             work = _work(target.run, settings, plan_config, score_config, opened, access)
             success = _score_and_commit(target.run, work, settings, cluster, began, job.max_error_rate)
         return finish(target.run, success, rescored=True)
 
 
-def _finished(run: RunDir, asked: Asked, *, fresh: bool) -> dict[str, Any] | None:
+def _finished(run: RunDir, asked: Request, *, fresh: bool) -> dict[str, Any] | None:
     """What `_SUCCESS` of the run says, if it is committed. Raises UsageError where it is another run's."""
     success = run.read_success()
     if success is not None and fresh:
@@ -154,7 +156,7 @@ def _score_and_commit(
         devices.update(one.success["devices"])
     timings = {"plan": planned_s, **timings}
     with step("commit", work.num_planned) as shown:
-        return commit(run, work, dict(devices), timings, began, max_error_rate, shown, carrier)
+        return commit_run(run, work, dict(devices), timings, began, max_error_rate, shown, carrier)
 
 
 def _scoring(
@@ -200,7 +202,7 @@ def _work(
 
 def _stage(run: RunDir, work: Work, cluster: Cluster | None) -> tuple[Counter[str], dict[str, float]]:
     """Score every shard that is not staged; shards by device, and seconds by phase."""
-    done = staging.staged(run.staging, work.run_id)
+    done = staging.list_staged(run.staging, work.run_id)
     statuses: Counter[str] = Counter()
     devices: Counter[str] = Counter()
     for counts, device in done.values():

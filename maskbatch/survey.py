@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from maskbatch import cells as cells_module
 from maskbatch import schema
 from maskbatch.buckets import Hashes, find_repeated, hash_digests, hash_texts
-from maskbatch.committed import Committed, File, date_of, in_order, read_files
 from maskbatch.conditions import conditions, stretches
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.review import Chosen, Doubtful
+from maskbatch.runs.committed import CommittedRun, File, file_date, order_files, read_files
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
 Numbers = NDArray[np.int64]
@@ -41,12 +41,12 @@ class Survey:
     last: Any
 
 
-def survey(runs: Sequence[Committed]) -> Survey:
+def survey(runs: Sequence[CommittedRun]) -> Survey:
     """Read every committed row of `runs`. Raises UsageError where two of them hold the same uri."""
     if len(runs) > 1:
         _refuse_overlap(runs)
     keep_column, assessed = runs[0].keep_column, runs[0].meaning.assessed
-    files = in_order(runs)
+    files = order_files(runs)
     again = _Again(_repeated(files, "sha256", hash_digests, "duplicates"))
     cells: dict[str, list[pa.Table]] = defaultdict(list)
     found, times, doubtful = [], [], Doubtful()
@@ -95,10 +95,10 @@ def _num_rows(files: Sequence[File]) -> int:
     return sum(item["rows"] for _, item in files)
 
 
-def _refuse_overlap(runs: Sequence[Committed]) -> None:
-    shared = _repeated(in_order(runs), "uri", hash_texts, "overlap")
+def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
+    shared = _repeated(order_files(runs), "uri", hash_texts, "overlap")
     for one in reversed(runs) if len(shared) else ():
-        uris = _column(in_order([one]), "uri")
+        uris = _column(order_files([one]), "uri")
         found = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
         if found:
             raise UsageError(
@@ -110,7 +110,7 @@ def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str,
     """The whole-image rows of each local day by camera and time, else file by file; and their cameras."""
     columns = [*COLUMNS, *([keep_column] if keep_column else [])]
     parts: list[pa.Table] = []
-    dates = [date_of(item) for _, item in files]
+    dates = [file_date(item) for _, item in files]
     for number, part in enumerate(read_files(files, columns)):
         parts.append(_shortened(part, number))
         if dates[number] == schema.UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:

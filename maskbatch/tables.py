@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from maskbatch import cells as cells_module
 from maskbatch import schema
-from maskbatch.committed import Meaning
 from maskbatch.intervals import FEW_CLUSTERS, DesignEffects, design_effects, wilson
 from maskbatch.prevalence import correct
+from maskbatch.runs.committed import Meaning
 from maskbatch.schema import UNKNOWN_DATE
 
 GROUPINGS: dict[str, tuple[str, ...]] = {

@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maskbatch import schema
-from maskbatch.committed import Committed, open_committed, ranges
 from maskbatch.consistency import check_ids, check_kinds, check_rows, check_statuses
 from maskbatch.differences import Difference, Verification
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan.table import read_plan
 from maskbatch.progress import Step, step
+from maskbatch.runs.committed import CommittedRun, group_files, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, explain, num_threads, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -78,13 +78,13 @@ def verify(
     return result
 
 
-def _open(run: RunDir) -> Committed:
+def _open(run: RunDir) -> CommittedRun:
     """The run; without its settings where run.json cannot be used and is not the committed one."""
     try:
         return open_committed(run)
     except UsageError as error:
         try:
-            one = Committed(run, {}, run.read_success() or {"files": []})
+            one = CommittedRun(run, {}, run.read_success() or {"files": []})
             settings = [item for item in one.success["files"] if item["name"] == run.run_json.name]
         except (KeyError, TypeError):
             raise error from None  # _SUCCESS is damaged as well
@@ -108,7 +108,7 @@ def _stored(folder: Location) -> Iterator[str]:
     return (f"{folder.name}/{path}" for path in paths if not LEFT_OVER.search(path))
 
 
-def _read(one: Committed, item: Item) -> tuple[bytes | None, list[Difference]]:
+def _read(one: CommittedRun, item: Item) -> tuple[bytes | None, list[Difference]]:
     """The bytes of a listed file, and how they are not those that were committed."""
     name = item["name"]
     try:
@@ -122,7 +122,7 @@ def _read(one: Committed, item: Item) -> tuple[bytes | None, list[Difference]]:
 
 
 def _read_rows(
-    one: Committed, item: Item, target: pa.Schema, exact: pa.Schema | None
+    one: CommittedRun, item: Item, target: pa.Schema, exact: pa.Schema | None
 ) -> tuple[pa.Table | None, list[Difference]]:
     """The columns of `target` and, as `file`, the file's name; None where it does not read.
 
@@ -152,7 +152,7 @@ def _columns(name: str, expected: pa.Schema | None, got: pa.Schema) -> list[Diff
     return [Difference(name, None, f"column {k}", said[k in old], said[k in new]) for k in sorted(old ^ new)]
 
 
-def _check_plan(one: Committed, result: Verification, shown: Step) -> bool:
+def _check_plan(one: CommittedRun, result: Verification, shown: Step) -> bool:
     """Whether run.json and the plan are the committed ones: else nothing can be compared with them."""
     target = pa.schema([schema.PLAN.field(name) for name in ("id", "reuse_run", "reuse_id")])
     first_carried = one.success["planned"] - (one.success.get("carried") or 0)
@@ -203,7 +203,7 @@ def _check_reuse(name: str, rows: pa.Table, first_carried: int, num_reused: int)
 
 
 def _check_scores(
-    one: Committed, result: Verification, drawn: NDArray[np.int64], sound: bool, shown: Step
+    one: CommittedRun, result: Verification, drawn: NDArray[np.int64], sound: bool, shown: Step
 ) -> tuple[pa.Table, pa.Table]:
     """Check every file of scores/ and the conservation law.
 
@@ -217,7 +217,7 @@ def _check_scores(
     statuses: Counter[str] = Counter()
     complete = True
     with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
-        for ids, items in ranges(one):
+        for ids, items in group_files(one):
             parts = list(
                 pool.map(lambda item: _read_rows(one, item, target, scores if sound else None), items)
             )
@@ -245,7 +245,7 @@ def _check_scores(
     return pa.concat_tables(kept), pa.concat_tables(kept_plan)
 
 
-def _read_plan(one: Committed, ids: range, result: Verification) -> pa.Table | None:
+def _read_plan(one: CommittedRun, ids: range, result: Verification) -> pa.Table | None:
     """The plan's rows of `ids`; None where they are not where their ids put them."""
     try:
         planned = read_plan(one.run.plan, ids.start, ids.stop)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import softmax
 
-from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
-from maskbatch.classifier import Classifier, resolve_dtype
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.model.classifier import Classifier, resolve_dtype
 from maskbatch.progress import say
 from maskbatch.stores.files import write_json, write_whole
 from training import data, metrics, plots, splits

@@ -20,9 +20,9 @@ import typer
 from scipy.special import softmax
 from torch import nn
 
-from maskbatch.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
 from maskbatch.histograms import histogram
+from maskbatch.model.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.progress import say
 from maskbatch.stores.files import write_whole
 from training import data, evaluate, metrics, plots

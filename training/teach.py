@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.progress import say
 from maskbatch.stores.files import write_json, write_whole
 from training import metrics, splits

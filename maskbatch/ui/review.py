@@ -12,10 +12,11 @@ import gradio as gr
 import pandas as pd
 
 from maskbatch import corrections
-from maskbatch.committed import Committed, open_committed
 from maskbatch.errors import MaskbatchError, UsageError
 from maskbatch.progress import say
+from maskbatch.runs.committed import CommittedRun, open_committed
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import find_latest
 from maskbatch.stores.files import Location, explain, locate_folder
 from maskbatch.stores.options import StorageOptions
 from maskbatch.ui.judgements import Judgements
@@ -23,7 +24,6 @@ from maskbatch.ui.prefetch import Pictures
 from maskbatch.ui.rendering import PLAIN, data_url, rendered, text
 from maskbatch.ui.reports import Reports
 from maskbatch.ui.session import SHOWS, Filters, Queue, Session, camera_of
-from maskbatch.versions import latest
 
 CSS = text("review.css")
 NAME_LENGTH = 60
@@ -36,7 +36,7 @@ NAME_FIRST = "Your name first, above: it stands beside every judgement."
 class Reviewing:
     """A run as the browser sees it."""
 
-    one: Committed
+    one: CommittedRun
     reports: Reports
     queue: Queue
 
@@ -45,7 +45,7 @@ class Reviewing:
     def open(cls, run: str, corrections_to: str | None, options: StorageOptions) -> Iterator["Reviewing"]:
         """The finished run named `run`; what is judged goes into it, or elsewhere. Raises UsageError."""
         found = RunDir.at(run, options)
-        one, newest = open_committed(found), latest(found)
+        one, newest = open_committed(found), find_latest(found)
         if str(newest.path) != str(found.path):
             say(f"{found.path} is superseded by {newest.path}; to review that one, give --run {newest.path}")
         other = locate_folder(corrections_to, options) if corrections_to else None

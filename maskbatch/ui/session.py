@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from maskbatch.cells import group_name
 from maskbatch.errors import MaskbatchError
 from maskbatch.judged import targets
-from maskbatch.pictures import Shown
+from maskbatch.pictures import Preview
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores.files import explain, store_errors
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
@@ -187,9 +187,9 @@ class Session:
     def can_undo(self) -> bool:
         return bool(self._history)
 
-    def picture(self) -> Shown:
+    def picture(self) -> Preview:
         """The picture on the screen."""
-        return self._queue.pictures.get(self.position) if self.position is not None else Shown(None)
+        return self._queue.pictures.get(self.position) if self.position is not None else Preview(None)
 
     def show(self) -> None:
         """Keep the image on the screen, or take the next where it has gone to another tab."""

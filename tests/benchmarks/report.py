@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch import schema
-from maskbatch.checkpoint import open_checkpoint
-from maskbatch.commit import RANGE_ROWS
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.runs.commit import RANGE_ROWS
 from maskbatch.runs.directory import FORMAT_VERSION
 from maskbatch.stores.files import write_json
 from tests.benchmarks.score import FOLDER, measure

@@ -186,7 +186,7 @@ def compare_readers(folder: Path, repeat: int) -> None:
 
 
 def read_maskbatch(keys: list[str]) -> int:
-    from maskbatch.read import READ_COLUMNS, read_images
+    from maskbatch.score.read import READ_COLUMNS, read_images
     from maskbatch.stores.access import Access
 
     empty = dict.fromkeys(READ_COLUMNS)

@@ -25,9 +25,9 @@ import numpy as np
 import pandas as pd
 
 from maskbatch import corrections
-from maskbatch.committed import open_committed
 from maskbatch.errors import ALERT, DONE
 from maskbatch.review import read_queue
+from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.uris import local_path
 from tests.benchmarks.score import FOLDER

@@ -10,8 +10,8 @@ from hypothesis import settings
 from samples import CLASSES, SIZE, Run, make_card, stage_run, write_month
 from torch import nn
 
-from maskbatch.architectures import build
-from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.stores.files import Location, locate_folder, remove_tree
 
 settings.register_profile("shared-cores", deadline=None)

@@ -16,15 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
-from maskbatch import runner, staging
-from maskbatch.checkpoint import Card, Checkpoint
-from maskbatch.classifier import Classifier
-from maskbatch.commit import commit
+from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
+from maskbatch.model.checkpoint import Card, Checkpoint
+from maskbatch.model.classifier import Classifier
 from maskbatch.progress import Step
-from maskbatch.rows import Work, decode_shard, read_shard, scores_rows
+from maskbatch.runs import staging
+from maskbatch.runs.commit import commit_run
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.work import Work
+from maskbatch.score.shard import decode_shard, make_rows, read_shard
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import Location, list_names, write_whole
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -102,7 +104,7 @@ class Run:
     work: Work
 
     def commit(self, max_error_rate: float = 0.05) -> dict[str, Any]:
-        return commit(
+        return commit_run(
             self.run,
             self.work,
             devices={"cpu/float32": self.work.num_shards},
@@ -158,7 +160,7 @@ def stage_shard(work: Work, shard: int, card: Card, classifier: Classifier) -> d
     planned, encoded = read_shard(work, shard)
     decoded = decode_shard(work, card, encoded, len(planned))
     probs = classifier.probs(decoded.images_NHWC)
-    table = scores_rows(planned, decoded, probs, card, work.clock, work.keep_column)
+    table = make_rows(planned, decoded, probs, card, work.clock, work.keep_column)
     return staging.write_shard(work.run.staging, shard, table, "cpu/float32", work.run_id)
 
 

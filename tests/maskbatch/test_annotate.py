@@ -8,9 +8,9 @@ from PIL import ExifTags, Image, ImageColor
 from samples import draw, encode, write_files
 
 from maskbatch import annotate
-from maskbatch.checkpoint import Checkpoint
 from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.predict import Predicted, Prediction, predict_images
 from tests.conftest import Cli
 

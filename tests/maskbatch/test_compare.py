@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 from samples import Run, make_card, read_scores, stage_run
 from scipy.stats import false_discovery_control, ttest_ind, ttest_rel
 
-from maskbatch.architectures import build
-from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.compare import COUNTS, FAILED, compare, difference
 from maskbatch.errors import UsageError
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location
 

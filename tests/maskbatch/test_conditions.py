@@ -9,8 +9,8 @@ from PIL import Image, ImageFilter
 
 from maskbatch.conditions import conditions, stretches
 from maskbatch.drawing import Gate, draw_snapshot
-from maskbatch.quality import dhash, measure
 from maskbatch.schema import CONDITIONS
+from maskbatch.score.quality import dhash, measure
 
 START = datetime(2026, 10, 3, 8)
 ASSESSED = ("with_mask", "without_mask")

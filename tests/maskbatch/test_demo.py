@@ -8,8 +8,6 @@ import pytest
 from PIL import Image
 from samples import SIZE, draw, encode
 
-from maskbatch.checkpoint import Preset
-from maskbatch.decode import decode_batch
 from maskbatch.demo import (
     CAMERAS,
     DARK,
@@ -27,7 +25,9 @@ from maskbatch.demo import (
 from maskbatch.drawing import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
-from maskbatch.read import Encoded
+from maskbatch.model.checkpoint import Preset
+from maskbatch.score.decode import decode_batch
+from maskbatch.score.read import Encoded
 
 
 @pytest.mark.parametrize("num_images", [240, 720, 2400])

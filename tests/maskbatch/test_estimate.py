@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from samples import speckle, write_files
 
 from maskbatch.calibration import Calibration, draw
+from maskbatch.cluster.launcher import NodeType, read_nodes, read_prices
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.estimate import Estimate, estimate, lines, project
-from maskbatch.nodes import NodeType, read_nodes, read_prices
 from maskbatch.plan.build import Listing
 from maskbatch.plan.columns import Row
 from maskbatch.progress import Step

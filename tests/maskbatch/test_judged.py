@@ -18,14 +18,14 @@ from samples import CLASSES, Run, speckle, stage_run, write_files
 
 from maskbatch import corrections
 from maskbatch import judged as judged_module
-from maskbatch.checkpoint import Checkpoint
-from maskbatch.committed import Meaning
 from maskbatch.config import ReportConfig
 from maskbatch.errors import UsageError
 from maskbatch.intervals import DesignEffects, wilson
 from maskbatch.judged import LEAST_JUDGED, Sample, compliance, error_rate, judged, share, targets
+from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.report import make_report
 from maskbatch.review import RANDOM, UNCERTAIN, read_queue
+from maskbatch.runs.committed import Meaning
 from maskbatch.stores.files import write_json
 from maskbatch.terminal import print_report
 

@@ -32,12 +32,12 @@ from samples import (
 )
 
 from maskbatch import terminal
-from maskbatch.architectures import build
-from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import UsageError
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.predict import Predicted, Predictor, predict_images, summary
-from maskbatch.read import Encoded
+from maskbatch.score.read import Encoded
 from tests.conftest import Cli
 
 FLOAT32 = ScoreConfig(dtype="float32")

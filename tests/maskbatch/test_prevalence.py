@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from maskbatch import prevalence
-from maskbatch.checkpoint import open_checkpoint
 from maskbatch.intervals import DesignEffects, design_effects, wilson
+from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.prevalence import CHUNK, MIN_PICTURES, Corrected, correct, unidentifiable
 
 SHIPPED = np.array(open_checkpoint().card.confusion)

@@ -11,9 +11,9 @@ from samples import CLASSES, Run, speckle, stage_run, with_exif_time, write_file
 from test_tables import COUNTS
 
 from maskbatch import report as report_module
-from maskbatch.checkpoint import Checkpoint
 from maskbatch.config import ReportConfig
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
+from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.report import FLAT, make_report
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, list_names, write_json

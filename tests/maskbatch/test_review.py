@@ -7,10 +7,10 @@ import pytest
 from samples import Run, read_scores
 
 from maskbatch import review
-from maskbatch.committed import open_committed
 from maskbatch.config import ReportConfig
 from maskbatch.report import make_report
 from maskbatch.review import Doubtful
+from maskbatch.runs.committed import open_committed
 from maskbatch.survey import survey
 
 

@@ -5,9 +5,9 @@ import pyarrow.compute as pc
 import pytest
 from samples import CLASSES, Run, read_scores, speckle, stage_run, write_files
 
-from maskbatch.checkpoint import Checkpoint
-from maskbatch.committed import in_order, open_committed, open_together, read_files
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint
+from maskbatch.runs.committed import open_committed, open_together, order_files, read_files
 from maskbatch.survey import Survey, _sorted, survey
 
 
@@ -74,7 +74,7 @@ def test_frozen_frames_and_repeated_bytes_are_found_across_days_and_cameras(odd:
 
 def test_files_are_read_in_the_order_of_days_whatever_the_order_of_runs(committed: Run) -> None:
     one = open_committed(committed.run)
-    files = in_order([one])
+    files = order_files([one])
     days = [item["name"].split("/")[1] for _, item in files]
     assert days == sorted(days)
     parts = list(read_files(files, ["id", "uri"]))

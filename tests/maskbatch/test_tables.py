@@ -8,7 +8,7 @@ from test_cells import SCHEMA, tables
 
 from maskbatch import schema
 from maskbatch.cells import cells_of_rows, group_name
-from maskbatch.committed import Meaning
+from maskbatch.runs.committed import Meaning
 from maskbatch.tables import GROUPINGS, Row, Tables
 
 MEANING = Meaning(classes=CLASSES, compliant=("with_mask",), not_assessed=("no_face",))

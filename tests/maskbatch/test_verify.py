@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from samples import CLASSES, Run, make_card, speckle, stage_run, write_files, write_rows
 
-from maskbatch import commit as commit_module
-from maskbatch.architectures import build
-from maskbatch.checkpoint import Checkpoint, save_checkpoint
 from maskbatch.clock import Clock
 from maskbatch.consistency import _check_as_planned, _check_local_times, check_ids
 from maskbatch.differences import KEPT, Difference, Verification
 from maskbatch.errors import UsageError
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import Checkpoint, save_checkpoint
 from maskbatch.plan import table as plan_module
 from maskbatch.rescore import _compare
+from maskbatch.runs import commit as commit_module
 from maskbatch.runs.directory import RunDir
 from maskbatch.schema import MAY_HEAL, STATUSES, TIMESTAMP
 from maskbatch.stores.files import write_json

@@ -13,17 +13,17 @@ from s3fs.core import S3File
 from samples import Run, read_scores, stage_run, write_month
 
 from maskbatch import corrections
-from maskbatch.checkpoint import open_checkpoint
-from maskbatch.committed import open_committed
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
-from maskbatch.lease import Lease, read_lease
-from maskbatch.pictures import pictures
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.pictures import read_pictures
 from maskbatch.plan.table import GROUP_ROWS, read_plan, write_plan
 from maskbatch.progress import Step
 from maskbatch.report import make_report
 from maskbatch.review import read_queue
+from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
-from maskbatch.staging import shard_path, staged, staged_rows, write_shard
+from maskbatch.runs.lease import Lease, read_lease
+from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_shard
 from maskbatch.stores.files import list_names, remove_tree, write_json, write_whole
 from maskbatch.stores.options import StorageOptions
 from tests.fault_proxy import Faults, fault_proxy
@@ -106,7 +106,7 @@ def test_an_answer_that_was_lost_costs_no_one_his_lease_or_his_file(
             with Lease(run):
                 write_shard(run.staging, 0, pa.table({"status": ["ok"]}), "cpu", "run")
             assert list_names(run.path) == ["staging"]
-            assert list(staged(run.staging, "run")) == [0]
+            assert list(list_staged(run.staging, "run")) == [0]
         assert proxy.counts()["reset"] > 5
     assert "exclusive creation" not in capsys.readouterr().err
 
@@ -123,11 +123,11 @@ def test_staged_shards_are_found_and_read(run: RunDir) -> None:
     for shard, table in tables.items():
         write_shard(run.staging, shard, table, "cpu/float32", "run")
     (run.staging / "00000001.parquet").write_bytes(b"PAR1")
-    assert staged(run.staging, "run") == {0: ({"ok": 1}, "cpu/float32"), 5: ({"ok": 1}, "cpu/float32")}
-    assert staged_rows(shard_path(run.staging, 5)).equals(tables[5])
+    assert list_staged(run.staging, "run") == {0: ({"ok": 1}, "cpu/float32"), 5: ({"ok": 1}, "cpu/float32")}
+    assert read_staged(shard_path(run.staging, 5)).equals(tables[5])
     remove_tree(run.staging)
     remove_tree(run.staging)
-    assert staged(run.staging, "run") == {}
+    assert list_staged(run.staging, "run") == {}
 
 
 def test_more_than_a_page_of_names_is_listed_and_removed(
@@ -249,4 +249,4 @@ def test_people_judge_a_run_in_a_store_and_its_report_says_what_they_said(
     judged = make_report([made.run], made.run.report).values["judged"]
     assert judged["num_judged"] == len(queue)
     assert judged["error_rate"] == {"value": 0, "low": 0, "high": 0}
-    assert next(pictures(open_committed(made.run), queue[:1], options, 64)).jpeg
+    assert next(read_pictures(open_committed(made.run), queue[:1], options, 64)).jpeg

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import LAYOUT, Run, read_scores, stage_run, write_month
 
-from maskbatch.checkpoint import open_checkpoint
+from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.options import StorageOptions
 from tests.conftest import Cli

@@ -18,8 +18,8 @@ from samples import encode, make_tar, stage_run
 from typer.testing import CliRunner
 
 from maskbatch import corrections
-from maskbatch.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.report import make_report
 from maskbatch.review import read_queue
 from maskbatch.runs.directory import RunDir

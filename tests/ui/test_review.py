@@ -11,8 +11,8 @@ from playwright.sync_api import Page, expect
 from samples import stage_run, write_files
 
 from maskbatch import corrections, review
-from maskbatch.checkpoint import open_checkpoint
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui.judgements import Judgements
 from maskbatch.ui.review import Reviewing, _message, respond

@@ -7,8 +7,8 @@ import pytest
 from samples import speckle
 
 from maskbatch import corrections, review
-from maskbatch.committed import open_committed
 from maskbatch.pictures import OTHER
+from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui import judgements, session
