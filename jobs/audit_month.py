@@ -25,13 +25,13 @@ import typer
 
 from jobs.nights import DAY, Schedule
 from maskbatch import cli, flags
-from maskbatch.differences import Verification
 from maskbatch.errors import FAILED, UsageError
 from maskbatch.progress import say
+from maskbatch.report.words import headline
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, list_names, locate_folder, write_whole
-from maskbatch.terminal import headline
-from maskbatch.verify import verify
+from maskbatch.verify.files import verify_run
+from maskbatch.verify.result import Verification
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -48,7 +48,7 @@ def audit(
     result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)
     run, report = result.run, result.report
     checkpoint = schedule.values.get("checkpoint")
-    checked = verify(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
+    checked = verify_run(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
     beside = run.path.parent / f"{run.path.name}.audit.zip"
     place = locate_folder(bundle, schedule.options) if bundle else beside
     kept = place.exists() and not result.rescored and checked.verified

@@ -32,11 +32,8 @@ import typer
 
 from jobs.nights import DAY, Schedule
 from maskbatch import cli, flags
-from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
 from maskbatch.clock import now
-from maskbatch.compare import compare
 from maskbatch.config import ReportConfig, make_config
-from maskbatch.drift import HISTORY_NIGHTS, RECENT_NIGHTS
 from maskbatch.errors import (
     ALERT,
     DONE,
@@ -47,11 +44,14 @@ from maskbatch.errors import (
     UsageError,
 )
 from maskbatch.progress import say, step
-from maskbatch.report import make_report
+from maskbatch.report.alerts import NOWHERE, find_camera_falls, find_fall
+from maskbatch.report.compare import compare_runs
+from maskbatch.report.drift import HISTORY_NIGHTS, RECENT_NIGHTS
+from maskbatch.report.make import make_report
+from maskbatch.report.words import headline
 from maskbatch.runs.committed import CommittedRun, check_digests, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import store_errors, write_json
-from maskbatch.terminal import headline
 
 WORST_FIRST = (FAILED, 2, 5, 3, ALERT, DONE)
 COMPARED_DAYS = 28
@@ -110,12 +110,12 @@ def _against_before(
     config = make_config(ReportConfig, {**own, "own_days": True})
     folder = schedule.run(f"trailing/{day}").report
     try:
-        made = compare(compared, run, own_days=True)
+        made = compare_runs(compared, run, own_days=True)
         trailing = make_report([*before.values(), run], folder, config, schedule.options)
     except (MaskbatchError, *store_errors()) as error:
         return [*alerts, _alert("comparison", f"not held against the nights before: {error}")], {}
     say(f"{day}: held against {len(compared)} nights before it")
-    fell = [*fall_alerts(made), *camera_fall_alerts(trailing.tables["by_camera_day"], day.isoformat())]
+    fell = [*find_fall(made), *find_camera_falls(trailing.tables["by_camera_day"], day.isoformat())]
     return [*alerts, *fell, *trailing.values["alerts"]], {"comparison": made.as_dict()}
 
 

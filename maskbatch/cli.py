@@ -137,8 +137,8 @@ def estimate(
 ) -> None:
     """Say how long a run would take, and cost, from a random sample scored here; no run is made."""
     from maskbatch import terminal
-    from maskbatch.estimate import estimate as estimated
-    from maskbatch.estimate import lines
+    from maskbatch.estimate.cost import describe_estimate
+    from maskbatch.estimate.cost import estimate_run as estimated
 
     values = _values(
         config_file,
@@ -170,7 +170,7 @@ def estimate(
         print(json.dumps(made.as_dict()))
     else:
         terminal.print_listing(made.calibration.listing.as_dict(), terminal.stdout_console())
-        print(*lines(made), sep="\n")
+        print(*describe_estimate(made), sep="\n")
 
 
 @app.command()
@@ -316,7 +316,7 @@ def report(
 ) -> int:
     """Make the report of one finished run again, or one report over several."""
     from maskbatch import terminal
-    from maskbatch.report import make_report
+    from maskbatch.report.make import make_report
     from maskbatch.runs.directory import RunDir
     from maskbatch.runs.versions import choose_versions
 
@@ -377,7 +377,7 @@ def compare(
 ) -> None:
     """Show what changed between two checkpoints on the same images, or two periods, with a test."""
     from maskbatch import terminal
-    from maskbatch.compare import compare as held_against
+    from maskbatch.report.compare import compare_runs as held_against
     from maskbatch.runs.directory import RunDir
     from maskbatch.runs.versions import choose_versions
 
@@ -404,7 +404,7 @@ def verify(
     """Check a finished run: files, counts, ids, and a random sample against the archive."""
     from maskbatch.runs.directory import RunDir
     from maskbatch.runs.versions import choose_versions
-    from maskbatch.verify import verify as check
+    from maskbatch.verify.files import verify_run as check
 
     options = _options(storage_options)
     (run,) = choose_versions([RunDir.at(out, options)], take_latest=latest)
@@ -447,11 +447,12 @@ def predict(
     json_logs: flags.JsonLogs = False,
 ) -> int:
     """Say what the classifier makes of single images, here and now; no run is made."""
-    from maskbatch import annotate, terminal
-    from maskbatch.predict import predict_images, summary
+    from maskbatch import terminal
+    from maskbatch.predict import annotate
+    from maskbatch.predict.images import predict_images, summary
 
     if show:
-        annotate.check(show, images)
+        annotate.check_target(show, images)
     values = _values(
         None,
         dtype=dtype,
@@ -477,7 +478,7 @@ def predict(
         rows = [{**image, "uri": annotate.printable(image["uri"])} for image in made["images"]]
         terminal.print_predictions({**made, "images": rows}, terminal.stdout_console())
     if show:
-        annotate.write(show, found)
+        annotate.write_sheet(show, found)
         say(f"Pictures: {show}")
     num_failed = sum(one.prediction.status != "ok" for one in found)
     if num_failed:
@@ -530,10 +531,10 @@ def demo(
     verbose: flags.Verbose = False,
 ) -> int:
     """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
-    from maskbatch import demo as demo_module
     from maskbatch import terminal
+    from maskbatch.demo import truth as demo_module
 
-    result, compared = demo_module.run(out, images, verbose=verbose)
+    result, compared = demo_module.run_demo(out, images, verbose=verbose)
     if as_json:
         print(json.dumps({**_summary(result), "truth": compared.as_dict()}))
     else:

@@ -38,7 +38,7 @@ from maskbatch.stores.files import remove_tree, write_json
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 if TYPE_CHECKING:
-    from maskbatch.report import Report
+    from maskbatch.report.make import Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,7 +236,7 @@ def _finish(
     run: RunDir, success: dict[str, Any], *, config: ReportConfig, options: StorageOptions, rescored: bool
 ) -> Result:
     """What follows the commit and may be repeated: staging removed, the report made."""
-    from maskbatch.report import make_report  # pandas: a second that Ray's start need not wait for
+    from maskbatch.report.make import make_report
 
     try:
         remove_tree(run.staging)

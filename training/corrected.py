@@ -9,12 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskbatch import corrections
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
-from maskbatch.pictures import find_plan_rows
 from maskbatch.progress import say
-from maskbatch.review import queue_path, read_queue
+from maskbatch.review import corrections
+from maskbatch.review.pictures import find_plan_rows
+from maskbatch.review.queue import queue_path, read_queue
 from maskbatch.runs.committed import CommittedRun, open_committed, order_files, read_files
 from maskbatch.runs.directory import RunDir
 from maskbatch.schema import local_days
@@ -50,12 +50,12 @@ def load(sources: Sequence[str], against: Path | None = None) -> Corrected:
         run = RunDir.at(source)
         if run.run_json.exists():
             runs.append(open_committed(run))
-            tables.append(corrections.of_run(runs[-1]))
+            tables.append(corrections.read_of_run(runs[-1]))
         else:
-            tables.append(corrections.read(run.path))
-    words = corrections.last_words(pa.concat_tables(tables))
+            tables.append(corrections.read_judgements(run.path))
+    words = corrections.find_last_words(pa.concat_tables(tables))
     words = words[words["region"] == 0]
-    disputed = corrections.disputed(words).drop_duplicates(corrections.IMAGE)
+    disputed = corrections.find_disputes(words).drop_duplicates(corrections.IMAGE)
     told = words.dropna(subset="label").drop_duplicates(corrections.IMAGE, keep="last")
     usable = told.merge(disputed[corrections.IMAGE], how="left", indicator="where")
     usable = usable[usable["where"] == "left_only"].reset_index(drop=True)

@@ -21,9 +21,9 @@ from scipy.special import softmax
 from torch import nn
 
 from maskbatch.errors import UsageError
-from maskbatch.histograms import histogram
 from maskbatch.model.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.progress import say
+from maskbatch.report.histograms import count_bins
 from maskbatch.stores.files import write_whole
 from training import data, evaluate, metrics, plots
 from training.card import model_card
@@ -63,8 +63,8 @@ def export(
     card = replace(
         card,
         confusion=figures["confusion"],
-        reference={"confidence": histogram("confidence", confidence)}
-        | {name: histogram(name, rows[name].to_numpy(float)) for name in ("brightness", "sharpness")},
+        reference={"confidence": count_bins("confidence", confidence)}
+        | {name: count_bins(name, rows[name].to_numpy(float)) for name in ("brightness", "sharpness")},
         recipe=facts | {"recipe": recipe.as_dict(), "versions": versions(), "figures": figures},
     )
     save_checkpoint(path, card, state)

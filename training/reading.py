@@ -8,7 +8,7 @@ from itertools import groupby
 import fsspec
 import pandas as pd
 
-from maskbatch.pictures import find_plan_rows
+from maskbatch.review.pictures import find_plan_rows
 from maskbatch.runs.committed import access_to, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images

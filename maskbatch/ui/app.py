@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 
 from maskbatch.config import ScoreConfig
 from maskbatch.model.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
-from maskbatch.predict import Predictor
+from maskbatch.predict.images import Predictor
 from maskbatch.progress import say
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.stores.options import StorageOptions

@@ -11,8 +11,8 @@ from PIL import Image
 
 from maskbatch.config import ScoreConfig
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
-from maskbatch.pictures import draw_upright, encode_jpeg
-from maskbatch.predict import Predictor
+from maskbatch.predict.images import Predictor
+from maskbatch.review.pictures import draw_upright, encode_jpeg
 from maskbatch.score.read import Encoded
 from maskbatch.ui.rendering import PLAIN, data_url, rendered
 from maskbatch.ui.uploads import Uploads

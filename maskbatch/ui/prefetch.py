@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from maskbatch.errors import MaskbatchError
-from maskbatch.pictures import Preview, read_pictures
+from maskbatch.review.pictures import Preview, read_pictures
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.stores.files import explain, store_errors
 from maskbatch.stores.options import StorageOptions

@@ -9,8 +9,8 @@ import pyarrow as pa
 from maskbatch.config import ReportConfig, make_config
 from maskbatch.errors import MaskbatchError
 from maskbatch.progress import say
-from maskbatch.report import make_report
-from maskbatch.review import read_queue
+from maskbatch.report.make import make_report
+from maskbatch.review.queue import read_queue
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, store_errors
 from maskbatch.stores.options import StorageOptions

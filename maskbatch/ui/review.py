@@ -11,9 +11,9 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from maskbatch import corrections
 from maskbatch.errors import MaskbatchError, UsageError
 from maskbatch.progress import say
+from maskbatch.review import corrections
 from maskbatch.runs.committed import CommittedRun, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.versions import find_latest
@@ -58,7 +58,7 @@ class Reviewing:
                 raise UsageError(
                     f"{run}: no image of it was scored, so none can be judged; look at its report"
                 )
-            judgements = Judgements(rows, place, corrections.folders(found, one.settings))
+            judgements = Judgements(rows, place, corrections.list_folders(found, one.settings))
             judgements.refresh()
             pictures = Pictures(one, rows, options)
             if error := pictures.get(0).error:
@@ -178,7 +178,7 @@ def said_so_far(run: Reviewing) -> str:
     run.queue.catch_up()
     words = run.queue.judgements.last_words()
     labels = words.dropna(subset="label")
-    disputed = corrections.disputed(words)
+    disputed = corrections.find_disputes(words)
     disputes = {uri: rows.to_dict("records") for uri, rows in disputed.groupby("uri")}
     images = labels[~labels["uri"].isin(disputes)].drop_duplicates(corrections.IMAGE)
     counts = pd.crosstab(images["was"], images["label"])

@@ -13,10 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from maskbatch.cells import group_name
 from maskbatch.errors import MaskbatchError
-from maskbatch.judged import targets
-from maskbatch.pictures import Preview
+from maskbatch.report.cells import group_name
+from maskbatch.review.pictures import Preview
+from maskbatch.review.rate import count_targets
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores.files import explain, store_errors
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
@@ -101,7 +101,7 @@ class Queue:
             judged=stands.count(JUDGED) + stands.count(DISPUTED),
             skipped=stands.count(SKIPPED),
             disputed=stands.count(DISPUTED),
-            targets=targets([row["stratum"] for row in self.rows], [given[stand] for stand in stands]),
+            targets=count_targets([row["stratum"] for row in self.rows], [given[stand] for stand in stands]),
         )
 
     def fitting(self, filters: Filters) -> Iterator[int]:

@@ -12,14 +12,14 @@ import ray.cloudpickle as cloudpickle
 from s3fs.core import S3File
 from samples import Run, read_scores, stage_run, write_month
 
-from maskbatch import corrections
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import open_checkpoint
-from maskbatch.pictures import read_pictures
 from maskbatch.plan.table import GROUP_ROWS, read_plan, write_plan
 from maskbatch.progress import Step
-from maskbatch.report import make_report
-from maskbatch.review import read_queue
+from maskbatch.report.make import make_report
+from maskbatch.review import corrections
+from maskbatch.review.pictures import read_pictures
+from maskbatch.review.queue import read_queue
 from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease, read_lease
@@ -242,7 +242,9 @@ def test_people_judge_a_run_in_a_store_and_its_report_says_what_they_said(
 
     def judge(row: dict[str, Any]) -> None:
         said = {name: row[name] for name in ("uri", "sha256", "label", "stratum", "probability")}
-        corrections.write(made.run.corrections, {**said, "region": 0, "was": row["label"], "by": "ann"})
+        corrections.write_judgement(
+            made.run.corrections, {**said, "region": 0, "was": row["label"], "by": "ann"}
+        )
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(judge, queue))

@@ -19,7 +19,7 @@ from samples import CLASSES, make_card, speckle, stage_run, write_files
 
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
-from maskbatch.report import make_report
+from maskbatch.report.make import make_report
 from maskbatch.runs.directory import RunDir
 from tests.conftest import headless_chromium
 

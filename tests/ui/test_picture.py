@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from maskbatch.config import ScoreConfig
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
-from maskbatch.predict import Predictor
+from maskbatch.predict.images import Predictor
 from maskbatch.score.read import Encoded
 from maskbatch.ui.picture import Looker
 from tests.maskbatch.samples import draw, encode, make_card

@@ -31,7 +31,7 @@ from maskbatch.runs.draft import CARRIED, MATCH, NEW, Draft
 from maskbatch.runs.versions import list_versions
 from maskbatch.runs.work import Work
 from maskbatch.stores.files import Location
-from maskbatch.verify import verify
+from maskbatch.verify.files import verify_run
 
 
 class InProcess:
@@ -130,7 +130,7 @@ def test_late_changed_and_failed_images_are_scored_and_all_else_is_carried_over(
     assert settings["reuse_counts"] == {
         "carried": 99, "failed before": 0, "without a version": 0, "changed": 1, "new": 1, "gone": 2,
     }  # fmt: skip
-    assert verify(second.run).verified
+    assert verify_run(second.run).verified
     assert table(second).equals(scored_anew(score))
 
 
@@ -182,7 +182,7 @@ def test_a_month_over_its_nights_scores_nothing_and_is_the_run_of_the_month(scor
     assert InProcess.scored == 1  # the link to nowhere has no version to compare
     assert over_all.run.path.name == "month"
     assert (over_all.run.read_run() or {})["replaces"] is None
-    assert verify(over_all.run).verified
+    assert verify_run(over_all.run).verified
     assert table(over_all).equals(scored_anew(score, since="2026-10-01", until="2026-10-04"))
 
 
@@ -205,7 +205,7 @@ def test_carried_rows_follow_the_new_plan_in_what_paths_and_zones_say(score: Any
     other = score("run", "run", **changes)
     assert InProcess.scored == 4  # those without a time in the path, as another zone reads EXIF's otherwise
     assert other.run.path.name == "run.v2"
-    assert verify(other.run).verified
+    assert verify_run(other.run).verified
     assert table(other).equals(scored_anew(score, **changes))
 
 
@@ -221,7 +221,7 @@ def test_times_of_exif_are_carried_over_to_the_second(score: Any, archive: Path)
     write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
     second = score("run", "run")
     assert InProcess.scored == 2
-    assert verify(second.run).verified
+    assert verify_run(second.run).verified
     assert table(second).equals(scored_anew(score))
 
 
@@ -262,7 +262,7 @@ def test_a_plan_made_without_reuse_is_made_anew_with_it(score: Any, archive: Pat
     runner.make_plan(str(tmp_path / "month"), config)
     result = score("month", "night")
     assert result.success["carried"] > 0
-    assert verify(result.run).verified
+    assert verify_run(result.run).verified
 
 
 def test_out_is_known_by_any_spelling(score: Any, archive: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_verify_notices_a_plan_that_says_otherwise_of_what_was_carried(
     for path in (run.run_json, run.success):
         values = json.loads(path.read_bytes())
         path.write_text(json.dumps({**values, **{k: v for k, v in change.items() if k in values}}))
-    found = verify(run, sample=0)
+    found = verify_run(run, sample=0)
     assert [d.id for d in found.differences if d.what == "reuse_run"] == [2]
 
 
@@ -308,7 +308,7 @@ def test_rows_are_only_copied_as_they_were_when_the_plan_was_made_of_them(
     if change == "another checkpoint":
         other = another_checkpoint(checkpoint, tmp_path / "other.safetensors")
         result = score("run", "run", checkpoint=str(other))
-        assert result.success["carried"] == 0 and verify(result.run, checkpoint=str(other)).verified
+        assert result.success["carried"] == 0 and verify_run(result.run, checkpoint=str(other)).verified
         return
     file = next(path for path in first.run.scores.rglob("*.parquet"))
     rows = pq.read_table(file)
@@ -341,7 +341,7 @@ def test_a_version_that_was_cut_off_is_gone_on_with(
     result = score("run", "run")
     assert InProcess.scored == (41 - 16 if moment == "while scoring" else 0)
     assert [run.path.name for run in list_versions(result.run)] == ["run", "run.v2"]
-    assert verify(result.run).verified
+    assert verify_run(result.run).verified
     assert table(result).equals(scored_anew(score))
 
 
