@@ -19,7 +19,7 @@ from typing import IO, Any
 from fsspec.asyn import sync
 from upath import UPath
 
-from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.errors import FAILED, MaskbatchError, RunFailedError, UsageError
 from maskbatch.stores.filesystem import open_filesystem
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
@@ -68,6 +68,15 @@ def explain(error: BaseException) -> str:
     answer = _answer(error).get("Error", {})
     said = answer.get("Message") or answer.get("Code") or getattr(error, "strerror", None) or str(error)
     return next(iter(str(said).strip().splitlines()), type(error).__name__)
+
+
+def describe_failure(error: Exception) -> tuple[str, int]:
+    """What a person is told of an error of ours, of a disk or of a store, and the exit code."""
+    if isinstance(error, MaskbatchError):
+        return str(error), error.exit_code
+    name = getattr(error, "filename", None)
+    where = f"{os.fsdecode(name)}: " if name else ""
+    return f"{where}{explain(error)}; check the path and your access to it", FAILED
 
 
 def _answer(error: BaseException) -> dict[str, Any]:
