@@ -33,7 +33,7 @@ class Schedule:
         values: Mapping[str, Any],
         options: StorageOptions = NO_OPTIONS,
     ) -> "Schedule":
-        """With the settings `values`; the cluster that this is a job of (RAY_ADDRESS) is the one that scores."""
+        """With the settings `values`. As a job of a cluster (RAY_ADDRESS) it scores on that cluster."""
         cluster = {"address": "auto"} if "RAY_ADDRESS" in os.environ else {}
         settings = {**values, **cluster, "archives": list(archives)}
         return cls(base=base.rstrip("/"), values=settings, options=options)

@@ -23,9 +23,10 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 from ray.scripts.scripts import cli as ray_cli
 
-from jobs.nights import Schedule
-from maskbatch import cli as maskbatch_cli
 from maskbatch import errors
+from maskbatch.cli.commands import app
+from maskbatch.config import read_toml
+from maskbatch.schedule.nights import Schedule
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES, KUBERNETES = ROOT / "jobs/schedules", ROOT / "jobs/kubernetes"
@@ -99,7 +100,7 @@ def test_every_command_is_one_that_the_job_takes(text: str, at_least: int) -> No
 
 def test_every_maskbatch_and_ray_command_of_the_guide_is_one() -> None:
     text = re.sub(r"\\\n\s*", "", shown("bash"))
-    for program, command in (("maskbatch", typer.main.get_command(maskbatch_cli.app)), ("ray", ray_cli)):
+    for program, command in (("maskbatch", typer.main.get_command(app)), ("ray", ray_cli)):
         lines = re.findall(
             rf"^(?:\(umask 077 && )?{program} ([a-z].*?)(?: > /dev/null\))?$", text, re.MULTILINE
         )
@@ -138,8 +139,8 @@ def test_what_is_to_be_filled_in_is_what_the_guide_fills_in() -> None:
 
 
 def test_the_settings_of_the_nights_are_ones_that_the_jobs_take() -> None:
-    schedule = Schedule.read(
-        ["/srv/archive/{date:%Y/%m/%d}"], "/srv/reports", SCHEDULES / "nightly.toml", None
+    schedule = Schedule.of(
+        ["/srv/archive/{date:%Y/%m/%d}"], "/srv/reports", read_toml(SCHEDULES / "nightly.toml")
     )
     assert schedule.clock.default.key == STARTS[1]
     assert schedule.report_config.alert_below == 0.95

@@ -216,7 +216,7 @@ def test_a_damaged_success_is_one_sentence(changes: dict[str, Any], staged: Run)
 def test_status_loads_nothing_heavy(as_json: bool, staged: Run) -> None:
     staged.commit()
     code = (
-        "import sys\nfrom maskbatch.cli import app\n"
+        "import sys\nfrom maskbatch.cli.commands import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
         "print(sorted({'torch', 'pandas', 'ray', 'matplotlib', 'scipy'} & set(sys.modules)), file=sys.stderr)"
     )
@@ -234,16 +234,17 @@ NAMES = {
     *("out", "state", "driver", "planned", "num_shards", "staged_shards", "statuses", "exit_code"),
     *("committed_at", "whole_s", "newer"),
 }
-SLOW_RENEWAL = "from maskbatch import lease\nlease.RENEW_S = 0.1\n"
+SLOW_RENEWAL = "from maskbatch.runs import lease\nlease.RENEW_S = 0.1\n"
 HALF_LISTED = f"""{SLOW_RENEWAL}
 import time
-from maskbatch import plan, planning
-rows = plan.plan_rows
+from maskbatch.plan import build, table
+from maskbatch.runs import begin
+rows = build.plan_rows
 def half(*args):
     for k, row in enumerate(rows(*args)):
         if k == 100: time.sleep(600)
         yield row
-plan.GROUP_ROWS, planning.plan_rows = 16, half
+table.GROUP_ROWS, begin.plan_rows = 16, half
 """
 ONE_SHARD = f"""{SLOW_RENEWAL}
 import time
@@ -259,7 +260,7 @@ Cluster.score = one
 @contextmanager
 def going(tmp_path: Path, script: str, *arguments: object) -> Iterator["subprocess.Popen[bytes]"]:
     """The command line in a process of its own, with `script` before it; killed at the end."""
-    code = f"{script}\nfrom maskbatch.cli import main\nmain()"
+    code = f"{script}\nfrom maskbatch.cli.commands import main\nmain()"
     with (tmp_path / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=stderr
