@@ -55,7 +55,7 @@ def _flag(name: str, kind: Any, default: Any) -> inspect.Parameter:
 def _parameter(name: str) -> inspect.Parameter:
     """The flag of one setting; its default, None, leaves the setting's own in place."""
     flag, default = flags.SETTINGS[name], _DEFAULTS.get(name)
-    shown = flag.otherwise or ("" if default in (None, False, ()) else str(default))
+    shown = flag.otherwise or ("" if default in (None, ()) or default is False else str(default))
     text = f"{flag.help.removesuffix('.')} [{shown}]." if shown else flag.help
     spelt = [flag.name or f"--{name.replace('_', '-')}"] if flag.name or _KINDS[name] is bool else []
     option = typer.Option(*spelt, help=text, metavar=flag.metavar)
