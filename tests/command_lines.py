@@ -14,7 +14,8 @@ from maskbatch import cli, config
 SENT = {"nightly": "jobs.nightly_report", "audit": "jobs.audit_month"}
 """What jobs.submit runs on the cluster, by its own commands."""
 LINE = re.compile(
-    r"(?:^|&& |(?:(?<=[\s=])|^)[\w./~]*bin/)(maskbatch|ray|python -m [\w.]+) (\S.*)", re.MULTILINE
+    r"(?:^(?:[A-Z_]+=\S+ )*|&& |(?:(?<=[\s=])|^)[\w./~]*bin/)(maskbatch|ray|python -m [\w.]+) (\S.*)",
+    re.MULTILINE,
 )
 END = re.compile(r" (?:>>?|2>&1|\|\|?|&&) |\)$|\"$")
 
