@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Browser, sync_playwright
 
-from maskbatch import demo
 from maskbatch.config import ReportConfig
-from maskbatch.page import render
-from maskbatch.report import make_report
-from maskbatch.rundir import RunDir
+from maskbatch.demo import truth
+from maskbatch.report.make import make_report
+from maskbatch.report.page import render
+from maskbatch.runs.directory import RunDir
 
 OUT = Path("maskbatch-demo")
 SHOWN_AS = "/cameras/2026-10"
@@ -66,7 +66,7 @@ def review(browser: Browser, run: RunDir, corrections: Path) -> None:
 
 
 if __name__ == "__main__":
-    run = demo.run(OUT, 720)[0].run
+    run = truth.run_demo(OUT, 720)[0].run
     with sync_playwright() as play, TemporaryDirectory() as folder:
         browser = play.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
         report(browser, run)

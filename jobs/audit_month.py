@@ -25,12 +25,13 @@ import typer
 
 from jobs.nights import DAY, Schedule
 from maskbatch import cli, flags
-from maskbatch.differences import Verification
 from maskbatch.errors import FAILED, UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import Location, RunDir, folder, names, whole
-from maskbatch.terminal import headline
-from maskbatch.verify import verify
+from maskbatch.report.words import headline
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, list_names, locate_folder, write_whole
+from maskbatch.verify.files import verify_run
+from maskbatch.verify.result import Verification
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -47,9 +48,9 @@ def audit(
     result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)
     run, report = result.run, result.report
     checkpoint = schedule.values.get("checkpoint")
-    checked = verify(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
+    checked = verify_run(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
     beside = run.path.parent / f"{run.path.name}.audit.zip"
-    place = folder(bundle, schedule.options) if bundle else beside
+    place = locate_folder(bundle, schedule.options) if bundle else beside
     kept = place.exists() and not result.rescored and checked.verified
     if not kept:
         write_bundle(run, checked, place)
@@ -88,11 +89,11 @@ def _days(month: str) -> tuple[date, date]:
 def write_bundle(run: RunDir, checked: Verification, place: Location) -> None:
     """One zip of what is kept of an audit, in a folder named like the run; `sha256sum -c` checks it."""
     files = {name: (run.path / name).read_bytes() for name in (run.run_json.name, run.success.name)}
-    files |= {f"report/{name}": (run.report / name).read_bytes() for name in names(run.report)}
+    files |= {f"report/{name}": (run.report / name).read_bytes() for name in list_names(run.report)}
     files["verification.json"] = (json.dumps(checked.as_dict(), indent=2) + "\n").encode()
     sums = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())]
     files["SHA256SUMS"] = "".join(sums).encode()
-    with whole(place) as partial, ZipFile(partial, "w") as packed:
+    with write_whole(place) as partial, ZipFile(partial, "w") as packed:
         for name, data in sorted(files.items()):
             packed.writestr(ZipInfo(f"{run.path.name}/{name}"), data, ZIP_DEFLATED)
 

@@ -32,11 +32,8 @@ import typer
 
 from jobs.nights import DAY, Schedule
 from maskbatch import cli, flags
-from maskbatch.alerts import NOWHERE, camera_fall_alerts, fall_alerts
-from maskbatch.committed import Committed, check_digests, open_committed
-from maskbatch.compare import compare
-from maskbatch.config import ReportConfig, make
-from maskbatch.drift import HISTORY_NIGHTS, RECENT_NIGHTS
+from maskbatch.clock import now
+from maskbatch.config import ReportConfig, make_config
 from maskbatch.errors import (
     ALERT,
     DONE,
@@ -46,11 +43,15 @@ from maskbatch.errors import (
     NothingToPlanError,
     UsageError,
 )
-from maskbatch.plan import now
 from maskbatch.progress import say, step
-from maskbatch.report import make_report
-from maskbatch.rundir import RunDir, store_errors, write_json
-from maskbatch.terminal import headline
+from maskbatch.report.alerts import NOWHERE, find_camera_falls, find_fall
+from maskbatch.report.compare import compare_runs
+from maskbatch.report.drift import HISTORY_NIGHTS, RECENT_NIGHTS
+from maskbatch.report.make import make_report
+from maskbatch.report.words import headline
+from maskbatch.runs.committed import CommittedRun, check_digests, open_committed
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import store_errors, write_json
 
 WORST_FIRST = (FAILED, 2, 5, 3, ALERT, DONE)
 COMPARED_DAYS = 28
@@ -106,15 +107,15 @@ def _against_before(
     own = {
         name: schedule.values.get(name) for name in ("exclude", "expect")
     }  # --alert-below is for the night
-    config = make(ReportConfig, {**own, "own_days": True})
+    config = make_config(ReportConfig, {**own, "own_days": True})
     folder = schedule.run(f"trailing/{day}").report
     try:
-        made = compare(compared, run, own_days=True)
+        made = compare_runs(compared, run, own_days=True)
         trailing = make_report([*before.values(), run], folder, config, schedule.options)
     except (MaskbatchError, *store_errors()) as error:
         return [*alerts, _alert("comparison", f"not held against the nights before: {error}")], {}
     say(f"{day}: held against {len(compared)} nights before it")
-    fell = [*fall_alerts(made), *camera_fall_alerts(trailing.tables["by_camera_day"], day.isoformat())]
+    fell = [*find_fall(made), *find_camera_falls(trailing.tables["by_camera_day"], day.isoformat())]
     return [*alerts, *fell, *trailing.values["alerts"]], {"comparison": made.as_dict()}
 
 
@@ -124,7 +125,7 @@ def _before(schedule: Schedule, day: date, run: RunDir) -> tuple[dict[date, RunD
     Another checkpoint would be taken for a change.
     """
 
-    def meaning(one: Committed) -> tuple[str, str | None]:
+    def meaning(one: CommittedRun) -> tuple[str, str | None]:
         return one.digest, one.keep_column
 
     alike, damaged = {}, []

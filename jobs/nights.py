@@ -7,12 +7,12 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from maskbatch import archive, config, runner
-from maskbatch.clock import Clock
-from maskbatch.plan import now
-from maskbatch.rundir import RunDir
-from maskbatch.stores import NO_OPTIONS, StorageOptions
-from maskbatch.versions import versions
+from maskbatch import config, runner
+from maskbatch.archives import arguments
+from maskbatch.clock import Clock, now
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import list_versions
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 DAY = timedelta(days=1)
 
@@ -37,7 +37,7 @@ class Schedule:
             values["address"] = "auto"
         if values.get("alert_by") == "overall":
             del values["alert_by"]
-        values["archives"] = [archive.canonical(name) for name in archives]
+        values["archives"] = [arguments.make_absolute(name) for name in archives]
         options = StorageOptions.from_toml(storage_options) if storage_options else NO_OPTIONS
         return cls(base=base.rstrip("/"), values=values, options=options)
 
@@ -47,7 +47,7 @@ class Schedule:
 
     @property
     def report_config(self) -> config.ReportConfig:
-        return config.make(config.ReportConfig, self.values)
+        return config.make_config(config.ReportConfig, self.values)
 
     def today(self) -> date:
         """In the default zone; the days before it are over there."""
@@ -74,9 +74,9 @@ class Schedule:
         days = {"since": first.isoformat(), "until": end.isoformat()}
         return runner.score(
             out,
-            config.make(config.PlanConfig, {"margin_days": 1, **self.values, **days}),
-            config.make(config.ScoreConfig, self.values),
-            config.make(config.JobConfig, self.values),
+            config.make_config(config.PlanConfig, {"margin_days": 1, **self.values, **days}),
+            config.make_config(config.ScoreConfig, self.values),
+            config.make_config(config.JobConfig, self.values),
             checkpoint=self.values.get("checkpoint"),
             options=self.options,
             reuse=[*(str(run.path) for run in reuse), out],
@@ -87,5 +87,5 @@ class Schedule:
 
     def night(self, day: date) -> RunDir | None:
         """The newest finished run of a local day, if it has one. Raises UsageError where it is damaged."""
-        finished = [run for run in versions(self.run(day)) if run.success.exists()]
+        finished = [run for run in list_versions(self.run(day)) if run.success.exists()]
         return finished[-1] if finished else None

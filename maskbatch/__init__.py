@@ -39,7 +39,7 @@ The path of a snapshot, one line a module:
     committed   finished runs, opened to be read
     survey      the one pass over their rows, a local day at a time
       conditions  frozen, duplicate, dark, over-exposed, covered, blurred
-      repeats     which hashes come twice, in bounded memory
+      buckets     hashes on disk, compared a bucket at a time
       cells       rows to the counts that every figure is made of
     tables      cells to rates by group
       intervals   how sure a rate is

@@ -17,10 +17,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from maskbatch import config, flags
-from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import DONE, FAILED, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import log_json, say
-from maskbatch.stores import NO_OPTIONS, StorageOptions
+from maskbatch.schema import CONDITIONS
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 app = typer.Typer(
     name="maskbatch",
@@ -41,10 +41,10 @@ def _values(config_file: Path | None, **flags: Any) -> dict[str, Any]:
 
 
 def _plan_config(archives: list[str], values: dict[str, Any]) -> config.PlanConfig:
-    from maskbatch import archive
+    from maskbatch.archives import arguments
 
-    names = [archive.canonical(name) for name in archives]
-    return config.make(config.PlanConfig, {**values, "archives": names})
+    names = [arguments.make_absolute(name) for name in archives]
+    return config.make_config(config.PlanConfig, {**values, "archives": names})
 
 
 def _options(path: Path | None) -> StorageOptions:
@@ -137,8 +137,8 @@ def estimate(
 ) -> None:
     """Say how long a run would take, and cost, from a random sample scored here; no run is made."""
     from maskbatch import terminal
-    from maskbatch.estimate import estimate as estimated
-    from maskbatch.estimate import lines
+    from maskbatch.estimate.cost import describe_estimate
+    from maskbatch.estimate.cost import estimate_run as estimated
 
     values = _values(
         config_file,
@@ -157,8 +157,8 @@ def estimate(
     )
     made = estimated(
         _plan_config(archives, values),
-        config.make(config.ScoreConfig, values),
-        config.make(config.JobConfig, values),
+        config.make_config(config.ScoreConfig, values),
+        config.make_config(config.JobConfig, values),
         cluster=cluster,
         gpu_rate=gpu_rate,
         prices=price or (),
@@ -170,7 +170,7 @@ def estimate(
         print(json.dumps(made.as_dict()))
     else:
         terminal.print_listing(made.calibration.listing.as_dict(), terminal.stdout_console())
-        print(*lines(made), sep="\n")
+        print(*describe_estimate(made), sep="\n")
 
 
 @app.command()
@@ -240,8 +240,8 @@ def score(
     result = runner.score(
         out,
         _plan_config(archives, values),
-        config.make(config.ScoreConfig, values),
-        config.make(config.JobConfig, values),
+        config.make_config(config.ScoreConfig, values),
+        config.make_config(config.JobConfig, values),
         checkpoint=values.get("checkpoint"),
         options=_options(storage_options),
         reuse=reuse or (),
@@ -272,12 +272,12 @@ def _summary(result: Any) -> dict[str, Any]:
 
 
 def _closing_lines(result: Any) -> None:
-    from maskbatch import versions
+    from maskbatch.runs import versions
 
     success, path = result.success, result.run.path
     if not result.rescored:
         say(f"{path} was finished before; nothing was scored again. What came since: add --reuse {path}.")
-        versions.chosen([result.run], take_latest=False)  # which says that there is a newer one
+        versions.choose_versions([result.run], take_latest=False)  # which says that there is a newer one
     if success["exit_code"]:
         failed = 1 - success["statuses"].get("ok", 0) / success["planned"]
         say(
@@ -316,12 +316,12 @@ def report(
 ) -> int:
     """Make the report of one finished run again, or one report over several."""
     from maskbatch import terminal
-    from maskbatch.report import make_report
-    from maskbatch.rundir import RunDir
-    from maskbatch.versions import chosen
+    from maskbatch.report.make import make_report
+    from maskbatch.runs.directory import RunDir
+    from maskbatch.runs.versions import choose_versions
 
     settings = config.ReportConfig(
-        exclude=tuple(config.split(exclude or "")),
+        exclude=tuple(config.split_names(exclude or "")),
         expect=expect,
         alert_below=alert_below,
         alert_by=by if by != "overall" else None,
@@ -330,7 +330,7 @@ def report(
         corrections=corrections,
     )
     options = _options(storage_options)
-    opened = chosen([RunDir.at(name, options) for name in runs], take_latest=latest)
+    opened = choose_versions([RunDir.at(name, options) for name in runs], take_latest=latest)
     if len(opened) > 1 and out is None:
         raise UsageError("several runs make a report of their own: name its folder with --out")
     target = RunDir.at(out, options) if out is not None else None
@@ -356,14 +356,14 @@ def status(
     """Say where a run stands, also while it goes on: planned, running, interrupted or committed."""
     from dataclasses import asdict
 
-    from maskbatch.rundir import RunDir
-    from maskbatch.status import lines, read_status
+    from maskbatch.runs.directory import RunDir
+    from maskbatch.runs.status import describe_status, read_status
 
     found = read_status(RunDir.at(out, _options(storage_options)))
     if as_json:
         print(json.dumps(asdict(found), default=str))
     else:
-        print(*lines(found), sep="\n")
+        print(*describe_status(found), sep="\n")
 
 
 @app.command()
@@ -377,12 +377,12 @@ def compare(
 ) -> None:
     """Show what changed between two checkpoints on the same images, or two periods, with a test."""
     from maskbatch import terminal
-    from maskbatch.compare import compare as held_against
-    from maskbatch.rundir import RunDir
-    from maskbatch.versions import chosen
+    from maskbatch.report.compare import compare_runs as held_against
+    from maskbatch.runs.directory import RunDir
+    from maskbatch.runs.versions import choose_versions
 
     options = _options(storage_options)
-    pair = [chosen([RunDir.at(name, options)], take_latest=latest)[0] for name in (first, second)]
+    pair = [choose_versions([RunDir.at(name, options)], take_latest=latest)[0] for name in (first, second)]
     made = held_against(*pair)
     if as_json:
         print(json.dumps(made.as_dict()))
@@ -402,12 +402,12 @@ def verify(
     json_logs: flags.JsonLogs = False,
 ) -> int:
     """Check a finished run: files, counts, ids, and a random sample against the archive."""
-    from maskbatch.rundir import RunDir
-    from maskbatch.verify import verify as check
-    from maskbatch.versions import chosen
+    from maskbatch.runs.directory import RunDir
+    from maskbatch.runs.versions import choose_versions
+    from maskbatch.verify.files import verify_run as check
 
     options = _options(storage_options)
-    (run,) = chosen([RunDir.at(out, options)], take_latest=latest)
+    (run,) = choose_versions([RunDir.at(out, options)], take_latest=latest)
     found = check(run, sample=sample, seed=seed, checkpoint=checkpoint, options=options)
     if as_json:
         print(json.dumps({"out": out, **found.as_dict()}))
@@ -447,11 +447,12 @@ def predict(
     json_logs: flags.JsonLogs = False,
 ) -> int:
     """Say what the classifier makes of single images, here and now; no run is made."""
-    from maskbatch import annotate, terminal
-    from maskbatch.predict import predict_images, summary
+    from maskbatch import terminal
+    from maskbatch.predict import annotate
+    from maskbatch.predict.images import predict_images, summary
 
     if show:
-        annotate.check(show, images)
+        annotate.check_target(show, images)
     values = _values(
         None,
         dtype=dtype,
@@ -463,8 +464,8 @@ def predict(
     )
     predictor, found = predict_images(
         images,
-        config.make(config.ScoreConfig, values),
-        config.make(config.JobConfig, values),
+        config.make_config(config.ScoreConfig, values),
+        config.make_config(config.JobConfig, values),
         checkpoint=checkpoint,
         allow_prefix=allow_prefix or (),
         options=_options(storage_options),
@@ -477,7 +478,7 @@ def predict(
         rows = [{**image, "uri": annotate.printable(image["uri"])} for image in made["images"]]
         terminal.print_predictions({**made, "images": rows}, terminal.stdout_console())
     if show:
-        annotate.write(show, found)
+        annotate.write_sheet(show, found)
         say(f"Pictures: {show}")
     num_failed = sum(one.prediction.status != "ok" for one in found)
     if num_failed:
@@ -530,10 +531,10 @@ def demo(
     verbose: flags.Verbose = False,
 ) -> int:
     """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
-    from maskbatch import demo as demo_module
     from maskbatch import terminal
+    from maskbatch.demo import truth as demo_module
 
-    result, compared = demo_module.run(out, images, verbose=verbose)
+    result, compared = demo_module.run_demo(out, images, verbose=verbose)
     if as_json:
         print(json.dumps({**_summary(result), "truth": compared.as_dict()}))
     else:
@@ -549,7 +550,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    from maskbatch.rundir import store_errors  # 0.1 s of libraries that a usage error need not wait for
+    from maskbatch.stores.files import store_errors
 
     return store_errors()
 
@@ -559,11 +560,11 @@ def failed(error: Exception, what: str = "maskbatch") -> int:
     if isinstance(error, MaskbatchError):
         message, code = str(error), error.exit_code
     else:
-        from maskbatch.rundir import reason
+        from maskbatch.stores.files import explain
 
         name = getattr(error, "filename", None)
         where = f"{os.fsdecode(name)}: " if name else ""
-        message, code = f"{where}{reason(error)}; check the path and your access to it", FAILED
+        message, code = f"{where}{explain(error)}; check the path and your access to it", FAILED
     say(f"{what}: {message}", "error", exit_code=code)
     return code
 

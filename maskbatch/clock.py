@@ -11,6 +11,11 @@ from maskbatch.errors import UsageError
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 
 
+def now() -> datetime:
+    """The present, UTC, to the second: what `tomorrow` is counted from in a run."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Clock:
     """The zones of an archive's sites, and which times are believable."""

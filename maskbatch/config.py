@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskbatch.clock import EARLIEST, Clock, parse_bound
-from maskbatch.conditions import CONDITIONS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
-from maskbatch.places import prefix_place
-from maskbatch.schema import RESERVED_COLUMNS
+from maskbatch.schema import CONDITIONS, RESERVED_COLUMNS
+from maskbatch.stores.uris import parse_prefix
 
 PILLOW_LIMIT_PIXELS = 89_478_485
 
@@ -51,7 +50,7 @@ class PlanConfig:
         if taken in RESERVED_COLUMNS or taken.startswith(("prob_", "num_", "share_", "failed_")):
             raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         for prefix in self.allow_prefix:
-            prefix_place(prefix)
+            parse_prefix(prefix)
         if self.layout is not None:
             Template(self.layout)
         Clock.parse(self.timezone, EARLIEST)
@@ -184,12 +183,16 @@ def _check(name: str, value: float | None, least: float, most: float = float("in
 
 
 Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig, ReportConfig)
+
+
 SHORT = {"by": "alert_by", "corrected": "alert_corrected"}
 """Flags whose setting has a longer name."""
+
+
 NO_FLAG = ("archives", "own_days")
 
 
-def make(kind: type[Config], values: Mapping[str, Any]) -> Config:
+def make_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """The config of `kind` from those of `values` that are its own and set."""
     own = {item.name for item in fields(kind)}
     chosen: dict[str, Any] = {
@@ -223,7 +226,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def _coerce(path: Path, name: str, value: Any, kind: str) -> Any:
     if kind.startswith("tuple") and isinstance(value, str):
-        value = split(value) if name == "exclude" else [value]
+        value = split_names(value) if name == "exclude" else [value]
     if "float" in kind and type(value) is int:
         value = float(value)
     expected = next(t for t in (tuple, bool, float, int, str) if t.__name__ in kind)
@@ -234,12 +237,12 @@ def _coerce(path: Path, name: str, value: Any, kind: str) -> Any:
     return value
 
 
-def split(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """The names in `frozen,dark`."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """The names of settings that differ, in words: `limit 10 instead of 20`."""
     return [
         f"{name} {_show(ours.get(name))} instead of {_show(theirs.get(name))}"
@@ -257,6 +260,6 @@ def _show(value: Any) -> str:
     return ", ".join(map(str, plain)) or "none" if isinstance(plain, list) else str(plain)
 
 
-def as_dict(config: PlanConfig | ScoreConfig | JobConfig | ReportConfig) -> dict[str, Any]:
+def to_dict(config: PlanConfig | ScoreConfig | JobConfig | ReportConfig) -> dict[str, Any]:
     """The config as JSON-ready values."""
     return {name: _plain(value) for name, value in asdict(config).items()}

@@ -1,4 +1,4 @@
-"""What can go wrong with a run; a bad image is never one of these, it is a row with a status.
+"""What can go wrong. A bad image ends no run: it is an ImageError inside a hop, then a row with a status.
 
     MaskbatchError          exit code 1
     ├── UsageError          2   the command, archive, checkpoint or settings cannot be used
@@ -6,6 +6,7 @@
     │       └── NoImagesError       it has some, and none of what was asked for
     ├── RunLockedError      5   another live run holds OUT
     └── RunFailedError      1   the run stopped; it is resumable
+    ImageError                  one image or member cannot be used
 
 Messages are one sentence: what, where, got, expected, what to do. All survive pickling, because
 workers raise them too.
@@ -46,3 +47,11 @@ class RunLockedError(MaskbatchError):
 
 class RunFailedError(MaskbatchError):
     """The run could not go on; what is staged stays, and the same command resumes it."""
+
+
+class ImageError(Exception):
+    """One image cannot be used: `status` is its row's status, `message` its row's error."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(status, message)
+        self.status, self.message = status, message

@@ -19,8 +19,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 LINE_EVERY_S = 10.0
 
+
 _consoles = [Console(stderr=True, highlight=False)]
 """The one to write to is the last."""
+
+
 _logs_json = False
 
 
@@ -140,7 +143,7 @@ class Step:
         }
 
     def line(self) -> str:
-        return line(self.live())
+        return describe_step(self.live())
 
     def finish(self) -> None:
         took_s = time.monotonic() - self._began
@@ -151,7 +154,7 @@ class Step:
         """Take off the screen what the step drew there."""
 
 
-def line(step: Mapping[str, Any]) -> str:
+def describe_step(step: Mapping[str, Any]) -> str:
     """Where a step stands, in one line, from what `Step.live` says of it."""
     done, total, rate = step["done"], step["total"], step["rate"]
     if not total:
@@ -194,7 +197,7 @@ _open: list[Step] = [Step("start", None, "images")]
 """Steps that go on, the innermost last; before and between them, something is being started."""
 
 
-def live() -> dict[str, Any]:
+def live_step() -> dict[str, Any]:
     """Where the innermost step of this process stands, as `Step.live` says it."""
     return _open[-1].live()
 
@@ -211,3 +214,8 @@ def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[
         _open.remove(shown)
         shown.close()
     shown.finish()
+
+
+def add_up(counts: Mapping[str, int]) -> str:
+    """` + 3 truncated + 1 missing`."""
+    return "".join(f" + {name} {count:,}" for name, count in counts.items())

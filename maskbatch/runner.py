@@ -9,33 +9,36 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from maskbatch import archive, staging
-from maskbatch.carry import Carrier
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
-from maskbatch.clock import Clock
-from maskbatch.commit import commit
-from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, as_dict
+from maskbatch.archives import arguments
+from maskbatch.clock import Clock, now
+from maskbatch.cluster.pipeline import Cluster
+from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, to_dict
 from maskbatch.errors import NothingToPlanError, RunFailedError
-from maskbatch.lease import Lease
-from maskbatch.pipeline import Cluster
-from maskbatch.plan import Listing, now, plan_rows
-from maskbatch.planning import (
-    Asked,
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.progress import event, say, step
+from maskbatch.runs import staging
+from maskbatch.runs.begin import (
+    Request,
     Settings,
     Target,
-    drafted,
+    draft_plan,
+    ensure_plan,
     num_to_score,
-    planned,
     refuse_difference,
     refuse_other_images,
 )
-from maskbatch.progress import event, say, step
-from maskbatch.rows import Work, shard_size
-from maskbatch.rundir import RunDir, remove_tree, write_json
-from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
+from maskbatch.runs.carry import Carrier
+from maskbatch.runs.commit import commit_run
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.lease import Lease
+from maskbatch.runs.work import Work, shard_size
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import remove_tree, write_json
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 if TYPE_CHECKING:
-    from maskbatch.report import Report
+    from maskbatch.report.make import Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +58,15 @@ def make_plan(
     """Plan `config` in the run directory `out`, unless it is there; returns the run's settings."""
     target = Target.at(out, (), options)
     with Lease(target.run):
-        return planned(target, Asked(plan=config, access=archive.access_of(config, options)), fresh=fresh)
+        return ensure_plan(
+            target, Request(plan=config, access=arguments.make_access(config, options)), fresh=fresh
+        )
 
 
 def dry_run(config: PlanConfig, *, options: StorageOptions = NO_OPTIONS) -> Listing:
     """List the archive and write nothing."""
     listing = Listing()
-    access = archive.access_of(config, options)
+    access = arguments.make_access(config, options)
     with step("list") as shown:
         for _ in plan_rows(config, Clock.parse(config.timezone, now()), listing, access):
             shown.advance()
@@ -91,8 +96,8 @@ def score(
     """
     began = time.monotonic()
     opened = open_checkpoint(checkpoint)
-    access = archive.access_of(plan_config, options, job)
-    asked = Asked(plan=plan_config, access=access, score=score_config, opened=opened)
+    access = arguments.make_access(plan_config, options, job)
+    asked = Request(plan=plan_config, access=access, score=score_config, opened=opened)
     target = Target.at(out, reuse, options)
     finish = partial(_finish, config=report_config, options=options)
     if target.replaces:
@@ -100,12 +105,12 @@ def score(
     success = _finished(target.run, asked, fresh=fresh)
     if success is not None:
         return finish(target.run, success, rescored=False)
-    archive.sources(plan_config, access)  # a wrong path is refused before Ray is started
+    arguments.find_sources(plan_config, access)  # a wrong path is refused before Ray is started
     with ExitStack() as stack:
         listed, standing = None, target.standing
         if fresh or target.needs_draft():
             try:
-                listed = stack.enter_context(drafted(target, asked)) if target.reused else None
+                listed = stack.enter_context(draft_plan(target, asked)) if target.reused else None
             except NothingToPlanError as error:
                 if standing is None:
                     raise
@@ -118,14 +123,14 @@ def score(
             return finish(target.run, success, rescored=False)
         all_carried = listed is not None and not listed.num_to_score
         with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
-            settings = planned(target, asked, fresh=fresh, drafted=listed)
+            settings = ensure_plan(target, asked, fresh=fresh, drafted=listed)
             settings = _scoring(target.run, settings, score_config, job, opened)
             work = _work(target.run, settings, plan_config, score_config, opened, access)
             success = _score_and_commit(target.run, work, settings, cluster, began, job.max_error_rate)
         return finish(target.run, success, rescored=True)
 
 
-def _finished(run: RunDir, asked: Asked, *, fresh: bool) -> dict[str, Any] | None:
+def _finished(run: RunDir, asked: Request, *, fresh: bool) -> dict[str, Any] | None:
     """What `_SUCCESS` of the run says, if it is committed. Raises UsageError where it is another run's."""
     success = run.read_success()
     if success is not None and fresh:
@@ -151,7 +156,7 @@ def _score_and_commit(
         devices.update(one.success["devices"])
     timings = {"plan": planned_s, **timings}
     with step("commit", work.num_planned) as shown:
-        return commit(run, work, dict(devices), timings, began, max_error_rate, shown, carrier)
+        return commit_run(run, work, dict(devices), timings, began, max_error_rate, shown, carrier)
 
 
 def _scoring(
@@ -162,8 +167,8 @@ def _scoring(
         return settings
     settings = {
         **settings,
-        "score": as_dict(config),
-        "job": as_dict(job),
+        "score": to_dict(config),
+        "job": to_dict(job),
         "checkpoint": {"path": opened.path, "digest": opened.digest, "card": opened.card_dict()},
         "shard_size": shard_size(num_to_score(settings), opened.card.input_size),
     }
@@ -197,7 +202,7 @@ def _work(
 
 def _stage(run: RunDir, work: Work, cluster: Cluster | None) -> tuple[Counter[str], dict[str, float]]:
     """Score every shard that is not staged; shards by device, and seconds by phase."""
-    done = staging.staged(run.staging, work.run_id)
+    done = staging.list_staged(run.staging, work.run_id)
     statuses: Counter[str] = Counter()
     devices: Counter[str] = Counter()
     for counts, device in done.values():
@@ -231,7 +236,7 @@ def _finish(
     run: RunDir, success: dict[str, Any], *, config: ReportConfig, options: StorageOptions, rescored: bool
 ) -> Result:
     """What follows the commit and may be repeated: staging removed, the report made."""
-    from maskbatch.report import make_report  # pandas: a second that Ray's start need not wait for
+    from maskbatch.report.make import make_report
 
     try:
         remove_tree(run.staging)

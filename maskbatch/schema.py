@@ -12,6 +12,15 @@ STATUSES = (
 """Every image has exactly one. All but `ok` are failures, each with its reason in `error`."""
 MAY_HEAL = ("missing", "read_error", "timeout", "score_error")
 """Failures that an image may not have when it is read again."""
+CONDITIONS = {
+    "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
+    "duplicate": "the bytes of another image, in this archive once already",
+    "dark": "mean luma under 0.06 of white",
+    "over_exposed": "mean luma over 0.94 of white",
+    "covered": "luma hardly varies: its standard deviation is under 0.03 of white",
+    "blurred": "the variance of the Laplacian is under 5 grey levels squared",
+}
+"""What may be wrong with a camera's view, and what each name means."""
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 

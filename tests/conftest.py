@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from maskbatch.checkpoint import Card, save_checkpoint
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.model.checkpoint import Card, save_checkpoint
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -34,7 +34,7 @@ def save_untrained(folder: Path, input_size: tuple[int, int]) -> Path:
     """A real checkpoint of three classes, saved by the real code."""
     import torch
 
-    from maskbatch.architectures import build
+    from maskbatch.model.architectures import build
 
     torch.manual_seed(7)
     classes = ("with_mask", "without_mask", "no_face")

@@ -14,7 +14,11 @@ import pytest
 import typer
 
 import maskbatch
-from maskbatch import archive, cli, conditions, corrections, errors, report, schema, stores
+from maskbatch import cli, errors, schema
+from maskbatch.archives import arguments
+from maskbatch.report import make
+from maskbatch.review import corrections
+from maskbatch.stores import options
 from tests.command_lines import blocks, check, command_lines, command_of, flags_of
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +159,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 def test_the_statuses_conditions_and_exit_codes_of_the_pages_are_those_of_the_code() -> None:
     assert sorted(names(first_column(PAGES["docs/report.md"], "status"))) == sorted(schema.STATUSES)
-    assert sorted(names(first_column(PAGES["docs/report.md"], "condition"))) == sorted(conditions.CONDITIONS)
+    assert sorted(names(first_column(PAGES["docs/report.md"], "condition"))) == sorted(schema.CONDITIONS)
     codes = {kind.exit_code for kind in (errors.UsageError, errors.RunLockedError, errors.RunFailedError)}
     codes |= {errors.DONE, errors.TOO_MANY_FAILED_IMAGES, errors.ALERT, errors.INTERRUPTED}
     assert sorted(map(int, first_column(PAGES["docs/run-directory.md"], "code"))) == sorted(codes)
@@ -167,7 +171,7 @@ def test_the_pages_name_every_column_and_every_file() -> None:
     columns = set(re.sub(r"`.*?`", "", listed).replace(",", " ").split())
     assert columns == {*schema.scores(()).names, "prob_<class>"}
     files = PAGES["docs/run-directory.md"].split("OUT/report/")[1].split("OUT/corrections/")[0]
-    for name in (*report.FLAT, "cells", "review", "queue", "report.html", "report.json", "alerts.json"):
+    for name in (*make.FLAT, "cells", "review", "queue", "report.html", "report.json", "alerts.json"):
         assert re.search(rf"\b{re.escape(name)}\b", files), name
     judgement = PAGES["docs/review.md"].split("Columns: `")[1].split("`")[0]
     assert judgement.split(", ") == corrections.SCHEMA.names
@@ -175,10 +179,10 @@ def test_the_pages_name_every_column_and_every_file() -> None:
 
 def test_the_pages_have_every_kind_of_archive_and_every_storage_option_of_s3() -> None:
     kinds = PAGES["docs/archives.md"].split("| ARCHIVE |")[1].split("\n\n")[0]
-    for name in (*archive.CONTAINERS, ".csv", ".jsonl", "manifest.json", "{date:", "**", "bucket"):
+    for name in (*arguments.CONTAINERS, ".csv", ".jsonl", "manifest.json", "{date:", "**", "bucket"):
         assert name in kinds, name
     (example,) = blocks(PAGES["docs/object-stores.md"], "toml")
-    for name in stores.S3_OPTIONS:
+    for name in options.S3_OPTIONS:
         assert re.search(rf"\b{name}\b", example), name
 
 

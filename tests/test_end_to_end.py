@@ -11,8 +11,8 @@ import pytest
 from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
-from maskbatch.lease import Lease
-from maskbatch.rundir import RunDir
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.lease import Lease
 from tests.conftest import LAYOUT, Cli
 
 SPOILT = {"truncated": 2, "unsupported": 2}

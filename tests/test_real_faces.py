@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from maskbatch import runner
-from maskbatch.checkpoint import open_checkpoint
-from maskbatch.classifier import Classifier
 from maskbatch.config import PILLOW_LIMIT_PIXELS, JobConfig, PlanConfig, ScoreConfig
-from maskbatch.decode import decode_batch
-from maskbatch.entries import local_path
-from maskbatch.read import Encoded
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.model.classifier import Classifier
+from maskbatch.score.decode import decode_batch
+from maskbatch.score.read import Encoded
+from maskbatch.stores.uris import local_path
 from tests.real_faces import LAYOUT, lay_out
 from tests.test_end_to_end import table_of
 from training import data

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from maskbatch.checkpoint import Card
+from maskbatch.model.checkpoint import Card
 from training.recipe import describe
 
 

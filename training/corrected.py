@@ -9,16 +9,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maskbatch import corrections
-from maskbatch.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
-from maskbatch.committed import Committed, in_order, open_committed, read_files
-from maskbatch.entries import local_path
 from maskbatch.errors import UsageError
-from maskbatch.pictures import plan_rows
+from maskbatch.model.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
 from maskbatch.progress import say
-from maskbatch.review import queue_path, read_queue
-from maskbatch.rundir import RunDir
+from maskbatch.review import corrections
+from maskbatch.review.pictures import find_plan_rows
+from maskbatch.review.queue import queue_path, read_queue
+from maskbatch.runs.committed import CommittedRun, open_committed, order_files, read_files
+from maskbatch.runs.directory import RunDir
 from maskbatch.schema import local_days
+from maskbatch.stores.uris import local_path
 from training.data import COLUMNS, CORRECTIONS
 
 PLACE = ["run", "container", "offset", "length", "uri"]
@@ -50,12 +50,12 @@ def load(sources: Sequence[str], against: Path | None = None) -> Corrected:
         run = RunDir.at(source)
         if run.run_json.exists():
             runs.append(open_committed(run))
-            tables.append(corrections.of_run(runs[-1]))
+            tables.append(corrections.read_of_run(runs[-1]))
         else:
-            tables.append(corrections.read(run.path))
-    words = corrections.last_words(pa.concat_tables(tables))
+            tables.append(corrections.read_judgements(run.path))
+    words = corrections.find_last_words(pa.concat_tables(tables))
     words = words[words["region"] == 0]
-    disputed = corrections.disputed(words).drop_duplicates(corrections.IMAGE)
+    disputed = corrections.find_disputes(words).drop_duplicates(corrections.IMAGE)
     told = words.dropna(subset="label").drop_duplicates(corrections.IMAGE, keep="last")
     usable = told.merge(disputed[corrections.IMAGE], how="left", indicator="where")
     usable = usable[usable["where"] == "left_only"].reset_index(drop=True)
@@ -74,7 +74,7 @@ def load(sources: Sequence[str], against: Path | None = None) -> Corrected:
     return Corrected(_located(usable, runs), counts, _sizes(usable, runs), _scored_with(runs, against))
 
 
-def _sizes(usable: pd.DataFrame, runs: Sequence[Committed]) -> dict[str, float]:
+def _sizes(usable: pd.DataFrame, runs: Sequence[CommittedRun]) -> dict[str, float]:
     """Images in each stratum, by the runs' queues; without any, as if all that was queued had been judged."""
     queues = [read_queue(one.run.report) for one in runs if queue_path(one.run.report).exists()]
     if not queues:
@@ -89,7 +89,7 @@ def _stood_for(rows: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def _located(usable: pd.DataFrame, runs: Sequence[Committed]) -> pd.DataFrame:
+def _located(usable: pd.DataFrame, runs: Sequence[CommittedRun]) -> pd.DataFrame:
     """The table of `Corrected`, neighbours together; the first run that holds an image gives it."""
     uris = set(usable["uri"])
     places = pd.DataFrame([row for one in runs for row in _places(one, uris)], columns=[*PLACE, "day"])
@@ -101,11 +101,11 @@ def _located(usable: pd.DataFrame, runs: Sequence[Committed]) -> pd.DataFrame:
     return table.fillna({"run": "", "day": ""})[[*COLUMNS, "day", "stratum", "probability"]]
 
 
-def _places(one: Committed, uris: Collection[str]) -> Iterator[tuple[Any, ...]]:
+def _places(one: CommittedRun, uris: Collection[str]) -> Iterator[tuple[Any, ...]]:
     """PLACE and `day` of those of the images that the run has rows of."""
-    planned = plan_rows(one, uris)
+    planned = find_plan_rows(one, uris)
     wanted = pa.array(list(planned), pa.string())
-    for rows in read_files(in_order([one]), ["uri", "site", "camera", "captured_local", "region"]):
+    for rows in read_files(order_files([one]), ["uri", "site", "camera", "captured_local", "region"]):
         rows = rows.filter(pc.and_(pc.is_in(rows["uri"], wanted), pc.equal(rows["region"], 0)))
         columns = (rows[name].to_pylist() for name in ("uri", "site", "camera"))
         for uri, site, camera, day in zip(*columns, local_days(rows).to_pylist(), strict=True):
@@ -113,7 +113,7 @@ def _places(one: Committed, uris: Collection[str]) -> Iterator[tuple[Any, ...]]:
             yield str(one.run.path), *place, uri, f"{site}/{camera} {day}"
 
 
-def _scored_with(runs: Sequence[Committed], against: Path | None) -> Checkpoint:
+def _scored_with(runs: Sequence[CommittedRun], against: Path | None) -> Checkpoint:
     """`against`, or the checkpoint that scored the runs. Raises UsageError where it is not there."""
     if against:
         return open_checkpoint(str(against))

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskbatch.checkpoint import Preset
+from maskbatch.archives.entries import IMAGE_EXTENSIONS
 from maskbatch.config import PILLOW_LIMIT_PIXELS
-from maskbatch.decode import decode_batch
-from maskbatch.entries import IMAGE_EXTENSIONS
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Preset
 from maskbatch.progress import say, step
+from maskbatch.score.decode import decode_batch
 from training.reading import READING, reader
 
 COLUMNS = {

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import softmax
 
-from maskbatch.checkpoint import Card, Checkpoint, open_checkpoint
-from maskbatch.classifier import Classifier, resolve_dtype
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.model.classifier import Classifier, resolve_dtype
 from maskbatch.progress import say
-from maskbatch.rundir import whole, write_json
+from maskbatch.stores.files import write_json, write_whole
 from training import data, metrics, plots, splits
 from training.console import one_sentence
 
@@ -140,7 +140,7 @@ def write(
 ) -> None:
     """evaluation.json, predictions.parquet and the plots, in the folder `out`."""
     write_json(out / "evaluation.json", figures)
-    with whole(out / "predictions.parquet") as partial:
+    with write_whole(out / "predictions.parquet") as partial:
         rows.drop(columns="pixel").to_parquet(partial, index=False)
     labels = rows["label"].map({name: k for k, name in enumerate(classes)}).to_numpy(np.int64)
     probs = rows[[f"prob_{name}" for name in classes]].to_numpy()

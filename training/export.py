@@ -20,11 +20,11 @@ import typer
 from scipy.special import softmax
 from torch import nn
 
-from maskbatch.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
-from maskbatch.histograms import histogram
+from maskbatch.model.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.progress import say
-from maskbatch.rundir import whole
+from maskbatch.report.histograms import count_bins
+from maskbatch.stores.files import write_whole
 from training import data, evaluate, metrics, plots
 from training.card import model_card
 from training.console import one_sentence
@@ -63,12 +63,12 @@ def export(
     card = replace(
         card,
         confusion=figures["confusion"],
-        reference={"confidence": histogram("confidence", confidence)}
-        | {name: histogram(name, rows[name].to_numpy(float)) for name in ("brightness", "sharpness")},
+        reference={"confidence": count_bins("confidence", confidence)}
+        | {name: count_bins(name, rows[name].to_numpy(float)) for name in ("brightness", "sharpness")},
         recipe=facts | {"recipe": recipe.as_dict(), "versions": versions(), "figures": figures},
     )
     save_checkpoint(path, card, state)
-    with whole(path.with_name("MODEL_CARD.md")) as partial:
+    with write_whole(path.with_name("MODEL_CARD.md")) as partial:
         partial.write_text(model_card(card))
     evaluate.write(path.parent / "evaluation", card.classes, figures, predictions, pixels)
     plots.curves(facts["history"], facts["best_epoch"], path.parent / "evaluation" / "curves.png")

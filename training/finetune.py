@@ -21,10 +21,10 @@ import torch
 import typer
 from torch import nn
 
-from maskbatch.config import differences
+from maskbatch.config import list_differences
 from maskbatch.errors import ALERT, UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import whole, write_json
+from maskbatch.stores.files import write_json, write_whole
 from training import data, splits, teach
 from training.card import interval
 from training.console import one_sentence
@@ -134,7 +134,7 @@ def _refuse_another(out: Path, facts: dict[str, Any]) -> None:
         raise UsageError(f"{told}: not readable as JSON ({error}); name another --out") from error
     for name, what in (("recipe", "settings"), ("weights_sha256", "weights"), ("fingerprint", "data")):
         if name in facts and name in other and other[name] != facts[name]:
-            first = f": {differences(facts[name], other[name])[0]}" if name == "recipe" else ""
+            first = f": {list_differences(facts[name], other[name])[0]}" if name == "recipe" else ""
             raise UsageError(f"{out} holds a training of other {what}{first}; name another --out")
 
 
@@ -144,7 +144,7 @@ def _write_split(out: Path, table: pd.DataFrame, facts: dict[str, Any]) -> None:
     split = table.assign(split=part, cluster=facts["fingerprint"][:8] + "-" + table["group"].astype(str))[
         part != ""
     ]
-    with whole(out / "split.parquet") as partial:
+    with write_whole(out / "split.parquet") as partial:
         split[list(data.COLUMNS)].to_parquet(partial, index=False)
     write_json(out / "training.json", facts)
     leak, probed = facts["leak"], facts["leak"]["probe_accuracy"]

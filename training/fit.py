@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.progress import say, step
-from maskbatch.rundir import whole
+from maskbatch.stores.files import write_whole
 from training.inputs import Inputs
 from training.network import predict
 from training.recipe import Recipe
@@ -164,7 +164,7 @@ def balanced_loss(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
 def _save(saved: Path, parts: dict[str, Any], now: Progress) -> None:
     values = {name: part.state_dict() for name, part in parts.items()}
     progress = {name: getattr(now, name) for name in Progress.__slots__}
-    with whole(saved, durable=True) as partial:
+    with write_whole(saved, durable=True) as partial:
         try:
             torch.save({"progress": progress, **values}, partial)
         except RuntimeError as error:  # torch's writer says so of a full disk

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from maskbatch.checkpoint import CLASS_NAME, Card, Preset, save_checkpoint
 from maskbatch.drawing import LABELS
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import CLASS_NAME, Card, Preset, save_checkpoint
 
 Triple = tuple[float, float, float]
 NOT_OF_THE_NETWORK = (

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
-from maskbatch.architectures import build, last_linear
-from maskbatch.checkpoint import open_checkpoint
 from maskbatch.errors import UsageError
+from maskbatch.model.architectures import build, last_linear
+from maskbatch.model.checkpoint import open_checkpoint
 from training.recipe import Recipe
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
-from maskbatch.rundir import whole
+from maskbatch.stores.files import write_whole
 
 DPI = 110
 GRID = (4, 6)
@@ -18,7 +18,7 @@ GRID = (4, 6)
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with whole(path) as partial:
+    with write_whole(path) as partial:
         figure.savefig(partial, format="png", dpi=DPI)
 
 

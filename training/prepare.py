@@ -22,7 +22,7 @@ from PIL import Image
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
-from maskbatch.rundir import whole
+from maskbatch.stores.files import write_whole
 from training.console import one_sentence
 
 CUTS = {"train": 6, "val": 2}
@@ -89,7 +89,7 @@ def _drawings(out: Path) -> Iterator[dict[str, Any]]:
 
 def _list(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
     manifest = rows[["uri", "label", "split", "cluster", "source", "suspect"]]
-    with whole(out / "manifest.csv") as partial:
+    with write_whole(out / "manifest.csv") as partial:
         manifest.to_csv(partial, index=False)
     return manifest
 

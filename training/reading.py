@@ -8,11 +8,12 @@ from itertools import groupby
 import fsspec
 import pandas as pd
 
-from maskbatch.committed import open_committed
-from maskbatch.pictures import access_to, plan_rows
-from maskbatch.read import READ_COLUMNS, Encoded, PlanRow, read_images
-from maskbatch.rundir import RunDir
-from maskbatch.stores import NO_OPTIONS, Access
+from maskbatch.review.pictures import find_plan_rows
+from maskbatch.runs.committed import access_to, open_committed
+from maskbatch.runs.directory import RunDir
+from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
+from maskbatch.stores.access import Access
+from maskbatch.stores.options import NO_OPTIONS
 
 READING = (OSError, ImportError, ValueError, TypeError)
 """What fsspec raises for what cannot be read."""
@@ -32,7 +33,7 @@ class _Archive:
         gone = {"status": "missing", "error": f"it is not in the plan of {run}"}
         rows: dict[str, PlanRow] = {uri: dict.fromkeys(READ_COLUMNS) | {"uri": uri} | gone for uri in uris}
         limit = int(one.settings["score"]["max_bytes"])
-        return cls(rows | plan_rows(one, uris), access_to(one, NO_OPTIONS), limit)
+        return cls(rows | find_plan_rows(one, uris), access_to(one, NO_OPTIONS), limit)
 
     def read(self, uris: Sequence[str]) -> Iterator[Encoded]:
         return read_images([self.rows[uri] for uri in uris], self.access, self.max_bytes)

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from maskbatch.checkpoint import Card, Preset, check_types
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Card, Preset, check_types
 from training.augment import PRESETS, Augmentation
 
 FOLDER = Path(__file__).with_name("recipes")

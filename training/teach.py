@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from maskbatch.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.progress import say
-from maskbatch.rundir import whole, write_json
+from maskbatch.stores.files import write_json, write_whole
 from training import metrics, splits
 from training.card import interval, markdown
 from training.corrected import Corrected
@@ -87,7 +87,7 @@ def compare(corrected: Corrected, table: pd.DataFrame, out: Path) -> dict[str, A
     write_json(out / "comparison.json", comparison)
     card = out / "MODEL_CARD.md"
     text = card.read_text() + _section(comparison)
-    with whole(card) as partial:
+    with write_whole(card) as partial:
         partial.write_text(text)
     return comparison
 

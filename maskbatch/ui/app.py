@@ -10,12 +10,12 @@ import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, traverse
 from starlette.middleware import Middleware
 
-from maskbatch.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
-from maskbatch.committed import Committed
 from maskbatch.config import ScoreConfig
-from maskbatch.predict import Predictor
+from maskbatch.model.checkpoint import Checkpoint, find_checkpoint, open_checkpoint
+from maskbatch.predict.images import Predictor
 from maskbatch.progress import say
-from maskbatch.stores import StorageOptions
+from maskbatch.runs.committed import CommittedRun
+from maskbatch.stores.options import StorageOptions
 from maskbatch.ui import access, picture, review
 from maskbatch.ui.gate import Gate
 from maskbatch.ui.look import look
@@ -77,7 +77,7 @@ def serve(
             uploads.sweep()
 
 
-def _checkpoint(named: str | None, one: Committed | None) -> Checkpoint:
+def _checkpoint(named: str | None, one: CommittedRun | None) -> Checkpoint:
     """The one that was named, else the run's, else the packaged one."""
     if named is None and one is not None:
         if found := find_checkpoint(one.digest, one.settings["checkpoint"]["path"]):

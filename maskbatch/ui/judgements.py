@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
-from maskbatch import corrections
-from maskbatch.rundir import Location
+from maskbatch.review import corrections
+from maskbatch.stores.files import Location
 
 TO_JUDGE, SKIPPED, DISPUTED, JUDGED = "to judge", "skipped", "disputed", "judged"
 
@@ -41,7 +41,7 @@ class Judgements:
         row, before = self._rows[position], self._words[position].get(by)
         known = {name: row[name] for name in ("uri", "sha256", "stratum", "probability")}
         said = {**known, "region": 0, "label": label, "was": row["label"], "by": by}
-        at = corrections.write(self.folder, said, after=before.at if before else None)
+        at = corrections.write_judgement(self.folder, said, after=before.at if before else None)
         self._own[position].add(by)
         self._words[position][by] = Word(label, at)
 
@@ -54,7 +54,7 @@ class Judgements:
         with self._reading:
             for folder, known in self._known.items():
                 names = set(corrections.object_names(folder)) - known
-                rows = corrections.read(folder, names)
+                rows = corrections.read_judgements(folder, names)
                 known |= names
                 self._all = pa.concat_tables([self._all, rows])
                 for row in rows.to_pylist():
@@ -83,4 +83,4 @@ class Judgements:
 
     def last_words(self) -> pd.DataFrame:
         """What `corrections.last_words` makes of everything read so far."""
-        return corrections.last_words(self._all)
+        return corrections.find_last_words(self._all)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from maskbatch.config import ScoreConfig
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
-from maskbatch.pictures import jpeg, upright
-from maskbatch.predict import Predictor
-from maskbatch.read import Encoded
+from maskbatch.predict.images import Predictor
+from maskbatch.review.pictures import draw_upright, encode_jpeg
+from maskbatch.score.read import Encoded
 from maskbatch.ui.rendering import PLAIN, data_url, rendered
 from maskbatch.ui.uploads import Uploads
 
@@ -53,9 +53,9 @@ class Looker:
             (prediction,) = self.predictor.predict([Encoded(data, num_bytes=len(data))])
         seen, shown = None, None
         if prediction.status == "ok":
-            seen = data_url(jpeg(Image.fromarray(prediction.image)))
+            seen = data_url(encode_jpeg(Image.fromarray(prediction.image)))
             side = int(np.clip(max(prediction.width or 0, prediction.height or 0), *SHOWN_PX))
-            shown = {"url": data_url(jpeg(upright(data, (side, side), self.config.max_pixels)))}
+            shown = {"url": data_url(encode_jpeg(draw_upright(data, (side, side), self.config.max_pixels)))}
         card = self.predictor.card
         return shown, rendered("answer.html", one=prediction, card=card, plain=IN_WORDS, seen=seen)
 
@@ -105,4 +105,4 @@ def tab(looker: Looker, uploads: Uploads) -> None:
 
 def _draw(label: str) -> bytes:
     rng = np.random.default_rng(EXAMPLE_SEED)
-    return jpeg(draw_snapshot(label, Gate.draw_lots(rng), rng))
+    return encode_jpeg(draw_snapshot(label, Gate.draw_lots(rng), rng))

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from maskbatch.committed import Committed
 from maskbatch.errors import MaskbatchError
-from maskbatch.pictures import Shown, pictures
-from maskbatch.rundir import reason, store_errors
-from maskbatch.stores import StorageOptions
+from maskbatch.review.pictures import Preview, read_pictures
+from maskbatch.runs.committed import CommittedRun
+from maskbatch.stores.files import explain, store_errors
+from maskbatch.stores.options import StorageOptions
 
 SIDE_PX = 1024
 NUM_KEPT = 64
@@ -22,9 +22,9 @@ LATE = f"it has not come within {PATIENCE_S:.0f} seconds"
 class Pictures:
     """The picture of each row of a queue, by position; the latest ones are kept."""
 
-    def __init__(self, one: Committed, rows: Sequence[Mapping[str, Any]], options: StorageOptions) -> None:
+    def __init__(self, one: CommittedRun, rows: Sequence[Mapping[str, Any]], options: StorageOptions) -> None:
         self._one, self._rows, self._options = one, rows, options
-        self._found: OrderedDict[int, Future[Shown]] = OrderedDict()
+        self._found: OrderedDict[int, Future[Preview]] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="pictures")
 
@@ -33,19 +33,19 @@ class Pictures:
         for position in positions:
             self._ask(position)
 
-    def get(self, position: int) -> Shown:
+    def get(self, position: int) -> Preview:
         """The picture, or why there is none; that is looked for again when it is asked for again."""
         asked = self._ask(position)
         try:
             shown = asked.result(PATIENCE_S)
         except TimeoutError:
-            return Shown(None, LATE)
+            return Preview(None, LATE)
         if shown.jpeg is None:
             with self._lock:
                 self._found.pop(position, None)
         return shown
 
-    def _ask(self, position: int) -> Future[Shown]:
+    def _ask(self, position: int) -> Future[Preview]:
         with self._lock:
             if position not in self._found:
                 self._found[position] = self._pool.submit(self._read, position)
@@ -54,10 +54,10 @@ class Pictures:
                 self._found.popitem(last=False)
             return self._found[position]
 
-    def _read(self, position: int) -> Shown:
+    def _read(self, position: int) -> Preview:
         try:
-            return next(pictures(self._one, [self._rows[position]], self._options, SIDE_PX))
+            return next(read_pictures(self._one, [self._rows[position]], self._options, SIDE_PX))
         except MaskbatchError as error:
-            return Shown(None, str(error))
+            return Preview(None, str(error))
         except store_errors() as error:
-            return Shown(None, reason(error))
+            return Preview(None, explain(error))

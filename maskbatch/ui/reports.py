@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from maskbatch.config import ReportConfig, make
+from maskbatch.config import ReportConfig, make_config
 from maskbatch.errors import MaskbatchError
 from maskbatch.progress import say
-from maskbatch.report import make_report
-from maskbatch.review import read_queue
-from maskbatch.rundir import Location, RunDir, store_errors
-from maskbatch.stores import StorageOptions
+from maskbatch.report.make import make_report
+from maskbatch.review.queue import read_queue
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.files import Location, store_errors
+from maskbatch.stores.options import StorageOptions
 
 
 class Reports:
@@ -51,5 +52,5 @@ class Reports:
             settings = {}
         if self._corrections:
             settings["corrections"] = str(self._corrections)
-        make_report([self._run], folder, make(ReportConfig, settings), self._options)
+        make_report([self._run], folder, make_config(ReportConfig, settings), self._options)
         self.folder = folder

@@ -11,18 +11,19 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from maskbatch import corrections
-from maskbatch.committed import Committed, open_committed
 from maskbatch.errors import MaskbatchError, UsageError
 from maskbatch.progress import say
-from maskbatch.rundir import Location, RunDir, folder, reason
-from maskbatch.stores import StorageOptions
+from maskbatch.review import corrections
+from maskbatch.runs.committed import CommittedRun, open_committed
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import find_latest
+from maskbatch.stores.files import Location, explain, locate_folder
+from maskbatch.stores.options import StorageOptions
 from maskbatch.ui.judgements import Judgements
 from maskbatch.ui.prefetch import Pictures
 from maskbatch.ui.rendering import PLAIN, data_url, rendered, text
 from maskbatch.ui.reports import Reports
 from maskbatch.ui.session import SHOWS, Filters, Queue, Session, camera_of
-from maskbatch.versions import latest
 
 CSS = text("review.css")
 NAME_LENGTH = 60
@@ -35,7 +36,7 @@ NAME_FIRST = "Your name first, above: it stands beside every judgement."
 class Reviewing:
     """A run as the browser sees it."""
 
-    one: Committed
+    one: CommittedRun
     reports: Reports
     queue: Queue
 
@@ -44,10 +45,10 @@ class Reviewing:
     def open(cls, run: str, corrections_to: str | None, options: StorageOptions) -> Iterator["Reviewing"]:
         """The finished run named `run`; what is judged goes into it, or elsewhere. Raises UsageError."""
         found = RunDir.at(run, options)
-        one, newest = open_committed(found), latest(found)
+        one, newest = open_committed(found), find_latest(found)
         if str(newest.path) != str(found.path):
             say(f"{found.path} is superseded by {newest.path}; to review that one, give --run {newest.path}")
-        other = folder(corrections_to, options) if corrections_to else None
+        other = locate_folder(corrections_to, options) if corrections_to else None
         place = other or found.corrections
         _try_writing(place)
         with TemporaryDirectory(prefix="maskbatch-report-", ignore_cleanup_errors=True) as own:
@@ -57,7 +58,7 @@ class Reviewing:
                 raise UsageError(
                     f"{run}: no image of it was scored, so none can be judged; look at its report"
                 )
-            judgements = Judgements(rows, place, corrections.folders(found, one.settings))
+            judgements = Judgements(rows, place, corrections.list_folders(found, one.settings))
             judgements.refresh()
             pictures = Pictures(one, rows, options)
             if error := pictures.get(0).error:
@@ -78,7 +79,7 @@ def _try_writing(place: Location) -> None:
             pass
     except OSError as error:
         remedy = "give access, or another folder with --corrections DIR"
-        raise UsageError(f"{place}: nothing can be written there ({reason(error)}); {remedy}") from error
+        raise UsageError(f"{place}: nothing can be written there ({explain(error)}); {remedy}") from error
 
 
 def tabs(run: Reviewing) -> None:
@@ -177,7 +178,7 @@ def said_so_far(run: Reviewing) -> str:
     run.queue.catch_up()
     words = run.queue.judgements.last_words()
     labels = words.dropna(subset="label")
-    disputed = corrections.disputed(words)
+    disputed = corrections.find_disputes(words)
     disputes = {uri: rows.to_dict("records") for uri, rows in disputed.groupby("uri")}
     images = labels[~labels["uri"].isin(disputes)].drop_duplicates(corrections.IMAGE)
     counts = pd.crosstab(images["was"], images["label"])

@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from maskbatch.cells import group_name
 from maskbatch.errors import MaskbatchError
-from maskbatch.judged import targets
-from maskbatch.pictures import Shown
-from maskbatch.rundir import reason, store_errors
+from maskbatch.report.cells import group_name
+from maskbatch.review.pictures import Preview
+from maskbatch.review.rate import count_targets
 from maskbatch.schema import UNKNOWN_DATE
+from maskbatch.stores.files import explain, store_errors
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
 
@@ -101,7 +101,7 @@ class Queue:
             judged=stands.count(JUDGED) + stands.count(DISPUTED),
             skipped=stands.count(SKIPPED),
             disputed=stands.count(DISPUTED),
-            targets=targets([row["stratum"] for row in self.rows], [given[stand] for stand in stands]),
+            targets=count_targets([row["stratum"] for row in self.rows], [given[stand] for stand in stands]),
         )
 
     def fitting(self, filters: Filters) -> Iterator[int]:
@@ -140,7 +140,7 @@ class Queue:
         try:
             self._met |= self.judgements.refresh()
         except failures as error:
-            self.trouble = f"What others judged cannot be read: {reason(error)}"
+            self.trouble = f"What others judged cannot be read: {explain(error)}"
             return
         self.trouble = ""
 
@@ -187,9 +187,9 @@ class Session:
     def can_undo(self) -> bool:
         return bool(self._history)
 
-    def picture(self) -> Shown:
+    def picture(self) -> Preview:
         """The picture on the screen."""
-        return self._queue.pictures.get(self.position) if self.position is not None else Shown(None)
+        return self._queue.pictures.get(self.position) if self.position is not None else Preview(None)
 
     def show(self) -> None:
         """Keep the image on the screen, or take the next where it has gone to another tab."""
@@ -249,7 +249,7 @@ class Session:
         try:
             self._queue.judgements.add(position, label, by)
         except MaskbatchError as error:
-            said = reason(error.__cause__ or error)
+            said = explain(error.__cause__ or error)
             folder = self._queue.judgements.folder
             self.notice = (
                 f"Not saved in {folder}: {said}. Make room or give access, then answer again; "

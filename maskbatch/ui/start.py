@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from maskbatch.errors import UsageError
 from maskbatch.progress import say
-from maskbatch.stores import StorageOptions
+from maskbatch.stores.options import StorageOptions
 from maskbatch.ui import access
 
 

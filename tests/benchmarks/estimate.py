@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 
-from maskbatch.estimate import RANGE
+from maskbatch.estimate.cost import RANGE
 from tests.benchmarks.score import FOLDER, SIZES, make_files, measure
 
 

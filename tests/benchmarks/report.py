@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch import schema
-from maskbatch.checkpoint import open_checkpoint
-from maskbatch.commit import RANGE_ROWS
-from maskbatch.rundir import FORMAT_VERSION, write_json
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.runs.commit import RANGE_ROWS
+from maskbatch.runs.directory import FORMAT_VERSION
+from maskbatch.stores.files import write_json
 from tests.benchmarks.score import FOLDER, measure
 
 CAMERAS, DAYS = 200, 30

@@ -147,11 +147,11 @@ def loop(files: Path) -> None:
 
 def work_alone(share: tuple[list[Path], float]) -> dict[str, float]:
     """All of one core's images: the functions that maskbatch's worker calls, without anything around them."""
-    from maskbatch.checkpoint import open_checkpoint
-    from maskbatch.classifier import Classifier
     from maskbatch.config import ScoreConfig
-    from maskbatch.decode import decode_batch
-    from maskbatch.read import Encoded
+    from maskbatch.model.checkpoint import open_checkpoint
+    from maskbatch.model.classifier import Classifier
+    from maskbatch.score.decode import decode_batch
+    from maskbatch.score.read import Encoded
 
     paths, barrier_at = share
     checkpoint, config = open_checkpoint(), ScoreConfig()
@@ -194,13 +194,13 @@ def recipe(files: Path) -> Timing:
 def recipe_job(files: Path) -> None:
     import ray
 
-    from maskbatch.checkpoint import open_checkpoint
+    from maskbatch.model.checkpoint import open_checkpoint
 
     size = open_checkpoint().card.input_size
 
     class Predictor:
         def __init__(self) -> None:
-            from maskbatch.classifier import Classifier
+            from maskbatch.model.classifier import Classifier
 
             self.model = Classifier(open_checkpoint(), dtype="auto", batch_size=64)
 

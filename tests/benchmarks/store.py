@@ -186,8 +186,8 @@ def compare_readers(folder: Path, repeat: int) -> None:
 
 
 def read_maskbatch(keys: list[str]) -> int:
-    from maskbatch.read import READ_COLUMNS, read_images
-    from maskbatch.stores import Access
+    from maskbatch.score.read import READ_COLUMNS, read_images
+    from maskbatch.stores.access import Access
 
     empty = dict.fromkeys(READ_COLUMNS)
     rows = [
@@ -199,7 +199,7 @@ def read_maskbatch(keys: list[str]) -> int:
 def read_async(keys: list[str]) -> int:
     import obstore
 
-    from maskbatch.stores import Access
+    from maskbatch.stores.access import Access
 
     client = Access().store("s3://bench/x").client  # type: ignore[attr-defined]
 

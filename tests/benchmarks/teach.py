@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from maskbatch import corrections
-from maskbatch.committed import open_committed
-from maskbatch.entries import local_path
 from maskbatch.errors import ALERT, DONE
-from maskbatch.review import read_queue
-from maskbatch.rundir import RunDir
+from maskbatch.review import corrections
+from maskbatch.review.queue import read_queue
+from maskbatch.runs.committed import open_committed
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.uris import local_path
 from tests.benchmarks.score import FOLDER
 from tests.conftest import SHARED
 from tests.real_faces import LAYOUT, lay_out
@@ -97,7 +97,7 @@ def judge(num: int, labels: Mapping[str, str], folder: Path) -> set[str]:
     for row in queue:
         values = {name: row[name] for name in ("uri", "sha256", "stratum", "probability")}
         said = {"region": 0, "label": labels[relative(row["uri"])], "was": row["label"], "by": "simulated"}
-        corrections.write(folder, values | said)
+        corrections.write_judgement(folder, values | said)
     return {relative(row["uri"]) for row in queue}
 
 

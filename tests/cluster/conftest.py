@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from maskbatch import pipeline, runner
+from maskbatch import progress, runner
+from maskbatch.cluster import pipeline
+from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
-from maskbatch.rows import Work
-from maskbatch.workers import ShardDone
+from maskbatch.runs.work import Work
 from tests.conftest import LAYOUT, save_untrained
 
 BATCH_SIZE = 128
@@ -131,7 +132,7 @@ class Watched:
         self.said: list[str] = []
         self.when_done: Callable[[], None] = lambda: None
         self.when_said: Callable[[], None] = lambda: None
-        original, say = pipeline.Cluster.score, pipeline.say
+        original, say = pipeline.Cluster.score, progress.say
 
         def score(cluster: pipeline.Cluster, work: Work, shards: list[int]) -> Iterator[ShardDone]:
             for item in original(cluster, work, shards):

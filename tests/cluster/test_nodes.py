@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from maskbatch import runner
+from maskbatch.cluster.pipeline import Cluster
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError
-from maskbatch.pipeline import Cluster
 from tests.cluster.conftest import BATCH_SIZE, Enough, Site, Watched, score, table_of, until
 from tests.conftest import LAYOUT, Cli
 

@@ -25,8 +25,8 @@ from samples import make_card
 
 from jobs.nightly_report import report_nights
 from jobs.nights import Schedule
-from maskbatch.architectures import build
-from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from tests.conftest import LAYOUT
 
 ROOT = Path(__file__).parents[2]

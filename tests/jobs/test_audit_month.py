@@ -13,8 +13,8 @@ from samples import speckle, stage_run, write_files
 from jobs import audit_month
 from jobs.audit_month import audit
 from jobs.nights import Schedule
-from maskbatch.checkpoint import Checkpoint
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint
 from tests.jobs.conftest import ROOT, Place, values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]

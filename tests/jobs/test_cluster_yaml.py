@@ -23,7 +23,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import FileConfigReader
 from ray.scripts.scripts import cli as ray_cli
 
-from maskbatch.nodes import read_nodes
+from maskbatch.cluster.launcher import read_nodes
 
 ROOT = Path(__file__).parents[2]
 FILES = ("cluster.yaml", "jobs/cluster-local.yaml")

@@ -16,8 +16,8 @@ from samples import Run, read_scores, speckle, stage_run, with_exif_time, write_
 from jobs import nightly_report
 from jobs.nightly_report import report_nights
 from jobs.nights import DAY, Schedule
-from maskbatch.checkpoint import Checkpoint
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint
 from tests.jobs.conftest import FIRST_NIGHT, LAST_NIGHT, ROOT, Place, values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]

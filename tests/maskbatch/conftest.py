@@ -10,9 +10,9 @@ from hypothesis import settings
 from samples import CLASSES, SIZE, Run, make_card, stage_run, write_month
 from torch import nn
 
-from maskbatch.architectures import build
-from maskbatch.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.rundir import Location, folder, remove_tree
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.stores.files import Location, locate_folder, remove_tree
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
@@ -24,7 +24,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Location]:
     if request.param == "local":
         yield tmp_path
     else:
-        made = folder(f"memory://{uuid.uuid4().hex}")
+        made = locate_folder(f"memory://{uuid.uuid4().hex}")
         yield made
         remove_tree(made)
 

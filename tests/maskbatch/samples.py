@@ -16,16 +16,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
-from maskbatch import runner, staging
-from maskbatch.checkpoint import Card, Checkpoint
-from maskbatch.classifier import Classifier
-from maskbatch.commit import commit
+from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
+from maskbatch.model.checkpoint import Card, Checkpoint
+from maskbatch.model.classifier import Classifier
 from maskbatch.progress import Step
-from maskbatch.rows import Work, decode_shard, read_shard, scores_rows
-from maskbatch.rundir import Location, RunDir, names, whole
-from maskbatch.stores import NO_OPTIONS, Access, StorageOptions
+from maskbatch.runs import staging
+from maskbatch.runs.commit import commit_run
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.work import Work
+from maskbatch.score.shard import decode_shard, make_rows, read_shard
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import Location, list_names, write_whole
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 SIZE = (32, 32)
@@ -100,7 +104,7 @@ class Run:
     work: Work
 
     def commit(self, max_error_rate: float = 0.05) -> dict[str, Any]:
-        return commit(
+        return commit_run(
             self.run,
             self.work,
             devices={"cpu/float32": self.work.num_shards},
@@ -113,7 +117,7 @@ class Run:
     def copy(self, out: Location, options: StorageOptions = NO_OPTIONS) -> "Run":
         source = Path(self.run.path)
         for path in filter(Path.is_file, source.rglob("*")):
-            with whole(out / path.relative_to(source).as_posix()) as partial:
+            with write_whole(out / path.relative_to(source).as_posix()) as partial:
                 partial.write_bytes(path.read_bytes())
         access = replace(self.work.access, options=options)
         return Run(RunDir.at(str(out), options), replace(self.work, out=str(out), access=access))
@@ -121,13 +125,15 @@ class Run:
 
 def write_rows(path: Location, table: pa.Table) -> None:
     """Put `table` in the place of a Parquet file, on a disk or in a store."""
-    with whole(path) as partial:
+    with write_whole(path) as partial:
         pq.write_table(table, partial)
 
 
 def read_scores(run: RunDir) -> pa.Table:
     """Every row below scores/, listed by _SUCCESS or not, by id, without its partition."""
-    paths = [run.scores / day / name for day in names(run.scores) for name in names(run.scores / day)]
+    paths = [
+        run.scores / day / name for day in list_names(run.scores) for name in list_names(run.scores / day)
+    ]
     tables = [pq.read_table(pa.BufferReader(path.read_bytes())) for path in paths]
     return pa.concat_tables(tables).sort_by("id")
 
@@ -154,7 +160,7 @@ def stage_shard(work: Work, shard: int, card: Card, classifier: Classifier) -> d
     planned, encoded = read_shard(work, shard)
     decoded = decode_shard(work, card, encoded, len(planned))
     probs = classifier.probs(decoded.images_NHWC)
-    table = scores_rows(planned, decoded, probs, card, work.clock, work.keep_column)
+    table = make_rows(planned, decoded, probs, card, work.clock, work.keep_column)
     return staging.write_shard(work.run.staging, shard, table, "cpu/float32", work.run_id)
 
 

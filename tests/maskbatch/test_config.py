@@ -10,10 +10,10 @@ from maskbatch.config import (
     PlanConfig,
     ReportConfig,
     ScoreConfig,
-    as_dict,
-    differences,
-    make,
+    list_differences,
+    make_config,
     read_toml,
+    to_dict,
 )
 from maskbatch.errors import UsageError
 
@@ -56,9 +56,9 @@ def test_a_setting_out_of_bounds_is_refused_by_name(kind: Any, values: dict[str,
 
 def test_make_takes_its_own_settings_and_leaves_the_unset_to_defaults() -> None:
     values = {"batch_size": 8, "dtype": None, "camera": ["a", "b"], "archives": ["/x"], "max_error_rate": 0.2}
-    assert make(ScoreConfig, values) == ScoreConfig(batch_size=8)
-    assert make(PlanConfig, values) == PlanConfig(archives=("/x",), camera=("a", "b"))
-    assert make(JobConfig, values) == JobConfig(max_error_rate=0.2)
+    assert make_config(ScoreConfig, values) == ScoreConfig(batch_size=8)
+    assert make_config(PlanConfig, values) == PlanConfig(archives=("/x",), camera=("a", "b"))
+    assert make_config(JobConfig, values) == JobConfig(max_error_rate=0.2)
 
 
 def test_a_toml_file_sets_what_flags_set(tmp_path: Path) -> None:
@@ -84,8 +84,8 @@ def test_one_file_serves_score_and_report(tmp_path: Path) -> None:
         "corrected = true\nthumbnails = false\n"
     )
     values = read_toml(path)
-    assert make(JobConfig, values) == JobConfig(max_error_rate=0.02)
-    assert make(ReportConfig, values) == ReportConfig(
+    assert make_config(JobConfig, values) == JobConfig(max_error_rate=0.02)
+    assert make_config(ReportConfig, values) == ReportConfig(
         exclude=("frozen", "dark"), expect="1/5min", alert_below=1.0, alert_by="camera", alert_corrected=True
     )
     path.write_text("exclude = ['frozen', 'dark']\nalert_by = 'site'\n")
@@ -155,7 +155,7 @@ def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: st
 
 
 def test_differences_name_what_changed_in_words() -> None:
-    ours = as_dict(PlanConfig(archives=("/a",), limit=10, camera=("x", "y")))
-    theirs = as_dict(PlanConfig(archives=("/a",), limit=20))
-    assert differences(ours, theirs) == ["camera x, y instead of none", "limit 10 instead of 20"]
-    assert differences(ours, ours) == []
+    ours = to_dict(PlanConfig(archives=("/a",), limit=10, camera=("x", "y")))
+    theirs = to_dict(PlanConfig(archives=("/a",), limit=20))
+    assert list_differences(ours, theirs) == ["camera x, y instead of none", "limit 10 instead of 20"]
+    assert list_differences(ours, ours) == []

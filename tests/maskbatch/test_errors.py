@@ -2,8 +2,14 @@ import pickle
 
 import pytest
 
-from maskbatch.decode import BadImageError
-from maskbatch.errors import MaskbatchError, NoImagesError, RunFailedError, RunLockedError, UsageError
+from maskbatch.errors import (
+    ImageError,
+    MaskbatchError,
+    NoImagesError,
+    RunFailedError,
+    RunLockedError,
+    UsageError,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,5 +22,5 @@ def test_errors_cross_processes_with_their_exit_code(kind: type[MaskbatchError],
 
 
 def test_a_bad_image_error_crosses_processes_too() -> None:
-    error = pickle.loads(pickle.dumps(BadImageError("corrupt", "why")))
+    error = pickle.loads(pickle.dumps(ImageError("corrupt", "why")))
     assert (error.status, error.message) == ("corrupt", "why")

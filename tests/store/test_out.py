@@ -12,19 +12,20 @@ import ray.cloudpickle as cloudpickle
 from s3fs.core import S3File
 from samples import Run, read_scores, stage_run, write_month
 
-from maskbatch import corrections
-from maskbatch.checkpoint import open_checkpoint
-from maskbatch.committed import open_committed
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
-from maskbatch.lease import Lease, read_lease
-from maskbatch.pictures import pictures
-from maskbatch.plan import GROUP_ROWS, read_plan, write_plan
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.plan.table import GROUP_ROWS, read_plan, write_plan
 from maskbatch.progress import Step
-from maskbatch.report import make_report
-from maskbatch.review import read_queue
-from maskbatch.rundir import RunDir, names, remove_tree, whole, write_json
-from maskbatch.staging import shard_path, staged, staged_rows, write_shard
-from maskbatch.stores import StorageOptions
+from maskbatch.report.make import make_report
+from maskbatch.review import corrections
+from maskbatch.review.pictures import read_pictures
+from maskbatch.review.queue import read_queue
+from maskbatch.runs.committed import open_committed
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.lease import Lease, read_lease
+from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_shard
+from maskbatch.stores.files import list_names, remove_tree, write_json, write_whole
+from maskbatch.stores.options import StorageOptions
 from tests.fault_proxy import Faults, fault_proxy
 from tests.s3_server import S3Server
 from tests.store.conftest import ClientFactory
@@ -76,7 +77,7 @@ def test_only_one_of_many_holders_takes_the_lease(
     held[0].__exit__(None, None, None)
     with Lease(run):
         pass
-    assert names(run.path) == []
+    assert list_names(run.path) == []
     assert "exclusive creation" not in capsys.readouterr().err
 
 
@@ -104,17 +105,17 @@ def test_an_answer_that_was_lost_costs_no_one_his_lease_or_his_file(
             run = RunDir.at(f"s3://{bucket}/{number}", options)
             with Lease(run):
                 write_shard(run.staging, 0, pa.table({"status": ["ok"]}), "cpu", "run")
-            assert names(run.path) == ["staging"]
-            assert list(staged(run.staging, "run")) == [0]
+            assert list_names(run.path) == ["staging"]
+            assert list(list_staged(run.staging, "run")) == [0]
         assert proxy.counts()["reset"] > 5
     assert "exclusive creation" not in capsys.readouterr().err
 
 
 def test_what_failed_in_its_block_leaves_nothing(run: RunDir) -> None:
-    with pytest.raises(KeyError), whole(run.path / "x") as partial:
+    with pytest.raises(KeyError), write_whole(run.path / "x") as partial:
         partial.write_text("half")
         raise KeyError
-    assert names(run.path) == []
+    assert list_names(run.path) == []
 
 
 def test_staged_shards_are_found_and_read(run: RunDir) -> None:
@@ -122,11 +123,11 @@ def test_staged_shards_are_found_and_read(run: RunDir) -> None:
     for shard, table in tables.items():
         write_shard(run.staging, shard, table, "cpu/float32", "run")
     (run.staging / "00000001.parquet").write_bytes(b"PAR1")
-    assert staged(run.staging, "run") == {0: ({"ok": 1}, "cpu/float32"), 5: ({"ok": 1}, "cpu/float32")}
-    assert staged_rows(shard_path(run.staging, 5)).equals(tables[5])
+    assert list_staged(run.staging, "run") == {0: ({"ok": 1}, "cpu/float32"), 5: ({"ok": 1}, "cpu/float32")}
+    assert read_staged(shard_path(run.staging, 5)).equals(tables[5])
     remove_tree(run.staging)
     remove_tree(run.staging)
-    assert staged(run.staging, "run") == {}
+    assert list_staged(run.staging, "run") == {}
 
 
 def test_more_than_a_page_of_names_is_listed_and_removed(
@@ -136,9 +137,9 @@ def test_more_than_a_page_of_names_is_listed_and_removed(
     with ThreadPoolExecutor(16) as pool:
         keys = [f"october/run/staging/{i:08d}.parquet" for i in range(1_050)]
         list(pool.map(lambda key: client.put_object(Bucket=bucket, Key=key, Body=b""), keys))
-    assert len(names(run.staging)) == 1_050
+    assert len(list_names(run.staging)) == 1_050
     remove_tree(run.staging)
-    assert names(run.path) == []
+    assert list_names(run.path) == []
 
 
 def test_a_run_in_s3_commits_and_reports_what_a_local_one_does(
@@ -149,7 +150,7 @@ def test_a_run_in_s3_commits_and_reports_what_a_local_one_does(
     assert read_scores(there.run).equals(read_scores(here.run))
     ours, theirs = make_report([there.run], there.run.report), make_report([here.run], here.run.report)
     assert ours.overall == theirs.overall
-    for name in names(here.run.report):
+    for name in list_names(here.run.report):
         if name.endswith(".parquet") and name != "review.parquet":  # which names the run
             assert (run.report / name).read_bytes() == (here.run.report / name).read_bytes()
     assert there.commit() == run.read_success()  # again: nothing is touched
@@ -187,7 +188,7 @@ def test_a_plan_is_read_by_the_row_group_and_anew_when_it_was_written_anew(
             assert found["id"].to_pylist() == list(range(start, start + 64))
             assert all(uri.startswith(f"s3://b/{tag}") for uri in found["uri"].to_pylist())
         assert 0 < len(fetched) <= 3
-        assert sum(fetched) < (run.plan / names(run.plan)[0]).stat().st_size / 2
+        assert sum(fetched) < (run.plan / list_names(run.plan)[0]).stat().st_size / 2
     found = read_plan(run.plan, GROUP_ROWS - 2, GROUP_ROWS + 2)
     assert found["id"].to_pylist() == list(range(GROUP_ROWS - 2, GROUP_ROWS + 2))
 
@@ -203,7 +204,7 @@ def test_markers_of_a_folder_hold_no_run_and_other_objects_refuse_one(
         run.read_run()
     write_json(run.run_json, {"format_version": 2})
     run.clear()
-    assert names(run.path) == ["photo.jpg"]
+    assert list_names(run.path) == ["photo.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -241,11 +242,13 @@ def test_people_judge_a_run_in_a_store_and_its_report_says_what_they_said(
 
     def judge(row: dict[str, Any]) -> None:
         said = {name: row[name] for name in ("uri", "sha256", "label", "stratum", "probability")}
-        corrections.write(made.run.corrections, {**said, "region": 0, "was": row["label"], "by": "ann"})
+        corrections.write_judgement(
+            made.run.corrections, {**said, "region": 0, "was": row["label"], "by": "ann"}
+        )
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(judge, queue))
     judged = make_report([made.run], made.run.report).values["judged"]
     assert judged["num_judged"] == len(queue)
     assert judged["error_rate"] == {"value": 0, "low": 0, "high": 0}
-    assert next(pictures(open_committed(made.run), queue[:1], options, 64)).jpeg
+    assert next(read_pictures(open_committed(made.run), queue[:1], options, 64)).jpeg

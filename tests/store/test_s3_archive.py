@@ -19,17 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 from samples import make_tar, make_zip
 
-from maskbatch import fetch
-from maskbatch import s3 as s3_module
-from maskbatch.archive import canonical
+from maskbatch.archives.arguments import make_absolute
+from maskbatch.archives.listing import list_tree
+from maskbatch.archives.tree import Tree
 from maskbatch.clock import EARLIEST, Clock
 from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.listing import Tree, list_tree
-from maskbatch.plan import Listing, plan_rows
-from maskbatch.read import Encoded, read_images
-from maskbatch.s3 import UNTIDY
-from maskbatch.stores import Access, StorageOptions
+from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.score.read import Encoded, read_images
+from maskbatch.stores import base, fetch, remote_file, retry
+from maskbatch.stores import s3 as s3_module
+from maskbatch.stores.access import Access
+from maskbatch.stores.options import StorageOptions
+from maskbatch.stores.s3 import UNTIDY
 from tests.fault_proxy import KINDS, Faults, fault_proxy
 from tests.s3_server import S3Server
 
@@ -47,7 +49,7 @@ def access_to(server: S3Server, timeout_s: float = 30, **changes: Any) -> Access
 
 
 def plan(access: Access, *archives: str, **settings: Any) -> tuple[list[Row], Listing]:
-    config, listing = PlanConfig(archives=tuple(map(canonical, archives)), **settings), Listing()
+    config, listing = PlanConfig(archives=tuple(map(make_absolute, archives)), **settings), Listing()
     return list(plan_rows(config, Clock(EARLIEST.replace(year=2027)), listing, access)), listing
 
 
@@ -148,9 +150,9 @@ def test_an_odd_key_that_is_gone_or_changed_is_like_any_other(s3: S3Server, odd:
         with pytest.raises(FileNotFoundError):
             store.read(f"{odd.url}/{key}", None, None, 9)
     for key in ("plain.jpg", "./c.jpg"):
-        with pytest.raises(s3_module.RefusedError, match="changed"):
+        with pytest.raises(base.RefusedError, match="changed"):
             store.read(f"{odd.url}/{key}", (0, 9), "0" * 32, 9)
-        with pytest.raises(s3_module.TooLargeError):
+        with pytest.raises(base.TooLargeError):
             store.read(f"{odd.url}/{key}", None, None, 9)
 
 
@@ -252,7 +254,7 @@ def test_an_archive_without_credentials_is_one_sentence(
 
 
 def test_a_store_that_is_not_there_is_one_sentence(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "backoff_s", lambda attempt: 0)
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: 0)
     access = access_to(s3, endpoint_url="http://127.0.0.1:1")
     for name, expected in (("x", "cannot list s3://b at http://127.0.0.1:1: the server cannot be reached; check AWS_ENDPOINT_URL"),
                            ("x.tar", "cannot be read: the store's answer failed; check the URL")):  # fmt: skip
@@ -356,7 +358,7 @@ def test_a_failing_store_gives_what_a_sound_one_does(
     s3: S3Server, whole: Bucket, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     rate, kinds = FAULTS[what]
-    monkeypatch.setattr(fetch, "BLOCK_BYTES", 2**16)  # the indexes of small containers in many requests
+    monkeypatch.setattr(remote_file, "BLOCK_BYTES", 2**16)  # the indexes of small containers in many requests
     with fault_proxy(s3.endpoint, Faults(rate=rate, kinds=kinds, stall_s=2, seed=3)) as proxy:
         access = access_to(s3, timeout_s=0.5 if "slow" in kinds else 30, endpoint_url=proxy.endpoint)
         rows, _ = plan(access, *(f"{whole.url}/{name}" for name in ARGUMENTS))
@@ -373,18 +375,18 @@ def test_a_throttling_store_is_asked_for_less_at_a_time(
     s3: S3Server, whole: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "_windows", {})
-    monkeypatch.setattr(fetch, "backoff_s", lambda attempt: 0)
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: 0)
     rows, _ = plan(access_to(s3), f"{whole.url}/loose")
     with fault_proxy(s3.endpoint, Faults(rate=0.7, kinds=("unavailable",), seed=1)) as proxy:
         access = access_to(s3, endpoint_url=proxy.endpoint)
         assert {item.status for item in read(rows, access)} == {"ok"}
-    assert 1 <= fetch.window(access).limit < 16
+    assert 1 <= fetch.shared_window(access).limit < 16
 
 
 def test_a_store_that_fails_for_good_costs_its_images_and_no_others(
     s3: S3Server, whole: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "backoff_s", lambda attempt: 0)
+    monkeypatch.setattr(retry, "backoff_s", lambda attempt: 0)
     rows, _ = plan(access_to(s3), *(f"{whole.url}/{name}" for name in ARGUMENTS))
     rows = rows[::12]
     statuses = {}

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from samples import LAYOUT, Run, read_scores, stage_run, write_month
 
-from maskbatch.checkpoint import open_checkpoint
-from maskbatch.rundir import RunDir
-from maskbatch.stores import StorageOptions
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.options import StorageOptions
 from tests.conftest import Cli
 from tests.fault_proxy import Faults, fault_proxy
 from tests.s3_server import S3Server

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from maskbatch.checkpoint import Preset
 from maskbatch.config import PILLOW_LIMIT_PIXELS
-from maskbatch.decode import decode_batch
 from maskbatch.errors import UsageError
-from maskbatch.read import Encoded
+from maskbatch.model.checkpoint import Preset
+from maskbatch.score.decode import decode_batch
+from maskbatch.score.read import Encoded
 from training import data
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask")

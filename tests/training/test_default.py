@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskbatch.checkpoint import default_path, open_checkpoint
+from maskbatch.model.checkpoint import default_path, open_checkpoint
 from training import data, evaluate, prepare, splits
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask", "no_face")

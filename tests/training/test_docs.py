@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import training
-from maskbatch.checkpoint import default_path, open_checkpoint
+from maskbatch.model.checkpoint import default_path, open_checkpoint
 from training.card import model_card
 from training.recipe import FOLDER, read_recipe
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from maskbatch import runner
-from maskbatch.architectures import build
-from maskbatch.checkpoint import open_checkpoint
-from maskbatch.classifier import Classifier
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.model.classifier import Classifier
 from training import data, evaluate, export, finetune, fit
 from training.card import model_card
 from training.recipe import FOLDER, Recipe, read_recipe

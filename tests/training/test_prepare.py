@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from maskbatch.checkpoint import Preset
 from maskbatch.drawing import LABELS
+from maskbatch.model.checkpoint import Preset
 from training import data, prepare, splits
 
 SIZE = (320, 240)

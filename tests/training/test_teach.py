@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from samples import encode, make_tar, stage_run
 from typer.testing import CliRunner
 
-from maskbatch import corrections
-from maskbatch.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.errors import UsageError
-from maskbatch.report import make_report
-from maskbatch.review import read_queue
-from maskbatch.rundir import RunDir
+from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
+from maskbatch.report.make import make_report
+from maskbatch.review import corrections
+from maskbatch.review.queue import read_queue
+from maskbatch.runs.directory import RunDir
 from training import corrected, data, evaluate, finetune, inputs, splits, teach
 from training.recipe import Recipe, read_recipe
 
@@ -95,7 +95,7 @@ def judged(run: Path, tmp_path: Path) -> Iterator[Any]:
         for row in read_queue(run / "report").slice(0, num).to_pylist():
             values = {name: row[name] for name in ("uri", "sha256", "stratum", "probability")}
             said = values | {"region": 0, "label": label_of(row), "was": row["label"], "by": by}
-            corrections.write(folder, said)
+            corrections.write_judgement(folder, said)
         return folder
 
     yield judge
@@ -211,12 +211,12 @@ def test_pictures_of_no_run_are_read_by_their_uri_and_need_an_old_checkpoint(
     row = {"region": 0, "was": "with_mask", "label": "with_mask", "by": "ann", "stratum": "random",
            "probability": 0.5}  # fmt: skip
     folder = RunDir.at(str(tmp_path / "c")).path
-    corrections.write(
+    corrections.write_judgement(
         folder,
         row
         | {"uri": f"file://{tmp_path}/100%25.jpg", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
     )
-    corrections.write(folder, row | {"uri": f"file://{faces}/with_mask/1.jpg", "sha256": "0" * 64})
+    corrections.write_judgement(folder, row | {"uri": f"file://{faces}/with_mask/1.jpg", "sha256": "0" * 64})
     with pytest.raises(UsageError, match=r"the corrections are of no run; name .*: --against FILE"):
         corrected.load([str(folder)])
     found = corrected.load([str(folder)], old / "checkpoint.safetensors")

@@ -17,10 +17,10 @@ import torch
 from playwright.sync_api import Browser, Page
 from samples import CLASSES, make_card, speckle, stage_run, write_files
 
-from maskbatch.architectures import build
-from maskbatch.checkpoint import open_checkpoint, save_checkpoint
-from maskbatch.report import make_report
-from maskbatch.rundir import RunDir
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
+from maskbatch.report.make import make_report
+from maskbatch.runs.directory import RunDir
 from tests.conftest import headless_chromium
 
 PATIENCE_S = 120

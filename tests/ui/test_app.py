@@ -19,7 +19,7 @@ from playwright.sync_api import Page as Tab
 from playwright.sync_api import expect
 
 from maskbatch.errors import UsageError
-from maskbatch.stores import NO_OPTIONS
+from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui.app import Page, serve
 from maskbatch.ui.uploads import ABANDONED_S, Uploads
 from tests.conftest import Cli

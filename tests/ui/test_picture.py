@@ -7,11 +7,11 @@ import pytest
 from PIL import ExifTags, Image
 from playwright.sync_api import Page, expect
 
-from maskbatch.architectures import build
-from maskbatch.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.config import ScoreConfig
-from maskbatch.predict import Predictor
-from maskbatch.read import Encoded
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
+from maskbatch.predict.images import Predictor
+from maskbatch.score.read import Encoded
 from maskbatch.ui.picture import Looker
 from tests.maskbatch.samples import draw, encode, make_card
 from tests.ui.conftest import Server

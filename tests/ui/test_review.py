@@ -10,10 +10,11 @@ import pytest
 from playwright.sync_api import Page, expect
 from samples import stage_run, write_files
 
-from maskbatch import corrections, review
-from maskbatch.checkpoint import open_checkpoint
 from maskbatch.errors import UsageError
-from maskbatch.stores import NO_OPTIONS
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.review import corrections
+from maskbatch.review import queue as queue_module
+from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui.judgements import Judgements
 from maskbatch.ui.review import Reviewing, _message, respond
 from maskbatch.ui.session import Queue
@@ -86,8 +87,8 @@ def choose(page: Page, **filters: str) -> None:
 
 def said(run: Path, by: str) -> list[tuple[int, str | None]]:
     """What somebody said, in order: position of the image, label."""
-    queue = review.read_queue(run / "report")["uri"].to_pylist()
-    rows = corrections.read(run / "corrections").to_pylist()
+    queue = queue_module.read_queue(run / "report")["uri"].to_pylist()
+    rows = corrections.read_judgements(run / "corrections").to_pylist()
     return [(queue.index(row["uri"]), row["label"]) for row in rows if row["by"] == by]
 
 
@@ -95,7 +96,7 @@ def test_the_picture_is_that_of_its_row_and_only_an_uncertain_one_shows_what_was
     visit: Visit, run: Path
 ) -> None:
     page = visit("looker")
-    queue = review.read_queue(run / "report").to_pylist()
+    queue = queue_module.read_queue(run / "report").to_pylist()
     seen = set()
     while len(seen) < 2:
         row = queue[shown(page)]
@@ -108,8 +109,8 @@ def test_the_picture_is_that_of_its_row_and_only_an_uncertain_one_shows_what_was
         )
         assert size == [1024, 768]
         bars = page.locator(".bars li")
-        expect(bars).to_have_count(4 if row["stratum"] == review.UNCERTAIN else 0)
-        if row["stratum"] == review.UNCERTAIN:
+        expect(bars).to_have_count(4 if row["stratum"] == queue_module.UNCERTAIN else 0)
+        if row["stratum"] == queue_module.UNCERTAIN:
             expect(page.locator(".bars .top")).to_contain_text(row["label"].replace("_", " "))
         press(page, "1")
 
@@ -250,7 +251,7 @@ def test_disagreements_are_shown_and_listed_with_who_said_what(visit: Visit, run
     assert said(run, "<i>eve") == [(place, "no_face")]
     expect(page.locator(".done p")).to_contain_text("1 disputed")
     page.get_by_role("tab", name="Corrections").click()
-    uri = review.read_queue(run / "report")["uri"][place].as_py()
+    uri = queue_module.read_queue(run / "report")["uri"][place].as_py()
     row = page.locator(".said tr", has_text=uri)
     expect(row).to_contain_text("with mask by bob")
     expect(row).to_contain_text("no face by <i>eve")
@@ -271,7 +272,7 @@ def test_the_report_is_shown_and_made_anew_in_the_run(page: Page, server: Server
     page.get_by_role("button", name="Make it anew").click()
     expect(page.get_by_text(f"Made anew in {run}/report")).to_be_visible()
     assert (run / "report/report.html").stat().st_mtime_ns > before
-    words = corrections.last_words(corrections.read(run / "corrections"))
+    words = corrections.find_last_words(corrections.read_judgements(run / "corrections"))
     said = json.loads((run / "report/report.json").read_text())["judged"]
     assert said["num_judged"] + said["num_waiting"] == words.dropna(subset="label").groupby("uri").ngroups > 0
 
@@ -327,7 +328,7 @@ def test_a_run_that_may_not_be_changed_and_whose_archive_has_gone_is_shown_by_it
         page.keyboard.press("1")
         assert press(page, "s") == place
         assert "cannot be shown (the file is not there any more)" in server.log.read_text()
-        (row,) = corrections.read(tmp_path / "said").to_pylist()
+        (row,) = corrections.read_judgements(tmp_path / "said").to_pylist()
         assert (row["by"], row["label"]) == ("carol", None)
         page.get_by_role("tab", name="Report", exact=True).click()
         page.get_by_role("button", name="Make it anew").click()
@@ -348,7 +349,10 @@ def cards(run: Reviewing, folder: Path, threshold: float = 0.5, **said: Any) -> 
 
 def test_nothing_of_a_random_row_depends_on_what_the_classifier_said(reviewed: Path, tmp_path: Path) -> None:
     with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
-        assert [row["stratum"] for row in opened.queue.rows[:2]] == [review.RANDOM, review.UNCERTAIN]
+        assert [row["stratum"] for row in opened.queue.rows[:2]] == [
+            queue_module.RANDOM,
+            queue_module.UNCERTAIN,
+        ]
         random, uncertain = cards(
             opened, tmp_path, label="with_mask", prob_with_mask=0.9, confidence=0.9, condition="frozen"
         )
@@ -490,4 +494,4 @@ def test_what_was_said_of_a_version_before_counts_in_the_next(reviewed: Path, tm
     with Reviewing.open(str(second), None, NO_OPTIONS) as opened:
         assert opened.queue.judgements.said(3) == {"anna": "no_face"}
         opened.queue.judgements.add(3, "with_mask", "anna")
-    assert [len(corrections.read(run / "corrections")) for run in (first, second)] == [1, 1]
+    assert [len(corrections.read_judgements(run / "corrections")) for run in (first, second)] == [1, 1]

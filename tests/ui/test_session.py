@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from samples import speckle
 
-from maskbatch import corrections, review
-from maskbatch.committed import open_committed
-from maskbatch.pictures import OTHER
-from maskbatch.rundir import RunDir
-from maskbatch.stores import NO_OPTIONS
+from maskbatch.review import corrections
+from maskbatch.review import queue as queue_module
+from maskbatch.review.pictures import OTHER
+from maskbatch.runs.committed import open_committed
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui import judgements, session
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
@@ -23,7 +24,7 @@ Open = Callable[[], Queue]
 def queue_of(reviewed: Path, tmp_path: Path) -> Open:
     """A server's queue over one run and one folder of corrections, as often as it is called."""
     one = open_committed(RunDir.at(str(reviewed)))
-    rows = review.read_queue(one.run.report).to_pylist()
+    rows = queue_module.read_queue(one.run.report).to_pylist()
 
     def start() -> Queue:
         judgements = Judgements(rows, tmp_path / "corrections")
@@ -65,7 +66,7 @@ def test_images_come_in_the_order_of_the_queue_and_each_judgement_is_an_object(
 ) -> None:
     tab = opened(queue := queue_of())
     assert [answer(tab, "no_face") for _ in range(3)] == [0, 1, 2] == judged(queue)
-    table = corrections.read(tmp_path / "corrections").to_pylist()
+    table = corrections.read_judgements(tmp_path / "corrections").to_pylist()
     for row, said in zip(queue.rows, table, strict=False):
         names = ("uri", "sha256", "stratum", "probability")
         assert [said[name] for name in names] == [row[name] for name in names]
@@ -111,7 +112,7 @@ def test_undo_takes_back_one_answer_after_the_other(queue_of: Open, tmp_path: Pa
         assert tab.position == position
     tab.undo(0)
     assert tab.position == 0 and not judged(queue) and not tab.can_undo
-    rows = corrections.read(tmp_path / "corrections").to_pylist()
+    rows = corrections.read_judgements(tmp_path / "corrections").to_pylist()
     assert [row["label"] for row in rows] == ["with_mask", None, "no_face", None, None]
     answer(tab, "without_mask")
     assert queue.judgements.said(0) == {"anna": "without_mask"}
@@ -240,12 +241,12 @@ def test_disputed_images_can_be_judged_again(queue_of: Open) -> None:
         answer(tab, label, by)
         answer(tab, "with_mask", by)
     assert [queue.judgements.stands(k) for k in (0, 1)] == [DISPUTED, JUDGED]
-    random = len([row for row in queue.rows if row["stratum"] == review.RANDOM])
+    random = len([row for row in queue.rows if row["stratum"] == queue_module.RANDOM])
     progress = queue.progress()
     assert progress == Progress(len(queue.rows), judged=2, skipped=0, disputed=1, targets=progress.targets)
     assert [(one["stratum"], one["num_queued"], one["num_judged"]) for one in progress.targets] == [
-        (review.RANDOM, random, 1),
-        (review.UNCERTAIN, len(queue.rows) - random, 1),
+        (queue_module.RANDOM, random, 1),
+        (queue_module.UNCERTAIN, len(queue.rows) - random, 1),
     ]
     tab.narrow(Filters(show=DISPUTED))
     assert answer(tab, "with_mask", "bob") == 0
@@ -344,7 +345,7 @@ def test_a_later_word_counts_wherever_it_lies_and_though_the_clock_was_set_back(
         read = Judgements(queue.rows, order[0], order[1:])
         read.refresh()
         assert (read.said(0), read.said(1)) == ({}, {"anna": "with_mask"})
-    words = corrections.last_words(corrections.read(folders[0]))
+    words = corrections.find_last_words(corrections.read_judgements(folders[0]))
     assert words["label"].isna().tolist() == [False, True]
 
 

@@ -1,0 +1,94 @@
+"""Members of a tar or zip as byte ranges of it, so that any worker reads any member with one request.
+
+Nothing is ever extracted. Bytes from an archive are hostile: no size that they claim is allocated or
+believed, what cannot be read becomes a status, and a container that is damaged somewhere yields
+one more row that says so.
+"""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from maskbatch.archives.entries import Entry, is_image
+from maskbatch.errors import RunFailedError
+from maskbatch.stores.uris import encode_name
+
+READ_BYTES = 16 << 20
+"""The most that one read asks of a store."""
+
+
+UNSAFE_NAME = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)|.*[\\\0]", re.DOTALL)
+
+
+UNSAFE = "its name is absolute, or has a '..', a drive letter, a backslash or a NUL"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Container:
+    """A tar or zip open for its index."""
+
+    file: BinaryIO
+    size: int
+    uri: str
+    """Percent-encoded, such as `s3://bucket/2026-10.tar`."""
+    relative: str
+    """Its path below the archive argument."""
+    version: str | None
+    notes: Counter[str] = field(default_factory=Counter)
+    """What a person should know of it, counted."""
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        """At most `num_bytes` from `offset`, fewer at the end. Raises RunFailedError where reading fails."""
+        pieces, left = [], min(num_bytes, self.size - offset)
+        try:
+            if left > 0:
+                self.file.seek(offset)
+            while left > 0 and (piece := self.file.read(min(left, READ_BYTES))):
+                pieces.append(piece)
+                left -= len(piece)
+        except OSError as error:
+            raise RunFailedError(f"cannot read {self.uri}: {error}; run the same command again") from error
+        return b"".join(pieces)
+
+    def damage(self, error: str) -> Entry:
+        """The row that stands for members nobody knows of."""
+        return Entry(
+            uri=self.uri, relative=self.relative, version=self.version, status="corrupt", error=error
+        )
+
+
+def make_entry(
+    container: Container, scheme: str, name: str, skipped: Counter[str], refusal: str | None, **place: Any
+) -> Entry | None:
+    """The entry of a file called `name`; None, and counted, where it is no image.
+
+    `place` is where its bytes are, unless it is refused for its name or for `refusal`.
+    """
+    encoded = encode_name(name)
+    if is_apple_double(name):
+        skipped["AppleDouble"] += 1
+        return None
+    if not is_image(name):
+        skipped[os.path.splitext(encoded)[1].lower() or "no extension"] += 1
+        return None
+    refusal = UNSAFE if UNSAFE_NAME.match(name) else refusal
+    return Entry(
+        uri=f"{scheme}://{encoded}::{container.uri}",
+        relative=f"{container.relative}/{encoded}",
+        inner=encoded,
+        container=container.uri,
+        version=container.version,
+        **({"status": "unsupported", "error": refusal} if refusal else place),
+    )
+
+
+def is_apple_double(name: str) -> bool:
+    """Whether a member is what macOS keeps beside a file."""
+    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
+
+
+def plain_name(name: str) -> str:
+    """A member's name without a leading `./`; empty for a folder."""
+    return "" if name.endswith("/") else re.sub(r"^(\./+)+", "", name)

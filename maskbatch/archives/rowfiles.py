@@ -1,0 +1,221 @@
+"""Images that are rows of a Parquet file, as Hugging Face's data sets and WebDataset's exports have them.
+
+Planning reads the footer and the light columns only; images are read a row group at a time, page by page.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice, repeat
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from maskbatch.archives.columns import Row, check_columns, choose_columns, clean_row, describe_row, to_texts
+from maskbatch.archives.entries import Entry
+from maskbatch.errors import UsageError
+from maskbatch.stores.uris import encode_name
+
+IMAGE_COLUMNS = ("image", "bytes", "data", "content", "jpg", "jpeg", "png")
+"""What a column of images is likely called, the likeliest first."""
+
+
+NAME_COLUMNS = ("path", "file_name", "filename", "name", "key", "__key__")
+
+
+MAX_GROUP_BYTES = 8 << 30
+
+
+MAX_GROUP_ROWS = 1 << 24
+"""A row costs a hostile footer nothing, so its word for their number has a bound."""
+
+
+PAGE_BYTES = 1 << 20
+
+
+NO_PARQUET = "this is no Parquet file, or it is damaged"
+
+
+DAMAGED = "the columns beside the image are damaged"
+
+
+TOO_MANY_ROWS = f"one of its row groups claims more than {MAX_GROUP_ROWS:,} rows"
+
+
+TOO_LARGE = f"its row group claims more than {MAX_GROUP_BYTES >> 30} GiB of images; write smaller row groups"
+
+
+def find_image_column(schema: pa.Schema) -> str | None:
+    """The column that holds encoded images: a binary one, or a struct with a binary field `bytes`.
+
+    None if there is none; raises UsageError where several might be it.
+    """
+    found = [field.name for field in schema if _is_binary(field.type) or _is_image_struct(field.type)]
+    likely = [name for known in IMAGE_COLUMNS for name in found if name.lower() == known]
+    if not likely and len(found) > 1:
+        names = ", ".join(found)
+        raise UsageError(f"any of the columns {names} may hold the images; name the right one image")
+    return next(iter(likely or found), None)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    at = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+    return at >= 0 and _is_binary(kind.field(at).type)
+
+
+def _image_path(schema: pa.Schema) -> str:
+    """The image column's path in a Parquet file, `image` or `image.bytes`."""
+    image = find_image_column(schema)
+    if image is None:
+        raise UsageError(f"no column of images among {', '.join(schema.names)}; a binary one expected")
+    return image if _is_binary(schema.field(image).type) else f"{image}.bytes"
+
+
+def _open_parquet(file: BinaryIO) -> pq.ParquetFile:
+    return pq.ParquetFile(file, buffer_size=PAGE_BYTES, pre_buffer=False)
+
+
+def list_rows(
+    file: BinaryIO,
+    uri: str,
+    relative: str,
+    version: str | None,
+    keep_column: str | None,
+    skipped: Counter[str],
+    notes: Counter[str],
+) -> Iterator[Entry]:
+    """Every row of a Parquet file as an image: none is skipped, and no image is read.
+
+    Raises UsageError for a file without a column of images or without `keep_column`.
+    """
+    try:
+        parquet = _open_parquet(file)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk or the store: Arrow's own has no number
+        yield Entry(uri=uri, relative=relative, version=version, status="corrupt", error=NO_PARQUET)
+        return
+    try:
+        image = _image_path(parquet.schema_arrow)
+        light, names = _light_columns(parquet.schema_arrow, image, keep_column)
+    except (UsageError, ValueError) as error:
+        raise UsageError(f"{uri}: {error}") from error
+    first = 0
+    for group in range(parquet.num_row_groups):
+        num_rows, num_bytes = _group_size(parquet.metadata.row_group(group), image)
+        if not 0 <= num_rows <= MAX_GROUP_ROWS:
+            yield Entry(uri=uri, relative=relative, version=version, status="corrupt", error=TOO_MANY_ROWS)
+            return
+        rows = _light_rows(parquet, group, light, names)
+        damaged: tuple[Row | None, str | None] = (None, None)
+        for i, (row, name) in enumerate(islice(chain(rows, repeat(damaged)), num_rows)):
+            status, problem = ("corrupt", DAMAGED) if row is None else (None, None)
+            if num_bytes > MAX_GROUP_BYTES:
+                status, problem = "too_large", TOO_LARGE
+            inner = encode_name(name).lstrip("/") if name else str(first + i)
+            yield Entry(
+                uri=f"parquet://{first + i}::{uri}",
+                relative=f"{relative}/{inner}",
+                inner=inner,
+                container=uri,
+                offset=group,
+                length=i,
+                encoding="row",
+                version=version,
+                status=status,
+                error=problem,
+                **describe_row(row or {}, notes),
+            )
+        first += num_rows
+
+
+def _light_columns(
+    schema: pa.Schema, image: str, keep_column: str | None
+) -> tuple[dict[str, str], list[str]]:
+    """The columns of site, camera, time and of what is kept; and those of names, the likeliest first."""
+    top = find_image_column(schema)
+    others = [field for field in schema if field.name != top and not pa.types.is_nested(field.type)]
+    chosen = choose_columns(tuple(field.name for field in others), keep_column)
+    check_columns(chosen, [field.name for field in others], keep_column)
+    light = {c: name for c, name in chosen.items() if c in ("site", "camera", "captured_at", "kept")}
+    named = [f.name for known in NAME_COLUMNS for f in others if f.name.lower() == known and _is_text(f.type)]
+    has_path = top != image and schema.field(top).type.get_field_index("path") >= 0
+    return light, [f"{top}.path"] * has_path + named
+
+
+def _group_size(group: pq.RowGroupMetaData, image: str) -> tuple[int, int]:
+    """Its rows, and the bytes of its images, as it claims."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    return group.num_rows, sum(c.total_uncompressed_size for c in columns if c.path_in_schema == image)
+
+
+def _light_rows(
+    parquet: pq.ParquetFile, group: int, light: dict[str, str], names: list[str]
+) -> Iterator[tuple[Row, str | None]]:
+    """What the rows of a group say and are called, as far as it can be read."""
+    paths = [*light.values(), *names]
+    if not paths:
+        yield from repeat(({}, None), parquet.metadata.row_group(group).num_rows)
+        return
+    try:
+        for batch in parquet.iter_batches(8192, row_groups=[group], columns=paths, use_threads=False):
+            columns = [to_texts(_column(batch, path)) for path in paths]
+            for values in zip(*columns, strict=True):
+                row = clean_row(light, values[: len(light)])
+                yield row, next((name for name in values[len(light) :] if name), None)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+
+
+def _column(batch: pa.RecordBatch, path: str) -> pa.Array:
+    """A column, or a field of a struct with a null where the struct is null."""
+    if path in batch.schema.names:
+        return batch.column(batch.schema.names.index(path))
+    top, _, field = path.rpartition(".")
+    return pc.struct_field(batch.column(batch.schema.names.index(top)), field)
+
+
+class GroupReader:
+    """Reads a row group forward, a few rows at a time: its pages have to be read in their order.
+
+    Raises ArrowException or OSError where the file is damaged.
+    """
+
+    def __init__(self, file: BinaryIO, row_group: int) -> None:
+        self.file = file
+        parquet = _open_parquet(file)
+        self._image = _image_path(parquet.schema_arrow)
+        self._batches = parquet.iter_batches(
+            16, row_groups=[row_group], columns=[self._image], use_threads=False
+        )
+        self._column: pa.Array = pa.nulls(0)
+        self.first = 0
+        """The first row that can still be read."""
+
+    def read(self, rows: Sequence[int], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+        """The images in `rows`, ascending from `first`; None for a null, nothing for one that is not there.
+
+        Of an image of more than `max_bytes` come max_bytes + 1: the caller sees it, and no copy is made.
+        """
+        for row in rows:
+            if row < self.first:
+                raise ValueError(f"row {row} comes after {self.first}: rows are read forward only")
+            while row >= self.first + len(self._column):
+                batch = next(self._batches, None)
+                if batch is None:
+                    return
+                self.first += len(self._column)
+                self._column = _column(batch, self._image)
+            data = self._column[row - self.first].as_buffer()
+            yield row, None if data is None else data[: max_bytes + 1].to_pybytes()

@@ -1,0 +1,95 @@
+"""What lies below a folder of any store, or matches a pattern below it."""
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MAGIC = re.compile(r"[*?\[]")
+
+
+PREFIXES = 16
+"""Prefixes of a bucket listed at a time."""
+
+
+class File(NamedTuple):
+    """One file of a tree."""
+
+    uri: str
+    relative: str
+    """Path below the tree's base, encoded like the uri."""
+    num_bytes: int | None = None
+    version: str | None = None
+    error: str | None = None
+    """Why it can never be read, for what is no regular file."""
+    exact: bool = False
+    """The pattern names this file itself, not a folder above it."""
+
+
+Page = list[File]
+
+
+Part = Page | Callable[[], Iterator[Page]]
+"""Files, or what lists them when it is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What lies below a folder, or what of it matches a pattern: `*`, `?` and `[...]` in a name, `**`."""
+
+    base: str
+    """Uri of the folder, ending in `/`."""
+    pattern: tuple[str, ...] = ()
+
+    @property
+    def lead(self) -> str:
+        """The folders that every match lies in, below the base, ending in `/` or empty."""
+        lead = []
+        for segment in self.pattern[:-1]:
+            if MAGIC.search(segment):
+                break
+            lead.append(f"{segment}/")
+        return "".join(lead)
+
+    @property
+    def stem(self) -> str:
+        """What every matching path below the base begins with: the lead, and more of the next name."""
+        return (
+            self.lead + MAGIC.split("/".join(self.pattern)[len(self.lead) :].partition("/")[0], maxsplit=1)[0]
+        )
+
+    def enters(self, folder: str) -> bool:
+        """Whether something below `folder`, a path below the base ending in `/`, may match."""
+        return self._begins(folder.split("/")[:-1])
+
+    def takes(self, relative: str) -> bool | None:
+        """None for a file that does not match; else whether the pattern names it itself."""
+        if not self.pattern:
+            return False
+        segments = relative.split("/")
+        if _matches(segments, self.pattern):
+            return True
+        below = any(_matches(segments[:k], self.pattern) for k in range(1, len(segments)))
+        return False if below else None
+
+    def _begins(self, folders: list[str]) -> bool:
+        for name, segment in zip(folders, self.pattern, strict=False):
+            if segment == "**":
+                return True
+            if not fnmatch.fnmatchcase(name, segment):
+                return False
+        return True
+
+
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path's names follow a pattern; `**` is any number of folders, at the end any path."""
+    for i, segment in enumerate(pattern):
+        if segment == "**":
+            rest = pattern[i + 1 :]
+            if not rest:
+                return i < len(names)
+            return any(_matches(names[k:], rest) for k in range(i, len(names)))
+        if i >= len(names) or not fnmatch.fnmatchcase(names[i], segment):
+            return False
+    return len(names) == len(pattern)

@@ -1,0 +1,89 @@
+"""Hashes on disk, compared one bucket at a time: any number of them in bounded memory."""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import DTypeLike, NDArray
+
+Hashes = NDArray[np.uint64]
+Records = NDArray[Any]
+NUM_BUCKETS = 64
+"""Plain hashes of 50 million rows make buckets of 6 MB."""
+SHIFT = np.uint64(58)
+"""The upper bits of a hash name its bucket, so that buckets are in the order of the hashes."""
+HEX_DIGIT = np.zeros(256, np.uint64)
+HEX_DIGIT[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint64)
+
+
+class Buckets:
+    """Records of one dtype in NUM_BUCKETS files of a temporary folder, by the 64-bit hash in field `key`.
+
+    Write inside the `with` block and read inside it too: the folder goes with the block.
+    """
+
+    def __init__(self, dtype: DTypeLike, key: str | None = None, folder: Path | None = None) -> None:
+        """`key` None: the records are the hashes themselves. `folder`: where the temporary one is made."""
+        self._dtype, self._key, self._folder = np.dtype(dtype), key, folder
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Buckets":
+        name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="maskbatch-", dir=self._folder))
+        self._paths = [Path(name) / str(k) for k in range(NUM_BUCKETS)]
+        self._files = [self._stack.enter_context(path.open("wb")) for path in self._paths]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def write(self, records: Records) -> None:
+        """Add records (N,)."""
+        hashes = records if self._key is None else records[self._key]
+        order = np.argsort(hashes, kind="stable")
+        cuts = np.searchsorted(hashes[order], np.arange(1, NUM_BUCKETS, dtype=np.uint64) << SHIFT)
+        for file, part in zip(self._files, np.split(records[order], cuts), strict=True):
+            part.tofile(file)
+
+    def read(self) -> Iterator[Records]:
+        """Each bucket's records, in the order of the hashes' upper bits."""
+        for path, file in zip(self._paths, self._files, strict=True):
+            file.flush()
+            yield np.fromfile(path, self._dtype)
+
+
+def find_repeated(parts: Iterable[Hashes]) -> Hashes:
+    """The values that come more than once in all `parts` together, sorted."""
+    with Buckets(np.uint64) as buckets:
+        for hashes in parts:
+            buckets.write(hashes)
+        return np.concatenate([_find_repeated(hashes) for hashes in buckets.read()])
+
+
+def _find_repeated(hashes: Hashes) -> Hashes:
+    hashes.sort()
+    return np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+
+
+def hash_digests(sha256: pa.ChunkedArray) -> Hashes:
+    """The first 64 bits of each sha256 in lower-case hex, (N,) uint64; 0 where it is null."""
+    texts = sha256.fill_null("0" * 64).combine_chunks()
+    start, stop = texts.offset * 64, (texts.offset + len(texts)) * 64
+    digits = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[start:stop].reshape(-1, 64)[:, :16]
+    hashes = np.zeros(len(digits), np.uint64)
+    for k in range(16):
+        hashes = hashes << np.uint64(4) | HEX_DIGIT[digits[:, k]]
+    return hashes
+
+
+def hash_texts(texts: pa.ChunkedArray) -> Hashes:
+    """A 64-bit hash of each string, (N,) uint64, the same in every process."""
+    hashes: Hashes = pd.util.hash_array(texts.to_pandas().to_numpy(object), categorize=False)
+    return hashes

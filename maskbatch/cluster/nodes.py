@@ -1,0 +1,87 @@
+"""The nodes of a cluster by shape: those that are there, and those there may be."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+SCORER_CPUS = 0.001
+"""Enough that one core of a GPU node is never filled with decoding, and so little that Ray Data, which keeps
+cores for actors that may come, keeps none."""
+
+
+UNBOUNDED = 10**6
+"""More nodes of a kind than anyone means: Kubernetes has 2**31 - 1 where no maximum is set."""
+
+
+LAUNCHER_CONFIG = Path("~/ray_bootstrap_config.yaml")
+"""What `ray up` leaves on the head."""
+
+
+class Node(NamedTuple):
+    """The shape of a node."""
+
+    cpus: float
+    gpus: float
+
+    @classmethod
+    def of(cls, resources: Mapping[str, float]) -> "Node":
+        return cls(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
+
+    def num_scorers(self, gpus_each: float) -> int:
+        """Scoring actors that its GPUs hold."""
+        return int(self.gpus / gpus_each + 1e-6) if gpus_each else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The nodes of a cluster by shape: those that are there, and those at its largest, if it says so."""
+
+    nodes: Counter[Node]
+    largest: Counter[Node] | None = None
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus * number for node, number in self.nodes.items())
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus * number for node, number in self.nodes.items())
+
+    @property
+    def max_cpus(self) -> float | None:
+        """CPUs at its largest; None where it does not say, or sets no bound."""
+        return None if self.largest is None else max(self.cpus, Capacity(self.largest).cpus)
+
+    @property
+    def max_gpus(self) -> float | None:
+        """GPUs at its largest; None where it does not say, or sets no bound."""
+        return None if self.largest is None else max(self.gpus, Capacity(self.largest).gpus)
+
+    def num_workers(self) -> int:
+        """Decoding workers that it holds at its largest, as far as that is known; one a core."""
+        return max(sum(int(node.cpus) * n for node, n in nodes.items()) for nodes in self._known())
+
+    def num_scorers(self, gpus_each: float) -> int:
+        """Scoring actors that it holds at its largest, as far as that is known."""
+        return max(
+            sum(node.num_scorers(gpus_each) * n for node, n in nodes.items()) for nodes in self._known()
+        )
+
+    def scorer_cpus(self, gpus_each: float) -> float:
+        """Of a core, what a scorer reserves: SCORER_CPUS, or 0 where that would take decoding's own."""
+        known = {node for nodes in self._known() for node in nodes}
+        scoring = [node for node in known if node.num_scorers(gpus_each)]
+        decoding = any(node.cpus >= 1 and not node.gpus for node in known)
+        return SCORER_CPUS if decoding and scoring and all(node.cpus >= 1 for node in scoring) else 0.0
+
+    def num_decoders(self, gpus_each: float) -> int:
+        """Cores that decode while others score on its GPUs."""
+        scorer_cpus = self.scorer_cpus(gpus_each)
+        return sum(
+            int(node.cpus - scorer_cpus * node.num_scorers(gpus_each)) * n for node, n in self.nodes.items()
+        )
+
+    def _known(self) -> list[Counter[Node]]:
+        return [self.nodes, self.largest or Counter()]

@@ -1,0 +1,222 @@
+"""The Ray Data job: shards in, staged shards out. What names CPUs, GPUs and the sizes of pools.
+
+    on CPUs   shard number -> Scorer actor, one a core: read, decode, score, stage
+    on GPUs   shard number -> decode task on a CPU -> Scorer actor on a GPU: score, stage
+
+A shard travels as one row of one block. Pixels cross the object store only on the way to a GPU,
+as uint8. What is lost with a node, Ray runs again: tasks, actors with what they had in hand, and
+images that were decoded there.
+"""
+
+import logging
+import queue
+import re
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskbatch import errors
+from maskbatch.cluster.connection import Connection
+from maskbatch.cluster.nodes import Capacity
+from maskbatch.cluster.workers import Scorer, ShardDone, decode
+from maskbatch.config import JobConfig
+from maskbatch.errors import MaskbatchError, RunFailedError
+from maskbatch.progress import say
+from maskbatch.runs.work import Work
+
+WORKER_CPUS = 0.99
+"""Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
+
+
+DECODE_CPUS = 1.0
+
+
+CALLS_PER_ACTOR = 2
+"""One decodes and scores, the other reads its first images or stages its rows."""
+
+
+PATIENCE_S = 30.0
+"""Nothing came for so long: it is said what is waited for."""
+
+
+REPEAT_S = 60.0
+
+
+STOP_S = 30.0
+
+
+MOST_ACTORS = 1000
+"""Where nobody says how far a cluster grows."""
+
+
+Done = queue.Queue[ShardDone | BaseException | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """How many actors score, and on what."""
+
+    on_gpus: bool
+    start: int
+    """Actors that start at once; those that the cluster cannot hold yet wait for its nodes."""
+    most: int
+    """Actors there may be when nodes join that nobody knew of."""
+    scorer_cpus: float
+    """Of a core, what each reserves on a GPU node, so that not all of its cores decode."""
+
+    @classmethod
+    def of(cls, capacity: Capacity, job: JobConfig, num_shards: int) -> "Pools":
+        scorers = capacity.num_scorers(job.gpus_per_worker)
+        if job.gpus_per_worker and capacity.largest is None and job.address != "local":
+            scorers = max(scorers, job.max_scorers or 0)  # a cluster that does not say what it can grow to
+        on_gpus = scorers > 0
+        asked = job.max_scorers if on_gpus else job.max_workers
+        bound = min(asked or num_shards, num_shards)
+        start = min(bound, max(1, scorers if on_gpus else capacity.num_workers()))
+        most = max(start, min(bound, MOST_ACTORS))
+        return cls(on_gpus, start, most, capacity.scorer_cpus(job.gpus_per_worker))
+
+
+class Cluster(Connection):
+    """The cluster, and the job on it."""
+
+    def score(self, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
+        """Score `shards`, yielding each as it is staged, in any order.
+
+        Says what is waited for when nothing comes. Raises RunFailedError when the job fails or
+        nothing was staged for `stall_timeout_s`; what is staged stays.
+        """
+        pools = Pools.of(self.capacity(), self.job, len(shards))
+        done: Done = queue.Queue()
+        dataset = self._dataset(work, shards, pools)
+        thread = threading.Thread(target=_drain, args=(dataset, done), daemon=True)
+        thread.start()
+        try:
+            while (item := self._next(done, pools)) is not None:
+                if isinstance(item, BaseException):
+                    raise _explain(item) from item
+                yield item
+        finally:
+            _stop(dataset, thread)
+
+    def _next(self, done: Done, pools: Pools) -> ShardDone | BaseException | None:
+        """What comes next, waited for. Raises RunFailedError after `stall_timeout_s`."""
+        began = time.monotonic()
+        patience_s = PATIENCE_S
+        while True:
+            left_s = began + self.job.stall_timeout_s - time.monotonic()
+            try:
+                return done.get(timeout=max(0.0, min(patience_s, left_s)))
+            except queue.Empty:
+                missing = self.missing(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
+            left_s = began + self.job.stall_timeout_s - time.monotonic()
+            if left_s <= 0:
+                message = (
+                    f"nothing was scored for {self.job.stall_timeout_s:.0f} s, waiting for {missing}; mend "
+                    "that (--verbose shows of what workers die), then run the same command to go on"
+                )
+                raise RunFailedError(message)
+            say(f"score: waiting for {missing} (gives up in {_about(left_s)})")
+            patience_s = REPEAT_S
+
+    def _dataset(self, work: Work, shards: Sequence[int], pools: Pools) -> Any:
+        import ray
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = self.verbose
+        context.raise_original_map_exception = True
+        context.execution_no_progress_timeout_s = -1  # `_next` sees to it
+        if not self.verbose:
+            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module=r"ray\.")
+        # Not from_arrow: it runs a task a block, in the workers that were warmed up for the actors.
+        source = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+        if not pools.on_gpus:
+            return _actors(source, work, pools, device="cpu", num_cpus=WORKER_CPUS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of scheduling_strategy, for which there is no other way yet
+            decoded = source.map_batches(
+                decode,
+                fn_kwargs={"work": work},
+                batch_size=1,
+                batch_format="numpy",
+                num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.remote else 1),
+                compute=ray.data.TaskPoolStrategy(self.job.max_workers),
+                scheduling_strategy="DEFAULT",  # CPU nodes first; Ray Data's own, SPREAD, takes any
+            )
+        return _actors(
+            decoded,
+            work,
+            pools,
+            device=None,
+            num_cpus=pools.scorer_cpus,
+            num_gpus=self.job.gpus_per_worker,
+        )
+
+
+def _actors(source: Any, work: Work, pools: Pools, *, device: str | None, **resources: Any) -> Any:
+    import ray
+
+    return source.map_batches(
+        Scorer,
+        fn_constructor_kwargs={"work": work, "device": device},
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pools.start,
+            initial_size=pools.start,
+            max_size=pools.most,
+            max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+            enable_true_multi_threading=True,
+        ),
+        **resources,
+    )
+
+
+def _drain(dataset: Any, done: Done) -> None:
+    """Run the job, and put what it yields, then None or what ended it."""
+    try:
+        for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                statuses = dict(zip(row.pop("statuses"), row.pop("counts"), strict=True))
+                done.put(ShardDone(statuses=statuses, **row))
+        done.put(None)
+    except BaseException as error:  # whatever ends this thread must reach the driver, which waits
+        done.put(error)
+
+
+def _stop(dataset: Any, drain: threading.Thread) -> None:
+    """End what still runs of the job, which would go on in a Ray that stays, and crash in one shut down."""
+    executor = dataset._current_executor  # Ray Data has no public way
+    if executor is not None:
+        executor.shutdown(force=True)
+        executor.join(STOP_S)
+    drain.join(STOP_S)
+
+
+def _about(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _explain(error: BaseException) -> MaskbatchError:
+    """What stopped the job, as one of our errors: a worker's own one where there is one in the chain."""
+    chain, link = [], error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__  # type: ignore[assignment]
+    for link in chain:
+        # Ray raises a mixture of its own error and ours, whose text is a remote traceback.
+        ours = getattr(link, "cause", link)
+        if isinstance(ours, MaskbatchError):
+            return type(ours)(str(ours))
+    text = "\n".join(map(str, chain))
+    told = re.search(r"maskbatch\.errors\.(\w+): (.+)", text)
+    if told:  # an actor that dies while it is made leaves only its text
+        kind: type[MaskbatchError] = getattr(errors, told[1], RunFailedError)
+        return kind(told[2])
+    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    message = f"a worker failed: {type(error).__name__}: {last[0].strip()}; --verbose shows the workers' logs"
+    return RunFailedError(message)

@@ -1,0 +1,138 @@
+"""What runs on the cluster: `decode`, a task on a CPU, and `Scorer`, an actor; a shard a call."""
+
+import io
+import threading
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from maskbatch.cluster import metrics
+from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.runs import staging
+from maskbatch.runs.work import Work
+from maskbatch.score.decode import Decoded
+from maskbatch.score.shard import Waited, decode_shard, make_rows, read_shard
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """What a worker reports of one staged shard."""
+
+    shard: int
+    statuses: dict[str, int]
+    """Images by status."""
+    device: str
+    read_s: float
+    """Wall time spent waiting for bytes."""
+    decode_s: float
+    """Wall time in decode and quality."""
+    score_s: float
+    """Wall time in the model and in staging."""
+    node: str
+    """Ray's id of the node that scored it."""
+    decode_node: str
+    """Of the node that read and decoded it."""
+
+
+@cache
+def _open(path: str, digest: str) -> Checkpoint:
+    """The run's checkpoint, once a worker. Raises UsageError where it is not the one the run began with."""
+    checkpoint = open_checkpoint(path)
+    if checkpoint.digest != digest:
+        raise UsageError(f"checkpoint {path} changed while the run was going; put the first one back")
+    return checkpoint
+
+
+def _node() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _decoded(work: Work, checkpoint: Checkpoint, encoded: Waited, num_images: int) -> tuple[Decoded, Batch]:
+    """The images of a shard, and what is reported of reading and decoding them."""
+    began, waited_s = time.perf_counter(), encoded.seconds
+    decoded = decode_shard(work, checkpoint.card, encoded, num_images)
+    decode_s = time.perf_counter() - began - (encoded.seconds - waited_s)
+    metrics.count_seconds("read", encoded.seconds)
+    metrics.count_seconds("decode", decode_s)
+    return decoded, {"read_s": [encoded.seconds], "decode_s": [decode_s], "decode_node": [_node()]}
+
+
+def decode(batch: Batch, work: Work) -> Batch:
+    """One shard number to its decoded images (n, H, W, 3) uint8 as bytes, and its columns as Arrow IPC."""
+    shard = int(batch["shard"][0])
+    planned, encoded = read_shard(work, shard)
+    decoded, report = _decoded(work, _open(work.checkpoint, work.digest), encoded, len(planned))
+    sink = io.BytesIO()
+    columns = pa.table(decoded.columns)
+    for table in (planned, columns):
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    return {
+        "shard": [shard],
+        "rows": [sink.getvalue()],
+        "images": [decoded.images_NHWC.tobytes()],
+        **report,
+    }
+
+
+class Scorer:
+    """An actor: holds the classifier, stages what it scored, reports one row a shard."""
+
+    def __init__(self, work: Work, device: str | None) -> None:
+        """`device` None takes CUDA where there is one."""
+        from maskbatch.model.classifier import Classifier
+
+        self.checkpoint = _open(work.checkpoint, work.digest)
+        self.work, self.card = work, self.checkpoint.card
+        self._busy = threading.Lock()
+        config = work.config
+        self.classifier = Classifier(
+            self.checkpoint, dtype=config.dtype, batch_size=config.batch_size, device=device
+        )
+        self.device = f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"
+        self._scored = time.perf_counter()
+
+    def __call__(self, batch: Batch) -> Batch:
+        shard = int(batch["shard"][0])
+        if "images" not in batch:
+            planned, encoded = read_shard(self.work, shard)
+        with self._busy:  # another call of this actor reads ahead meanwhile, or stages
+            if "images" in batch:
+                planned, decoded, report = self._unpack(batch)
+            else:
+                decoded, report = _decoded(self.work, self.checkpoint, encoded, len(planned))
+            began = time.perf_counter()
+            probs = self.classifier.probs(decoded.images_NHWC)
+            before, self._scored = self._scored, time.perf_counter()
+            metrics.set_busy(self.device, (self._scored - began) / (self._scored - before))
+        table = make_rows(planned, decoded, probs, self.card, self.work.clock, self.work.keep_column)
+        statuses = staging.write_shard(self.work.run.staging, shard, table, self.device, self.work.run_id)
+        score_s = time.perf_counter() - began
+        metrics.count_images(statuses)
+        metrics.count_seconds("score", score_s)
+        return {
+            "shard": [shard],
+            "statuses": [list(statuses)],
+            "counts": [list(statuses.values())],
+            "device": [self.device],
+            "score_s": [score_s],
+            "node": [_node()],
+            **report,
+        }
+
+    def _unpack(self, batch: Batch) -> tuple[pa.Table, Decoded, Batch]:
+        source = io.BytesIO(batch["rows"][0])
+        planned, columns = (pa.ipc.open_stream(source).read_all() for _ in range(2))
+        height, width = self.card.input_size
+        images = np.frombuffer(bytearray(batch["images"][0]), np.uint8).reshape(-1, height, width, 3)
+        decoded = Decoded(images, {name: columns[name].to_pylist() for name in columns.column_names})
+        return planned, decoded, {name: batch[name] for name in ("read_s", "decode_s", "decode_node")}

@@ -1,0 +1,224 @@
+"""A random sample of an archive, scored for some seconds by the real pipeline on this machine.
+
+Groups of neighbouring images are drawn while the archive is listed, so that containers are read as in a
+run. They are planned, in random order, in a temporary run directory: nothing else is written.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from os import cpu_count
+from pathlib import Path
+from random import Random
+from statistics import mean, stdev
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+
+from maskbatch import schema
+from maskbatch.archives import arguments
+from maskbatch.clock import Clock, now
+from maskbatch.cluster.pipeline import Cluster, Pools
+from maskbatch.cluster.workers import ShardDone
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.columns import Row
+from maskbatch.plan.table import write_plan
+from maskbatch.progress import Step, step
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.work import Work, shard_size
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+
+STEADY_S = 20.0
+"""Scoring that is enough, counted from when every worker has done its first group."""
+
+
+LEAST_ROUNDS = 3
+"""Groups that each worker does at least, where there are so many: fewer say little of the steady pace."""
+
+
+GROUPS_PER_CORE = 64
+
+
+MAX_GROUPS = 2048
+"""Some 30 MB of plan rows."""
+
+
+Timed = tuple[float, ShardDone]
+"""When a group was done, of the monotonic clock, and what its worker reports."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What listing the archive and scoring the sample took on this machine."""
+
+    listing: Listing
+    num_shards: int
+    """Of a run over the whole archive."""
+    statuses: dict[str, int]
+    """Images of the sample that were scored, by status."""
+    cores: int
+    """That worked here."""
+    gpus: float
+    """That scored; 0 where the cores did."""
+    listing_s: float
+    start_s: float
+    """From the listing's end until every worker has done its first group."""
+    num_started: int
+    """Images scored by then."""
+    images_per_s: float
+    """Since then, by all of this machine."""
+    spread: float
+    """Two standard errors of that, as a share of it."""
+    read_s: float
+    """Of a worker, an image: waiting for its bytes."""
+    decode_s: float
+    score_s: float
+
+
+def calibrate(
+    config: PlanConfig,
+    score_config: ScoreConfig,
+    job: JobConfig,
+    *,
+    checkpoint: str | None = None,
+    options: StorageOptions = NO_OPTIONS,
+    verbose: bool = False,
+) -> Calibration:
+    """List the archive, and score a random sample of it for STEADY_S.
+
+    Raises UsageError for an archive that cannot be planned, or of whose sample no image can be scored.
+    """
+    began = time.monotonic()
+    opened = open_checkpoint(checkpoint)
+    access = arguments.make_access(config, options, job)
+    arguments.find_sources(config, access)  # a wrong path is refused before Ray is started
+    listing, clock = Listing(), Clock.parse(config.timezone, now())
+    group_size = shard_size(0, opened.card.input_size)
+    most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
+    with (
+        TemporaryDirectory(prefix="maskbatch-estimate-") as folder,
+        Cluster(job, verbose=verbose) as cluster,
+    ):
+        with step("list") as shown:
+            groups = draw_groups(plan_rows(config, clock, listing, access), group_size, most, shown)
+        listed = time.monotonic()
+        write_plan(RunDir(Path(folder)).plan, _numbered(groups), Step("plan", None, "images"))
+        work = Work(
+            run_id=folder,
+            archives=config.archives,
+            out=folder,
+            checkpoint=opened.path,
+            digest=opened.digest,
+            config=score_config,
+            clock=clock,
+            num_images=sum(map(len, groups)),
+            shard_size=group_size,
+            access=access,
+            keep_column=config.keep_column,
+        )
+        cluster.ready()
+        cores, gpus = _in_use(cluster, work)
+        done = _scored(cluster, work, cores)
+    shards = [shard for _, shard in done]
+    statuses = _statuses(config, shards)
+    return Calibration(
+        listing=listing,
+        num_shards=-(-listing.num_images // shard_size(listing.num_images, opened.card.input_size)),
+        statuses=statuses,
+        cores=cores,
+        gpus=gpus,
+        listing_s=listed - began,
+        start_s=done[:cores][-1][0] - listed,
+        num_started=_num_images(*shards[:cores]),
+        images_per_s=_rate(done, cores),
+        spread=_spread(shards),
+        read_s=sum(shard.read_s for shard in shards) / _num_images(*shards),
+        decode_s=sum(shard.decode_s for shard in shards) / _num_images(*shards),
+        score_s=sum(shard.score_s for shard in shards) / _num_images(*shards),
+    )
+
+
+def draw_groups(rows: Iterable[Row], group_size: int, num_groups: int, shown: Step) -> list[pa.Table]:
+    """At most `num_groups` groups of `group_size` consecutive rows, each as likely, in random order."""
+    random = Random(0)  # noqa: S311  the same sample for the same archive
+    rows, drawn = iter(rows), list[pa.Table]()
+    for seen in count():
+        group = list(islice(rows, group_size))
+        if not group:
+            break
+        shown.advance(len(group))
+        place = seen if seen < num_groups else random.randrange(seen + 1)
+        if place < num_groups:
+            drawn[place : place + 1] = [pa.Table.from_pylist(group, schema.PLAN)]
+    random.shuffle(drawn)
+    return sorted(drawn, key=len, reverse=True)  # the archive's last group may be a short one
+
+
+def _numbered(groups: Sequence[pa.Table]) -> Iterator[Row]:
+    rows = chain.from_iterable(group.to_pylist() for group in groups)
+    return ({**row, "id": number} for number, row in enumerate(rows))
+
+
+def _in_use(cluster: Cluster, work: Work) -> tuple[int, float]:
+    """The cores and GPUs of this machine that the job takes."""
+    capacity, job = cluster.capacity(), cluster.job
+    pools = Pools.of(capacity, job, work.num_shards)
+    if not pools.on_gpus:
+        return pools.start, 0.0
+    cores = min(capacity.num_workers(), work.num_shards, job.max_workers or work.num_shards)
+    return cores, pools.start * job.gpus_per_worker
+
+
+def _scored(cluster: Cluster, work: Work, cores: int) -> list[Timed]:
+    """The groups that were scored, in the order in which they were done."""
+    done: list[Timed] = []
+    with step("sample") as shown:
+        for shard in cluster.score(work, range(work.num_shards)):
+            done.append((time.monotonic(), shard))
+            shown.advance(_num_images(shard))
+            rounds, within = divmod(len(done), cores)
+            if within or rounds <= LEAST_ROUNDS:
+                continue
+            if done[-1][0] - done[cores - 1][0] >= STEADY_S:
+                break
+    return done
+
+
+def _statuses(config: PlanConfig, shards: Sequence[ShardDone]) -> dict[str, int]:
+    """Images by status. Raises UsageError where none could be scored: nothing was measured then."""
+    statuses: Counter[str] = Counter()
+    for shard in shards:
+        statuses.update(shard.statuses)
+    if not statuses["ok"]:
+        found = ", ".join(f"{name} {number:,}" for name, number in statuses.items())
+        where = ", ".join(config.archives[:3])
+        message = f"{where}: none of {statuses.total():,} sampled images could be scored ({found})"
+        raise UsageError(f"{message}; see why in the rows of a small run: maskbatch score --limit 100")
+    return dict(statuses)
+
+
+def _rate(done: Sequence[Timed], cores: int) -> float:
+    """Images a second once every worker has done its first group."""
+    shards = [shard for _, shard in done]
+    if len(done) > cores:
+        return _num_images(*shards[cores:]) / (done[-1][0] - done[cores - 1][0])
+    return cores * _num_images(*shards) / sum(map(_busy_s, shards))  # one round did the whole archive
+
+
+def _spread(shards: Sequence[ShardDone]) -> float:
+    """Two standard errors of a group's seconds an image, as a share of their mean."""
+    paces = [_busy_s(shard) / _num_images(shard) for shard in shards]
+    return 2 * stdev(paces) / mean(paces) / len(paces) ** 0.5 if len(paces) > 1 else 0.0
+
+
+def _busy_s(shard: ShardDone) -> float:
+    return shard.read_s + shard.decode_s + shard.score_s
+
+
+def _num_images(*shards: ShardDone) -> int:
+    return sum(sum(shard.statuses.values()) for shard in shards)

@@ -1,0 +1,242 @@
+"""A checkpoint: one `.safetensors` file, weights plus one JSON string of everything scoring must know.
+
+Reading the card needs no torch, so planning, reporting and the command line stay quick. No pickle
+is ever loaded.
+"""
+
+import hashlib
+import json
+import re
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from safetensors import SafetensorError, safe_open
+
+from maskbatch.errors import UsageError
+from maskbatch.stores.files import write_whole
+
+if TYPE_CHECKING:
+    import torch
+
+
+FORMAT_VERSION = 1
+
+
+METADATA_KEY = "maskbatch"
+
+
+RESIZES = ("squash", "crop")
+
+
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+
+
+CLASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How a picture of any size becomes the model's input; training and scoring share it."""
+
+    input_size: tuple[int, int]
+    """(H, W) in pixels."""
+    resize: str = "squash"
+    """`squash`: the whole frame, its aspect ratio given up; `crop`: a square from the middle."""
+    crop_share: float = 1.0
+    """Of the frame's shorter side, the side of that square."""
+    interpolation: str = "bilinear"
+    """A filter of Pillow's resize, antialiased."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        height, width = self.input_size
+        checks = {
+            f"input_size {self.input_size}, 8 to 2048 pixels expected": min(height, width) >= 8
+            and max(height, width) <= 2048,
+            f"resize {self.resize!r}, one of {RESIZES} expected": self.resize in RESIZES,
+            f"input_size {self.input_size} with resize crop, a square expected": self.resize != "crop"
+            or height == width,
+            f"crop_share {self.crop_share}, 0.1 to 1 expected": 0.1 <= self.crop_share <= 1,
+            f"interpolation {self.interpolation!r}, one of {INTERPOLATIONS} expected": self.interpolation
+            in INTERPOLATIONS,
+        }
+        _refuse(checks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What a checkpoint says of itself; `classes` has K >= 2 names, in the order of the logits."""
+
+    architecture: str
+    """A name that `architectures.build` knows."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What it is built with."""
+    classes: tuple[str, ...]
+    compliant: tuple[str, ...]
+    """Classes that count as compliant."""
+    not_assessed: tuple[str, ...] = ()
+    """Classes that say there is nothing to assess, such as an empty gate."""
+    input_size: tuple[int, int]
+    """(H, W) in pixels; with the next three the `preset`."""
+    resize: str = "squash"
+    crop_share: float = 1.0
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float]
+    """Of RGB in [0, 1]."""
+    std: tuple[float, float, float]
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax. Source: Guo et al. 2017."""
+    review_threshold: float = 0.0
+    """A picture whose confidence is below it is marked needs_review."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Held-out counts (K, K), true by predicted."""
+    reference: dict[str, list[int]] = field(default_factory=dict)
+    """Held-out histograms by measure, in the bins of `histograms`."""
+    recipe: dict[str, Any] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        num_classes = len(self.classes)
+        checks = {
+            f"format_version {self.format_version}, {FORMAT_VERSION} expected": self.format_version
+            == FORMAT_VERSION,
+            f"{num_classes} classes, 2 or more expected": num_classes >= 2,
+            f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected": len(set(self.classes))
+            == num_classes
+            and all(CLASS_NAME.fullmatch(name) for name in self.classes),
+            "compliant and not_assessed name classes, and none is both": bool(self.compliant)
+            and {*self.compliant, *self.not_assessed} <= set(self.classes)
+            and not {*self.compliant} & {*self.not_assessed},
+            f"mean {self.mean}, 3 values expected": len(self.mean) == 3,
+            f"std {self.std}, 3 values above 0 expected": len(self.std) == 3 and min(self.std) > 0,
+            f"temperature {self.temperature}, above 0 expected": self.temperature > 0,
+            "confusion matrix is not K by K": [len(row) for row in self.confusion]
+            == [num_classes] * num_classes,
+        }
+        _refuse(checks)
+        _ = self.preset  # which checks itself
+
+    @property
+    def preset(self) -> Preset:
+        """How a picture becomes the model's input."""
+        return Preset(self.input_size, self.resize, self.crop_share, self.interpolation)
+
+
+def check_types(settings: Any) -> None:
+    """Raises ValueError where a field of a dataclass holds another type than it says."""
+    for name, kind in get_type_hints(type(settings)).items():
+        _check_type(name, getattr(settings, name), kind)
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    """Raises ValueError where a value is not of its field's type."""
+    plain, items = get_origin(kind) or kind, get_args(kind)
+    allowed = (int, float) if plain is float else plain
+    good = isinstance(value, allowed) and not (isinstance(value, bool) and plain is not bool)
+    if not good or (plain is tuple and items[-1] is not ... and len(value) != len(items)):
+        raise ValueError(f"{name} = {value!r}, {kind if items else plain.__name__} expected")
+    for item in value if plain is tuple else ():
+        _check_type(name, item, items[0])
+
+
+def _refuse(checks: dict[str, bool]) -> None:
+    """Raises ValueError with the first message that does not hold."""
+    for message, holds in checks.items():
+        if not holds:
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint file: where it lies, its sha256, its card."""
+
+    path: str
+    digest: str
+    card: Card
+
+    def card_dict(self) -> dict[str, Any]:
+        """The card as JSON-ready values."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self.card)))
+        return values
+
+    def load_state(self) -> "dict[str, torch.Tensor]":
+        """The weights as float32 tensors by name; half-precision storage is widened."""
+        from safetensors.torch import load_file
+
+        return {
+            name: tensor.float() if tensor.is_floating_point() else tensor
+            for name, tensor in load_file(self.path).items()
+        }
+
+
+def default_path() -> str:
+    """The checkpoint inside the package."""
+    return str(resources.files("maskbatch") / "checkpoints" / "default.safetensors")
+
+
+def open_checkpoint(path: str | None = None) -> Checkpoint:
+    """Read the card and the digest of the checkpoint at `path` (the default one when None)."""
+    path = str(Path(path or default_path()).absolute())
+    try:
+        data = Path(path).read_bytes()
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"checkpoint {path}: no such file; give --checkpoint FILE.safetensors") from error
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"checkpoint {path}: not a readable .safetensors file ({error})") from error
+    return Checkpoint(path, hashlib.sha256(data).hexdigest(), _parse(path, metadata.get(METADATA_KEY)))
+
+
+def find_checkpoint(digest: str, path: str) -> Checkpoint | None:
+    """The checkpoint of that sha256, where it was or in the package; None where neither is it."""
+    for place in (path, None):
+        with suppress(UsageError):
+            opened = open_checkpoint(place)
+            if opened.digest == digest:
+                return opened
+    return None
+
+
+def _parse(path: str, text: str | None) -> Card:
+    if text is None:
+        message = f"checkpoint {path}: no '{METADATA_KEY}' metadata; export it with training/ first"
+        raise UsageError(message)
+    try:
+        values = dict(json.loads(text))
+        known = {item.name for item in fields(Card)}
+        frozen = {k: _freeze(v) if k in FROZEN else v for k, v in values.items() if k in known}
+        return Card(**frozen)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"checkpoint {path}: its metadata cannot be used: {error}") from error
+
+
+FROZEN = ("classes", "compliant", "not_assessed", "input_size", "mean", "std", "confusion")
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
+
+
+def save_checkpoint(
+    path: str | Path, card: Card, state: "dict[str, torch.Tensor]", *, halved: bool = True
+) -> None:
+    """Write `state` and `card` to `path`, whole or not at all.
+
+    Convolution and linear weights are stored as float16 where `halved`, which halves the file and is
+    exact for what is then evaluated from it; vectors (biases, batch-norm statistics) stay float32.
+    """
+    from safetensors.torch import save
+
+    stored = {
+        name: (tensor.half() if halved and tensor.is_floating_point() and tensor.ndim > 1 else tensor)
+        for name, tensor in state.items()
+    }
+    stored = {name: tensor.clone().contiguous() for name, tensor in stored.items()}  # ties written twice
+    with write_whole(Path(path), durable=True) as partial:
+        partial.write_bytes(save(stored, {METADATA_KEY: json.dumps(asdict(card), sort_keys=True)}))

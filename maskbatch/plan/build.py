@@ -1,0 +1,134 @@
+"""List the archive once: one numbered row an image, nothing opened. After it nothing lists again."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+from maskbatch.archives import reader
+from maskbatch.archives.entries import IMAGE_EXTENSIONS, Entry
+from maskbatch.clock import Clock, parse_bound
+from maskbatch.config import PlanConfig
+from maskbatch.errors import NoImagesError, NothingToPlanError, UsageError
+from maskbatch.layout import Parsed, Template
+from maskbatch.plan.columns import Row, make_row, overlay, parse_entry
+from maskbatch.stores.access import Access
+
+
+@dataclass(kw_only=True, slots=True)
+class Listing:
+    """What planning found and left out; every file of the archive is in one of these counts."""
+
+    num_images: int = 0
+    """Planned rows."""
+    num_bytes: int = 0
+    first_time: datetime | None = None
+    """Local."""
+    last_time: datetime | None = None
+    cameras: Counter[str] = field(default_factory=Counter)
+    """Planned images by `site/camera`."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files that are not images, by extension."""
+    filtered: Counter[str] = field(default_factory=Counter)
+    """Images left out by a filter, by its flag."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Planned images of which the path does not say all."""
+    example: str | None = None
+    """The first image's path below the archive."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, for run.json."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: str(v) if isinstance(v, datetime) else v for name, v in values.items()}
+
+
+def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access) -> Iterator[Row]:
+    """Every image of the archives, filtered and parsed, in the plan's order; `listing` counts along.
+
+    Raises UsageError for an archive or a layout that cannot be used.
+    """
+    template = Template(config.layout) if config.layout else None
+    since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
+    matched = num_kept = 0
+    for entry in reader.list_entries(config, access, listing.skipped, listing.notes):
+        listing.example = listing.example or entry.relative
+        num_kept += entry.kept is not None
+        parsed = parse_entry(entry, template)
+        fits, parsed = parsed is not None, overlay(entry, parsed or Parsed())
+        matched += fits
+        time = clock.to_utc(parsed.time, parsed.site)
+        local = clock.to_local(time, parsed.site)
+        left_out = _left_out(config, parsed, local, since, until)
+        if left_out:
+            listing.filtered[left_out] += 1
+            continue
+        if config.limit is not None and listing.num_images >= config.limit:
+            listing.filtered["--limit (the listing stops there)"] += 1
+            break
+        _count(listing, entry, parsed, local)
+        if not fits:
+            listing.notes["path unlike --layout"] += 1
+        yield make_row(listing.num_images - 1, entry, parsed, time)
+    _check(config, template, matched, listing)
+    if config.keep_column and not num_kept:
+        where = "a manifest, a Parquet file or a .json or .cls beside an image in a tar"
+        raise UsageError(f"--keep-column {config.keep_column}: no image has it; it is a column of {where}")
+
+
+def _left_out(
+    config: PlanConfig,
+    parsed: Parsed,
+    local: datetime | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> str | None:
+    """The filter that leaves this image out, or None; an unknown time passes the time filters."""
+    if config.camera and not {parsed.camera, f"{parsed.site}/{parsed.camera}"} & set(config.camera):
+        return "--camera"
+    if local and since and local < since:
+        return "--since"
+    if local and until and local >= until:
+        return "--until"
+    return None
+
+
+def _count(listing: Listing, entry: Entry, parsed: Parsed, local: datetime | None) -> None:
+    listing.num_images += 1
+    listing.num_bytes += entry.num_bytes or 0
+    listing.cameras["/".join(filter(None, (parsed.site, parsed.camera))) or "unknown"] += 1
+    if parsed.camera is None:
+        listing.notes["camera unknown"] += 1
+    if local is None:
+        known = "time out of bounds (1990 to tomorrow)" if parsed.time else "time unknown until decoded"
+        listing.notes[known] += 1
+        return
+    listing.first_time = min(listing.first_time or local, local)
+    listing.last_time = max(listing.last_time or local, local)
+    if not parsed.has_hour:
+        listing.notes["date without a time of day (stands at 00:00)"] += 1
+
+
+def _check(config: PlanConfig, template: Template | None, matched: int, listing: Listing) -> None:
+    more = len(config.archives) - 3
+    where = ", ".join(config.archives[:3]) + (f" and {more:,} more" if more > 0 else "")
+    if listing.example is None:
+        found = ", ".join(f"{count:,} {kind}" for kind, count in listing.skipped.most_common(5))
+        kinds = " ".join(sorted(IMAGE_EXTENSIONS))
+        nothing = "no file at all; check the path"
+        message = f"{where}: no image found ({found or nothing}); one of {kinds} expected"
+        inside = [kind for kind in (".tar", ".zip", ".parquet") if kind in listing.skipped]
+        if inside:
+            message += f", or name what is inside the files by a pattern: '{config.archives[0]}/*{inside[0]}'"
+        raise NothingToPlanError(message)
+    if template and not matched:
+        message = (
+            f"--layout {template.text} matches none of the images; the first, '{listing.example}', "
+            f"gives {template.explain(listing.example)}; write the layout for such a path of {where}"
+        )
+        if len(config.archives) > 3:
+            message += ", and where a shell has expanded a pattern, quote it: a lone file's path is its name"
+        raise UsageError(message)
+    if not listing.num_images:
+        flags = ", ".join(f"{count:,} by {flag}" for flag, count in listing.filtered.items())
+        raise NoImagesError(f"{where}: every image was left out ({flags}); widen the filters")

@@ -1,0 +1,74 @@
+"""The plan's Parquet files: workers read the rows of their shard from them by row group."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskbatch import schema
+from maskbatch.errors import RunFailedError
+from maskbatch.plan.columns import Row
+from maskbatch.progress import Step
+from maskbatch.stores.files import Location, open_file, write_whole
+
+GROUP_ROWS = 16_384
+"""Rows of a row group: what a worker reads at a time, a few milliseconds."""
+
+
+FILE_ROWS = 64 * GROUP_ROWS
+
+
+def part_path(folder: Location, first: int) -> Location:
+    """The plan's file that begins with id `first`, a multiple of FILE_ROWS."""
+    return folder / f"part-{first:012d}.parquet"
+
+
+def write_plan(folder: Location, rows: Iterator[Row], step: Step) -> None:
+    """Write `rows` to `folder` as they come, in files of FILE_ROWS named by their first id."""
+    batches = iter(lambda: list(islice(rows, GROUP_ROWS)), [])
+    write_groups(folder, (pa.Table.from_pylist(batch, schema.PLAN) for batch in batches), step)
+
+
+def write_groups(folder: Location, groups: Iterator[pa.Table], step: Step) -> None:
+    """As `write_plan`, of tables that have GROUP_ROWS rows each, the last one fewer or as many."""
+    first = 0
+    for group in groups:
+        with (
+            write_whole(part_path(folder, first)) as partial,
+            pq.ParquetWriter(partial, schema.PLAN, compression="zstd") as writer,
+        ):
+            for part in chain([group], islice(groups, FILE_ROWS // GROUP_ROWS - 1)):
+                writer.write_table(part, row_group_size=GROUP_ROWS)
+                first += part.num_rows
+                step.advance(part.num_rows)
+
+
+def read_plan(folder: Location, start: int, stop: int) -> pa.Table:
+    """The plan rows with start <= id < stop."""
+    parts = []
+    while start < stop:
+        first = start // FILE_ROWS * FILE_ROWS
+        group = (start - first) // GROUP_ROWS
+        path = part_path(folder, first)
+        table = _read_group(path, _version(path), group)
+        offset = start - first - group * GROUP_ROWS
+        if offset >= table.num_rows:
+            raise RunFailedError(f"{path}: the plan ends at id {start}, {stop - 1} expected; restore it")
+        part = table.slice(offset, min(stop - start, table.num_rows - offset))
+        parts.append(part)
+        start += part.num_rows
+    return pa.concat_tables(parts) if parts else schema.PLAN.empty_table()
+
+
+@lru_cache(maxsize=2)
+def _read_group(path: Location, version: str, group: int) -> pa.Table:
+    """One row group; `version` keeps the cache from serving a plan that was thrown away."""
+    with open_file(path) as file:
+        return pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
+
+
+def _version(path: Location) -> str:
+    return str(path.stat().st_mtime_ns) if isinstance(path, Path) else str(path.fs.ukey(path.path))

@@ -1,0 +1,293 @@
+"""Two committed runs against each other, or several together: what changed, and whether chance explains it.
+
+Runs that share at least half of the smaller one's images (by uri) are compared on those: each image's two
+labels, and a paired test. Others are two periods or places: a test of their two rates. Either test lets the
+snapshots of one camera on one day be alike.
+
+Shape suffixes: N images, C clusters (camera-days, or the hours of one camera-day), G groups, S strata.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+from scipy.stats import false_discovery_control
+
+from maskbatch.buckets import hash_texts
+from maskbatch.errors import UsageError
+from maskbatch.progress import Step, step
+from maskbatch.report.intervals import FEW_CLUSTERS
+from maskbatch.runs.committed import CommittedRun, Meaning, open_together, order_files, read_files
+from maskbatch.runs.directory import RunDir
+
+FAILED = "failed"
+"""What stands for the label of an image whose status is not ok."""
+
+
+COLUMNS = ("uri", "site", "camera", "captured_local", "region", "status", "label")
+
+
+COUNTS = ("compliant_first", "assessed_first", "compliant_second", "assessed_second")
+
+
+SIDES = ("first", "second")
+
+
+CELL = ["camera", "hour", *SIDES]
+
+
+Integers = NDArray[np.int64]
+
+
+Cameras = dict[tuple[str | None, str | None], int]
+"""A number for each (site, camera) of both runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """What changed from the first run to the second, as plain values.
+
+    Differences are the second's compliance less the first's, as shares. A figure is None where it cannot
+    be had: a rate of nothing assessed, an interval and p of fewer than two clusters.
+    """
+
+    kind: str
+    """`images`, the shared ones paired, or `periods`."""
+    runs: list[dict[str, Any]]
+    """Of both: path, checkpoint, planned, first_time and last_time (local); what several runs differ in has
+    commas between."""
+    shared: int
+    only_first: int
+    only_second: int
+    changed: int
+    """Shared images whose label differs, a failure counting as one."""
+    crossed: list[dict[str, Any]]
+    """Shared images by label, where they are paired: first, second, count."""
+    overall: dict[str, Any]
+    by_camera: list[dict[str, Any]]
+    """Cameras of the shared images, named as in the first run, or those that stand in both periods."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def compare_runs(
+    first: RunDir | Sequence[RunDir], second: RunDir | Sequence[RunDir], *, own_days: bool = False
+) -> Comparison:
+    """Compare a run, or several together, with another; the images of the first are held, 18 bytes each.
+
+    With `own_days` each run gives only the local days that it was asked for.
+    Raises UsageError where a run stands on both sides, or for two periods whose labels do not mean the same.
+    """
+    sides = [
+        open_together([side] if isinstance(side, RunDir) else side, own_days=own_days)
+        for side in (first, second)
+    ]
+    paths = [_joined(str(one.run.path) for one in side) for side in sides]
+    if any(one.success == other.success for one in sides[0] for other in sides[1]):
+        raise UsageError(f"{' and '.join(paths)} are the same run; name two different ones")
+    meanings = [side[0].meaning for side in sides]
+    planned = [sum(one.num_images for one in side) for side in sides]
+    cameras: Cameras = {}
+    times: tuple[list[str], list[str]] = ([], [])
+    with step("compare", sum(planned)) as shown:
+        images = [
+            _images(runs, side, cameras, seen, shown)
+            for runs, side, seen in zip(sides, SIDES, times, strict=True)
+        ]
+        strata, shared = _strata(*images)
+    paired = len(strata) == 1
+    if not paired and meanings[0] != meanings[1]:
+        message = "share few images and their labels do not mean the same; compare runs of the same classes"
+        raise UsageError(f"{' and '.join(paths)} {message}")
+    crossed = _crossed(strata[0], meanings) if paired else []
+    clusters = pd.concat(_clusters(cells, k, meanings) for k, cells in enumerate(strata))
+    overall, by_camera = _figures(clusters, list(cameras), len(strata))
+    return Comparison(
+        kind="images" if paired else "periods",
+        runs=[_identity(runs, seen) for runs, seen in zip(sides, times, strict=True)],
+        shared=shared,
+        only_first=planned[0] - shared,
+        only_second=planned[1] - shared,
+        changed=sum(pair["count"] for pair in crossed if pair["first"] != pair["second"]),
+        crossed=crossed,
+        overall=overall,
+        by_camera=by_camera,
+    )
+
+
+def estimate_difference(
+    counts_C4: NDArray[np.float64], group_C: Integers, stratum_C: Integers, num_groups: int, num_strata: int
+) -> pd.DataFrame:
+    """The difference of two compliance rates in each group, with its 95 % interval and p; (G,) rows.
+
+    `counts_C4` are whole numbers in the order of COUNTS. One stratum holds both runs of a paired
+    comparison; two strata hold one period each. `num_clusters` is that of the stratum with fewer.
+
+    Source: linearised ratio estimators, Cochran 1977, section 6.9, and Binder 1983; degrees of freedom,
+    Satterthwaite 1946 (clusters - 1 in one stratum, Welch's in two).
+    """
+    totals_G4 = np.stack([np.bincount(group_C, column, num_groups) for column in counts_C4.T], axis=1)
+    compliant_C2, assessed_C2 = counts_C4[:, ::2], counts_C4[:, 1::2]
+    compliant_G2, assessed_G2 = totals_G4[:, ::2], totals_G4[:, 1::2]
+    cell_C, num_cells = group_C * num_strata + stratum_C, num_groups * num_strata
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates_G2 = compliant_G2 / assessed_G2
+        # Products of whole numbers: where every cluster has the same rate, exactly 0 is left.
+        residual_C2 = compliant_C2 * assessed_G2[group_C] - compliant_G2[group_C] * assessed_C2
+        influence_C2 = residual_C2 / assessed_G2[group_C] ** 2
+        spread = np.bincount(cell_C, (influence_C2[:, 1] - influence_C2[:, 0]) ** 2, num_cells)
+        clusters = np.bincount(cell_C, np.any(assessed_C2 > 0, axis=1), num_cells)
+        variance = spread * clusters / (clusters - 1)
+        sums = np.stack([variance, variance**2 / (clusters - 1)]).reshape(2, num_groups, num_strata).sum(2)
+        variance_G, freedom_G = sums[0], sums[0] ** 2 / sums[1]
+        change_G = rates_G2[:, 1] - rates_G2[:, 0]
+        error_G = np.where(variance_G > 0, np.sqrt(variance_G), np.nan)
+        half_G = stdtrit(freedom_G, 0.975) * error_G
+        p_G = 2 * stdtr(freedom_G, -np.abs(change_G) / error_G)
+    table = pd.DataFrame(totals_G4.astype(np.int64), columns=list(COUNTS))
+    table["compliance_first"], table["compliance_second"] = rates_G2.T
+    table["difference"], table["p"] = change_G, np.where((variance_G == 0) & (change_G == 0), 1, p_G)
+    table["difference_low"] = np.maximum(change_G - half_G, -1)
+    table["difference_high"] = np.minimum(change_G + half_G, 1)
+    table["num_clusters"] = clusters.reshape(num_groups, num_strata).min(axis=1).astype(np.int64)
+    table["few_clusters"] = table["num_clusters"] < FEW_CLUSTERS
+    return table
+
+
+def _images(
+    runs: Sequence[CommittedRun], side: str, cameras: Cameras, times: list[str], shown: Step
+) -> Iterator[pd.DataFrame]:
+    """Each file's images in 18 bytes each: hash of the uri, camera, hour, and the label in column `side`.
+
+    Hours are local, from 1970, -1 where unknown; a label is the class's number, K where the image failed.
+    New cameras, and the first and last time of each file, are added to `cameras` and `times`.
+    """
+    classes = runs[0].meaning.classes
+    for rows in read_files(order_files(runs), COLUMNS):
+        rows = rows.filter(pc.equal(rows["region"], 0))
+        times += [t.isoformat() for t in pc.min_max(rows["captured_local"]).as_py().values() if t]
+        hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)
+        label = pc.if_else(pc.equal(rows["status"], "ok"), rows["label"], None)
+        label = pc.index_in(label, pa.array(classes)).fill_null(len(classes))
+        yield pd.DataFrame(
+            {
+                "uri": hash_texts(rows["uri"]),
+                "camera": _camera_numbers(rows, cameras),
+                "hour": hour.fill_null(-1).to_numpy().astype(np.int32),
+                side: label.to_numpy().astype(np.int16),
+            }
+        )
+        shown.advance(len(rows))
+
+
+def _camera_numbers(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
+    site, camera = (
+        rows[key].combine_chunks().dictionary_encode(null_encoding="encode") for key in ("site", "camera")
+    )
+    code = site.indices.to_numpy().astype(np.int64) * len(camera.dictionary) + camera.indices.to_numpy()
+    used, inverse = np.unique(code, return_inverse=True)
+    sites, names = site.dictionary.to_pylist(), camera.dictionary.to_pylist()
+    pairs = [(sites[k // len(names)], names[k % len(names)]) for k in used]
+    return np.array([cameras.setdefault(pair, len(cameras)) for pair in pairs], np.int32)[inverse]
+
+
+def _strata(first: Iterator[pd.DataFrame], second: Iterator[pd.DataFrame]) -> tuple[list[pd.DataFrame], int]:
+    """Counts by CELL, and the number of shared images.
+
+    The counts are of these or, where they are few, of each run's images, whose other label is -1.
+    """
+    kept = pd.concat(first, ignore_index=True).sort_values("uri")
+    shared, alone = [], []
+    for images in second:
+        shared.append(_counted(_paired(kept, images)))
+        alone.append(_counted(images.assign(first=-1)))
+    both, second_alone = _added(shared), _added(alone)
+    num_shared = int(both["count"].sum())
+    if num_shared and 2 * num_shared >= min(len(kept), second_alone["count"].sum()):
+        return [both], num_shared
+    return [_counted(kept.assign(second=-1)), second_alone], num_shared
+
+
+def _paired(kept: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """The images that `kept`, sorted by uri, holds too: where and when it says, with both labels."""
+    uri = kept["uri"].to_numpy()
+    row = np.minimum(np.searchsorted(uri, images["uri"]), len(uri) - 1)
+    is_shared = uri[row] == images["uri"].to_numpy()
+    return kept.iloc[row[is_shared]].assign(second=images["second"].to_numpy()[is_shared])
+
+
+def _counted(images: pd.DataFrame) -> pd.DataFrame:
+    return _clustered(images).value_counts(CELL, sort=False).reset_index()
+
+
+def _added(cells: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return _clustered(pd.concat(cells)).groupby(CELL, as_index=False)["count"].sum()
+
+
+def _clustered(rows: pd.DataFrame) -> pd.DataFrame:
+    """`hour` becomes the one at which its day began, unless one camera's one day is all there is."""
+    day = rows["hour"] // 24 * 24
+    return rows.assign(hour=day) if max(day.nunique(), rows["camera"].nunique()) > 1 else rows
+
+
+def _crossed(cells: pd.DataFrame, meanings: Sequence[Meaning]) -> list[dict[str, Any]]:
+    first, second = ((*meaning.classes, FAILED) for meaning in meanings)
+    counts = cells.groupby(list(SIDES))["count"].sum()
+    return [{"first": first[a], "second": second[b], "count": int(n)} for (a, b), n in counts.items()]
+
+
+def _clusters(cells: pd.DataFrame, stratum: int, meanings: Sequence[Meaning]) -> pd.DataFrame:
+    """COUNTS of each cluster: the cells of one camera and hour."""
+    made = cells[["camera", "hour"]].copy()
+    for side, meaning in zip(SIDES, meanings, strict=True):
+        for what, named in (("compliant", meaning.compliant), ("assessed", meaning.assessed)):
+            counts_K = np.array([name in named for name in (*meaning.classes, FAILED, "no image at -1")])
+            made[f"{what}_{side}"] = cells["count"] * counts_K[cells[side]]
+    return made.groupby(["camera", "hour"], as_index=False).sum().assign(stratum=stratum)
+
+
+def _figures(
+    clusters: pd.DataFrame, names: Sequence[tuple[str | None, str | None]], num_strata: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Rows of the result: over all, and for each camera of every stratum, with Benjamini-Hochberg's q."""
+    strata = clusters.groupby("camera")["stratum"].nunique()
+    both = list(strata.index[strata == num_strata])
+    both.sort(key=lambda camera: [name or "" for name in names[camera]])
+
+    def table(chosen: pd.DataFrame, group_C: Integers, num_groups: int) -> pd.DataFrame:
+        counts_C4 = chosen[list(COUNTS)].to_numpy(np.float64)
+        return estimate_difference(counts_C4, group_C, chosen["stratum"].to_numpy(), num_groups, num_strata)
+
+    overall = table(clusters, np.zeros(len(clusters), np.int64), 1)
+    chosen = clusters[clusters["camera"].isin(both)]
+    cameras = table(chosen, pd.Index(both).get_indexer(chosen["camera"]), len(both))
+    for place, key in enumerate(("site", "camera")):
+        cameras.insert(place, key, [names[camera][place] for camera in both])
+    known = cameras["p"].notna()
+    cameras.loc[known, "q"] = false_discovery_control(cameras.loc[known, "p"])
+    (whole,), by_camera = (
+        table.astype(object).where(table.notna(), None).to_dict("records") for table in (overall, cameras)
+    )
+    return whole, by_camera
+
+
+def _identity(runs: Sequence[CommittedRun], times: Sequence[str]) -> dict[str, Any]:
+    return {
+        "path": _joined(str(one.run.path) for one in runs),
+        "checkpoint": _joined(one.digest for one in runs),
+        "planned": sum(one.num_images for one in runs),
+        "first_time": min(times, default=None),
+        "last_time": max(times, default=None),
+    }
+
+
+def _joined(values: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(values))

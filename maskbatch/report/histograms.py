@@ -1,0 +1,30 @@
+"""The fixed bins of every histogram: in cells, and as the reference a checkpoint carries.
+
+Fixed edges are what lets histograms of two parts, two runs, or a run and its checkpoint be added
+and compared.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+NUM_BINS = 20
+
+
+EDGES: dict[str, NDArray[np.float64]] = {
+    "confidence": np.linspace(0.0, 1.0, NUM_BINS + 1),
+    "brightness": np.linspace(0.0, 1.0, NUM_BINS + 1),
+    # Laplacian variance spans five decades between a covered lens and noise: bins even in its logarithm.
+    "sharpness": np.concatenate([[0.0], np.geomspace(1.0, 20_000.0, NUM_BINS)]),
+}
+
+
+def bin_index(measure: str, values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The bin (N,) int64 in [0, NUM_BINS) of each value; values beyond the last edge fall in the last bin."""
+    edges = EDGES[measure]
+    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, NUM_BINS - 1)
+
+
+def count_bins(measure: str, values: NDArray[np.floating]) -> list[int]:
+    """Counts (NUM_BINS,) of `values` (N,) in the bins of `measure`."""
+    counts = np.bincount(bin_index(measure, values), minlength=NUM_BINS)
+    return [int(count) for count in counts]

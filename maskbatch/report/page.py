@@ -1,0 +1,221 @@
+"""report.html from the values of report.json alone: one file, no network, every figure held to its place.
+
+`figure` prints each number of the page as `<data value="0.942" data-figure="overall/0/compliance">94.2 %
+</data>`: the raw value, where in report.json it stands, and the text that is read.
+"""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache, partial
+from itertools import pairwise
+from json import dumps
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from maskbatch.report import plots
+from maskbatch.report.cells import group_name
+from maskbatch.schema import CONDITIONS
+
+MAX_ROWS = 40
+
+
+MAX_ALERTS = 6
+
+
+MAX_LONGEST = 15
+
+
+PERCENT = "\N{NARROW NO-BREAK SPACE}%"
+
+
+DASH = "\N{EN DASH}"
+
+
+UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = None) -> str:
+    """The whole page from the values of report.json; `thumbnails`: JPEG bytes by a candidate's rank."""
+    pictures = {rank: b64encode(jpeg).decode() for rank, jpeg in (thumbnails or {}).items()}
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            v=values,
+            fig=partial(write_figure, values),
+            when=partial(write_time, values),
+            known=lambda path: at(values, path) is not None,
+            pictures=None if thumbnails is None else pictures,
+            plots={name: Markup(svg) for name, svg in _plots(values).items()},  # noqa: S704 - matplotlib escapes text
+            psi=_by_camera(values["drift"]["psi"]),
+            people=_people(values),
+            conditions=CONDITIONS,
+            MAX_ROWS=MAX_ROWS,
+            MAX_MAPPED=len(_mapped(values)),
+            MAX_ALERTS=MAX_ALERTS,
+            MAX_LONGEST=MAX_LONGEST,
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("maskbatch"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"words": words, "heading": heading}
+    return environment
+
+
+def write_figure(values: Mapping[str, Any], path: str, kind: str = "count") -> Markup:
+    """The value at `path` of report.json as a <data> element; a dash, or "unknown", where it is null."""
+    value = at(values, path)
+    if value is None:
+        return Markup("unknown") if kind == "text" else Markup(f'<span title="no data">{DASH}</span>')  # noqa: S704 - a constant
+    raw = value if isinstance(value, str) else dumps(value)
+    return Markup('<data value="{}" data-figure="{}">{}</data>').format(raw, path, FORMATS[kind](value))
+
+
+def write_time(values: Mapping[str, Any], path: str) -> Markup:
+    """The ISO time at `path` of report.json as a <time> element."""
+    value = at(values, path)
+    if value is None:
+        return Markup("unknown")
+    time = datetime.fromisoformat(value)
+    text = f"{time.day} {time:%b %Y, %H:%M}" + (" UTC" if time.tzinfo else "")
+    return Markup('<time datetime="{}" data-figure="{}">{}</time>').format(value, path, text)
+
+
+def at(values: Any, path: str) -> Any:
+    """The value at a JSON pointer (RFC 6901, without its first /)."""
+    for step in path.split("/"):
+        values = values[int(step) if isinstance(values, list) else step.replace("~1", "/").replace("~0", "~")]
+    return values
+
+
+def rate(value: float) -> str:
+    """Percent with one decimal; with more where one would make a few into none, or nearly all into all."""
+    digits = next((n for n in range(1, 7) if 0 < float(f"{100 * value:.{n}f}") < 100), 1)
+    return f"{100 * value:.{digits if 0 < value < 1 else 1}f}{PERCENT}"
+
+
+def seconds(value: float) -> str:
+    """The two largest units: 3 h 20 min."""
+    rest, parts = round(value), list[str]()
+    for name, size in UNITS:
+        many, rest = divmod(rest, size)
+        if many and len(parts) < 2:
+            parts.append(f"{many} {name}{'s' if name == 'day' and many > 1 else ''}")
+    return " ".join(parts) or f"{value:.2g} s"
+
+
+def hours(values: Sequence[int]) -> str:
+    """Hours of the day as ranges: 06-20 h for 6 to 19."""
+    starts = [hour for before, hour in pairwise([-2, *values]) if hour != before + 1]
+    ends = [hour for hour, after in pairwise([*values, 99]) if after != hour + 1]
+    return (
+        ", ".join(f"{first:02}{DASH}{last + 1:02}" for first, last in zip(starts, ends, strict=True)) + " h"
+    )
+
+
+def number(value: float) -> str:
+    """Three significant digits."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def points(value: float) -> str:
+    """A difference of two rates in points, with its sign."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
+def words(name: str) -> str:
+    """with_mask as it is read."""
+    return name.replace("_", " ")
+
+
+def heading(value: Any, key: str) -> str:
+    """A row's key as its heading: a camera, a day, an hour, a weekday."""
+    return group_name({key: value}, (key,))
+
+
+FORMATS: dict[str, Any] = {
+    "rate": rate,
+    "bare": lambda value: rate(value).removesuffix(PERCENT),
+    "count": lambda value: f"{value:,}",
+    "number": number,
+    "points": points,
+    "p": lambda value: "<0.001" if value < 0.001 else f"{value:.3f}",
+    "seconds": seconds,
+    "hours": hours,
+    "text": str,
+    "name": words,
+}
+
+
+def _plots(values: Mapping[str, Any]) -> dict[str, str]:
+    overall, coverage, threshold = values["overall"][0], values["coverage"], values["settings"]["alert_below"]
+    cameras, fixable = _mapped(values), overall["corrected"] is not None
+    people = _people(values)
+    rates = [_judged_dot("by people's review", people["compliance"])] if people else []
+    rates += [
+        _dot("as classified", "accent", overall, "compliance"),
+        _dot("corrected", "second", overall, "corrected"),
+    ]
+    if values["settings"]["exclude"]:
+        rates.append(_dot("nothing left out", "muted", values["everything"][0], "compliance"))
+    shares = []
+    for place, row in enumerate(values["corrected"]["shares"]):
+        name, share = words(row["class"]), row["share"]
+        shares += [_judged_dot(name, people["shares"][place])] if people else []
+        shares.append((name, "accent", share, share, share))
+        shares += [_dot(name, "second", row, "corrected")] if fixable else []
+    return {
+        "headline": plots.plot_dots(
+            "headline", "Dots: the rate with its interval.", _known(rates), threshold
+        ),
+        "day": plots.plot_days(values["by_day"], threshold),
+        "hour": plots.plot_steps("hour", values["by_hour"], lambda hour: f"{hour:02}"),
+        "weekday": plots.plot_steps("weekday", values["by_weekday"], lambda day: heading(day, "weekday")[:3]),
+        "map": plots.plot_compliance(cameras, values["by_camera_day"]),
+        "coverage": plots.plot_coverage(cameras, coverage["by_camera_day"], coverage["gaps"]),
+        "shares": plots.plot_dots("shares", "Dots: the share of each class.", _known(shares), None),
+    }
+
+
+def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> tuple[str, str, Any, Any, Any]:
+    return text, colour, row[name], row[f"{name}_low"], row[f"{name}_high"]
+
+
+def _judged_dot(text: str, figure: Mapping[str, Any]) -> tuple[str, str, Any, Any, Any]:
+    return text, "ink", figure["value"], figure["low"], figure["high"]
+
+
+def _people(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The section of report.json on what people judged, where a rate follows from it."""
+    judged: Mapping[str, Any] | None = values["judged"]
+    return judged if judged and judged["compliance"] and judged["compliance"]["value"] is not None else None
+
+
+def _mapped(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The cameras whose single days are there, for the maps, in the order of the table."""
+    shown = {(row["site"], row["camera"]) for row in values["by_camera_day"]}
+    return [row for row in values["by_camera"] if (row["site"], row["camera"]) in shown]
+
+
+def _known(rows: Sequence[tuple[str, str, Any, Any, Any]]) -> list[plots.Dot]:
+    return [row for row in rows if row[2] is not None]
+
+
+def _by_camera(psi: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, int]]:
+    """Where in `psi` each camera's measures stand."""
+    places: dict[tuple[str, str], dict[str, int]] = {}
+    for place, row in enumerate(psi):
+        places.setdefault((row["site"], row["camera"]), {})[row["measure"]] = place
+    return places

@@ -1,0 +1,187 @@
+"""Cells to the tables of the report: counts, shares, compliance with its interval and corrected, by group."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from maskbatch import schema
+from maskbatch.report import cells as cells_module
+from maskbatch.report.intervals import FEW_CLUSTERS, DesignEffects, estimate_design_effects, wilson
+from maskbatch.report.prevalence import correct_shares
+from maskbatch.runs.committed import Meaning
+from maskbatch.schema import UNKNOWN_DATE
+
+GROUPINGS: dict[str, tuple[str, ...]] = {
+    "overall": (),
+    "by_site": ("site",),
+    "by_camera": ("site", "camera"),
+    "by_day": ("date",),
+    "by_hour": ("hour",),
+    "by_weekday": ("weekday",),
+    "by_camera_day": ("site", "camera", "date"),
+}
+"""Weekdays are 1, Monday, to 7."""
+
+
+CAMERA_DAY = ("site", "camera", "date")
+
+
+KEYS = ("site", "camera", "date", "hour", "weekday", "kept")
+
+
+KEY_TYPES = {"hour": pa.int64(), "weekday": pa.int64()}
+
+
+Row = dict[str, Any]
+
+
+Counts = NDArray[np.int64]
+
+
+class Tables:
+    """Every table over one set of cells."""
+
+    def __init__(
+        self,
+        cells: pa.Table,
+        meaning: Meaning,
+        confusion: Sequence[Sequence[int]] | None = None,
+        exclude: Sequence[str] = (),
+    ) -> None:
+        """`confusion` are held-out counts, true by predicted, if they can correct; `exclude` conditions."""
+        self.meaning = meaning
+        self.confusion = None if confusion is None else np.array(confusion, np.int64)
+        self._frame = _counted(cells, meaning, exclude)
+        self._counts = [name for name in self._frame if name not in ("_all", *KEYS)]
+        self._one_day = len(self._frame.drop_duplicates(list(CAMERA_DAY))) <= 1
+
+    def by(self, keys: tuple[str, ...]) -> pa.Table:
+        """One row for each group of `keys`, in their order, as `row_schema` has it, null for no data.
+
+        A camera's single days are not corrected: they hold too few images, and there may be 100,000.
+        """
+        groups = self._frame.groupby(["_all", *keys], dropna=False)
+        sums = groups[self._counts].sum().reset_index()
+        effects = self._effects(keys, groups.ngroup(), len(sums))
+        self._rate(sums, effects, self.confusion if keys != CAMERA_DAY else None)
+        target = row_schema(keys, self.meaning)
+        return pa.Table.from_pandas(
+            sums[target.names], target, preserve_index=False
+        ).replace_schema_metadata()
+
+    def _effects(self, keys: tuple[str, ...], group: "pd.Series[int]", num_groups: int) -> DesignEffects:
+        """Design effects from camera-days; from the hours, where a group is inside one."""
+        one_day = keys == CAMERA_DAY or self._one_day
+        clusters = ["_group", *CAMERA_DAY, *(["hour"] if one_day else [])]
+        frame = self._frame[["compliant", "assessed", *CAMERA_DAY, "hour"]].assign(_group=group)
+        by_cluster = frame.groupby(clusters, dropna=False)[["compliant", "assessed"]].sum().reset_index()
+        by_cluster = by_cluster[by_cluster["assessed"] > 0]
+        return estimate_design_effects(
+            by_cluster["compliant"].to_numpy(np.float64),
+            by_cluster["assessed"].to_numpy(np.float64),
+            by_cluster["_group"].to_numpy(np.int64),
+            num_groups,
+        )
+
+    def _rate(self, sums: pd.DataFrame, effects: DesignEffects, confusion: Counts | None) -> None:
+        """Add shares, compliance and what is said of it to `sums`, one row a group."""
+        sums["failed"] = sums["listed"] - sums["scored"]
+        seen = sums["scored"] - sums["excluded"]
+        for name in self.meaning.classes:
+            sums[f"share_{name}"] = sums[f"num_{name}"] / seen
+        sums["compliance"] = sums["compliant"] / sums["assessed"]
+        compliant, assessed = (sums[name].to_numpy(np.float64) for name in ("compliant", "assessed"))
+        sums["compliance_low"], sums["compliance_high"] = wilson(compliant, assessed, effects)
+        sums["design_effect"], sums["num_clusters"] = effects.effect_G, effects.num_clusters_G
+        sums["degrees_of_freedom"] = effects.freedom_G
+        sums["few_clusters"] = effects.num_clusters_G < FEW_CLUSTERS
+        sums["mean_confidence"] = sums["confidence_sum"] / seen
+        sums["share_review"] = sums["num_review"] / seen
+        sums["corrected"] = sums["corrected_low"] = sums["corrected_high"] = np.nan
+        if confusion is not None:
+            counts_GK = sums[[f"num_{name}" for name in self.meaning.classes]].to_numpy(np.int64)
+            fixed = correct_shares(counts_GK, effects, confusion, *self._roles())
+            sums["corrected"] = fixed.compliance_G
+            sums["corrected_low"], sums["corrected_high"] = fixed.low_G, fixed.high_G
+
+    def _roles(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which classes (K,) are compliant, and which are assessed."""
+        classes = np.array(self.meaning.classes)
+        return np.isin(classes, self.meaning.compliant), ~np.isin(classes, self.meaning.not_assessed)
+
+    def shares(self) -> list[Row]:
+        """Each class's share of all images seen, as counted and as corrected with its interval."""
+        (overall,) = self.by(()).to_pylist()
+        names = self.meaning.classes
+        rows = [
+            {"class": name, "count": overall[f"num_{name}"], "share": overall[f"share_{name}"],
+             "corrected": None, "corrected_low": None, "corrected_high": None}
+            for name in names
+        ]  # fmt: skip
+        if self.confusion is not None and overall["scored"] > overall["excluded"]:
+            counts_GK = np.array([[overall[f"num_{name}"] for name in names]], np.int64)
+            effects = self._effects((), self._frame["_all"], 1)
+            fixed = correct_shares(counts_GK, effects, self.confusion, *self._roles())
+            for k, row in enumerate(rows):
+                row["corrected"] = float(fixed.share_GK[0, k])
+                row["corrected_low"] = float(fixed.share_low_GK[0, k])
+                row["corrected_high"] = float(fixed.share_high_GK[0, k])
+        return rows
+
+
+def _counted(cells: pa.Table, meaning: Meaning, exclude: Sequence[str]) -> pd.DataFrame:
+    """Cells as a frame: their keys, and what each cell adds to every count of the report."""
+    frame = cells.select([*cells_module.KEYS, "count", "confidence_sum"]).to_pandas()
+    frame["hour"] = frame["hour"].astype("Int64")  # whole also where a time is unknown
+    dates = pd.to_datetime(frame["date"].where(frame["date"] != UNKNOWN_DATE))
+    frame["weekday"] = (dates.dt.day_of_week + 1).astype("Int64")
+    count, ok, label = frame.pop("count"), frame["status"] == "ok", frame["label"]
+    seen = ok & ~frame["condition"].isin(list(exclude))
+    out = frame[list(KEYS)].assign(_all=0, listed=count, scored=count.where(ok, 0))
+    for name in schema.STATUSES:
+        if name != "ok":
+            out[f"failed_{name}"] = count.where(frame["status"] == name, 0)
+    out["excluded"] = count.where(ok & ~seen, 0)
+    for name in meaning.classes:
+        out[f"num_{name}"] = count.where(seen & (label == name), 0)
+    out["assessed"] = count.where(seen & label.isin(meaning.assessed), 0)
+    out["compliant"] = count.where(seen & label.isin(meaning.compliant), 0)
+    out["num_review"] = count.where(seen & frame["needs_review"], 0)
+    out["confidence_sum"] = frame["confidence_sum"].where(seen, 0)
+    return out
+
+
+def row_schema(keys: Sequence[str], meaning: Meaning) -> pa.Schema:
+    """The columns of a table grouped by `keys`."""
+    whole_number, real = pa.int64(), pa.float64()
+    return pa.schema(
+        [
+            *[(key, KEY_TYPES.get(key, pa.string())) for key in keys],
+            ("listed", whole_number),
+            ("scored", whole_number),
+            ("failed", whole_number),
+            *[(f"failed_{name}", whole_number) for name in schema.STATUSES if name != "ok"],
+            ("excluded", whole_number),
+            ("assessed", whole_number),
+            *[(f"num_{name}", whole_number) for name in meaning.classes],
+            *[(f"share_{name}", real) for name in meaning.classes],
+            ("compliant", whole_number),
+            ("compliance", real),
+            ("compliance_low", real),
+            ("compliance_high", real),
+            ("corrected", real),
+            ("corrected_low", real),
+            ("corrected_high", real),
+            ("design_effect", real),
+            ("degrees_of_freedom", real),
+            ("num_clusters", whole_number),
+            ("few_clusters", pa.bool_()),
+            ("mean_confidence", real),
+            ("num_review", whole_number),
+            ("share_review", real),
+        ]
+    )

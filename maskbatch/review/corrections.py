@@ -1,0 +1,128 @@
+"""What people said of images: each judgement is one new object in corrections/, and none is ever changed.
+
+The last word of each person on each image counts; where the words of several differ, the image is disputed.
+A word without a label is none: the image was skipped, or a judgement taken back.
+"""
+
+import uuid
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskbatch.errors import UsageError
+from maskbatch.progress import step
+from maskbatch.review.queue import STRATA
+from maskbatch.runs.committed import CommittedRun
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import list_versions, version_number
+from maskbatch.stores.files import (
+    Location,
+    explain,
+    list_names,
+    num_threads,
+    open_file,
+    store_errors,
+    write_whole,
+)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("region", pa.int16(), nullable=False),
+        ("label", pa.string()),
+        pa.field("was", pa.string(), nullable=False),
+        pa.field("by", pa.string(), nullable=False),
+        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("stratum", pa.string(), nullable=False),
+        pa.field("probability", pa.float64(), nullable=False),
+    ]
+)
+"""`label`: what the person says, null where no judgement; `was`: what the classifier said; `by`, `at`: who
+and when; `stratum` and `probability` as in the queue of `review`."""
+
+
+MANY = 100
+"""Fewer are read in no time, without a word."""
+
+
+IMAGE = ["uri", "sha256", "region"]
+"""What an image is known by; its bytes are told by sha256, so a picture that changed is another one."""
+
+
+def write_judgement(folder: Location, row: Mapping[str, Any], after: datetime | None = None) -> datetime:
+    """Put one judgement into `folder`, whole or not at all; returns its `at`. Raises RunFailedError.
+
+    That is now, but later than `after`, the person's last word on the image: clocks are set back at times.
+    """
+    at = datetime.now(UTC)
+    if after is not None:
+        at = max(at, after + timedelta(microseconds=1))
+    table = pa.Table.from_pylist([{**row, "at": at}], SCHEMA)
+    name = f"{at:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex}.parquet"
+    with write_whole(folder / name, exclusive=True, durable=True) as partial:
+        pq.write_table(table, partial)
+    return at
+
+
+def read_judgements(folder: Location, chosen: Collection[str] | None = None) -> pa.Table:
+    """All judgements in `folder` by time, or those of the objects `chosen` by name. Raises UsageError."""
+    found = object_names(folder) if chosen is None else sorted(chosen)
+    progress = step("corrections", len(found), "judgements") if len(found) >= MANY else nullcontext()
+    with progress as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
+        parts = [SCHEMA.empty_table()]
+        for part in pool.map(lambda name: _read(folder / name), found):
+            parts.append(part)
+            if shown:
+                shown.advance(1)
+    return pa.concat_tables(parts).sort_by("at")
+
+
+def object_names(folder: Location) -> list[str]:
+    """Names of the objects in `folder`, none where it is not there."""
+    return [name for name in list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
+
+
+def _read(path: Location) -> pa.Table:
+    try:
+        with open_file(path) as file:
+            table = pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
+        for row in table.select(["stratum", "probability"]).to_pylist():
+            if row["stratum"] not in STRATA or not 0 < row["probability"] <= 1:
+                raise ValueError(f"no image is queued with {row}")
+        return table
+    except (pa.ArrowException, KeyError, ValueError, *store_errors()) as error:
+        message = f"{path} is not a correction ({explain(error)}); restore it, or move it away"
+        raise UsageError(message) from error
+
+
+def read_of_run(one: CommittedRun) -> pa.Table:
+    """What is in the run's own folder and in those of the versions that it replaces. Raises UsageError."""
+    return pa.concat_tables([read_judgements(folder) for folder in list_folders(one.run, one.settings)])
+
+
+def list_folders(run: RunDir, settings: Mapping[str, Any]) -> list[Location]:
+    """corrections/ of the versions of a run up to itself, the oldest first."""
+    if not settings.get("replaces"):
+        return [run.corrections]
+    own = version_number(run.path, settings)
+    before = [it for it in list_versions(run) if version_number(it.path, it.read_run() or {}) < own]
+    return [*(it.corrections for it in before), run.corrections]
+
+
+def find_last_words(rows: pa.Table) -> pd.DataFrame:
+    """The last row of each person on each image, those without a label too."""
+    frame = rows.to_pandas().sort_values("at", kind="stable")
+    return frame.drop_duplicates([*IMAGE, "by"], keep="last").reset_index(drop=True)
+
+
+def find_disputes(words: pd.DataFrame) -> pd.DataFrame:
+    """Those of the last words that are about images with more than one label."""
+    labels = words.groupby(IMAGE)["label"].transform("nunique")
+    return words[labels > 1].dropna(subset="label").reset_index(drop=True)

@@ -1,0 +1,117 @@
+"""The rows that a run carries over from earlier ones: read there, joined to the new plan by id."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from maskbatch import schema
+from maskbatch.clock import Clock
+from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.progress import step
+from maskbatch.runs.committed import CommittedRun, File, check_digests, group_files, open_committed
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.work import take_planned
+from maskbatch.stores.files import explain, num_threads, open_file, store_errors
+from maskbatch.stores.options import StorageOptions
+
+
+class Carrier:
+    """Earlier runs, opened to be copied from.
+
+    Raises RunFailedError where one is gone, or is not as it was when the plan was made of it.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], options: StorageOptions) -> None:
+        self.runs = [_reopened(one["path"], one["success_sha256"], options) for one in settings["reuse"]]
+        self._files = [list(group_files(one)) for one in self.runs]
+        with step("reuse", sum(len(one.success["files"]) for one in self.runs), "files") as shown:
+            for one in self.runs:
+                try:
+                    check_digests(one, shown)
+                except UsageError as error:
+                    raise RunFailedError(str(error)) from error
+                if (
+                    one.digest != settings["checkpoint"]["digest"]
+                    or one.settings["score"] != settings["score"]
+                ):
+                    raise RunFailedError(
+                        f"{one.run.path}: was scored otherwise than this run; --fresh plans anew"
+                    )
+
+    def rows(self, planned: pa.Table, clock: Clock, keep_column: str | None) -> pa.Table:
+        """The scores rows of `planned`: what was measured is the earlier run's, all else the plan's."""
+        target = schema.scores(self.runs[0].meaning.classes, keep_column)
+        parts = []
+        for run in planned["reuse_run"].unique().to_pylist():
+            mine = planned.filter(pc.equal(planned["reuse_run"], run))
+            earlier = self._earlier(run, mine)
+            for name in ("captured_at", "time_source"):  # of EXIF, where the plan has none
+                place = mine.schema.get_field_index(name)
+                mine = mine.set_column(place, name, pc.coalesce(mine[name], earlier[name]))
+            columns = {name: earlier[name] for name in earlier.column_names}
+            columns |= take_planned(mine, [None] * len(mine), clock, keep_column)
+            parts.append(pa.table({name: columns[name] for name in target.names}, target))
+        return pa.concat_tables(parts).sort_by("id")
+
+    def _earlier(self, run: int, planned: pa.Table) -> pa.Table:
+        """The earlier rows of `planned`, in its order."""
+        one, wanted = self.runs[run], np.sort(planned["reuse_id"].to_numpy())
+        names = schema.scores(one.meaning.classes).names
+        files = [
+            (one, item)
+            for ids, items in self._files[run]
+            if np.searchsorted(wanted, ids.start) < np.searchsorted(wanted, ids.stop)
+            for item in items
+        ]
+        with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
+            parts = list(pool.map(lambda file: _read_ids(file, wanted, names), files))
+        rows = pa.concat_tables(parts).sort_by("id")
+        if rows["id"].to_numpy().tolist() == wanted.tolist():
+            rows = rows.take(np.searchsorted(wanted, planned["reuse_id"].to_numpy()))
+            if rows["uri"].to_pylist() == planned["uri"].to_pylist():
+                return rows
+        raise RunFailedError(f"{one.run.path}: the rows to carry over are not there; see `maskbatch verify`")
+
+
+def _reopened(path: str, success_sha256: str, options: StorageOptions) -> CommittedRun:
+    try:
+        one = open_committed(RunDir.at(path, options))
+    except UsageError as error:
+        raise RunFailedError(f"a run whose rows are carried over cannot be read: {error}") from error
+    if one.success_sha256 != success_sha256:
+        what = "is not the run any more whose rows are to be carried over"
+        raise RunFailedError(f"{path} {what}; put it back, or --fresh plans anew")
+    return one
+
+
+def _read_ids(file: File, wanted: NDArray[np.int64], names: Sequence[str]) -> pa.Table:
+    """The rows of the ids `wanted`, sorted, from the row groups that may hold them. Raises RunFailedError."""
+    one, item = file
+    path = one.run.path / item["name"]
+    try:
+        with open_file(path) as source:
+            parquet = pq.ParquetFile(source, pre_buffer=True)
+            column = parquet.schema_arrow.get_field_index("id")
+            metadata = parquet.metadata
+            groups = [
+                k
+                for k in range(metadata.num_row_groups)
+                if _overlaps(metadata.row_group(k).column(column), wanted)
+            ]
+            rows = parquet.read_row_groups(groups, list(names))
+    except (pa.ArrowException, KeyError, *store_errors()) as error:
+        raise RunFailedError(f"{path} does not read ({explain(error)}); restore it") from error
+    return rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted) & (rows["region"].to_numpy() == 0)))
+
+
+def _overlaps(column: Any, wanted: NDArray[np.int64]) -> bool:
+    if column.statistics is None:
+        return True
+    low, high = np.searchsorted(wanted, [column.statistics.min, column.statistics.max + 1])
+    return bool(high > low)

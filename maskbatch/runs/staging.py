@@ -1,0 +1,58 @@
+"""A shard's rows as one object, `staging/<shard>.parquet`: the checkpoint that a resumed run starts from."""
+
+import json
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from maskbatch.stores.files import Location, list_names, num_threads, open_file, write_whole
+
+SUMMARY_KEY = b"maskbatch"
+
+
+NAME = re.compile(r"(\d{8,})\.parquet")
+
+
+def shard_path(folder: Location, shard: int) -> Location:
+    """Where a shard's rows lie."""
+    return folder / f"{shard:08d}.parquet"
+
+
+def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_id: str) -> dict[str, int]:
+    """Write a shard's scores rows, whole; returns its images by status, which its footer also holds."""
+    counts = dict(Counter(table["status"].to_pylist()))
+    summary = json.dumps({"statuses": counts, "device": device, "run_id": run_id}, sort_keys=True)
+    with write_whole(shard_path(folder, shard)) as partial:
+        pq.write_table(table.replace_schema_metadata({SUMMARY_KEY: summary}), partial)
+    return counts
+
+
+def read_staged(path: Location) -> pa.Table:
+    """A shard's rows. Raises pa.ArrowInvalid where its bytes are damaged, else what reading them raises."""
+    data = path.read_bytes()
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except OSError as error:  # Arrow's, of bytes that are there
+        raise pa.ArrowInvalid(str(error)) from error
+
+
+def read_summary(path: Location, run_id: str) -> tuple[dict[str, int], str] | None:
+    """Images by status and the device that scored them; None for a footer that is not this run's."""
+    try:
+        with open_file(path) as file:
+            metadata = pq.read_schema(file).metadata or {}
+        summary = json.loads(metadata[SUMMARY_KEY])
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+        return None
+    return (summary["statuses"], summary["device"]) if summary.get("run_id") == run_id else None
+
+
+def list_staged(folder: Location, run_id: str) -> dict[int, tuple[dict[str, int], str]]:
+    """The shards that are done, with their summaries; one whose footer does not read is not done."""
+    found = sorted(int(match[1]) for match in map(NAME.fullmatch, list_names(folder)) if match)
+    with ThreadPoolExecutor(num_threads(folder)) as pool:
+        summaries = pool.map(lambda shard: read_summary(shard_path(folder, shard), run_id), found)
+        return {shard: s for shard, s in zip(found, summaries, strict=True) if s is not None}

@@ -1,0 +1,93 @@
+"""What every worker of a run must know, and what its rows say by the plan."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from maskbatch.archives.manifest import is_manifest
+from maskbatch.clock import Clock
+from maskbatch.config import ScoreConfig
+from maskbatch.runs.directory import RunDir
+from maskbatch.stores.access import Access
+from maskbatch.stores.files import locate_folder
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What every worker of a run must know; small, and sent once to each."""
+
+    run_id: str
+    """Of this run alone: what another one left in staging is not taken for its own."""
+    out: str
+    archives: tuple[str, ...]
+    checkpoint: str
+    digest: str
+    """sha256 of the checkpoint that the run began with."""
+    config: ScoreConfig
+    clock: Clock
+    num_images: int
+    """Images to score; those carried over from earlier runs come after them in the plan."""
+    shard_size: int
+    access: Access = field(default_factory=Access)
+    keep_column: str | None = None
+    num_carried: int = 0
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(locate_folder(self.out, self.access.options))
+
+    @property
+    def remote(self) -> bool:
+        """Whether reading waits for a network."""
+        return any("://" in archive or is_manifest(archive) for archive in self.archives)
+
+    @property
+    def num_planned(self) -> int:
+        """Images of the run: those to score, then those carried over."""
+        return self.num_images + self.num_carried
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_images // self.shard_size)
+
+    def ids(self, shard: int) -> range:
+        """The ids of a shard, consecutive."""
+        start = shard * self.shard_size
+        return range(start, min(start + self.shard_size, self.num_images))
+
+
+def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
+    """Rows of a shard: about 10,000 shards of 64 to 1,024 rows, fewer where pixels would pass 96 MB.
+
+    A multiple of 32, the default batch, where it is that large.
+    """
+    rows = min(max(64, num_images // 10_000), 1024)
+    rows = max(1, min(rows, 96 * 2**20 // (input_size[0] * input_size[1] * 3)))
+    return rows // 32 * 32 or rows
+
+
+def take_planned(
+    planned: pa.Table, exif_times: list[object], clock: Clock, keep_column: str | None
+) -> dict[str, Any]:
+    """What scores rows say by the plan: all but a time that only EXIF tells, and what was measured."""
+    return {
+        **{name: planned[name] for name in ("id", "uri", "site", "camera")},
+        **_times(planned, exif_times, clock),
+        **({keep_column: planned["kept"]} if keep_column else {}),
+    }
+
+
+def _times(planned: pa.Table, exif_times: list[object], clock: Clock) -> dict[str, list[Any]]:
+    """captured_at, captured_local and time_source: the plan's time, else what EXIF said."""
+    out: dict[str, list[Any]] = {"captured_at": [], "captured_local": [], "time_source": []}
+    known = (planned[name].to_pylist() for name in ("captured_at", "time_source", "site"))
+    for time, source, site, exif in zip(*known, exif_times, strict=True):
+        if time is None and exif is not None:
+            time = clock.to_utc(datetime.fromisoformat(str(exif)), site)
+            source = "exif" if time else None
+        out["captured_at"].append(time)
+        out["captured_local"].append(clock.to_local(time, site))
+        out["time_source"].append(source)
+    return out

@@ -1,0 +1,107 @@
+"""One shard's work as functions without Ray: plan rows to pixels, pixels and probabilities to scores rows."""
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from maskbatch import schema
+from maskbatch.clock import Clock
+from maskbatch.errors import RunFailedError
+from maskbatch.model.checkpoint import Card
+from maskbatch.plan.table import read_plan
+from maskbatch.runs.work import Work, take_planned
+from maskbatch.score.decode import Decoded, decode_batch
+from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
+
+
+class Waited(Iterator[Encoded]):
+    """Images as they come, and how long was waited for them."""
+
+    def __init__(self, images: Iterator[Encoded]) -> None:
+        self._images = images
+        self.seconds = 0.0
+
+    def __next__(self) -> Encoded:
+        began = perf_counter()
+        try:
+            return next(self._images)
+        finally:
+            self.seconds += perf_counter() - began
+
+
+def read_shard(work: Work, shard: int) -> tuple[pa.Table, Waited]:
+    """A shard's plan rows, and its images in the same order, the first of them read and others under way."""
+    began = perf_counter()
+    ids = work.ids(shard)
+    planned = read_plan(work.run.plan, ids.start, ids.stop)
+    images = read_images(planned.select(READ_COLUMNS).to_pylist(), work.access, work.config.max_bytes)
+    encoded = Waited(chain([next(images)], images))
+    encoded.seconds = perf_counter() - began
+    return planned, encoded
+
+
+def decode_shard(work: Work, card: Card, encoded: Iterator[Encoded], num_images: int) -> Decoded:
+    """Decode the images of a shard, in their order."""
+    decoded = decode_batch(encoded, num_images, card.preset, work.config.max_pixels)
+    if "missing" in decoded.columns["status"]:
+        _refuse_a_vanished_archive(work)
+    return decoded
+
+
+def _refuse_a_vanished_archive(work: Work) -> None:
+    """An unmounted share is not an archive of missing images. Raises RunFailedError."""
+    for root in (Path(archive) for archive in work.archives if not re.search(r"://|[*?\[{]", archive)):
+        if not root.exists() or (root.is_dir() and next(root.iterdir(), None) is None):
+            raise RunFailedError(f"archive {root} is gone; mount it again, then run the same command")
+
+
+def make_rows(
+    planned: pa.Table,
+    decoded: Decoded,
+    probs_NK: NDArray[np.float32],
+    card: Card,
+    clock: Clock,
+    keep_column: str | None = None,
+) -> pa.Table:
+    """The scores rows of a shard, in the order of its plan rows.
+
+    probs_NK: probabilities (N, K) of every image, whatever its status; those of images that are
+    not ok are dropped here. Values that are not finite make the row a `score_error`.
+    """
+    columns: dict[str, Any] = {name: list(values) for name, values in decoded.columns.items()}
+    ok = np.array([status == "ok" for status in columns["status"]], bool)
+    broken = ok & ~np.isfinite(probs_NK).all(axis=1)
+    for i in np.flatnonzero(broken):
+        columns["status"][i] = "score_error"
+        columns["error"][i] = "the model's output is not a finite number"
+    ok &= ~broken
+    best = probs_NK.argmax(axis=1)
+    confidence = probs_NK.max(axis=1, initial=0)
+    labels = np.array(card.classes, object)[best]
+    values = {
+        **take_planned(planned, columns.pop("exif_time"), clock, keep_column),
+        **columns,
+        "num_bytes": [
+            read if read is not None else listed
+            for read, listed in zip(columns["num_bytes"], planned["num_bytes"].to_pylist(), strict=True)
+        ],
+        "region": np.zeros(planned.num_rows, np.int16),
+        "box": pa.nulls(planned.num_rows, pa.list_(pa.float32(), 4)),
+        "label": pa.array(labels, pa.string(), mask=~ok),
+        **{f"prob_{n}": pa.array(probs_NK[:, k], mask=~ok) for k, n in enumerate(card.classes)},
+        "confidence": pa.array(confidence, pa.float32(), mask=~ok),
+        "needs_review": ok & (confidence < card.review_threshold),
+    }
+    target = schema.scores(card.classes, keep_column)
+    return pa.table({field.name: _column(values[field.name], field.type) for field in target}, target)
+
+
+def _column(value: Any, kind: pa.DataType) -> Any:
+    return value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value, kind)

@@ -1,0 +1,185 @@
+"""Files of a run directory, in a local folder or below a store's prefix, each made whole.
+
+No rename of anything visible is relied on, and no listing where a name is known.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Any
+
+from fsspec.asyn import sync
+from upath import UPath
+
+from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.stores.filesystem import open_filesystem
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+
+STORE_ERRORS = (
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("aiohttp", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+
+
+Location = Path | UPath
+"""A path of this machine, or what a store's URL names."""
+
+
+def locate_folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
+    """The local folder, absolute, or the prefix of a store that `url` names. Raises UsageError."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme in ("file", "local"):
+        try:
+            return Path(rest or url).expanduser().absolute()
+        except RuntimeError as error:  # ~name
+            raise UsageError(f"{url}: there is no such user; check the path") from error
+    if re.search(r"[*?\[]|::|^[^/]*:[^/]*@", rest):  # fsspec takes them for patterns, chains, credentials
+        what = "name each folder; * ? [ :: cannot stand in its URL, and credentials go to --storage-options"
+        raise UsageError(f"{scheme}://{rest.rpartition('@')[2]}: {what}")
+    if scheme in ("http", "https"):
+        raise UsageError(f"{url}: a web server cannot hold a run; name a folder or a bucket")
+    chosen = options.of(url)
+    open_filesystem(url, chosen)
+    path: UPath = UPath(url, use_listings_cache=False, **chosen)
+    return path
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What reading or writing a Location may raise; a store's own kinds where its library is loaded."""
+    known = ((sys.modules.get(module), name) for module, name in STORE_ERRORS)
+    # a library that another thread is importing has some of its names only
+    return (OSError, *(getattr(module, name) for module, name in known if hasattr(module, name)))
+
+
+def explain(error: BaseException) -> str:
+    """The first line of what an error, or the store's answer behind it, says."""
+    answer = _answer(error).get("Error", {})
+    said = answer.get("Message") or answer.get("Code") or getattr(error, "strerror", None) or str(error)
+    return next(iter(str(said).strip().splitlines()), type(error).__name__)
+
+
+def _answer(error: BaseException) -> dict[str, Any]:
+    """S3's answer, where s3fs made its error from one."""
+    answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
+    return answer
+
+
+@contextmanager
+def write_whole(path: Location, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
+    """A temporary local path that becomes `path` when the block ends well, and otherwise leaves nothing.
+
+    In a store it becomes one object by one put. With `durable` its bytes are on the disk before its
+    name is. With `exclusive`, FileExistsError where `path` is there already, decided by the file
+    system or the store. A full or read-only disk, or a refused put, raises RunFailedError.
+    """
+    try:
+        with _moved(path, exclusive, durable) if isinstance(path, Path) else _put(path, exclusive) as partial:
+            yield partial
+    except FileExistsError:
+        raise
+    except store_errors() as error:
+        remedy = f"{'make room or ' if isinstance(path, Path) else ''}give access, then run the same command"
+        raise RunFailedError(f"cannot write {path}: {explain(error)}; {remedy}") from error
+
+
+@contextmanager
+def _moved(path: Path, exclusive: bool, durable: bool) -> Iterator[Path]:
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        if exclusive:
+            _create(path, partial)
+        else:
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _put(path: UPath, exclusive: bool) -> Iterator[Path]:
+    with TemporaryDirectory(prefix="maskbatch-") as scratch:
+        partial = Path(scratch) / path.name
+        yield partial
+        try:
+            path.fs.pipe_file(path.path, partial.read_bytes(), **({"mode": "create"} if exclusive else {}))
+        except OSError as error:
+            if _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
+                # s3fs knows it by a part of the answer that only AWS sends
+                raise FileExistsError(str(path)) from error
+            raise
+
+
+def _create(path: Path, partial: Path) -> None:
+    """Make `path` from `partial` where it is not there; FileExistsError where it is."""
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        with path.open("xb") as file:  # a file system without hard links
+            file.write(partial.read_bytes())
+
+
+def write_json(path: Location, values: dict[str, Any], *, exclusive: bool = False) -> None:
+    """Write `values` as sorted JSON, whole and on the disk."""
+    with write_whole(path, exclusive=exclusive, durable=True) as partial:
+        partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def open_file(path: Location) -> IO[bytes]:
+    """`path` for reading; in a store, each range that is read is one request."""
+    file: IO[bytes] = path.open("rb") if isinstance(path, Path) else path.open("rb", cache_type="none")
+    return file
+
+
+def list_names(folder: Location, at_most: int | None = None) -> list[str]:
+    """Names directly below `folder`, sorted, of a store the first ones; none where it is not there."""
+    try:
+        if isinstance(folder, Path):
+            return sorted(item.name for item in folder.iterdir())
+        here = folder.path.rstrip("/")
+        found = _listed(folder.fs, here, at_most)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name.rpartition("/")[2] for name in found if name != here)  # a folder may be an object too
+
+
+def _listed(fs: Any, path: str, at_most: int | None) -> list[str]:
+    if hasattr(fs, "_lsdir"):  # S3: its `ls` goes on to list the whole parent of what is not there
+        items = sync(fs.loop, fs._lsdir, path, max_items=at_most)
+        return [item["name"].rstrip("/") for item in items]
+    return [name.rstrip("/") for name in fs.ls(path, detail=False)]
+
+
+def num_threads(folder: Location) -> int:
+    """Files to read at a time."""
+    return 8 if isinstance(folder, Path) else 32
+
+
+def remove_tree(folder: Location) -> None:
+    """Remove a folder and all below it, where it is there. Raises RunFailedError where a store refuses."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    try:
+        with suppress(FileNotFoundError):
+            folder.fs.rm(folder.path, recursive=True)
+    except store_errors() as error:
+        message = f"cannot remove {folder}: {explain(error)}; give access, then run the same command"
+        raise RunFailedError(message) from error

@@ -1,0 +1,115 @@
+"""What a check of a committed run found: the counts, and each thing that is not as it was committed."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Values: TypeAlias = pa.Array | pa.ChunkedArray
+
+
+KEPT = 100
+"""Differences that are kept; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it was committed, or as it was planned."""
+
+    file: str
+    """Below the run directory; or the archive, or the checkpoint."""
+    id: int | None
+    """Of the image; None where it is not about one."""
+    what: str
+    expected: str
+    got: str
+
+    def __str__(self) -> str:
+        where = self.file if self.id is None else f"{self.file}, id {self.id}"
+        return f"{where}: {self.what}: expected {self.expected}, got {self.got}"
+
+
+@dataclass(kw_only=True, slots=True)
+class Verification:
+    """What was checked, and what differs."""
+
+    success_sha256: str
+    seed: int
+    """Of the sample; the same one draws the same images."""
+    files: int = 0
+    rows: int = 0
+    """Whole-image rows of scores/."""
+    sampled: int = 0
+    """Images read again from the archive."""
+    rescored: int = 0
+    """Of these, those that were ok, and are."""
+    bit_equal: int = 0
+    """Of these, those whose probabilities are the same to the last bit."""
+    largest_difference: float = 0.0
+    """Between a committed probability and the same one computed again."""
+    healed: int = 0
+    """Sampled images that failed in the run in a way that may heal, and are ok now."""
+    still_failing: int = 0
+    """Sampled images that failed in the run, and do so still."""
+    num_differences: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    """The first KEPT of them."""
+
+    @property
+    def verified(self) -> bool:
+        return not self.num_differences
+
+    def add(self, count: int, found: Iterable[Difference]) -> None:
+        """Count `count` differences, and keep of `found` what there is room for."""
+        self.num_differences += count
+        self.differences += islice(found, KEPT - len(self.differences))
+
+    def differ(self, file: str, what: str, expected: object, got: object, image: int | None = None) -> None:
+        self.add(1, [Difference(file, image, what, str(expected), str(got))])
+
+    def mark(self, rows: pa.Table, wrong: Values, what: str, expected: str | Values, got: Values) -> None:
+        """A difference for each of `rows` (N,) where `wrong` (N,) bool; `expected` and `got` (N,) too."""
+        places = np.flatnonzero(wrong.to_numpy(zero_copy_only=False))
+
+        def text(values: str | Values, k: int) -> str:  # as Arrow writes it: Python has no year 20,000
+            return values if isinstance(values, str) else str(values[k].cast(pa.string()))
+
+        self.add(
+            len(places),
+            (
+                Difference(str(rows["file"][k]), rows["id"][k].as_py(), what, text(expected, k), text(got, k))
+                for k in places.tolist()
+            ),
+        )
+
+    def compare(self, rows: pa.Table, what: str, expected: Values, got: Values) -> None:
+        """Two columns beside `rows` are equal; nulls too."""
+        unequal = pc.fill_null(pc.not_equal(expected, got), True)
+        neither = pc.and_(pc.is_null(expected), pc.is_null(got))
+        self.mark(rows, pc.and_not(unequal, neither), what, expected, got)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"verified": self.verified, **asdict(self)}
+
+    def __str__(self) -> str:
+        found = "verified" if self.verified else f"NOT verified (differences: {self.num_differences:,})"
+        text = (
+            f"{found}: {self.files:,} files, {self.rows:,} images; sha256 of _SUCCESS {self.success_sha256}."
+        )
+        if not self.sampled:
+            return f"{text} No image was read again."
+        text += (
+            f" {self.sampled:,} images read again (--seed {self.seed}), {self.rescored:,} of them "
+            f"scored again: {self.bit_equal:,} equal to the last bit, "
+            f"probabilities at most {self.largest_difference:.2g} apart."
+        )
+        if self.still_failing:
+            text += f" {self.still_failing:,} failed in the run, and do so still."
+        if self.healed:
+            text += f" {self.healed:,} failed in the run, and can be read now."
+        return text

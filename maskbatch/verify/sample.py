@@ -1,0 +1,151 @@
+"""Images of a committed run read from the archive and scored again, in this process, and compared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isclose
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from maskbatch.config import ScoreConfig, make_config
+from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.model.classifier import Classifier
+from maskbatch.progress import step
+from maskbatch.runs.committed import CommittedRun, access_to, clock_of
+from maskbatch.schema import MAY_HEAL
+from maskbatch.score.decode import decode_batch
+from maskbatch.score.read import READ_COLUMNS, read_images
+from maskbatch.score.shard import make_rows
+from maskbatch.stores.options import StorageOptions
+from maskbatch.verify.result import Verification
+
+TOLERANCE = 0.02
+"""Between probabilities of one image on two devices; a label may differ where its two best are that close."""
+
+
+MEASURE_TOLERANCE = 1e-3
+"""Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
+
+
+ELSEWHERE = ("id", "uri", "site", "camera", "error", "label", "confidence", "needs_review")
+"""Checked in every row against the plan or the probabilities; a reason is in a library's words."""
+
+
+CHUNK_ROWS = 256
+"""Images read and scored at a time."""
+
+
+Row = Mapping[str, Any]
+
+
+def check_sample(
+    one: CommittedRun,
+    result: Verification,
+    rows: pa.Table,
+    planned: pa.Table,
+    moved: str | None,
+    options: StorageOptions,
+) -> None:
+    """Read the images of `rows` again, as `planned` beside them, score them in this process, and compare."""
+    opened = _open_checkpoint(one, result, moved)
+    if opened is None:
+        return
+    config = make_config(ScoreConfig, one.settings["score"])
+    access = access_to(one, options)
+    clock = clock_of(one)
+    classifier = Classifier(opened, dtype=_dtype(one, config, result), batch_size=config.batch_size)
+    with step("sample", len(rows)) as shown:
+        for start in range(0, len(rows), CHUNK_ROWS):
+            was = rows.slice(start, CHUNK_ROWS)
+            plan = planned.slice(start, CHUNK_ROWS)
+            encoded = read_images(plan.select(READ_COLUMNS).to_pylist(), access, config.max_bytes)
+            decoded = decode_batch(encoded, len(was), opened.card.preset, config.max_pixels)
+            probs = classifier.probs(decoded.images_NHWC)
+            again = make_rows(plan, decoded, probs, opened.card, clock)
+            pairs = list(zip(was.to_pylist(), again.to_pylist(), strict=True))
+            readable = [new for old, new in pairs if old["sha256"]]
+            if readable and not any(new["sha256"] for new in readable):
+                got = f"none ({readable[0]['error']}); --sample 0 checks the files alone"
+                result.differ(
+                    ", ".join(one.settings["plan"]["archives"]), "images read again", len(readable), got
+                )
+                return
+            for old, new in pairs:
+                _compare(old, new, opened.card.classes, result)
+            shown.advance(len(was))
+
+
+def _dtype(one: CommittedRun, config: ScoreConfig, result: Verification) -> str:
+    """The dtype that scored the most shards; the configured one where `_SUCCESS` does not say."""
+    devices = one.success.get("devices")
+    if isinstance(devices, dict) and all(isinstance(count, int) for count in devices.values()):
+        dtype = max(devices, key=devices.__getitem__, default=config.dtype).rpartition("/")[2]
+        if dtype in ("auto", "bfloat16", "float32"):
+            return dtype
+    result.differ(one.run.success.name, "devices", "shards by device/dtype", devices)
+    return config.dtype
+
+
+def _open_checkpoint(one: CommittedRun, result: Verification, moved: str | None) -> Checkpoint | None:
+    """The run's checkpoint, where it is now, where it was, or the packaged one; None where none is it."""
+    recorded, got = one.settings["checkpoint"]["path"], ""
+    for path in (moved,) if moved else (recorded, None):
+        try:
+            opened = open_checkpoint(path)
+        except UsageError as error:
+            got = got or str(error)
+            continue
+        if opened.digest == one.digest:
+            return opened
+        got = got or opened.digest
+    result.differ(moved or recorded, "sha256 of the checkpoint", one.digest, got)
+    return None
+
+
+def _compare(old: Row, new: Row, classes: Sequence[str], result: Verification) -> None:
+    """A committed row and the same image read and scored again."""
+    result.sampled += 1
+
+    def differ(what: str, expected: object, got: object) -> None:
+        result.differ(old["file"], f"{what} of {old['uri']}", expected, got, old["id"])
+
+    failed = old["status"] != "ok"
+    result.still_failing += failed and new["status"] != "ok"
+    if old["status"] != new["status"]:
+        result.healed += old["status"] in MAY_HEAL and new["status"] == "ok"
+        if old["status"] not in MAY_HEAL:
+            why = f" ({new['error']})" if new["error"] else ""
+            differ("status", old["status"], f"{new['status']}{why}")
+        return
+    if old["sha256"] != new["sha256"]:
+        differ("sha256", old["sha256"], new["sha256"])
+        return
+    for name in new:
+        if name not in ELSEWHERE and not name.startswith("prob_") and not _alike(old[name], new[name]):
+            differ(name, old[name], new[name])
+    if not failed:
+        _compare_probs(old, new, classes, result, differ)
+
+
+def _alike(old: object, new: object) -> bool:
+    if isinstance(old, float) and isinstance(new, float):
+        return isclose(old, new, rel_tol=MEASURE_TOLERANCE, abs_tol=MEASURE_TOLERANCE)
+    return old == new
+
+
+def _compare_probs(
+    old: Row, new: Row, classes: Sequence[str], result: Verification, differ: Callable[..., None]
+) -> None:
+    """The probabilities of an ok row, and its label where two classes are not close."""
+    result.rescored += 1
+    probs, again = (np.array([row[f"prob_{name}"] for name in classes], float) for row in (old, new))
+    apart = np.abs(probs - again)
+    worst = int(apart.argmax())  # a null is NaN, which argmax takes for the most
+    result.bit_equal += bool((apart == 0).all())
+    result.largest_difference = max(result.largest_difference, float(np.nanmax(apart, initial=0)))
+    if not apart[worst] <= TOLERANCE:
+        differ(f"prob_{classes[worst]}", f"{probs[worst]:.6g}", f"{again[worst]:.6g}")
+    named = again[[name == old["label"] for name in classes]].max(initial=0)
+    if old["label"] != new["label"] and again.max() - named > TOLERANCE:
+        differ("label", old["label"], new["label"])

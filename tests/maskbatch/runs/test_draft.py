@@ -1,0 +1,444 @@
+"""What earlier runs hold unchanged is carried over: the table is the one that scoring everything gives."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from samples import LAYOUT, read_scores, speckle, stage_shard, with_exif_time, write_files
+
+from maskbatch import runner
+from maskbatch.cluster.pipeline import ShardDone
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.model.classifier import Classifier
+from maskbatch.plan import table as table_module
+from maskbatch.plan.table import read_plan, write_plan
+from maskbatch.progress import Step
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.draft import CARRIED, MATCH, NEW, Draft
+from maskbatch.runs.versions import list_versions
+from maskbatch.runs.work import Work
+from maskbatch.stores.files import Location
+from maskbatch.verify.files import verify_run
+
+
+class InProcess:
+    """The hops of the pipeline without Ray; `scored` counts the images."""
+
+    scored = 0
+    stop_after: int | None = None
+
+    def __init__(self, job: JobConfig, *, verbose: bool) -> None:
+        pass
+
+    def __enter__(self) -> "InProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ready(self) -> None:
+        pass
+
+    def score(self, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
+        checkpoint = open_checkpoint(work.checkpoint)
+        classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
+        nothing = {field.name: 0.0 for field in fields(ShardDone)}
+        for shard in shards:
+            if InProcess.stop_after is not None and InProcess.scored >= InProcess.stop_after:
+                raise RunFailedError("stopped")
+            statuses = stage_shard(work, shard, checkpoint.card, classifier)
+            InProcess.scored += sum(statuses.values())
+            yield ShardDone(**{**nothing, "shard": shard, "statuses": statuses, "device": "cpu/float32"})
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "Cluster", InProcess)
+    monkeypatch.setattr(InProcess, "scored", 0)
+    monkeypatch.setattr(InProcess, "stop_after", None)
+
+
+@pytest.fixture
+def archive(month: Path, tmp_path: Path) -> Path:
+    """A copy of the month, times and links kept, to be changed."""
+    return Path(shutil.copytree(month, tmp_path / "archive", symlinks=True))
+
+
+@pytest.fixture
+def score(archive: Path, checkpoint: Checkpoint, tmp_path: Path) -> Any:
+    def call(out: str, *reuse: str, **changes: Any) -> runner.Result:
+        values = {"archives": (str(archive),), "layout": LAYOUT, "timezone": ("Europe/Paris",)} | changes
+        options = {name: values.pop(name) for name in ("fresh", "scheduled", "checkpoint") if name in values}
+        InProcess.scored = 0
+        return runner.score(
+            str(tmp_path / out),
+            PlanConfig(**values),
+            ScoreConfig(dtype="float32"),
+            JobConfig(),
+            **{"checkpoint": checkpoint.path, **options},
+            reuse=[str(tmp_path / name) for name in reuse],
+        )
+
+    return call
+
+
+def another_checkpoint(checkpoint: Checkpoint, path: Path) -> Path:
+    weights = {name: value * 1.01 for name, value in load_file(checkpoint.path).items()}
+    save_checkpoint(path, open_checkpoint(checkpoint.path).card, weights)
+    return path
+
+
+def table(result: runner.Result) -> pa.Table:
+    """The rows by uri, without their ids, which depend on what was carried over."""
+    return read_scores(result.run).sort_by("uri").drop_columns("id")
+
+
+def scored_anew(score: Any, out: str = "anew", **changes: Any) -> pa.Table:
+    return table(score(out, **changes))
+
+
+def test_late_changed_and_failed_images_are_scored_and_all_else_is_carried_over(
+    score: Any, archive: Path
+) -> None:
+    first = score("run")
+    assert InProcess.scored == 102
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    changed = sorted(archive.glob("north/gate-2/*/*.jpg"))[0]
+    changed.write_bytes(speckle(6000))
+    (archive / "south" / "gone.jpg").unlink()
+    (archive / "extra" / "late.jpg").unlink()
+    second = score("run", "run")
+    assert InProcess.scored == 2
+    assert second.run.path.name == "run.v2"
+    assert second.success["planned"] == 101 and second.success["carried"] == 99
+    settings = second.run.read_run() or {}
+    assert settings["replaces"] == "run"
+    assert settings["reuse"][0]["path"] == str(first.run.path)
+    assert settings["reuse_counts"] == {
+        "carried": 99, "failed before": 0, "without a version": 0, "changed": 1, "new": 1, "gone": 2,
+    }  # fmt: skip
+    assert verify_run(second.run).verified
+    assert table(second).equals(scored_anew(score))
+
+
+def test_nothing_new_makes_no_version_and_gives_the_recorded_code(
+    score: Any, archive: Path, tmp_path: Path
+) -> None:
+    (archive / "south" / "gone.jpg").unlink()
+    first = score("run")
+    again = score("run", "run")
+    assert InProcess.scored == 0
+    assert (again.run, again.rescored, again.success) == (first.run, False, first.success)
+    assert not (tmp_path / "run.v2").exists()
+
+
+def test_a_run_whose_images_are_no_longer_in_the_archive_stays(score: Any, archive: Path) -> None:
+    first = score("run", since="2026-10-01", until="2026-10-02")
+    for path in (*archive.glob("*/*/2026-10-01"), archive / "extra"):
+        shutil.rmtree(path)
+    (archive / "south" / "gone.jpg").unlink()
+    again = score("run", "run", since="2026-10-01", until="2026-10-02")
+    assert (again.run, again.rescored, again.success) == (first.run, False, first.success)
+
+
+def test_an_image_that_failed_before_is_tried_again_when_that_is_asked_for(
+    score: Any, archive: Path, tmp_path: Path
+) -> None:
+    image = sorted(archive.glob("north/gate-1/*/*.jpg"))[0]
+    data, times = image.read_bytes(), image.stat()
+    config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
+    runner.make_plan(str(tmp_path / "run"), config)
+    image.unlink()
+    image.mkdir()
+    assert score("run").success["statuses"]["read_error"] == 1
+    image.rmdir()
+    image.write_bytes(data)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert score("run", "run", scheduled=True).run.path.name == "run"
+    healed = score("run", "run")
+    assert healed.run.path.name == "run.v2"
+    assert (healed.run.read_run() or {})["reuse_counts"]["failed before"] == 1
+    assert table(healed).equals(scored_anew(score))
+
+
+def test_a_month_over_its_nights_scores_nothing_and_is_the_run_of_the_month(score: Any) -> None:
+    nights = [f"night-{day}" for day in (1, 2, 3)]
+    for day, night in zip((1, 2, 3), nights, strict=True):
+        score(night, since=f"2026-10-0{day}", until=f"2026-10-0{day + 1}")
+    over_all = score("month", *nights, since="2026-10-01", until="2026-10-04")
+    assert InProcess.scored == 1  # the link to nowhere has no version to compare
+    assert over_all.run.path.name == "month"
+    assert (over_all.run.read_run() or {})["replaces"] is None
+    assert verify_run(over_all.run).verified
+    assert table(over_all).equals(scored_anew(score, since="2026-10-01", until="2026-10-04"))
+
+
+def test_rows_of_another_checkpoint_or_other_settings_are_not_carried_over(
+    score: Any, checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score("run")
+    other = another_checkpoint(checkpoint, tmp_path / "other.safetensors")
+    capsys.readouterr()
+    result = score("run", "run", checkpoint=str(other))
+    assert InProcess.scored == 102
+    assert result.run.path.name == "run.v2" and result.success["carried"] == 0
+    assert "was scored by another checkpoint; its rows are not carried over" in capsys.readouterr().err
+
+
+def test_carried_rows_follow_the_new_plan_in_what_paths_and_zones_say(score: Any, archive: Path) -> None:
+    write_files(archive, {"extra/exif.jpg": with_exif_time("2026:10:02 12:30:00")})
+    score("run")
+    changes = {"timezone": ("Asia/Tokyo",), "layout": "{camera}/*/{captured_at:%Y-%m-%d/%H%M%S}.jpg"}
+    other = score("run", "run", **changes)
+    assert InProcess.scored == 4  # those without a time in the path, as another zone reads EXIF's otherwise
+    assert other.run.path.name == "run.v2"
+    assert verify_run(other.run).verified
+    assert table(other).equals(scored_anew(score, **changes))
+
+
+def test_times_of_exif_are_carried_over_to_the_second(score: Any, archive: Path) -> None:
+    times = [
+        ("2026:10:25 02:30:00", "+01:00"),
+        ("2026:10:25 02:30:00", "+02:00"),
+        ("2026:03:29 02:30:00", None),
+    ]
+    files = {f"extra/{k}.jpg": with_exif_time(*time) for k, time in enumerate(times)}
+    write_files(archive, files)
+    score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    second = score("run", "run")
+    assert InProcess.scored == 2
+    assert verify_run(second.run).verified
+    assert table(second).equals(scored_anew(score))
+
+
+def test_what_a_manifest_corrects_is_new_and_nothing_is_scored_for_it(score: Any, archive: Path) -> None:
+    images = sorted(archive.glob("north/gate-1/*/*.jpg"))[:6]
+    listed = archive / "list.csv"
+
+    def write(camera: str) -> None:
+        rows = [f"{path},{camera},{path.stat().st_mtime_ns}" for path in images]
+        listed.write_text("\n".join(["uri,camera,version", *rows]))
+
+    write("gate-1")
+    score("run", archives=(str(listed),), layout=None)
+    write("gate-9")
+    second = score("run", "run", archives=(str(listed),), layout=None)
+    assert (InProcess.scored, second.run.path.name) == (0, "run.v2")
+    assert set(read_scores(second.run)["camera"].to_pylist()) == {"gate-9"}
+
+
+def test_a_scheduled_call_never_replaces_a_run_by_what_a_purge_left_of_it(
+    score: Any, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = score("run")
+    for path in archive.glob("*/gate-1/2026-10-01"):
+        shutil.rmtree(path)
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    assert score("run", "run", scheduled=True).run == first.run
+    assert (
+        "is not replaced: 11 of its images are in the archive no more, and 1 are new"
+        in capsys.readouterr().err
+    )
+    assert score("run", "run").run.path.name == "run.v2"
+
+
+def test_a_plan_made_without_reuse_is_made_anew_with_it(score: Any, archive: Path, tmp_path: Path) -> None:
+    score("night", until="2026-10-02")
+    config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
+    runner.make_plan(str(tmp_path / "month"), config)
+    result = score("month", "night")
+    assert result.success["carried"] > 0
+    assert verify_run(result.run).verified
+
+
+def test_out_is_known_by_any_spelling(score: Any, archive: Path, tmp_path: Path) -> None:
+    first = score("run")
+    (tmp_path / "link").symlink_to(first.run.path)
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    assert score("run", "link").run.path.name == "run.v2"
+    assert (
+        score("run", "elsewhere/../run").run.path.name == "run.v3"
+    )  # as the link to nowhere fails each time
+
+
+@pytest.mark.parametrize("change", [{"carried": 3}, {"reuse": []}])
+def test_verify_notices_a_plan_that_says_otherwise_of_what_was_carried(
+    change: dict[str, Any], score: Any, archive: Path
+) -> None:
+    score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    run = score("run", "run").run
+    for path in (run.run_json, run.success):
+        values = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**values, **{k: v for k, v in change.items() if k in values}}))
+    found = verify_run(run, sample=0)
+    assert [d.id for d in found.differences if d.what == "reuse_run"] == [2]
+
+
+@pytest.mark.parametrize("change", ["another checkpoint", "forged rows"])
+def test_rows_are_only_copied_as_they_were_when_the_plan_was_made_of_them(
+    change: str,
+    score: Any,
+    archive: Path,
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    stop = "_scoring" if change == "another checkpoint" else "_score_and_commit"
+    with monkeypatch.context() as broken:
+        broken.setattr(runner, stop, lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
+        with pytest.raises(RunFailedError, match="stopped"):
+            score("run", "run")
+    if change == "another checkpoint":
+        other = another_checkpoint(checkpoint, tmp_path / "other.safetensors")
+        result = score("run", "run", checkpoint=str(other))
+        assert result.success["carried"] == 0 and verify_run(result.run, checkpoint=str(other)).verified
+        return
+    file = next(path for path in first.run.scores.rglob("*.parquet"))
+    rows = pq.read_table(file)
+    pq.write_table(rows.set_column(rows.schema.get_field_index("camera"), "camera", rows["site"]), file)
+    with pytest.raises(RunFailedError, match=r"was committed, found"):
+        score("run", "run")
+
+
+def test_a_plan_that_no_longer_reads_the_time_from_the_path_asks_exif(score: Any, archive: Path) -> None:
+    score("run")
+    other = score("run", "run", layout="{site}/{camera}/**")
+    assert InProcess.scored == 100
+    assert table(other).equals(scored_anew(score, layout="{site}/{camera}/**"))
+
+
+@pytest.mark.parametrize("moment", ["while scoring", "while committing"])
+def test_a_version_that_was_cut_off_is_gone_on_with(
+    moment: str, score: Any, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score("run")
+    write_files(archive, {f"south/dock/2026-10-03/22{k:02d}00.jpg": speckle(7000 + k) for k in range(40)})
+    with monkeypatch.context() as broken:
+        broken.setattr(runner, "shard_size", lambda *_: 16)
+        if moment == "while scoring":
+            broken.setattr(InProcess, "stop_after", 16)
+        else:
+            broken.setattr(runner, "commit", lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
+        with pytest.raises(RunFailedError, match="stopped"):
+            score("run", "run")
+    result = score("run", "run")
+    assert InProcess.scored == (41 - 16 if moment == "while scoring" else 0)
+    assert [run.path.name for run in list_versions(result.run)] == ["run", "run.v2"]
+    assert verify_run(result.run).verified
+    assert table(result).equals(scored_anew(score))
+
+
+def test_a_damaged_run_is_not_carried_over_from(score: Any) -> None:
+    damaged = score("run")
+    file = next(path for path in damaged.run.scores.rglob("*.parquet"))
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(UsageError, match=r"was committed, found .*; restore it, or leave this run out"):
+        score("other", "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("gone", "no run is there"), ("another", "is not the run any more")]
+)
+def test_a_run_that_changes_before_its_rows_are_copied_stops_the_commit_and_loses_nothing(
+    change: str, said: str, score: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    night = score("night", until="2026-10-02")
+    with monkeypatch.context() as broken:
+        broken.setattr(InProcess, "stop_after", 0)
+        with pytest.raises(RunFailedError, match="stopped"):
+            score("month", "night")
+    kept = night.run.path.rename(tmp_path / "kept")
+    if change == "another":
+        score("night", until="2026-10-02", limit=5)
+    with pytest.raises(MaskbatchError, match=said):
+        score("month", "night")
+    shutil.rmtree(night.run.path, ignore_errors=True)
+    kept.rename(night.run.path)
+    assert table(score("month", "night")).equals(scored_anew(score))
+
+
+def test_runs_and_versions_may_lie_in_a_store(
+    archive: Path, checkpoint: Checkpoint, score: Any, root: Location
+) -> None:
+    def call(**options: Any) -> runner.Result:
+        plan_config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
+        scoring = ScoreConfig(dtype="float32")
+        return runner.score(
+            str(root / "run"), plan_config, scoring, JobConfig(), checkpoint=checkpoint.path, **options
+        )
+
+    call()
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    second = call(reuse=[str(root / "run")])
+    assert second.run.path.name == "run.v2"
+    assert second.success["carried"] == 101
+    assert table(second).equals(scored_anew(score))
+
+
+def test_a_version_holds_the_same_images_and_has_no_other_name(score: Any, tmp_path: Path) -> None:
+    score("run")
+    with pytest.raises(
+        UsageError, match=r"would hold other images: limit 5 instead of None; name another --out"
+    ):
+        score("run", "run", limit=5)
+    with pytest.raises(
+        UsageError, match=r"is the name of a version of .*run; give --out .*run --reuse .*run"
+    ):
+        score("run.v2", "run")
+    assert not (tmp_path / "run.v2").exists()
+
+
+def test_a_second_driver_of_a_version_is_refused(
+    score: Any, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskbatch.runs.lease import Lease
+
+    first = score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    with (
+        Lease(RunDir(first.run.path.with_name("run.v2"))),
+        pytest.raises(RunLockedError, match="is in use by"),
+    ):
+        score("run", "run")
+
+
+@given(st.lists(st.booleans(), max_size=70), st.integers(1, 20))
+def test_a_draft_numbers_what_is_to_score_first_and_each_image_once(
+    carried: list[bool], group_rows: int
+) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as small:
+        small.setattr(table_module, "GROUP_ROWS", group_rows)
+        small.setattr(table_module, "FILE_ROWS", 2 * group_rows)
+        folder = Path(name)
+        rows = ({"id": k, "uri": f"file:///{k}.jpg", "encoding": "raw"} for k in range(len(carried)))
+        write_plan(folder, rows, Step("plan", None, "images"))
+        match = np.zeros(len(carried), MATCH)
+        match["reason"] = np.where(carried, CARRIED, NEW)
+        match["id"] = np.arange(len(carried)) + 1000
+        write = Path(name) / "numbered"
+        table_module.write_groups(write, Draft(folder, match, 0, 0).groups(), Step("number", None, "images"))
+        found = read_plan(write, 0, len(carried)).to_pylist()
+        table_module._read_group.cache_clear()
+    assert [row["id"] for row in found] == list(range(len(carried)))
+    order = sorted(range(len(carried)), key=lambda k: (carried[k], k))
+    assert [row["uri"] for row in found] == [f"file:///{k}.jpg" for k in order]
+    assert [row["reuse_id"] for row in found] == [k + 1000 if carried[k] else None for k in order]
