@@ -11,8 +11,8 @@ from ray.scripts.scripts import cli as ray_cli
 
 from maskbatch import cli, config
 
-SENT = {"nightly": "jobs.nightly_report", "audit": "jobs.audit_month"}
-"""What jobs.submit runs on the cluster, by its own commands."""
+SENT = ("nightly", "audit", "score")
+"""What jobs.submit sends to a cluster: commands of maskbatch, by the same names."""
 LINE = re.compile(
     r"(?:^(?:[A-Z_]+=\S+ )*|&& |(?:(?<=[\s=])|^)[\w./~]*bin/)(maskbatch|ray|python -m [\w.]+) (\S.*)",
     re.MULTILINE,
@@ -53,12 +53,8 @@ def check(program: str, words: list[str]) -> None:
         assert all(f'"{word}"' in source for word in words if word.startswith("--")), words
         return
     context = parse(command, words)
-    if program == "python -m jobs.submit" and context.info_name in (*SENT, "score"):
-        arguments = context.params["arguments"]
-        module = SENT.get(context.info_name)
-        check(
-            f"python -m {module}" if module else "maskbatch", arguments if module else ["score", *arguments]
-        )
+    if program == "python -m jobs.submit" and context.info_name in SENT:
+        check("maskbatch", [context.info_name, *context.params["arguments"]])
     elif program != "ray" and "training" not in program:
         check_settings(context.params)
 
