@@ -67,8 +67,9 @@ def dry_run(config: PlanConfig, *, options: StorageOptions = NO_OPTIONS) -> List
     """List the archive and write nothing."""
     listing = Listing()
     access = arguments.make_access(config, options)
+    sources = arguments.find_sources(config, access)
     with step("list") as shown:
-        for _ in plan_rows(config, Clock.parse(config.timezone, now()), listing, access):
+        for _ in plan_rows(sources, config, Clock.parse(config.timezone, now()), listing, access):
             shown.advance()
     return listing
 
@@ -105,7 +106,7 @@ def score(
     success = _finished(target.run, asked, fresh=fresh)
     if success is not None:
         return finish(target.run, success, rescored=False)
-    arguments.find_sources(plan_config, access)  # a wrong path is refused before Ray is started
+    is_remote = any(source.is_remote for source in asked.sources)  # refuses a wrong path before Ray starts
     with ExitStack() as stack:
         listed, standing = None, target.standing
         if fresh or target.needs_draft():
@@ -125,7 +126,7 @@ def score(
         with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
             settings = ensure_plan(target, asked, fresh=fresh, drafted=listed)
             settings = _scoring(target.run, settings, score_config, job, opened)
-            work = _work(target.run, settings, plan_config, score_config, opened, access)
+            work = _work(target.run, settings, plan_config, score_config, opened, access, is_remote)
             success = _score_and_commit(target.run, work, settings, cluster, began, job.max_error_rate)
         return finish(target.run, success, rescored=True)
 
@@ -183,6 +184,7 @@ def _work(
     score_config: ScoreConfig,
     opened: Checkpoint,
     access: Access,
+    is_remote: bool,
 ) -> Work:
     return Work(
         run_id=f"{opened.digest[:16]} {settings['created_at']}",
@@ -192,6 +194,7 @@ def _work(
         digest=opened.digest,
         config=score_config,
         clock=Clock.parse(plan_config.timezone, datetime.fromisoformat(settings["created_at"])),
+        is_remote=is_remote,
         num_images=num_to_score(settings),
         shard_size=settings["shard_size"],
         access=access,

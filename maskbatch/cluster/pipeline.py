@@ -143,7 +143,7 @@ class Cluster(Connection):
                 fn_kwargs={"work": work},
                 batch_size=1,
                 batch_format="numpy",
-                num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.remote else 1),
+                num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.is_remote else 1),
                 compute=ray.data.TaskPoolStrategy(self.job.max_workers),
                 scheduling_strategy="DEFAULT",  # CPU nodes first; Ray Data's own, SPREAD, takes any
             )

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from maskbatch.archives.arguments import Source, find_sources
 from maskbatch.clock import Clock, now
 from maskbatch.config import PlanConfig, ScoreConfig, list_differences, to_dict
 from maskbatch.errors import RunLockedError, UsageError
@@ -36,7 +38,7 @@ SAME_IMAGES = ("archives", "since", "until", "camera", "limit")
 """Settings that a version has in common with the run it replaces."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a call asks for; a mere plan has no checkpoint."""
 
@@ -44,6 +46,11 @@ class Request:
     access: Access
     score: ScoreConfig | None = None
     opened: Checkpoint | None = None
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """What the archives are, asked of their store once. Raises UsageError."""
+        return find_sources(self.plan, self.access)
 
     def clock(self, created_at: str) -> Clock:
         return Clock.parse(self.plan.timezone, datetime.fromisoformat(created_at))
@@ -139,7 +146,9 @@ def draft_plan(target: Target, asked: Request) -> Iterator[DraftPlan]:
     with TemporaryDirectory(prefix="maskbatch-") as folder:
         with step("plan") as listed:
             folder_plan = Path(folder) / "plan"
-            write_plan(folder_plan, plan_rows(asked.plan, clock, listing, asked.access), listed)
+            write_plan(
+                folder_plan, plan_rows(asked.sources, asked.plan, clock, listing, asked.access), listed
+            )
         with step("reuse", sum(len(one.success["files"]) for one in reused), "files") as compared:
             made = make_draft(folder_plan, listing.num_images, clock, reused, compared)
         yield DraftPlan(created_at, listing, made, reused)
@@ -168,7 +177,9 @@ def ensure_plan(
         listing, clock = Listing(), asked.clock(settings["created_at"])
         try:
             with step("plan") as shown:
-                write_plan(run.plan, plan_rows(asked.plan, clock, listing, asked.access), shown)
+                write_plan(
+                    run.plan, plan_rows(asked.sources, asked.plan, clock, listing, asked.access), shown
+                )
         except UsageError:
             run.clear()
             raise

@@ -6,7 +6,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from maskbatch.archives.manifest import is_manifest
 from maskbatch.clock import Clock
 from maskbatch.config import ScoreConfig
 from maskbatch.runs.directory import RunDir
@@ -27,6 +26,8 @@ class Work:
     """sha256 of the checkpoint that the run began with."""
     config: ScoreConfig
     clock: Clock
+    is_remote: bool
+    """Whether reading waits for a network."""
     num_images: int
     """Images to score; those carried over from earlier runs come after them in the plan."""
     shard_size: int
@@ -37,11 +38,6 @@ class Work:
     @property
     def run(self) -> RunDir:
         return RunDir(locate_folder(self.out, self.access.options))
-
-    @property
-    def remote(self) -> bool:
-        """Whether reading waits for a network."""
-        return any("://" in archive or is_manifest(archive) for archive in self.archives)
 
     @property
     def num_planned(self) -> int:
