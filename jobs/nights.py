@@ -72,16 +72,16 @@ class Schedule:
         """
         out = str(self.run(name).path)
         days = {"since": first.isoformat(), "until": end.isoformat()}
-        return runner.score(
-            out,
+        return runner.score_archive(
             config.make_config(config.PlanConfig, {"margin_days": 1, **self.values, **days}),
-            config.make_config(config.ScoreConfig, self.values),
-            config.make_config(config.JobConfig, self.values),
+            out,
+            score=config.make_config(config.ScoreConfig, self.values),
+            job=config.make_config(config.JobConfig, self.values),
+            report=self.report_config,
             checkpoint=self.values.get("checkpoint"),
             options=self.options,
             reuse=[*(str(run.path) for run in reuse), out],
             scheduled=True,
-            report_config=self.report_config,
             fresh=fresh,
         )
 

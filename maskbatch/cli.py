@@ -88,13 +88,11 @@ def plan(
         keep_column=keep_column,
         allow_prefix=allow_prefix,
     )
-    planned, options = _plan_config(archives, values), _options(storage_options)
-    if dry_run:
-        listing = runner.dry_run(planned, options=options).as_dict()
-    elif out is None:
+    if out is None and not dry_run:
         raise UsageError("--out OUT is missing; name a run directory, or give --dry-run to write nothing")
-    else:
-        listing = runner.make_plan(out, planned, options=options, fresh=fresh)["listing"]
+    target, options = None if dry_run else out, _options(storage_options)
+    planned = runner.plan_archive(_plan_config(archives, values), target, options=options, fresh=fresh)
+    listing = planned.as_dict()
     if as_json:
         print(json.dumps({"out": out, "listing": listing}))
     else:
@@ -237,11 +235,11 @@ def score(
         image_timeout_s=image_timeout_s,
         max_requests=max_requests,
     )
-    result = runner.score(
-        out,
+    result = runner.score_archive(
         _plan_config(archives, values),
-        config.make_config(config.ScoreConfig, values),
-        config.make_config(config.JobConfig, values),
+        out,
+        score=config.make_config(config.ScoreConfig, values),
+        job=config.make_config(config.JobConfig, values),
         checkpoint=values.get("checkpoint"),
         options=_options(storage_options),
         reuse=reuse or (),
@@ -253,15 +251,16 @@ def score(
     else:
         from maskbatch import terminal
 
-        settings = result.run.read_run() or {}
-        terminal.print_listing(settings["listing"], terminal.stdout_console())
+        settings = result.run.read_run()
+        if settings and settings.listing:
+            terminal.print_listing(settings.listing.as_dict(), terminal.stdout_console())
         terminal.print_report(result.report, terminal.stdout_console())
     _closing_lines(result)
-    return int(result.success["exit_code"])
+    return int(result.success.exit_code)
 
 
 def _summary(result: Any) -> dict[str, Any]:
-    success = result.success
+    success = result.success.to_json()
     kept = ("planned", "carried", "statuses", "devices", "timings_s", "exit_code")
     return {
         "out": str(result.run.path),
@@ -278,10 +277,10 @@ def _closing_lines(result: Any) -> None:
     if not result.rescored:
         say(f"{path} was finished before; nothing was scored again. What came since: add --reuse {path}.")
         versions.choose_versions([result.run], take_latest=False)  # which says that there is a newer one
-    if success["exit_code"]:
-        failed = 1 - success["statuses"].get("ok", 0) / success["planned"]
+    if success.exit_code:
+        failed = 1 - success.statuses.get("ok", 0) / success.planned
         say(
-            f"{failed:.1%} of the images failed, more than --max-error-rate {success['max_error_rate']:g} "
+            f"{failed:.1%} of the images failed, more than --max-error-rate {success.max_error_rate:g} "
             f"allows: look at status and error in {path}/scores."
         )
     say(f"Rows: {path}/scores   Report: {path}/report/report.html   Again: maskbatch report {path}")
@@ -402,13 +401,10 @@ def verify(
     json_logs: flags.JsonLogs = False,
 ) -> int:
     """Check a finished run: files, counts, ids, and a random sample against the archive."""
-    from maskbatch.runs.directory import RunDir
-    from maskbatch.runs.versions import choose_versions
-    from maskbatch.verify.files import verify_run as check
+    from maskbatch.verify.files import verify_run
 
     options = _options(storage_options)
-    (run,) = choose_versions([RunDir.at(out, options)], take_latest=latest)
-    found = check(run, sample=sample, seed=seed, checkpoint=checkpoint, options=options)
+    found = verify_run(out, latest=latest, sample=sample, seed=seed, checkpoint=checkpoint, options=options)
     if as_json:
         print(json.dumps({"out": out, **found.as_dict()}))
     else:
@@ -542,7 +538,7 @@ def demo(
         compared.print(terminal.stdout_console(), result.report.overall)
     _closing_lines(result)
     say(f"See it, and judge what is doubtful: maskbatch ui --run {result.run.path}")
-    return int(result.success["exit_code"])
+    return int(result.success.exit_code)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What every worker of a run must know, and what its rows say by the plan."""
+"""What every worker of a run must know, and the columns that a row takes from the plan."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from maskbatch import runner
-from maskbatch.cluster.pipeline import Cluster
+from maskbatch.cluster.connection import Cluster
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError
 from tests.cluster.conftest import BATCH_SIZE, Enough, Site, Watched, score, table_of, until
@@ -181,8 +181,8 @@ def test_a_cluster_that_can_grow_to_gpus_scores_on_gpus_all_at_once(
     global_worker.gcs_client.report_cluster_config(config.SerializeToString())
     try:
         with Cluster(JobConfig(address=site.address), verbose=False) as cluster:
-            cluster.ready()
-            capacity = cluster.capacity()
+            cluster.wait()
+            capacity = cluster.read_capacity()
         assert (capacity.cpus, capacity.gpus, capacity.max_cpus, capacity.max_gpus) == (1, 0, 3, 2)
 
         def grow() -> None:
@@ -214,14 +214,13 @@ def test_a_driver_that_was_killed_is_resumed(
     script = """
 import os, signal
 from maskbatch import runner
-from maskbatch.pipeline import Cluster
 runner.shard_size = lambda *_: 8
-score = Cluster.score
-def two(self, work, shards):
-    for k, item in enumerate(score(self, work, shards)):
+score = runner.score_shards
+def score_two(cluster, work, shards):
+    for k, shard in enumerate(score(cluster, work, shards)):
         if k == 2: os.kill(os.getpid(), signal.SIGKILL)
-        yield item
-Cluster.score = two
+        yield shard
+runner.score_shards = score_two
 """
     command = ["score", archive, "--out", out, "--checkpoint", checkpoint, "--layout", LAYOUT]
     killed = cli(*command, "--address", site.address, "--batch-size", BATCH_SIZE, script=script)
