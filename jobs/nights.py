@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from maskbatch import config, runner
-from maskbatch.archives import arguments
 from maskbatch.clock import Clock, now
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.versions import list_versions
@@ -37,7 +36,7 @@ class Schedule:
             values["address"] = "auto"
         if values.get("alert_by") == "overall":
             del values["alert_by"]
-        values["archives"] = [arguments.make_absolute(name) for name in archives]
+        values["archives"] = config.PlanConfig(archives=tuple(archives)).archives
         options = StorageOptions.from_toml(storage_options) if storage_options else NO_OPTIONS
         return cls(base=base.rstrip("/"), values=values, options=options)
 

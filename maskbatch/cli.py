@@ -41,10 +41,7 @@ def _values(config_file: Path | None, **flags: Any) -> dict[str, Any]:
 
 
 def _plan_config(archives: list[str], values: dict[str, Any]) -> config.PlanConfig:
-    from maskbatch.archives import arguments
-
-    names = [arguments.make_absolute(name) for name in archives]
-    return config.make_config(config.PlanConfig, {**values, "archives": names})
+    return config.make_config(config.PlanConfig, {**values, "archives": archives})
 
 
 def _options(path: Path | None) -> StorageOptions:

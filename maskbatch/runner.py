@@ -4,31 +4,29 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from maskbatch.archives import arguments
-from maskbatch.clock import Clock, now
+from maskbatch.archives.arguments import make_access
+from maskbatch.clock import now
 from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.pipeline import score_shards
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig
 from maskbatch.errors import NothingToPlanError, RunFailedError
-from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
-from maskbatch.plan.build import plan_rows
+from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.plan.listing import Listing
 from maskbatch.progress import event, say, step
 from maskbatch.runs import staging
-from maskbatch.runs.begin import ensure_plan
+from maskbatch.runs.begin import begin_scoring, ensure_plan
 from maskbatch.runs.carry import Carrier
 from maskbatch.runs.commit import Effort, commit_run
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import Draft, draft_plan
 from maskbatch.runs.lease import Lease
-from maskbatch.runs.records import RunSettings, Success, UsedCheckpoint
+from maskbatch.runs.records import Success
 from maskbatch.runs.request import Request, Target
-from maskbatch.runs.work import Work, shard_size
-from maskbatch.stores.access import Access
-from maskbatch.stores.files import remove_tree, write_json
+from maskbatch.runs.work import Work, make_work
+from maskbatch.stores.files import remove_tree
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 if TYPE_CHECKING:
@@ -55,15 +53,15 @@ def plan_archive(
     Raises UsageError for an archive that cannot be planned, or where another run lies at `out`, and
     RunLockedError while another driver works there.
     """
-    access = arguments.make_access(config, options)
+    request = Request(plan=config, access=make_access(config, options))
     if out is not None:
         target = Target.at(out, (), options)
         with Lease(target.run):
-            settings = ensure_plan(target, Request(plan=config, access=access), fresh=fresh)
+            settings = ensure_plan(target, request, fresh=fresh)
         return settings.listing or Listing()
     listing = Listing()
     with step("list") as shown:
-        for _ in plan_rows(config, Clock.parse(config.timezone, now()), listing, access):
+        for _ in request.list_rows(now(), listing):
             shown.advance()
     return listing
 
@@ -93,8 +91,7 @@ def score_archive(
     """
     effort = Effort(began=time.monotonic())
     opened = open_checkpoint(checkpoint)
-    access = arguments.make_access(config, options, job)
-    request = Request(plan=config, access=access, score=score, checkpoint=opened)
+    request = Request(plan=config, access=make_access(config, options, job), score=score, checkpoint=opened)
     target = Target.at(out, reuse, options)
     target.refuse_other_images(config)
 
@@ -104,7 +101,7 @@ def score_archive(
     success = _read_success(target.run, request, fresh=fresh)
     if success is not None:
         return finish(target.run, success)
-    arguments.find_sources(config, access)  # a wrong path is refused before Ray is started
+    is_remote = any(source.is_remote for source in request.sources)  # refuses a wrong path before Ray starts
     with ExitStack() as stack:
         draft, standing = None, target.standing
         if target.reused and (fresh or target.needs_draft()):
@@ -118,8 +115,8 @@ def score_archive(
         all_carried = draft is not None and not draft.num_to_score
         with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
             settings = ensure_plan(target, request, fresh=fresh, draft=draft)
-            settings = _begin_scoring(target.run, settings, score, job, opened)
-            work = _make_work(target.run, settings, score, opened, access)
+            settings = begin_scoring(target.run, settings, score, job, opened)
+            work = make_work(target.run, settings, score, opened, request.access, is_remote=is_remote)
             effort.timings_s["plan"] = time.monotonic() - effort.began
             _score(work, cluster, effort)
             carrier = Carrier(settings, options) if work.num_carried else None
@@ -147,42 +144,6 @@ def _draft(stack: ExitStack, target: Target, request: Request) -> Draft | None:
             raise
         say(f"{error}; {target.standing.run.path} stays as it is")
         return None
-
-
-def _begin_scoring(
-    run: RunDir, settings: RunSettings, config: ScoreConfig, job: JobConfig, opened: Checkpoint
-) -> RunSettings:
-    """run.json completed by how it is scored; from here on it never changes."""
-    if settings.score:
-        return settings
-    settings = replace(
-        settings,
-        score=config,
-        job=job,
-        checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
-        shard_size=shard_size(settings.num_images - settings.num_carried, opened.card.input_size),
-    )
-    write_json(run.run_json, settings.to_json())
-    return settings
-
-
-def _make_work(
-    run: RunDir, settings: RunSettings, config: ScoreConfig, opened: Checkpoint, access: Access
-) -> Work:
-    return Work(
-        run_id=f"{opened.digest[:16]} {settings.created_at.isoformat()}",
-        archives=settings.plan.archives,
-        out=str(run.path),
-        checkpoint=opened.path,
-        digest=opened.digest,
-        config=config,
-        clock=Clock.parse(settings.plan.timezone, settings.created_at),
-        num_images=settings.num_images - settings.num_carried,
-        shard_size=settings.shard_size or 1,
-        access=access,
-        keep_column=settings.plan.keep_column,
-        num_carried=settings.num_carried,
-    )
 
 
 def _score(work: Work, cluster: Cluster | None, effort: Effort) -> None:

@@ -141,7 +141,7 @@ def _build_dataset(cluster: Cluster, work: Work, shards: Sequence[int], pools: P
             fn_kwargs={"work": work},
             batch_size=1,
             batch_format="numpy",
-            num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.remote else 1),
+            num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.is_remote else 1),
             compute=ray.data.TaskPoolStrategy(cluster.job.max_workers),
             **fill_cpu_nodes_first(),
         )

@@ -98,7 +98,7 @@ def calibrate(
     began = time.monotonic()
     opened = open_checkpoint(checkpoint)
     access = arguments.make_access(config, options, job)
-    arguments.find_sources(config, access)  # a wrong path is refused before Ray is started
+    sources = arguments.find_sources(config, access)  # refuses a wrong path before Ray starts
     listing, clock = Listing(), Clock.parse(config.timezone, now())
     group_size = shard_size(0, opened.card.input_size)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
@@ -107,7 +107,7 @@ def calibrate(
         Cluster(job, verbose=verbose) as cluster,
     ):
         with step("list") as shown:
-            groups = draw_groups(plan_rows(config, clock, listing, access), group_size, most, shown)
+            groups = draw_groups(plan_rows(sources, config, clock, listing, access), group_size, most, shown)
         listed = time.monotonic()
         write_plan(RunDir(Path(folder)).plan, _numbered(groups), Step("plan", None, "images"))
         work = Work(
@@ -118,6 +118,7 @@ def calibrate(
             digest=opened.digest,
             config=score_config,
             clock=clock,
+            is_remote=any(source.is_remote for source in sources),
             num_images=sum(map(len, groups)),
             shard_size=group_size,
             access=access,

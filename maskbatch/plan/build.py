@@ -1,9 +1,10 @@
 """List the archive once: one numbered row an image, nothing opened. After it nothing lists again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from maskbatch.archives import reader
+from maskbatch.archives.arguments import Source
 from maskbatch.archives.entries import IMAGE_EXTENSIONS, Entry
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
@@ -14,7 +15,9 @@ from maskbatch.plan.listing import Listing
 from maskbatch.stores.access import Access
 
 
-def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access) -> Iterator[Row]:
+def plan_rows(
+    sources: Sequence[Source], config: PlanConfig, clock: Clock, listing: Listing, access: Access
+) -> Iterator[Row]:
     """Every image of the archives, filtered and parsed, in the plan's order; `listing` counts along.
 
     Raises UsageError for an archive or a layout that cannot be used.
@@ -22,7 +25,7 @@ def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access
     template = Template(config.layout) if config.layout else None
     since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
     matched = num_kept = 0
-    for entry in reader.list_entries(config, access, listing.skipped, listing.notes):
+    for entry in reader.list_entries(sources, config, access, listing.skipped, listing.notes):
         listing.example = listing.example or entry.relative
         num_kept += entry.kept is not None
         parsed = parse_entry(entry, template)

@@ -34,7 +34,7 @@ from maskbatch.score.shard import make_rows
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
-from maskbatch.stores.uris import SCHEME, Place, decode_name, locate, redact
+from maskbatch.stores.uris import SCHEME, Place, decode_name, locate, parse_argument, redact
 
 MEMBER = re.compile(r"(tar|zip|parquet)://(.*?)::(.*)", re.DOTALL)
 
@@ -168,7 +168,7 @@ def _access(
         if uri.startswith("http")
         for scheme in ("https", uri.partition("://")[0])
     }
-    config = PlanConfig(archives=tuple(sorted(web)), allow_prefix=tuple(allow_prefix))
+    config = PlanConfig(archives=(), allow_prefix=(*allow_prefix, *sorted(web)))
     return arguments.make_access(config, options, job)
 
 
@@ -196,10 +196,8 @@ def _entry(image: str) -> Entry:
 def _place(text: str) -> Place:
     if not text:
         raise UsageError("image (empty): a path or URL expected")
-    if "://" not in text:
-        return Place(SCHEME, os.path.abspath(text))  # noqa: PTH100  as the system reads it
     try:
-        return locate(text)
+        return locate(text) if "://" in text else parse_argument(text)
     except ValueError as error:
         raise UsageError(f"image {redact(text)} {error}") from error
 
@@ -226,7 +224,8 @@ def _listed(container: str, wanted: set[str], access: Access) -> dict[str, Entry
     found = {"": missing}
     try:
         config = PlanConfig(archives=(name.removeprefix(SCHEME),))
-        for entry in reader.list_entries(config, access, Counter(), Counter()):
+        sources = arguments.find_sources(config, access)
+        for entry in reader.list_entries(sources, config, access, Counter(), Counter()):
             if entry.uri in wanted:
                 found[entry.uri] = entry
             elif entry.uri == container:  # the row that says what is wrong with the container itself

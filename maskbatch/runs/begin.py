@@ -6,14 +6,17 @@ from datetime import datetime
 from importlib.metadata import version
 
 from maskbatch.clock import now
+from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import RunLockedError, UsageError
-from maskbatch.plan.build import plan_rows
+from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import write_groups, write_plan
 from maskbatch.progress import say, step
+from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import Draft
-from maskbatch.runs.records import ReusedRun, RunSettings
+from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint
 from maskbatch.runs.request import Request, Target
+from maskbatch.runs.work import shard_size
 from maskbatch.stores.files import remove_tree, write_json
 
 LIBRARIES = ("maskbatch", "ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")
@@ -39,14 +42,31 @@ def ensure_plan(
     if draft:
         settings = _write_draft(target, draft, settings)
     else:
-        listing, clock = Listing(), request.clock(settings.created_at)
+        listing = Listing()
         try:
             with step("plan") as shown:
-                write_plan(run.plan, plan_rows(request.plan, clock, listing, request.access), shown)
+                write_plan(run.plan, request.list_rows(settings.created_at, listing), shown)
         except UsageError:
             run.clear()
             raise
         settings = replace(settings, listing=listing, reuse=(), reuse_counts={"carried": 0})
+    write_json(run.run_json, settings.to_json())
+    return settings
+
+
+def begin_scoring(
+    run: RunDir, settings: RunSettings, config: ScoreConfig, job: JobConfig, opened: Checkpoint
+) -> RunSettings:
+    """Complete run.json by how the run is scored, unless that is done; from here on it never changes."""
+    if settings.score:
+        return settings
+    settings = replace(
+        settings,
+        score=config,
+        job=job,
+        checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
+        shard_size=shard_size(settings.num_images - settings.num_carried, opened.card.input_size),
+    )
     write_json(run.run_json, settings.to_json())
     return settings
 

@@ -26,7 +26,6 @@ from maskbatch.clock import Clock, now
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.plan import table as table_module
-from maskbatch.plan.build import plan_rows
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step, say, step
@@ -114,7 +113,7 @@ def draft_plan(target: Target, request: Request) -> Iterator[Draft]:
     with TemporaryDirectory(prefix="maskbatch-") as scratch:
         folder = Path(scratch) / "plan"
         with step("plan") as listed:
-            write_plan(folder, plan_rows(request.plan, clock, listing, request.access), listed)
+            write_plan(folder, request.list_rows(created_at, listing), listed)
         with (
             step("reuse", sum(len(earlier.success.files) for earlier in reused), "files") as compared,
             Buckets(RECORD, "uri", Path(scratch)) as buckets,

@@ -1,15 +1,20 @@
 """What a call asks for, where it works, and what it refuses there."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
+from maskbatch.archives.arguments import Source, find_sources
 from maskbatch.clock import Clock
 from maskbatch.config import PlanConfig, ScoreConfig, list_differences, to_dict
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
+from maskbatch.plan.build import plan_rows
+from maskbatch.plan.columns import Row
+from maskbatch.plan.listing import Listing
 from maskbatch.runs.committed import CommittedRun, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import RunSettings
@@ -22,7 +27,7 @@ SAME_IMAGES = ("archives", "since", "until", "camera", "limit")
 """Settings that a version has in common with the run it replaces."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What a call asks for; one that only plans has no checkpoint."""
 
@@ -31,9 +36,18 @@ class Request:
     score: ScoreConfig | None = None
     checkpoint: Checkpoint | None = None
 
+    @cached_property
+    def sources(self) -> list[Source]:
+        """What the archives are; asks their store once. Raises UsageError."""
+        return find_sources(self.plan, self.access)
+
     def clock(self, created_at: datetime) -> Clock:
         """The clock of a run begun at `created_at`."""
         return Clock.parse(self.plan.timezone, created_at)
+
+    def list_rows(self, created_at: datetime, listing: Listing) -> Iterator[Row]:
+        """The rows of the plan of a run begun at `created_at`; `listing` counts along."""
+        return plan_rows(self.sources, self.plan, self.clock(created_at), listing, self.access)
 
     def refuse_difference(self, run: RunDir, settings: RunSettings) -> None:
         """Raises UsageError naming how the run at OUT differs from this request."""

@@ -26,6 +26,7 @@ from maskbatch.model.classifier import Classifier
 from maskbatch.plan import table as table_module
 from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step
+from maskbatch.runs import begin
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import CARRIED, MATCH, NEW, number_rows
 from maskbatch.runs.versions import list_versions
@@ -301,7 +302,7 @@ def test_rows_are_only_copied_as_they_were_when_the_plan_was_made_of_them(
 ) -> None:
     first = score("run")
     write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
-    stop = "_begin_scoring" if change == "another checkpoint" else "_score"
+    stop = "begin_scoring" if change == "another checkpoint" else "_score"
     with monkeypatch.context() as broken:
         broken.setattr(runner, stop, lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
         with pytest.raises(RunFailedError, match="stopped"):
@@ -332,7 +333,7 @@ def test_a_version_that_was_cut_off_is_gone_on_with(
     score("run")
     write_files(archive, {f"south/dock/2026-10-03/22{k:02d}00.jpg": speckle(7000 + k) for k in range(40)})
     with monkeypatch.context() as broken:
-        broken.setattr(runner, "shard_size", lambda *_: 16)
+        broken.setattr(begin, "shard_size", lambda *_: 16)
         if moment == "while scoring":
             broken.setattr(InProcess, "stop_after", 16)
         else:
