@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskbatch import runner
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.config import PlanConfig
 from maskbatch.demo.month import DARK, FIRST_DAY, FROZEN, OFF, Snapshot, _truth, draw_archive, plan_month
 from maskbatch.drawing import LABELS
 from maskbatch.errors import UsageError
@@ -95,13 +95,8 @@ def run_demo(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runn
         with write_whole(truth_path) as partial:
             pq.write_table(pa.Table.from_pylist([_truth(snapshot) for snapshot in snapshots]), partial)
         (out / ".drawing").unlink()
-    result = runner.score(
-        str(out / "run"),
-        PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=(TIMEZONE,)),
-        ScoreConfig(),
-        JobConfig(),
-        verbose=verbose,
-    )
+    config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=(TIMEZONE,))
+    result = runner.score_archive(config, str(out / "run"), verbose=verbose)
     say(f"Archive: {archive}   Truth: {truth_path}")
     return result, compare_truth(result.run, archive, snapshots)
 

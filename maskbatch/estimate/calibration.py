@@ -20,13 +20,15 @@ import pyarrow as pa
 from maskbatch import schema
 from maskbatch.archives import arguments
 from maskbatch.clock import Clock, now
-from maskbatch.cluster.pipeline import Cluster, Pools
+from maskbatch.cluster.connection import Cluster
+from maskbatch.cluster.pipeline import Pools, score_shards
 from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint
-from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.build import plan_rows
 from maskbatch.plan.columns import Row
+from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import write_plan
 from maskbatch.progress import Step, step
 from maskbatch.runs.directory import RunDir
@@ -122,7 +124,7 @@ def calibrate(
             access=access,
             keep_column=config.keep_column,
         )
-        cluster.ready()
+        cluster.wait()
         cores, gpus = _in_use(cluster, work)
         done = _scored(cluster, work, cores)
     shards = [shard for _, shard in done]
@@ -167,7 +169,7 @@ def _numbered(groups: Sequence[pa.Table]) -> Iterator[Row]:
 
 def _in_use(cluster: Cluster, work: Work) -> tuple[int, float]:
     """The cores and GPUs of this machine that the job takes."""
-    capacity, job = cluster.capacity(), cluster.job
+    capacity, job = cluster.read_capacity(), cluster.job
     pools = Pools.of(capacity, job, work.num_shards)
     if not pools.on_gpus:
         return pools.start, 0.0
@@ -179,7 +181,7 @@ def _scored(cluster: Cluster, work: Work, cores: int) -> list[Timed]:
     """The groups that were scored, in the order in which they were done."""
     done: list[Timed] = []
     with step("sample") as shown:
-        for shard in cluster.score(work, range(work.num_shards)):
+        for shard in score_shards(cluster, work, range(work.num_shards)):
             done.append((time.monotonic(), shard))
             shown.advance(_num_images(shard))
             rounds, within = divmod(len(done), cores)

@@ -253,23 +253,23 @@ def _identity(runs: Sequence[CommittedRun], config: ReportConfig) -> dict[str, A
 
 
 def _of_run(one: CommittedRun) -> dict[str, Any]:
-    settings, success, plan = one.settings, one.success, one.settings["plan"]
+    settings, success, plan = one.settings, one.success, to_dict(one.settings.plan)
     return {
         "path": str(one.run.path),
         "archives": plan["archives"],
         "timezone": plan["timezone"],
-        "since": plan.get("since"),
-        "until": plan.get("until"),
-        "cameras": plan.get("camera") or [],
-        "limit": plan.get("limit"),
+        "since": plan["since"],
+        "until": plan["until"],
+        "cameras": plan["camera"],
+        "limit": plan["limit"],
         "checkpoint": one.digest,
         "architecture": one.card["architecture"],
-        "created_at": settings["created_at"],
-        "versions": settings["versions"],
-        "planned": success["planned"],
-        "statuses": success["statuses"],
-        "listing": settings["listing"],
-        "num_files": len(success["files"]),
+        "created_at": settings.created_at.isoformat(),
+        "versions": settings.versions,
+        "planned": success.planned,
+        "statuses": success.statuses,
+        "listing": one.listing.as_dict(),
+        "num_files": len(success.files),
         "success_sha256": one.success_sha256,
     }
 
@@ -309,7 +309,7 @@ def _quality(cells: pa.Table, surveyed: Survey) -> dict[str, Any]:
 
 def _skipped(runs: Sequence[CommittedRun]) -> Callable[[str | None, date], int | None]:
     """The hour that a change of clocks leaves out at a site on a day, by the clock of any run."""
-    zones = {tuple(one.settings["plan"]["timezone"]) for one in runs}
+    zones = {one.settings.plan.timezone for one in runs}
     clocks = [Clock.parse(zone, now()) for zone in sorted(zones)]
 
     @cache
@@ -327,19 +327,19 @@ def _skipped(runs: Sequence[CommittedRun]) -> Callable[[str | None, date], int |
 
 def _asked(runs: Sequence[CommittedRun]) -> tuple[datetime | None, datetime | None]:
     """The local times from --since of the first run to --until of the last, if all have one."""
-    since = [parse_bound("--since", one.settings["plan"].get("since")) for one in runs]
-    until = [parse_bound("--until", one.settings["plan"].get("until")) for one in runs]
+    since = [parse_bound("--since", one.settings.plan.since) for one in runs]
+    until = [parse_bound("--until", one.settings.plan.until) for one in runs]
     first, last = ([time for time in times if time] for times in (since, until))
-    made = max(_local(one, one.settings["created_at"]) for one in runs)  # of what comes later nothing is due
+    made = max(_local(one, one.settings.created_at) for one in runs)  # of what comes later nothing is due
     return (
         min(first) if len(first) == len(runs) else None,
         min(max(last), made) if len(last) == len(runs) else None,
     )
 
 
-def _local(one: CommittedRun, time: str) -> datetime:
-    zone = Clock.parse(one.settings["plan"]["timezone"], now()).zone(None)
-    return datetime.fromisoformat(time).astimezone(zone).replace(tzinfo=None)
+def _local(one: CommittedRun, time: datetime) -> datetime:
+    zone = Clock.parse(one.settings.plan.timezone, now()).zone(None)
+    return time.astimezone(zone).replace(tzinfo=None)
 
 
 def _flat(seen: dict[str, Any]) -> dict[str, pa.Table]:

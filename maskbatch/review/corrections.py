@@ -20,7 +20,7 @@ from maskbatch.progress import step
 from maskbatch.review.queue import STRATA
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.runs.directory import RunDir
-from maskbatch.runs.versions import list_versions, version_number
+from maskbatch.runs.versions import list_versions
 from maskbatch.stores.files import (
     Location,
     explain,
@@ -104,16 +104,16 @@ def _read(path: Location) -> pa.Table:
 
 def read_of_run(one: CommittedRun) -> pa.Table:
     """What is in the run's own folder and in those of the versions that it replaces. Raises UsageError."""
-    return pa.concat_tables([read_judgements(folder) for folder in list_folders(one.run, one.settings)])
+    return pa.concat_tables(
+        [read_judgements(folder) for folder in list_folders(one.run, one.settings.replaces)]
+    )
 
 
-def list_folders(run: RunDir, settings: Mapping[str, Any]) -> list[Location]:
+def list_folders(run: RunDir, replaces: str | None) -> list[Location]:
     """corrections/ of the versions of a run up to itself, the oldest first."""
-    if not settings.get("replaces"):
-        return [run.corrections]
-    own = version_number(run.path, settings)
-    before = [it for it in list_versions(run) if version_number(it.path, it.read_run() or {}) < own]
-    return [*(it.corrections for it in before), run.corrections]
+    versions = list_versions(run) if replaces else [run]
+    paths = [str(version.path) for version in versions]
+    return [version.corrections for version in versions[: paths.index(str(run.path)) + 1]]
 
 
 def find_last_words(rows: pa.Table) -> pd.DataFrame:

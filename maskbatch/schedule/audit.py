@@ -23,7 +23,7 @@ from maskbatch.report.words import headline
 from maskbatch.runs.directory import RunDir
 from maskbatch.schedule.nights import DAY, Schedule
 from maskbatch.stores.files import Location, list_names, locate_folder, write_whole
-from maskbatch.verify.files import verify_run
+from maskbatch.verify.files import check_run
 from maskbatch.verify.result import Verification
 
 
@@ -39,7 +39,7 @@ def audit_month(
     result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)
     run, report = result.run, result.report
     checkpoint = schedule.values.get("checkpoint")
-    checked = verify_run(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
+    checked = check_run(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
     beside = run.path.parent / f"{run.path.name}.audit.zip"
     place = locate_folder(bundle, schedule.options) if bundle else beside
     kept = place.exists() and not result.rescored and checked.verified
@@ -54,13 +54,13 @@ def audit_month(
         say(str(line))
     for alert in report.values["alerts"]:
         say(f"ALERT {alert['sentence']}.", "alert")
-    code = result.success["exit_code"] or report.exit_code
+    code = result.success.exit_code or report.exit_code
     return {
         "month": month,
         "exit_code": code if checked.verified else FAILED,
         "run": str(run.path),
         "rescored": result.rescored,
-        "carried": result.success["carried"],
+        "carried": result.success.carried,
         "overall": report.overall,
         "alerts": report.values["alerts"],
         "verification": checked.as_dict(),

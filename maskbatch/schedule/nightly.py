@@ -68,7 +68,7 @@ def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
     return _conclude(
         schedule,
         day,
-        code=result.success["exit_code"],
+        code=result.success.exit_code,
         alerts=[*report.values["alerts"], *found],
         run=str(result.run.path),
         rescored=result.rescored,

@@ -80,7 +80,7 @@ def serve(
 def _checkpoint(named: str | None, one: CommittedRun | None) -> Checkpoint:
     """The one that was named, else the run's, else the packaged one."""
     if named is None and one is not None:
-        if found := find_checkpoint(one.digest, one.settings["checkpoint"]["path"]):
+        if found := find_checkpoint(one.digest, one.checkpoint.path):
             return found
         say("The run's checkpoint is not where it was; the tab for one picture shows the packaged one.")
     return open_checkpoint(named)

@@ -58,7 +58,7 @@ class Reviewing:
                 raise UsageError(
                     f"{run}: no image of it was scored, so none can be judged; look at its report"
                 )
-            judgements = Judgements(rows, place, corrections.list_folders(found, one.settings))
+            judgements = Judgements(rows, place, corrections.list_folders(found, one.settings.replaces))
             judgements.refresh()
             pictures = Pictures(one, rows, options)
             if error := pictures.get(0).error:

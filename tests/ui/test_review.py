@@ -341,8 +341,8 @@ def cards(run: Reviewing, folder: Path, threshold: float = 0.5, **said: Any) -> 
     """What the first two tabs show, where the rows of the queue say this."""
     rows = [{**row, **said} for row in run.queue.rows]
     queue = Queue(rows, Judgements(rows, folder), run.queue.pictures)
-    checkpoint = {**run.one.settings["checkpoint"], "card": {**run.one.card, "review_threshold": threshold}}
-    one = replace(run.one, settings={**run.one.settings, "checkpoint": checkpoint})
+    checkpoint = replace(run.one.checkpoint, card={**run.one.card, "review_threshold": threshold})
+    one = replace(run.one, settings=replace(run.one.settings, checkpoint=checkpoint))
     tabs = [{"tab": tab, "name": "anna", "what": "show"} for tab in ("1", "2")]
     return [respond(replace(run, one=one, queue=queue), tab, None) for tab in tabs]
 
