@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskbatch.archives.arguments import make_access
 from maskbatch.clock import now
@@ -42,6 +42,22 @@ class Result:
     report: "Report"
     rescored: bool
     """False when the run was finished before."""
+
+    @property
+    def listing(self) -> Listing:
+        """What planning found and left out."""
+        settings = self.run.read_run()
+        return (settings and settings.listing) or Listing()
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the report's tables."""
+        names = ("planned", "carried", "statuses", "devices", "timings_s", "exit_code")
+        return {
+            "out": str(self.run.path),
+            "rescored": self.rescored,
+            **{name: getattr(self.success, name) for name in names},
+            "overall": self.report.overall,
+        }
 
 
 def plan_archive(

@@ -156,7 +156,7 @@ def score(
     else:
         from maskbatch.cli import terminal
 
-        terminal.print_listing(result.listing, terminal.stdout_console())
+        terminal.print_listing(result.listing.as_dict(), terminal.stdout_console())
         terminal.print_report(result.report, terminal.stdout_console())
     _say_result(result)
     return int(result.success.exit_code)
@@ -275,7 +275,7 @@ def predict(
     from maskbatch.predict.images import predict_images
 
     if show:
-        annotate.check_target(show, images)
+        annotate.check_sheet_path(show, images)
     predictions = predict_images(
         images,
         make_config(ScoreConfig, values),
@@ -289,7 +289,7 @@ def predict(
     if as_json:
         print(json.dumps(found))
     else:
-        rows = [{**image, "uri": annotate.printable(image["uri"])} for image in found["images"]]
+        rows = [{**image, "uri": annotate.make_printable(image["uri"])} for image in found["images"]]
         terminal.print_predictions({**found, "images": rows}, terminal.stdout_console())
     if show:
         annotate.write_sheet(show, predictions.images)
@@ -320,9 +320,9 @@ def ui(
     options: flags.Options = NO_OPTIONS,
 ) -> None:
     """Open a page in the browser: try the model on a picture, and review the doubtful ones of a run."""
-    from maskbatch.ui.start import start
+    from maskbatch.ui.start import serve_page
 
-    start(
+    serve_page(
         checkpoint=values.get("checkpoint"),
         run=run,
         corrections=corrections,
