@@ -17,8 +17,6 @@ class Flag:
     help: str
     otherwise: str = ""
     """What holds without the flag, where the setting's own default does not say it."""
-    name: str = ""
-    """The flag, where it is not the setting's name."""
     metavar: str | None = None
 
 
@@ -52,7 +50,7 @@ SETTINGS = {
     "exclude": Flag(f"Leave out of the rates: {', '.join(CONDITIONS)}.", metavar="CONDITION,..."),
     "expect": Flag("Snapshots expected of each camera, as 1/5min or 12/h@06-22.", "its own usual pace"),
     "alert_below": Flag("Exit 4 where a whole interval of compliance is below this, as 0.95."),
-    "alert_by": Flag("Hold each camera (site, day, hour ...) to --alert-below.", "overall", "--by"),
+    "alert_by": Flag("Hold each camera (site, day, hour ...) to --alert-below.", "overall"),
     "alert_corrected": Flag(
         "Hold the corrected rate to --alert-below, not the observed.", name="--corrected"
     ),

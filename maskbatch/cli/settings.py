@@ -57,8 +57,7 @@ def _parameter(name: str) -> inspect.Parameter:
     flag, default = flags.SETTINGS[name], _DEFAULTS.get(name)
     shown = flag.otherwise or ("" if default in (None, ()) or default is False else str(default))
     text = f"{flag.help.removesuffix('.')} [{shown}]." if shown else flag.help
-    spelt = [flag.name or f"--{name.replace('_', '-')}"] if flag.name or _KINDS[name] is bool else []
-    option = typer.Option(*spelt, help=text, metavar=flag.metavar)
+    option = typer.Option(f"--{_SHORT.get(name, name).replace('_', '-')}", help=text, metavar=flag.metavar)
     return _flag(name, Annotated[_KINDS[name] | None, option], None)
 
 
@@ -69,6 +68,7 @@ def _kind(hint: Any) -> Any:
     return next(kind for kind in (*get_args(hint), hint) if kind is not type(None))
 
 
+_SHORT = {long: short for short, long in config.LONG_NAMES.items()}
 _CONFIGS = (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
 _DEFAULTS = {item.name: item.default for kind in _CONFIGS for item in fields(kind)}
 _KINDS = {name: _kind(hint) for kind in _CONFIGS for name, hint in get_type_hints(kind).items()}
