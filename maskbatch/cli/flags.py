@@ -51,9 +51,7 @@ SETTINGS = {
     "expect": Flag("Snapshots expected of each camera, as 1/5min or 12/h@06-22.", "its own usual pace"),
     "alert_below": Flag("Exit 4 where a whole interval of compliance is below this, as 0.95."),
     "alert_by": Flag("Hold each camera (site, day, hour ...) to --alert-below.", "overall"),
-    "alert_corrected": Flag(
-        "Hold the corrected rate to --alert-below, not the observed.", name="--corrected"
-    ),
+    "alert_corrected": Flag("Hold the corrected rate to --alert-below."),
     "thumbnails": Flag("Put pictures of review candidates into the page."),
     "corrections": Flag("Folder of what was judged, beside RUN/corrections.", metavar="DIR"),
 }
