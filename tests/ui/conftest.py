@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from samples import CLASSES, make_card, speckle, stage_run, write_files
 
 from maskbatch.model.architectures import build
@@ -91,6 +91,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of a new visitor."""
     with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
         context.set_default_timeout(1000 * PATIENCE_S)
+        expect.set_options(timeout=1000 * PATIENCE_S)
         yield context.new_page()
 
 

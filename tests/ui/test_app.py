@@ -56,7 +56,7 @@ def test_neither_the_page_nor_the_server_asks_another_host(
     expect(page.get_by_role("heading", name="Model card: default")).to_be_visible()
     hosts = {urlsplit(url).netloc for url in urls if urlsplit(url).scheme not in ("data", "blob")}
     assert hosts == {urlsplit(server.url).netloc}
-    policy = httpx.get(server.url).headers["content-security-policy"]
+    policy = httpx.get(server.url, timeout=PATIENCE_S).headers["content-security-policy"]
     assert policy.startswith("default-src 'self' ") and "http" not in policy
     assert is_unused(proxy)
 
