@@ -1,7 +1,7 @@
-"""Every file below a folder of any store, in a stable order, nothing opened and never all of it in memory.
+"""Every file below a folder of any store, in the order of the paths, without opening a file.
 
-Local folders are walked; a bucket is listed by prefix, several prefixes at a time, each a few
-pages ahead, and put together in the order of the keys.
+Memory stays bounded: local folders are walked; a bucket is listed by prefix, several in parallel,
+each a few pages ahead of what the caller has taken.
 """
 
 import os
@@ -21,13 +21,13 @@ from maskbatch.stores.filesystem import Fsspec, fsspec_info
 from maskbatch.stores.uris import encode_name, local_path
 
 PAGES_AHEAD = 16
-"""Pages of 1,000 keys that each of them may be ahead of what was taken: 50 MB in all."""
+"""Pages of 1,000 keys that each of them may be ahead: 50 MB in all."""
 
 
 def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[File]:
-    """The files of `tree`, by path bytewise. What can be no file is counted in `skipped`.
+    """The files of `tree` in the bytewise order of their paths. Counts links to folders in `skipped`.
 
-    Raises UsageError for a folder that cannot be listed.
+    Raises UsageError if a folder cannot be listed.
     """
     if tree.base.startswith("file://"):
         yield from _walk(tree, tree.lead, skipped)
@@ -49,10 +49,10 @@ def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:
             items = [(encode_name(item.name), item) for item in found]
     except OSError as error:
         if below == tree.lead != "" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return  # a day of a template that has no folder
+            return  # a template's day without a folder
         message = f"cannot list {folder}: {error.strerror}; mend it, or name the folders that can be read"
         raise UsageError(message) from error
-    # A folder sorts as `name/`, which makes the walk's order the bytewise order of whole paths.
+    # Folders sort as `name/`: this gives the bytewise order of whole paths.
     names = [(f"{name}/" if item.is_dir(follow_symlinks=False) else name, item) for name, item in items]
     for name, item in sorted(names, key=lambda pair: pair[0].encode()):
         if name.endswith("/"):
@@ -70,7 +70,7 @@ def _local_file(
     uri = tree.base + relative
     try:
         info = item.stat()
-    except OSError:  # a dangling link, or gone since: planned, and found missing when it is read
+    except OSError:  # a dangling link or a deleted file: reading it will report it missing
         yield File(uri, relative, exact=exact)
         return
     if stat.S_ISDIR(info.st_mode):
@@ -82,7 +82,7 @@ def _local_file(
 
 
 def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
-    """A folder's files, and its folders to be listed, in the order of their paths."""
+    """A folder's files and the folders to list, in the order of their paths."""
     folder = tree.base + below
     try:
         found = store.files.ls(store.path(folder), detail=True)
@@ -90,7 +90,7 @@ def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
         if below == tree.lead != "":
             return
         raise UsageError(f"archive {folder}: nothing is there; check the URL") from None
-    except Exception as error:  # each file system has its own
+    except Exception as error:  # each file system has its own kinds
         message = (
             f"cannot list {folder}: {type(error).__name__}: {error}; check the URL and your access to it"
         )
@@ -99,7 +99,7 @@ def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
     own = store.path(folder).rstrip("/")
     for info in found:
         if str(info["name"]).rstrip("/") == own:
-            continue  # the folder's own marker, or a file in its place
+            continue  # the folder's own marker, or a file of its name
         name = encode_name(str(info["name"]).rstrip("/").rpartition("/")[2])
         names.append((f"{name}/" if info["type"] == "directory" else name, info))
     for name, info in sorted(names, key=lambda pair: pair[0].encode()):
@@ -122,7 +122,7 @@ def _below(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
 
 
 def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
-    """The files of `parts`, in their order; PREFIXES of those still to be listed run at a time, ahead."""
+    """The files of `parts` in their order. Lists up to PREFIXES of them ahead, in threads."""
     stop = threading.Event()
     ahead: deque[Page | queue.Queue[Page | BaseException | None]] = deque()
     todo, running = iter(parts), 0
@@ -134,7 +134,7 @@ def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
                     break
                 if callable(part):
                     pages: queue.Queue[Page | BaseException | None] = queue.Queue(PAGES_AHEAD)
-                    # Not a pool's: Ctrl-C would wait for the patience that they have with a hung store.
+                    # No pool: with one, Ctrl-C waits until a hung store times out.
                     threading.Thread(target=_fill, args=(part, pages, stop), daemon=True).start()
                     ahead.append(pages)
                     running += 1
@@ -163,7 +163,7 @@ def _fill(
             _put(pages, page, stop)
             if stop.is_set():
                 return
-    except BaseException as error:  # whatever ends this thread must reach the one that waits
+    except BaseException as error:  # the waiting thread must see whatever ends this one
         last = error
     _put(pages, last, stop)
 

@@ -1,38 +1,34 @@
-"""The keys of a bucket, page by page, and a tree of them split into prefixes that are listed side by side."""
+"""A tree of a bucket, split into prefixes that can be listed in parallel."""
 
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
+from maskbatch.stores.s3 import S3, Keys
 from maskbatch.stores.uris import encode_name
 
-if TYPE_CHECKING:
-    from maskbatch.stores.s3 import S3
-from maskbatch.stores.s3 import Keys
-
 MAX_DEPTH = 6
-"""Levels of folders that a listing looks into for prefixes to list side by side."""
+"""Levels of folders to search for prefixes."""
 
 
 MAX_LEVEL_PAGES = 20
-"""Pages of one level that it reads for that; a level of more keys is listed as it comes."""
+"""Pages of one level to read for that. A level with more keys is listed in sequence."""
 
 
 class BucketTree:
     """Lists one tree of a bucket."""
 
-    def __init__(self, store: "S3", tree: Tree) -> None:
+    def __init__(self, store: S3, tree: Tree) -> None:
         self.store, self.tree = store, tree
         self.base, self.stem = store.key(tree.base), store.key(tree.base + tree.stem)
 
     def parts(self) -> Iterator[Part]:
-        """The tree as prefixes to be listed, and the files between them, in the order of the keys."""
+        """The prefixes to list and the files between them, in the order of the keys."""
         yield from self._split(self.store.key(self.tree.base + self.tree.lead), 0)
 
     def _split(self, prefix: str, depth: int) -> Iterator[Part]:
-        """`prefix`, a key ending in `/` or empty, split until there are several prefixes in it."""
+        """Split `prefix`, empty or ending in `/`, until it gives enough prefixes."""
         level = list(islice(self._pages(max(prefix, self.stem, key=len), Delimiter="/"), MAX_LEVEL_PAGES + 1))
         folders = [folder for page in level for folder in page.folders if self._enters(folder)]
         if len(level) > MAX_LEVEL_PAGES:
@@ -58,7 +54,7 @@ class BucketTree:
         page = Keys([], [], "")
         while page.token is not None:
             token = {"ContinuationToken": page.token} if page.token else {}
-            page = self.store.page(Prefix=prefix, **token, **params)
+            page = self.store.list_page(Prefix=prefix, **token, **params)
             yield page
 
     def _files(self, keys: list[tuple[str, int, str | None]]) -> Page:

@@ -10,7 +10,7 @@ MAGIC = re.compile(r"[*?\[]")
 
 
 PREFIXES = 16
-"""Prefixes of a bucket listed at a time."""
+"""Prefixes of a bucket to list in parallel."""
 
 
 class File(NamedTuple):
@@ -22,21 +22,21 @@ class File(NamedTuple):
     num_bytes: int | None = None
     version: str | None = None
     error: str | None = None
-    """Why it can never be read, for what is no regular file."""
+    """Why nobody can read it, if it is not a regular file."""
     exact: bool = False
-    """The pattern names this file itself, not a folder above it."""
+    """The pattern matches this file, not only a folder above it."""
 
 
 Page = list[File]
 
 
 Part = Page | Callable[[], Iterator[Page]]
-"""Files, or what lists them when it is called."""
+"""Files, or a function that lists them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What lies below a folder, or what of it matches a pattern: `*`, `?` and `[...]` in a name, `**`."""
+    """All files below a folder, or those that match a pattern of `*`, `?`, `[...]` and `**`."""
 
     base: str
     """Uri of the folder, ending in `/`."""
@@ -44,7 +44,7 @@ class Tree:
 
     @property
     def lead(self) -> str:
-        """The folders that every match lies in, below the base, ending in `/` or empty."""
+        """The folders below the base that hold every match, ending in `/` or empty."""
         lead = []
         for segment in self.pattern[:-1]:
             if MAGIC.search(segment):
@@ -54,17 +54,17 @@ class Tree:
 
     @property
     def stem(self) -> str:
-        """What every matching path below the base begins with: the lead, and more of the next name."""
+        """The common start of all matching paths below the base: the lead and the start of the next name."""
         return (
             self.lead + MAGIC.split("/".join(self.pattern)[len(self.lead) :].partition("/")[0], maxsplit=1)[0]
         )
 
     def enters(self, folder: str) -> bool:
-        """Whether something below `folder`, a path below the base ending in `/`, may match."""
+        """Whether a file in `folder`, a path below the base ending in `/`, may match."""
         return self._begins(folder.split("/")[:-1])
 
     def takes(self, relative: str) -> bool | None:
-        """None for a file that does not match; else whether the pattern names it itself."""
+        """`File.exact` of a file that matches, None for others."""
         if not self.pattern:
             return False
         segments = relative.split("/")
@@ -83,7 +83,7 @@ class Tree:
 
 
 def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path's names follow a pattern; `**` is any number of folders, at the end any path."""
+    """Whether a path matches a pattern. `**` is any number of folders, at the end any path."""
     for i, segment in enumerate(pattern):
         if segment == "**":
             rest = pattern[i + 1 :]

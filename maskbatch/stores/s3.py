@@ -1,18 +1,31 @@
-"""S3 through obstore, with the endpoint, region and credentials that botocore finds in the usual places.
+"""S3: obstore reads objects; botocore finds endpoint, region and credentials, and signs all other requests.
 
-obstore reads several times as fast as what is built on botocore. It refuses keys that are no tidy
-paths (`a//b.jpg`, `./c.jpg`, control characters), and a whole listing with one of them in it: so
-such keys go through botocore, and listings are asked for by presigned URLs.
+obstore is the fastest reader (docs/benchmarks.md), but it refuses untidy keys (`a//b.jpg`, `./c.jpg`,
+control characters) and every listing that has one, and its prefixes are whole folders. So
+presigned requests list the buckets and read the untidy keys. botocore's HTTP session sends them,
+because it sends such paths unchanged; requests does not.
+
+botocore's own `list_objects_v2` is too slow: it takes four times the processor time, most of it to
+parse the times of the keys. Milliseconds for 1,000 keys from Ceph's gateway, in 16 threads on two
+busy cores (`python -m tests.benchmarks.plan --listing`):
+
+    presigned, parsed here              23
+    botocore's list_objects_v2          91
+    the same, times not parsed          50
+    s3fs.find                          104
+    obstore.list                         5
 """
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 import obstore
-from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import BotoCoreError, ConnectTimeoutError, ReadTimeoutError
 from obstore import exceptions
 
 from maskbatch.errors import RunFailedError, UsageError
@@ -26,12 +39,25 @@ from maskbatch.stores.base import (
     plain_etag,
 )
 from maskbatch.stores.retry import FIRST_TRIES, MAX_TRIES, keep_trying
+from maskbatch.stores.s3_clients import make_clients
 from maskbatch.stores.uris import decode_name
-from maskbatch.stores.web import Http
+from maskbatch.stores.web import read_body
 
 if TYPE_CHECKING:
     from obstore import GetOptions
-from maskbatch.stores.s3_clients import make_boto_client, make_obstore_client
+
+URL_LIFE_S = 3600
+PATIENCE_S = 300.0
+"""For one page of a listing, all tries."""
+MAX_PAGE_BYTES = 2**26
+"""Of a page of a listing, which has 1 MB, or of an error."""
+UNTIDY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
+"""Keys that obstore refuses or reads as another key."""
+OBSTORE_ERRORS = {403: PermissionError, 404: FileNotFoundError, 412: exceptions.PreconditionError}
+BAD_CREDENTIALS = (
+    "ExpiredToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
+    "RequestTimeTooSkewed",
+)  # fmt: skip
 
 
 class Keys(NamedTuple):
@@ -40,13 +66,13 @@ class Keys(NamedTuple):
     keys: list[tuple[str, int, str | None]]
     """Key, size in bytes, etag."""
     folders: list[str]
-    """Common prefixes, ending in `/`, where a delimiter was given."""
+    """Common prefixes, ending in `/`, if the request has a delimiter."""
     token: str | None
-    """What the next page is asked for with."""
+    """Continuation token of the next page."""
 
 
 def parse_page(content: bytes) -> Keys:
-    """A page of ListObjectsV2, as the S3 API reference has it. Raises ParseError, ValueError."""
+    """Parse an answer of ListObjectsV2. Raises ParseError, ValueError. Source: the S3 API reference."""
     root = ElementTree.fromstring(content)  # noqa: S314  the standard library's expat bounds expansion
     space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
     decode = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
@@ -66,35 +92,13 @@ def parse_page(content: bytes) -> Keys:
     return Keys(keys, folders, token)
 
 
-URL_LIFE_S = 3600
-
-
-PATIENCE_S = 300.0
-"""With one page of a listing, all tries."""
-
-
-UNTIDY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
-"""Keys that obstore refuses or reads as another key."""
-
-
-BAD_CREDENTIALS = (
-    "ExpiredToken", "TokenRefreshRequired", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken",
-    "RequestTimeTooSkewed",
-)  # fmt: skip
-
-
 class S3:
-    """One bucket. obstore's own retries are off: `fetch` must see a throttling store."""
+    """One bucket. Nothing here retries but `list_page`: `fetch` must see a throttling store."""
 
     def __init__(self, bucket: str, options: Mapping[str, Any], timeout_s: float) -> None:
-        self.bucket = bucket
-        self.boto = make_boto_client(bucket, options, timeout_s)
-        self.client = make_obstore_client(bucket, options, self.boto, timeout_s)
-        self.answered = False
-        self.payer = {"RequestPayer": "requester"} if options.get("requester_pays") else {}
-        self.web = Http(lambda uri: False, timeout_s)
-        if self.payer:
-            self.web.session.headers["x-amz-request-payer"] = "requester"
+        self.bucket, self.timeout_s, self.answered = bucket, timeout_s, False
+        self.client, self.signer, self.http = make_clients(bucket, options, timeout_s)
+        self.requester_pays = bool(options.get("requester_pays"))
 
     def key(self, uri: str) -> str:
         """The key of a uri in this bucket."""
@@ -103,120 +107,122 @@ class S3:
     def info(self, uri: str) -> Info:
         key = self.key(uri)
         if UNTIDY.search(key):
-            found = self._try(lambda: self.boto.head_object(Bucket=self.bucket, Key=key, **self.payer))
-            return Info(found["ContentLength"], plain_etag(found["ETag"]))
+            headers, _ = self._try(lambda: self._ask_untidy("head_object", key, None, None, 0))
+            return Info(int(headers["Content-Length"]), plain_etag(headers["ETag"]))
         meta = self._try(lambda: obstore.head(self.client, key))
         return Info(meta["size"], plain_etag(meta["e_tag"]))
 
     def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
         key = self.key(uri)
-        get = self._get_untidy if UNTIDY.search(key) else self._get
-        data: bytes = self._try(lambda: get(key, span, version, max_bytes))
-        return data
-
-    def _get(self, key: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
-        if span is None:
-            found = obstore.get(self.client, key)
-            if found.meta["size"] > max_bytes:
-                raise TooLargeError
+        if UNTIDY.search(key):
+            data = self._try(lambda: self._ask_untidy("get_object", key, span, version, max_bytes)[1])
         else:
-            options: GetOptions = {"range": span}
-            if version:
-                options["if_match"] = f'"{version}"'
-            found = obstore.get(self.client, key, options=options)
-        return bytes(found.bytes())
+            data = self._try(lambda: self._get(key, span, version, max_bytes))
+        return bytes(data)
 
-    def _get_untidy(
-        self, key: str, span: tuple[int, int] | None, version: str | None, max_bytes: int
-    ) -> bytes:
-        part = {}
-        if span is not None:
-            part["Range"] = f"bytes={span[0]}-{span[1] - 1}"
-            if version:
-                part["IfMatch"] = f'"{version}"'
-        found = self.boto.get_object(Bucket=self.bucket, Key=key, **part, **self.payer)
-        if found["ContentLength"] > max_bytes:
-            raise TooLargeError
-        return bytes(found["Body"].read())
-
-    def _try(self, ask: Callable[[], Any]) -> Any:
-        """`ask()`, with obstore's errors as those of `stores`."""
-        try:
-            return ask()
-        except FileNotFoundError as error:
-            self._refuse(str(error))
-            raise
-        except exceptions.PreconditionError as error:
-            raise RefusedError(CHANGED) from error
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
-            self._refuse(str(error))
-            raise PermissionError from error
-        except ClientError as error:
-            code = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            self._refuse(f"<Code>{error.response.get('Error', {}).get('Code')}<")
-            if code == 404:
-                raise FileNotFoundError from error
-            if code == 403:
-                raise PermissionError from error
-            if code == 412:
-                raise RefusedError(CHANGED) from error
-            if code in (429, 503):
-                raise ThrottledError("the store asks for fewer requests") from error
-            raise TransientError("the store's answer failed") from error
-        except (exceptions.BaseError, BotoCoreError) as error:
-            text = str(error)
-            self._refuse(text)
-            if re.search(r"status code: (503|429)|SlowDown", text):
-                raise ThrottledError("the store asks for fewer requests") from error
-            # obstore shows its settings with every error, a `retry_timeout` among them.
-            if "kind: Timeout" in text or isinstance(error, (ConnectTimeoutError, ReadTimeoutError)):
-                raise TimeoutError("the store did not answer in time") from error
-            raise TransientError("the store's answer failed") from error
-
-    def _refuse(self, text: str) -> None:
-        """Raises RunFailedError where no request of this run can work until somebody mends something."""
-        code = next((code for code in BAD_CREDENTIALS if f"<Code>{code}<" in text), None)
-        if code:
-            what = f"s3://{self.bucket} refuses the credentials ({code}); renew them"
-            raise RunFailedError(f"{what}, then run the same command")
-        if "<Code>NoSuchBucket<" in text:
-            raise RunFailedError(
-                f"s3://{self.bucket}: there is no such bucket; check the URL and the endpoint"
-            )
-
-    def _url(self, operation: str, **params: Any) -> str:
-        try:
-            url: str = self.boto.generate_presigned_url(
-                operation, {"Bucket": self.bucket, **self.payer, **params}, ExpiresIn=URL_LIFE_S
-            )
-        except BotoCoreError as error:
-            raise RunFailedError(f"s3://{self.bucket}: {error}; renew the credentials") from error
-        return url
-
-    def page(self, **params: Any) -> Keys:
-        """One page of a listing, tried again while that may help. Raises UsageError, RunFailedError."""
+    def list_page(self, **params: Any) -> Keys:
+        """Read one page of a listing, with retries. Raises UsageError, RunFailedError."""
         try:
             page = keep_trying(
                 lambda: self._page(params), PATIENCE_S, MAX_TRIES if self.answered else FIRST_TRIES
             )
-        except RunFailedError as error:  # nothing has begun yet: the request is wrong
+        except RunFailedError as error:  # no run has begun yet: the request is wrong
             raise UsageError(str(error)) from error
-        except (TransientError, RefusedError, TimeoutError) as error:
-            what = f"cannot list s3://{self.bucket} at {self.boto.meta.endpoint_url}: {error}"
+        except (TransientError, TimeoutError) as error:
+            what = f"cannot list s3://{self.bucket} at {self.signer.meta.endpoint_url}: {error}"
             remedy = "check AWS_ENDPOINT_URL or --storage-options, or try again later"
             raise UsageError(f"{what}; {remedy}") from error
         self.answered = True
         return page
 
+    def _get(self, key: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
+        options: GetOptions = {"range": span} if span else {}
+        if span and version:
+            options["if_match"] = f'"{version}"'
+        found = obstore.get(self.client, key, options=options)
+        if not span and found.meta["size"] > max_bytes:
+            raise TooLargeError
+        return bytes(found.bytes())
+
+    def _ask_untidy(
+        self, operation: str, key: str, span: tuple[int, int] | None, version: str | None, max_bytes: int
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Headers and body of an answer. Raises what obstore raises."""
+        headers = {"Range": f"bytes={span[0]}-{span[1] - 1}"} if span else {}
+        if span and version:
+            headers["If-Match"] = f'"{version}"'
+        status, found, body = self._ask(operation, headers, max_bytes, Key=key)
+        if status not in (200, 206):
+            kind = OBSTORE_ERRORS.get(status, exceptions.GenericError)
+            raise kind(f"status code: {status} {body.decode(errors='replace')}")
+        return found, body
+
     def _page(self, params: dict[str, Any]) -> Keys:
-        status, answer = self.web.ask(self._url("list_objects_v2", EncodingType="url", **params))
+        try:
+            status, _, body = self._ask("list_objects_v2", {}, MAX_PAGE_BYTES, EncodingType="url", **params)
+        except BotoCoreError as error:
+            raise RunFailedError(f"s3://{self.bucket}: {error}; renew the credentials") from error
         if status in (301, 307, 400, 401, 403, 404):
-            self._refuse(answer.decode(errors="replace"))
+            self._raise_if_hopeless(body.decode(errors="replace"))
             remedy = "check the URL and the region, and give these credentials s3:ListBucket"
             raise UsageError(f"cannot list s3://{self.bucket}: it answers {status}; {remedy}")
         if status != 200:
             raise TransientError(f"it answers {status}")
         try:
-            return parse_page(answer)
+            return parse_page(body)
         except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
             raise TransientError("its answer is damaged") from error
+
+    def _ask(
+        self, operation: str, headers: dict[str, str], max_bytes: int, **params: Any
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Send a presigned request; status, headers and body of the answer.
+
+        Raises BotoCoreError if it cannot be signed, TransientError, TimeoutError, TooLargeError.
+        """
+        if self.requester_pays:  # the URL is signed with the header
+            params["RequestPayer"] = headers["x-amz-request-payer"] = "requester"
+        params["Bucket"] = self.bucket
+        url = self.signer.generate_presigned_url(operation, params, ExpiresIn=URL_LIFE_S)
+        method = "HEAD" if operation == "head_object" else "GET"
+        try:
+            answer = self.http.send(AWSRequest(method, url, headers, stream_output=True).prepare())
+        except (ConnectTimeoutError, ReadTimeoutError) as error:
+            raise TimeoutError("the server did not answer in time") from error
+        except BotoCoreError as error:
+            raise TransientError("the server cannot be reached") from error
+        with closing(answer.raw) as raw:
+            most = max_bytes if answer.status_code < 300 else MAX_PAGE_BYTES
+            return answer.status_code, answer.headers, read_body(raw, most, self.timeout_s)
+
+    def _try(self, ask: Callable[[], Any]) -> Any:
+        """`ask()`, with obstore's errors turned into those of `stores`."""
+        try:
+            return ask()
+        except FileNotFoundError as error:
+            self._raise_if_hopeless(str(error))
+            raise
+        except exceptions.PreconditionError as error:
+            raise RefusedError(CHANGED) from error
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
+            self._raise_if_hopeless(str(error))
+            raise PermissionError from error
+        except (exceptions.BaseError, BotoCoreError) as error:
+            text = str(error)
+            self._raise_if_hopeless(text)
+            if re.search(r"status code: (503|429)|SlowDown", text):
+                raise ThrottledError("the store asks for fewer requests") from error
+            # obstore shows its settings with every error, a `retry_timeout` among them.
+            if "kind: Timeout" in text:
+                raise TimeoutError("the store did not answer in time") from error
+            raise TransientError("the store's answer failed") from error
+
+    def _raise_if_hopeless(self, text: str) -> None:
+        """Raise RunFailedError if no request of this run can succeed until the user fixes something."""
+        code = next((code for code in BAD_CREDENTIALS if f"<Code>{code}<" in text), None)
+        if code:
+            what = f"s3://{self.bucket} refuses the credentials ({code})"
+            raise RunFailedError(f"{what}; renew them, then run the same command")
+        if "<Code>NoSuchBucket<" in text:
+            what = f"s3://{self.bucket}: there is no such bucket"
+            raise RunFailedError(f"{what}; check the URL and the endpoint")

@@ -1,4 +1,4 @@
-"""Files of web servers: presigned URLs and manifests of http:// and https://."""
+"""Files of web servers, by http:// and https:// URLs, presigned ones too."""
 
 import time
 from collections.abc import Callable
@@ -25,12 +25,29 @@ REDIRECTS = 5
 CHUNK_BYTES = 2**18
 
 
-MAX_ANSWER_BYTES = 2**26
-"""Of what is no file: a page of a listing has 1 MB."""
+def read_body(raw: Any, max_bytes: int, timeout_s: float) -> bytes:
+    """The body of urllib3's answer `raw`, whole. Raises TooLargeError, TimeoutError, TransientError."""
+    began, data = time.monotonic(), bytearray()
+    if (raw.length_remaining or 0) > max_bytes:
+        raise TooLargeError
+    try:
+        while chunk := raw.read1(CHUNK_BYTES, decode_content=True):  # returns whatever has arrived
+            data += chunk
+            if len(data) > max_bytes:
+                raise TooLargeError
+            if time.monotonic() - began > timeout_s:
+                raise TimeoutError("the server did not answer in time")
+    except urllib3.exceptions.TimeoutError as error:
+        raise TimeoutError("the server did not answer in time") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise TransientError("the server's answer ended early") from error
+    if raw.length_remaining:  # botocore's session does not check it
+        raise TransientError("the server's answer ended early")
+    return bytes(data)
 
 
 def _version(answer: Any) -> str | None:
-    """Changes with the file: its etag, or else when it was written."""
+    """Changes with the file: its etag, or else its time of change."""
     return plain_etag(answer.headers.get("ETag")) or answer.headers.get("Last-Modified")
 
 
@@ -44,7 +61,7 @@ def _check_range(answer: Any, span: tuple[int, int], version: str | None) -> Non
 
 
 class Http:
-    """Web servers. User-info in the URL is sent as basic authentication."""
+    """Web servers. User info in a URL becomes basic authentication; `allowed` checks every redirect."""
 
     def __init__(self, allowed: Callable[[str], bool], timeout_s: float) -> None:
         self.allowed, self.timeout_s = allowed, timeout_s
@@ -67,39 +84,7 @@ class Http:
         with self._get(uri, headers) as answer:
             if span is not None:
                 _check_range(answer, span, version)
-            return self._body(answer, max_bytes)
-
-    def _body(self, answer: Any, max_bytes: int) -> bytes:
-        began, data = time.monotonic(), bytearray()
-        try:
-            while chunk := answer.raw.read1(CHUNK_BYTES, decode_content=True):  # however little has come
-                data += chunk
-                if len(data) > max_bytes:
-                    raise TooLargeError
-                if time.monotonic() - began > self.timeout_s:
-                    raise TimeoutError("the server did not answer in time")
-        except urllib3.exceptions.TimeoutError as error:
-            raise TimeoutError("the server did not answer in time") from error
-        except urllib3.exceptions.HTTPError as error:
-            raise TransientError("the server's answer ended early") from error
-        return bytes(data)
-
-    def ask(self, uri: str) -> tuple[int, bytes]:
-        """Status and body of the answer to a plain GET. Raises TransientError, RefusedError, TimeoutError."""
-        with self._send(uri, {}) as answer:
-            return answer.status_code, self._body(answer, MAX_ANSWER_BYTES)
-
-    def _send(self, uri: str, headers: dict[str, str]) -> Any:
-        try:
-            return self.session.get(
-                uri, headers=headers, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
-            )
-        except requests.exceptions.Timeout as error:
-            raise TimeoutError("the server did not answer in time") from error
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
-            raise RefusedError("its URL cannot be used") from error
-        except requests.exceptions.RequestException as error:
-            raise TransientError("the server cannot be reached") from error
+            return read_body(answer.raw, max_bytes, self.timeout_s)
 
     def _get(self, uri: str, headers: dict[str, str]) -> Any:
         for _ in range(REDIRECTS + 1):
@@ -112,6 +97,18 @@ class Http:
             if not self.allowed(uri):
                 raise RefusedError("it redirects to a place outside the allowed prefixes")
         raise RefusedError("it redirects without end")
+
+    def _send(self, uri: str, headers: dict[str, str]) -> Any:
+        try:
+            return self.session.get(
+                uri, headers=headers, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
+            )
+        except requests.exceptions.Timeout as error:
+            raise TimeoutError("the server did not answer in time") from error
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
+            raise RefusedError("its URL cannot be used") from error
+        except requests.exceptions.RequestException as error:
+            raise TransientError("the server cannot be reached") from error
 
     def _check(self, answer: Any) -> None:
         code = answer.status_code

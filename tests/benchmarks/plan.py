@@ -2,10 +2,12 @@
 
     python -m tests.benchmarks.plan                    1,000,000 keys, then 10,000,000
     python -m tests.benchmarks.plan --keys 1000000
+    python -m tests.benchmarks.plan --listing          ways to list a bucket, side by side
 
 No store of this size is at hand, so a stub in a process of its own answers ListObjectsV2 as S3
 does (prefix, delimiter, tokens, pages of 1,000, url encoding) for keys that it computes, and 404
-to every GET. The plan is made, made again with a filter, scored for a while, killed, and resumed.
+to every GET. The benchmark makes a plan, makes it again with a filter, scores for a while, kills
+the run and resumes it. `--listing` lists a bucket of Ceph's gateway instead.
 """
 
 import argparse
@@ -13,22 +15,28 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 from xml.sax.saxutils import escape
 
 from tests.benchmarks.score import FOLDER, family, measure
+from tests.s3_server import s3_server
 
 LAYOUT = "{camera}/{captured_at:%Y/%m/%d/%H%M%S}-*.jpg"
 CAMERAS, DAYS = 20, 25
 SCORING_S = 60
+LISTED_KEYS, LISTED_FOLDERS, LISTED_TIMES = 32_000, 32, 3
 
 
 class Keys(Sequence[str]):
@@ -179,13 +187,88 @@ def bench(num_keys: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def compare_listings(server_folder: Path) -> None:
+    """Each way to list LISTED_KEYS, folder by folder in as many threads as maskbatch lists with, taking turns."""
+    import obstore
+
+    from maskbatch.archives.tree import PREFIXES
+    from maskbatch.stores.access import Access
+
+    with s3_server(server_folder) as server:
+        os.environ.update(server.environment())
+        store: Any = Access().store("s3://bench/x")
+        store.signer.create_bucket(Bucket="bench")
+        folders = [f"cam-{number:02d}/2026" for number in range(LISTED_FOLDERS)]
+        keys = [f"{folder}/{k:06d}.jpg" for folder in folders for k in range(LISTED_KEYS // LISTED_FOLDERS)]
+        with ThreadPoolExecutor(PREFIXES) as pool:
+            list(pool.map(lambda key: obstore.put(store.client, key, b"x"), keys))
+        measured: dict[str, list[tuple[float, float]]] = {}
+        for _ in range(LISTED_TIMES):
+            for name, count in listings(store).items():
+                began, used = time.monotonic(), time.process_time()
+                with ThreadPoolExecutor(PREFIXES) as pool:
+                    found = sum(pool.map(count, folders))
+                if found != len(keys):
+                    sys.exit(f"{name}: {found} keys of {len(keys)}")
+                seconds, used = time.monotonic() - began, time.process_time() - used
+                measured.setdefault(name, []).append((found / seconds, used / found * 1e6))
+    print(f"\n| {LISTED_KEYS:,} keys, median of {LISTED_TIMES} | keys/s | processor ms for 1,000 keys |")
+    print("| --- | --- | --- |")
+    for name, pairs in measured.items():
+        rate, used_ms = map(statistics.median, zip(*pairs, strict=True))
+        print(f"| {name} | {rate:,.0f} | {used_ms:.1f} |")
+
+
+def listings(store: Any) -> dict[str, Callable[[str], int]]:
+    """Ways to list a folder of the bucket of `store`; each gives the number of keys."""
+    import botocore.session
+    import obstore
+    import s3fs
+
+    session = botocore.session.Session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    clients = {
+        "": botocore.session.Session().create_client("s3"),
+        ", times not parsed": session.create_client("s3"),
+    }
+    files = s3fs.S3FileSystem(use_listings_cache=False)
+
+    def count(folder: str) -> int:
+        number, token = 0, {}
+        while True:
+            keys, _, after = store.list_page(Prefix=f"{folder}/", **token)
+            number, token = number + len(keys), {"ContinuationToken": after}
+            if after is None:
+                return number
+
+    def count_by(client: Any) -> Callable[[str], int]:
+        pages = client.get_paginator("list_objects_v2").paginate
+        return lambda folder: sum(
+            len(page["Contents"]) for page in pages(Bucket="bench", Prefix=f"{folder}/")
+        )
+
+    return {
+        "maskbatch: presigned, ElementTree": count,
+        **{f"botocore's list_objects_v2{how}": count_by(client) for how, client in clients.items()},
+        "obstore.list, no untidy keys": lambda folder: sum(
+            map(len, obstore.list(store.client, folder, chunk_size=1000))
+        ),
+        "s3fs.find": lambda folder: len(files.find(f"bench/{folder}")),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--keys", type=int, nargs="*", default=[1_000_000, 10_000_000])
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--listing", action="store_true", help="only the ways to list a bucket, side by side")
     options = parser.parse_args()
     if options.serve:
         serve(options.keys[0])
+    if options.listing:
+        with TemporaryDirectory() as folder:
+            compare_listings(Path(folder))
+        return
     for num_keys in options.keys:
         bench(num_keys)
 

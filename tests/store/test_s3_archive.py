@@ -177,8 +177,8 @@ def test_a_listing_by_prefixes_has_every_key_once_and_in_order(
 ) -> None:
     bucket, keys = many
     if keys_a_page:
-        url = s3_module.S3._url
-        monkeypatch.setattr(s3_module.S3, "_url", lambda *a, **p: url(*a, MaxKeys=keys_a_page, **p))
+        ask = s3_module.S3._ask
+        monkeypatch.setattr(s3_module.S3, "_ask", lambda *a, **p: ask(*a, MaxKeys=keys_a_page, **p))
         keys = [key for key in keys if not key.startswith(("flat/001", "cam2"))]
     tree = Tree(f"{bucket.url}/", ("[!f]*",) if keys_a_page else ())
     found = list(list_tree(tree, access_to(s3), Counter()))
@@ -199,8 +199,10 @@ def test_a_pattern_lists_what_matches_and_little_else(
 ) -> None:
     bucket, keys = many
     tree, asked = Tree(f"{bucket.url}/", tuple(pattern.split("/"))), []
-    page = s3_module.S3.page
-    monkeypatch.setattr(s3_module.S3, "page", lambda self, **p: asked.append(p["Prefix"]) or page(self, **p))
+    page = s3_module.S3.list_page
+    monkeypatch.setattr(
+        s3_module.S3, "list_page", lambda self, **p: asked.append(p["Prefix"]) or page(self, **p)
+    )
     found = {file.relative: file.exact for file in list_tree(tree, access_to(s3), Counter())}
     assert found == {key: tree.takes(key) for key in keys if tree.takes(key) is not None}
     assert list(found) == sorted(found, key=str.encode)
