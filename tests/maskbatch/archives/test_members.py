@@ -49,17 +49,16 @@ class Store(io.BytesIO):
         return super().read(size)
 
 
-def container(data: bytes, kind: str = "tar", name: str = "days/1.tar") -> Container:
-    return Container(
-        file=Store(data), size=len(data), uri=f"s3://b/days/1.{kind}", relative=name, version="v1"
-    )
+def container(data: bytes, kind: str = "tar", name: str = "days/1.tar", keep: str | None = None) -> Container:
+    uri = f"s3://b/days/1.{kind}"
+    return Container(file=Store(data), size=len(data), uri=uri, relative=name, version="v1", keep_column=keep)
 
 
 def index(
     data: bytes, kind: str = "tar", keep_column: str | None = None
 ) -> tuple[list[Entry], dict[str, int]]:
-    skipped: Counter[str] = Counter()
-    return list(ENTRIES[kind](container(data, kind), skipped, keep_column)), dict(skipped)
+    source = container(data, kind, keep=keep_column)
+    return list(ENTRIES[kind](source)), dict(source.skipped)
 
 
 def fetch(data: bytes, entry: Entry, max_bytes: int = LIMIT) -> bytes:
@@ -261,7 +260,7 @@ def test_only_headers_of_a_plain_tar_are_read_and_few_are_held() -> None:
     data = make_tar(*((f"{i}.jpg", b"x") for i in range(2000)))
     source = container(data)
     assert isinstance(source.file, Store)
-    found = list_tar(source, Counter())
+    found = list_tar(source)
     next(found)
     with at_most(200_000):
         assert sum(1 for _ in found) == 1999
@@ -376,7 +375,7 @@ def test_a_compressed_tar_is_refused_with_the_command_that_helps(
     (tmp_path / "days").mkdir()
     (tmp_path / name).write_bytes(head)
     with pytest.raises(UsageError, match=tool) as caught:
-        list(list_tar(container(head, name=name), Counter()))
+        list(list_tar(container(head, name=name)))
     command = str(caught.value).rpartition(": ")[2]
     assert command == f"{tool} -dc 'days/day 1.tar.{extension}' > 'days/day 1.tar'"
     subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
