@@ -101,7 +101,7 @@ class Step:
         self._before = 0
         """Done before the rate starts to count."""
         self._rated: float | None = None
-        self._began = self._spoke = time.monotonic()
+        self._spoke = time.monotonic()
 
     def start_at(self, done: int) -> None:
         """Show `done` as done before, and leave it out of the rate."""
@@ -137,11 +137,6 @@ class Step:
             "rate": round(rate, 3),
             "eta_s": round(min((self.total - self.done) / rate, 1e8)) if self.total and rate else None,
         }
-
-    def finish(self) -> None:
-        took_s = time.monotonic() - self._began
-        message = f"{self.name}: {self.done:,} {self.unit} in {took_s:.1f} s"
-        say(message, "step", phase=self.name, unit=self.unit, done=self.done, took_s=round(took_s, 3))
 
     def close(self) -> None:
         """Remove what the step drew on the screen."""
@@ -198,7 +193,7 @@ def live_step() -> dict[str, Any]:
 @contextmanager
 def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
     """Show a step while the block runs, and at the end a line with its duration."""
-    drawn = _consoles[-1].is_terminal and not _logs_json
+    began, drawn = time.monotonic(), _consoles[-1].is_terminal and not _logs_json
     shown = (BarStep if drawn else Step)(name, total, unit)
     _open.append(shown)
     try:
@@ -206,7 +201,9 @@ def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[
     finally:
         _open.remove(shown)
         shown.close()
-    shown.finish()
+    took_s = time.monotonic() - began
+    message = f"{name}: {shown.done:,} {unit} in {took_s:.1f} s"
+    say(message, "step", phase=name, unit=unit, done=shown.done, took_s=round(took_s, 3))
 
 
 def add_up(counts: Mapping[str, int]) -> str:

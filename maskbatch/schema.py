@@ -22,28 +22,20 @@ CONDITIONS = {
 }
 """What may be wrong with a camera's view."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
-PLAN = pa.schema(
-    [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        ("container", pa.string()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-        pa.field("encoding", pa.string(), nullable=False),
-        ("num_bytes", pa.int64()),
-        ("version", pa.string()),
-        ("site", pa.string()),
-        ("camera", pa.string()),
-        ("captured_at", TIMESTAMP),
-        ("time_source", pa.string()),
-        ("kept", pa.string()),
-        ("fetch", pa.string()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("reuse_run", pa.int16()),
-        ("reuse_id", pa.int64()),
-    ]
-)
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+PLAN = pa.schema([
+    _required("id", pa.int64()), _required("uri", pa.string()), ("container", pa.string()),
+    ("offset", pa.int64()), ("length", pa.int64()), _required("encoding", pa.string()),
+    ("num_bytes", pa.int64()), ("version", pa.string()),
+    ("site", pa.string()), ("camera", pa.string()), ("captured_at", TIMESTAMP), ("time_source", pa.string()),
+    ("kept", pa.string()), ("fetch", pa.string()), ("status", pa.string()), ("error", pa.string()),
+    ("reuse_run", pa.int16()), ("reuse_id", pa.int64()),
+])  # fmt: skip
 """One row an image, `id` 0..N-1; those to score come first.
 
 The bytes are the whole file at `uri`, or `length` bytes of `container` from `offset`; with encoding `row`,
@@ -56,34 +48,19 @@ to copy the row from. `reuse_id`: its id there. Both are null for an image to sc
 
 def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
     """The columns of staging/ and scores/: one row an image (region 0), with the `id` of the plan."""
-    return pa.schema(
-        [
-            pa.field("id", pa.int64(), nullable=False),
-            pa.field("uri", pa.string(), nullable=False),
-            ("site", pa.string()),
-            ("camera", pa.string()),
-            ("captured_at", TIMESTAMP),
-            ("captured_local", pa.timestamp("us")),
-            ("time_source", pa.string()),
-            pa.field("region", pa.int16(), nullable=False),
-            ("box", pa.list_(pa.float32(), 4)),
-            pa.field("status", pa.string(), nullable=False),
-            ("error", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("num_bytes", pa.int64()),
-            ("sha256", pa.string()),
-            ("brightness", pa.float32()),
-            ("contrast", pa.float32()),
-            ("sharpness", pa.float32()),
-            ("dhash", pa.binary(8)),
-            ("label", pa.string()),
-            *[(f"prob_{name}", pa.float32()) for name in classes],
-            ("confidence", pa.float32()),
-            pa.field("needs_review", pa.bool_(), nullable=False),
-            *([(keep_column, pa.string())] if keep_column else []),
-        ]
-    )
+    return pa.schema([
+        _required("id", pa.int64()), _required("uri", pa.string()),
+        ("site", pa.string()), ("camera", pa.string()),
+        ("captured_at", TIMESTAMP), ("captured_local", pa.timestamp("us")), ("time_source", pa.string()),
+        _required("region", pa.int16()), ("box", pa.list_(pa.float32(), 4)),
+        _required("status", pa.string()), ("error", pa.string()),
+        ("width", pa.int32()), ("height", pa.int32()), ("num_bytes", pa.int64()), ("sha256", pa.string()),
+        ("brightness", pa.float32()), ("contrast", pa.float32()), ("sharpness", pa.float32()),
+        ("dhash", pa.binary(8)),
+        ("label", pa.string()), *[(f"prob_{name}", pa.float32()) for name in classes],
+        ("confidence", pa.float32()), _required("needs_review", pa.bool_()),
+        *([(keep_column, pa.string())] if keep_column else []),
+    ])  # fmt: skip
 
 
 UNKNOWN_DATE = "unknown"

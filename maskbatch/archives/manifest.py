@@ -83,7 +83,7 @@ class Manifest:
                 raise ValueError(f"{where}: {redact(_name(row))} {error}") from error
 
     def _entry(self, row: Row, folder: Place, bounds: list[Place]) -> Entry:
-        """Inside the manifest's folder, `relative` is below the archive, else below the bucket, host or `/`."""
+        """`relative` is below the archive inside the manifest's folder, else below bucket, host or `/`."""
         place = locate(_name(row), folder) if "uri" in row else object_place(row["bucket"], row["key"])
         if not any(bound.covers(place) for bound in bounds):
             top = shlex.quote(place.folder.uri if place.root == SCHEME else f"{place.root}/")

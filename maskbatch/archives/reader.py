@@ -109,7 +109,7 @@ class _Reader:
             yield from self._listed(file)
             return
         try:
-            opened = self._open(file.uri, file)
+            opened = self._open(file.uri)
         except FileNotFoundError as error:
             where = file.uri.removeprefix(SCHEME)
             raise UsageError(f"archive {where}: nothing is there; check the path") from error
@@ -166,16 +166,16 @@ class _Reader:
             )
         )
 
-    def _open(self, uri: str, file: File | None = None) -> BinaryIO:
-        """A file of any store for reading, seekable; `file` is what is known of it.
-
-        Raises UsageError, FileNotFoundError, OSError.
-        """
+    def _open(self, uri: str) -> BinaryIO:
+        """A file of any store for reading, seekable. Raises UsageError, FileNotFoundError, OSError."""
         if uri.startswith(SCHEME):
             return open(local_path(uri), "rb")
+        known = self.source.file
         try:
-            known = file is not None and file.num_bytes is not None
-            info = Info(file.num_bytes, file.version) if known else fetch_info(self.access, uri)
+            if known and known.uri == uri and known.num_bytes is not None:
+                info = Info(known.num_bytes, known.version)
+            else:  # not by what a listing said: fsspec's may give another version
+                info = fetch_info(self.access, uri)
             return cast(BinaryIO, RemoteFile(self.access, uri, info))
         except RefusedError:  # a server without ranges
             return io.BytesIO(self._read_whole(uri))

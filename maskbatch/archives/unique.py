@@ -7,6 +7,7 @@ import pickle
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from typing import BinaryIO
@@ -35,15 +36,13 @@ def keep_unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entr
         counts = {REPLACED: replaced, TWICE: len(repeated) - replaced}
         skipped.update({what: count for what, count in counts.items() if count})
         upcoming = iter(repeated.tolist())
-        drop, row = next(upcoming, -1), 0
+        drop = next(upcoming, -1)
         spool.seek(0)
-        while batch := _next_batch(spool):
-            for entry in batch:
-                if row == drop:
-                    drop = next(upcoming, -1)
-                else:
-                    yield entry
-                row += 1
+        for row, entry in enumerate(_read_spool(spool)):
+            if row == drop:
+                drop = next(upcoming, -1)
+            else:
+                yield entry
 
 
 def keep_first(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
@@ -92,9 +91,7 @@ def _find_repeated_rows(buckets: Buckets) -> tuple[NDArray[np.int64], int]:
     return np.sort(np.concatenate(found)), replaced
 
 
-def _next_batch(spool: BinaryIO) -> list[Entry]:
-    try:
-        batch: list[Entry] = pickle.load(spool)  # noqa: S301  written above
-    except EOFError:
-        return []
-    return batch
+def _read_spool(spool: BinaryIO) -> Iterator[Entry]:
+    with suppress(EOFError):
+        while True:
+            yield from pickle.load(spool)  # noqa: S301  written above
