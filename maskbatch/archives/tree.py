@@ -1,4 +1,4 @@
-"""What lies below a folder of any store, or matches a pattern below it."""
+"""The files below a folder of any store, or those that match a pattern below it."""
 
 import fnmatch
 import re
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 MAGIC = re.compile(r"[*?\[]")
-
-
 PREFIXES = 16
-"""Prefixes of a bucket to list in parallel."""
+"""Prefixes of a bucket to list at a time."""
 
 
 class File(NamedTuple):
@@ -22,21 +20,19 @@ class File(NamedTuple):
     num_bytes: int | None = None
     version: str | None = None
     error: str | None = None
-    """Why nobody can read it, if it is not a regular file."""
+    """Why it can never be read, if it is not a regular file."""
     exact: bool = False
-    """The pattern matches this file, not only a folder above it."""
+    """The pattern names this file itself, not a folder above it."""
 
 
 Page = list[File]
-
-
 Part = Page | Callable[[], Iterator[Page]]
 """Files, or a function that lists them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """All files below a folder, or those that match a pattern of `*`, `?`, `[...]` and `**`."""
+    """A folder, and a pattern below it: `*`, `?` and `[...]` in a name, `**`. Without one, all below."""
 
     base: str
     """Uri of the folder, ending in `/`."""
@@ -54,17 +50,21 @@ class Tree:
 
     @property
     def stem(self) -> str:
-        """The common start of all matching paths below the base: the lead and the start of the next name."""
-        return (
-            self.lead + MAGIC.split("/".join(self.pattern)[len(self.lead) :].partition("/")[0], maxsplit=1)[0]
-        )
+        """How every matching path below the base begins: the lead, and some of the next name."""
+        next_name = "/".join(self.pattern)[len(self.lead) :].partition("/")[0]
+        return self.lead + MAGIC.split(next_name, maxsplit=1)[0]
 
     def enters(self, folder: str) -> bool:
-        """Whether a file in `folder`, a path below the base ending in `/`, may match."""
-        return self._begins(folder.split("/")[:-1])
+        """Whether something below `folder`, a path below the base ending in `/`, may match."""
+        for name, segment in zip(folder.split("/")[:-1], self.pattern, strict=False):
+            if segment == "**":
+                return True
+            if not fnmatch.fnmatchcase(name, segment):
+                return False
+        return True
 
     def takes(self, relative: str) -> bool | None:
-        """`File.exact` of a file that matches, None for others."""
+        """Whether the pattern names the file itself, or (False) a folder above it; None without a match."""
         if not self.pattern:
             return False
         segments = relative.split("/")
@@ -73,17 +73,9 @@ class Tree:
         below = any(_matches(segments[:k], self.pattern) for k in range(1, len(segments)))
         return False if below else None
 
-    def _begins(self, folders: list[str]) -> bool:
-        for name, segment in zip(folders, self.pattern, strict=False):
-            if segment == "**":
-                return True
-            if not fnmatch.fnmatchcase(name, segment):
-                return False
-        return True
-
 
 def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path matches a pattern. `**` is any number of folders, at the end any path."""
+    """Whether a path's names match a pattern; `**` is any number of folders, at the end any path."""
     for i, segment in enumerate(pattern):
         if segment == "**":
             rest = pattern[i + 1 :]

@@ -234,6 +234,13 @@ def test_wrong_credentials_are_one_sentence(s3: S3Server, odd: Bucket, what: str
         assert "another-secret" not in str(raised.value)
 
 
+def test_planning_a_tar_asks_for_its_size_once_and_reads_it_once(s3: S3Server, odd: Bucket) -> None:
+    odd.put({"once/x.tar": make_tar({"a.jpg": image(1)})})
+    with fault_proxy(s3.endpoint, Faults()) as proxy:
+        rows, _ = plan(access_to(s3, endpoint_url=proxy.endpoint), f"{odd.url}/once/x.tar")
+        assert (len(rows), proxy.requests) == (1, 2)
+
+
 def test_a_bucket_that_is_not_there_is_one_sentence(s3: S3Server) -> None:
     for name in ("x", "x/y.jpg", "x.tar"):
         with pytest.raises(UsageError, match=r"s3://no-such-bucket: there is no such bucket|no such bucket"):
