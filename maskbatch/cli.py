@@ -316,9 +316,7 @@ def report(
 ) -> int:
     """Make the report of one finished run again, or one report over several."""
     from maskbatch import terminal
-    from maskbatch.report.make import make_report
-    from maskbatch.runs.directory import RunDir
-    from maskbatch.runs.versions import choose_versions
+    from maskbatch.report.make import report_runs
 
     settings = config.ReportConfig(
         exclude=tuple(config.split_names(exclude or "")),
@@ -329,21 +327,13 @@ def report(
         thumbnails=thumbnails,
         corrections=corrections,
     )
-    options = _options(storage_options)
-    opened = choose_versions([RunDir.at(name, options) for name in runs], take_latest=latest)
-    if len(opened) > 1 and out is None:
-        raise UsageError("several runs make a report of their own: name its folder with --out")
-    target = RunDir.at(out, options) if out is not None else None
-    if target is not None and target.run_json.exists():
-        raise UsageError(f"--out {out}: a run lies there; name another folder for the report")
-    folder = target.path if target is not None else opened[0].report
-    made = make_report(opened, folder, settings, options)
+    made = report_runs(runs, out, settings, latest=latest, options=_options(storage_options))
     if as_json:
         shown = {name: made.values[name] for name in ("judged", "alerts")}
-        print(json.dumps({"out": str(folder), "overall": made.overall, **shown}))
+        print(json.dumps({"out": str(made.folder), "overall": made.overall, **shown}))
     else:
         terminal.print_report(made, terminal.stdout_console())
-    say(f"Report: {folder}/report.html")
+    say(f"Report: {made.folder}/report.html")
     return made.exit_code
 
 
@@ -377,17 +367,13 @@ def compare(
 ) -> None:
     """Show what changed between two checkpoints on the same images, or two periods, with a test."""
     from maskbatch import terminal
-    from maskbatch.report.compare import compare_runs as held_against
-    from maskbatch.runs.directory import RunDir
-    from maskbatch.runs.versions import choose_versions
+    from maskbatch.report.compare import compare_runs
 
-    options = _options(storage_options)
-    pair = [choose_versions([RunDir.at(name, options)], take_latest=latest)[0] for name in (first, second)]
-    made = held_against(*pair)
+    comparison = compare_runs(first, second, latest=latest, options=_options(storage_options))
     if as_json:
-        print(json.dumps(made.as_dict()))
+        print(json.dumps(comparison.as_dict()))
     else:
-        terminal.print_comparison(made, terminal.stdout_console())
+        terminal.print_comparison(comparison, terminal.stdout_console())
 
 
 @app.command()

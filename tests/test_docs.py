@@ -12,7 +12,7 @@ import maskbatch
 from jobs import audit_month, nightly_report, submit
 from maskbatch import errors, schema
 from maskbatch.archives import arguments
-from maskbatch.report import make
+from maskbatch.report import figures
 from maskbatch.stores import options
 from tests.conftest import Cli
 
@@ -77,7 +77,15 @@ def test_the_readme_explains_every_condition_and_names_every_file_of_a_report() 
     for name in schema.CONDITIONS:
         assert f"`{name}`" in README.split("| condition |")[1].split("\n\n")[0]
     files = README.split("OUT/report/")[1].split("```")[0]
-    for name in (*make.FLAT, "cells", "review", "queue", "report.html", "report.json", "alerts.json"):
+    for name in (
+        *figures.LIST_TABLES,
+        "cells",
+        "review",
+        "queue",
+        "report.html",
+        "report.json",
+        "alerts.json",
+    ):
         assert re.search(rf"\b{re.escape(name)}\b", files), name
 
 

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from maskbatch.report.histograms import EDGES, NUM_BINS, bin_index
 
+Camera = tuple[str | None, str | None]
+"""(site, camera)."""
+
+
 KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "condition", "kept")
 
 

@@ -25,6 +25,8 @@ from maskbatch.progress import Step, step
 from maskbatch.report.intervals import FEW_CLUSTERS
 from maskbatch.runs.committed import CommittedRun, Meaning, open_together, order_files, read_files
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import choose_versions
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 FAILED = "failed"
 """What stands for the label of an image whose status is not ok."""
@@ -79,17 +81,26 @@ class Comparison:
 
 
 def compare_runs(
-    first: RunDir | Sequence[RunDir], second: RunDir | Sequence[RunDir], *, own_days: bool = False
+    first: str, second: str, *, latest: bool = False, options: StorageOptions = NO_OPTIONS
 ) -> Comparison:
-    """Compare a run, or several together, with another; the images of the first are held, 18 bytes each.
+    """Compare two finished runs, or with `latest` the newest version of each.
 
-    With `own_days` each run gives only the local days that it was asked for.
-    Raises UsageError where a run stands on both sides, or for two periods whose labels do not mean the same.
+    Raises UsageError where a run is missing or unfinished, where both are the same, and where they share few
+    images and their labels mean different things.
     """
-    sides = [
-        open_together([side] if isinstance(side, RunDir) else side, own_days=own_days)
-        for side in (first, second)
-    ]
+    sides = [choose_versions([RunDir.at(name, options)], take_latest=latest) for name in (first, second)]
+    return make_comparison(*sides)
+
+
+def make_comparison(
+    first: Sequence[RunDir], second: Sequence[RunDir], *, own_days: bool = False
+) -> Comparison:
+    """Compare the runs of one side, taken together, with those of the other.
+
+    With `own_days` each run gives only the local days that it was asked for. Memory: 18 bytes an image of the
+    first side. Raises UsageError as `compare_runs` does, and where a run stands on both sides.
+    """
+    sides = [open_together(runs, own_days=own_days) for runs in (first, second)]
     paths = [_joined(str(one.run.path) for one in side) for side in sides]
     if any(one.success == other.success for one in sides[0] for other in sides[1]):
         raise UsageError(f"{' and '.join(paths)} are the same run; name two different ones")

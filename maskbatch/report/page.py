@@ -64,7 +64,7 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("maskbatch"),
+        loader=PackageLoader("maskbatch.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

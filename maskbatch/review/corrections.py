@@ -73,7 +73,7 @@ def write_judgement(folder: Location, row: Mapping[str, Any], after: datetime | 
 
 def read_judgements(folder: Location, chosen: Collection[str] | None = None) -> pa.Table:
     """All judgements in `folder` by time, or those of the objects `chosen` by name. Raises UsageError."""
-    found = object_names(folder) if chosen is None else sorted(chosen)
+    found = list_objects(folder) if chosen is None else sorted(chosen)
     progress = step("corrections", len(found), "judgements") if len(found) >= MANY else nullcontext()
     with progress as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
         parts = [SCHEMA.empty_table()]
@@ -84,7 +84,7 @@ def read_judgements(folder: Location, chosen: Collection[str] | None = None) -> 
     return pa.concat_tables(parts).sort_by("at")
 
 
-def object_names(folder: Location) -> list[str]:
+def list_objects(folder: Location) -> list[str]:
     """Names of the objects in `folder`, none where it is not there."""
     return [name for name in list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
 
@@ -102,7 +102,7 @@ def _read(path: Location) -> pa.Table:
         raise UsageError(message) from error
 
 
-def read_of_run(one: CommittedRun) -> pa.Table:
+def read_run_judgements(one: CommittedRun) -> pa.Table:
     """What is in the run's own folder and in those of the versions that it replaces. Raises UsageError."""
     return pa.concat_tables([read_judgements(folder) for folder in list_folders(one.run, one.settings)])
 
@@ -116,7 +116,7 @@ def list_folders(run: RunDir, settings: Mapping[str, Any]) -> list[Location]:
     return [*(it.corrections for it in before), run.corrections]
 
 
-def find_last_words(rows: pa.Table) -> pd.DataFrame:
+def find_latest_judgements(rows: pa.Table) -> pd.DataFrame:
     """The last row of each person on each image, those without a label too."""
     frame = rows.to_pandas().sort_values("at", kind="stable")
     return frame.drop_duplicates([*IMAGE, "by"], keep="last").reset_index(drop=True)

@@ -101,7 +101,7 @@ class Collector:
         drawn = pa.concat_tables([self._drawn, rows])
         self._drawn = _first(drawn, ["order"], NUM_UNCERTAIN + NUM_RANDOM)
 
-    def chosen(self, files: Sequence[File], runs: Sequence[CommittedRun]) -> Selection:
+    def select(self, files: Sequence[File], runs: Sequence[CommittedRun]) -> Selection:
         """Their rows, read again from the row groups where they lie."""
         shown = [*SHOWN_COLUMNS, "sha256", *(f"prob_{name}" for name in runs[0].meaning.classes)]
         wanted = pa.schema([schema.scores(runs[0].meaning.classes).field(name) for name in shown])

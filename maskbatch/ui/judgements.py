@@ -53,7 +53,7 @@ class Judgements:
         elsewhere = False
         with self._reading:
             for folder, known in self._known.items():
-                names = set(corrections.object_names(folder)) - known
+                names = set(corrections.list_objects(folder)) - known
                 rows = corrections.read_judgements(folder, names)
                 known |= names
                 self._all = pa.concat_tables([self._all, rows])
@@ -83,4 +83,4 @@ class Judgements:
 
     def last_words(self) -> pd.DataFrame:
         """What `corrections.last_words` makes of everything read so far."""
-        return corrections.find_last_words(self._all)
+        return corrections.find_latest_judgements(self._all)

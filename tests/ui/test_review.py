@@ -272,7 +272,7 @@ def test_the_report_is_shown_and_made_anew_in_the_run(page: Page, server: Server
     page.get_by_role("button", name="Make it anew").click()
     expect(page.get_by_text(f"Made anew in {run}/report")).to_be_visible()
     assert (run / "report/report.html").stat().st_mtime_ns > before
-    words = corrections.find_last_words(corrections.read_judgements(run / "corrections"))
+    words = corrections.find_latest_judgements(corrections.read_judgements(run / "corrections"))
     said = json.loads((run / "report/report.json").read_text())["judged"]
     assert said["num_judged"] + said["num_waiting"] == words.dropna(subset="label").groupby("uri").ngroups > 0
 

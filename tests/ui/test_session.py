@@ -345,7 +345,7 @@ def test_a_later_word_counts_wherever_it_lies_and_though_the_clock_was_set_back(
         read = Judgements(queue.rows, order[0], order[1:])
         read.refresh()
         assert (read.said(0), read.said(1)) == ({}, {"anna": "with_mask"})
-    words = corrections.find_last_words(corrections.read_judgements(folders[0]))
+    words = corrections.find_latest_judgements(corrections.read_judgements(folders[0]))
     assert words["label"].isna().tolist() == [False, True]
 
 

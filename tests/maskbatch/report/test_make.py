@@ -13,15 +13,16 @@ from test_tables import COUNTS
 from maskbatch.config import ReportConfig
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint
-from maskbatch.report import make as report_module
-from maskbatch.report.make import FLAT, make_report
+from maskbatch.report import figures
+from maskbatch.report.figures import LIST_TABLES
+from maskbatch.report.make import make_report
 from maskbatch.report.tables import GROUPINGS
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, list_names, write_json
 
 FILES = {
     "report.json", "report.html", "alerts.json",
-    *(f"{name}.parquet" for name in (*GROUPINGS, *FLAT, "cells", "review", "queue", "corrections")),
+    *(f"{name}.parquet" for name in (*GROUPINGS, *LIST_TABLES, "cells", "review", "queue", "corrections")),
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def test_a_run_in_a_store_gives_the_report_of_a_local_one(
     assert report.overall == local.overall
     assert report.values["runs"][0]["path"] == str(made.path)
     assert list_names(made.report) == list_names(tmp_path / "report")
-    for name in ("cells", *GROUPINGS, *FLAT):
+    for name in ("cells", *GROUPINGS, *LIST_TABLES):
         path = made.report / f"{name}.parquet"
         assert path.read_bytes() == (tmp_path / "report" / path.name).read_bytes()
 
@@ -133,7 +134,7 @@ def test_a_month_of_nightly_runs_gives_the_report_of_one_run_of_the_month(
             assert together.values[name] == one.values[name], name
     assert one.values["quality"]["by_camera"][1]["duplicate"] == 1
     assert one.values["drift"]["tests"], "twelve nights are enough to be tested"
-    for name in (*GROUPINGS, *FLAT, "cells"):
+    for name in (*GROUPINGS, *LIST_TABLES, "cells"):
         paths = [tmp_path / folder / f"{name}.parquet" for folder in ("one", "together")]
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
     rows = [report.values["review"]["candidates"] for report in (one, together)]
@@ -290,7 +291,7 @@ def test_a_fleet_has_every_camera_day_in_its_parquet_file_and_the_busiest_in_the
     }
     run = stage_run(tmp_path / "run", write_files(tmp_path / "archive", files), checkpoint)
     run.commit()
-    monkeypatch.setattr(report_module, "MAPPED_CAMERAS", 2)
+    monkeypatch.setattr(figures, "MAPPED_CAMERAS", 2)
     report = make_report([run.run], run.run.report)
     days = pq.read_table(run.run.report / "by_camera_day.parquet")
     assert days.num_rows == 6

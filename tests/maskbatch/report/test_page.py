@@ -21,8 +21,9 @@ from maskbatch import schema
 from maskbatch.config import ReportConfig
 from maskbatch.report import page, plots
 from maskbatch.report.drift import LEAST_CHANGE
+from maskbatch.report.figures import MAPPED_CAMERAS, UNLIKE_PSI
 from maskbatch.report.intervals import DesignEffects, wilson
-from maskbatch.report.make import MAPPED_CAMERAS, UNLIKE_PSI, make_report
+from maskbatch.report.make import make_report
 from maskbatch.schema import CONDITIONS
 from tests.conftest import headless_chromium
 

@@ -205,7 +205,7 @@ def said(*words: tuple[int, str | None, str], region: int = 0) -> pd.DataFrame:
         }
         for n, (k, label, by) in enumerate(words)
     ]  # fmt: skip
-    return corrections.find_last_words(pa.Table.from_pylist(rows, corrections.SCHEMA))
+    return corrections.find_latest_judgements(pa.Table.from_pylist(rows, corrections.SCHEMA))
 
 
 def counts(**labels: int) -> dict[str, Any]:
