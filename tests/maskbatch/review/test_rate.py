@@ -430,7 +430,7 @@ def test_what_was_judged_of_a_read_only_run_is_read_from_where_it_was_put(made: 
     text = " ".join(console.export_text().split())
     assert "Judged by people: 11 images; no rate yet: 5 of 30 random" in text
     next_one = read_queue(made.run.report).slice(10, 1).to_pylist()[0]
-    assert "Not counted yet: 1 random, beyond one that nobody looked at: north/gate-" in text
+    assert "Not counted yet: 1 random, until somebody judges or skips this image: north/gate-" in text
     assert next_one["uri"] in text
 
 
