@@ -78,10 +78,9 @@ def describe_other_rates(report: "Report") -> Iterator[str]:
             f"{format_percent(everything['compliance'])} ({format_interval(everything)})."
         )
     if overall["corrected"] is not None:
-        unlike = corrected["unlike_cameras"]
-        doubt = (
-            f"; doubtful: pictures of {unlike:,} cameras look unlike that (PSI over 0.25)" if unlike else ""
-        )
+        num = corrected["unlike_cameras"]
+        unlike = f"the pictures of {num:,} cameras look unlike that set (PSI over 0.25)"
+        doubt = f"; doubtful: {unlike}" if num else ""
         yield (
             f"Corrected for the classifier's errors: {overall['corrected']:.1%} "
             f"({format_interval(overall, 'corrected')}), if it errs here as on its held-out set{doubt}."
