@@ -44,6 +44,9 @@ LEAST_ROUNDS = 3
 GROUPS_PER_CORE = 64
 
 
+TIMES = ("read_s", "decode_s", "score_s")
+
+
 MAX_GROUPS = 2048
 """About 30 MB of plan rows."""
 
@@ -104,8 +107,8 @@ def calibrate(
         TemporaryDirectory(prefix="maskbatch-estimate-") as folder,
         Cluster(job, verbose=verbose) as cluster,
     ):
-        with step("list") as shown:
-            groups = draw_groups(plan_rows(config, clock, listing, access), group_size, most, shown)
+        with step("list") as progress:
+            groups = draw_groups(plan_rows(config, clock, listing, access), group_size, most, progress)
         listed = time.monotonic()
         write_plan(RunDir(Path(folder)).plan, _number_rows(groups), Step("plan", None, "images"))
         work = Work(
@@ -125,7 +128,7 @@ def calibrate(
         cores, gpus = _in_use(cluster, work)
         done = _score_groups(cluster, work, cores)
     shards = [shard for _, shard in done]
-    statuses = _statuses(config, shards)
+    num_images, statuses = _num_images(*shards), _statuses(config, shards)
     return Calibration(
         listing=listing,
         num_shards=-(-listing.num_images // shard_size(listing.num_images, opened.card.input_size)),
@@ -137,26 +140,24 @@ def calibrate(
         num_started=_num_images(*shards[:cores]),
         images_per_s=_rate(done, cores),
         spread=_spread(shards),
-        read_s=sum(shard.read_s for shard in shards) / _num_images(*shards),
-        decode_s=sum(shard.decode_s for shard in shards) / _num_images(*shards),
-        score_s=sum(shard.score_s for shard in shards) / _num_images(*shards),
+        **{name: sum(getattr(shard, name) for shard in shards) / num_images for name in TIMES},
     )
 
 
-def draw_groups(rows: Iterable[Row], group_size: int, num_groups: int, shown: Step) -> list[pa.Table]:
+def draw_groups(rows: Iterable[Row], group_size: int, num_groups: int, progress: Step) -> list[pa.Table]:
     """At most `num_groups` groups of `group_size` consecutive rows, equally likely, in random order."""
     random = Random(0)  # noqa: S311  the same sample for the same archive
-    rows, drawn = iter(rows), list[pa.Table]()
-    for seen in count():
+    rows, sample = iter(rows), list[pa.Table]()
+    for number in count():
         group = list(islice(rows, group_size))
         if not group:
             break
-        shown.advance(len(group))
-        place = seen if seen < num_groups else random.randrange(seen + 1)
+        progress.advance(len(group))
+        place = number if number < num_groups else random.randrange(number + 1)
         if place < num_groups:
-            drawn[place : place + 1] = [pa.Table.from_pylist(group, schema.PLAN)]
-    random.shuffle(drawn)
-    return sorted(drawn, key=len, reverse=True)  # the archive's last group may be a short one
+            sample[place : place + 1] = [pa.Table.from_pylist(group, schema.PLAN)]
+    random.shuffle(sample)
+    return sorted(sample, key=len, reverse=True)  # the archive's last group may be a short one
 
 
 def _number_rows(groups: Sequence[pa.Table]) -> Iterator[Row]:
@@ -177,10 +178,10 @@ def _in_use(cluster: Cluster, work: Work) -> tuple[int, float]:
 def _score_groups(cluster: Cluster, work: Work, cores: int) -> list[Timed]:
     """The scored groups, in the order in which they were done."""
     done: list[Timed] = []
-    with step("sample") as shown:
+    with step("sample") as progress:
         for shard in cluster.score(work, range(work.num_shards)):
             done.append((time.monotonic(), shard))
-            shown.advance(_num_images(shard))
+            progress.advance(_num_images(shard))
             rounds, within = divmod(len(done), cores)
             if within or rounds <= LEAST_ROUNDS:
                 continue
@@ -217,7 +218,7 @@ def _spread(shards: Sequence[ShardDone]) -> float:
 
 
 def _busy_s(shard: ShardDone) -> float:
-    return shard.read_s + shard.decode_s + shard.score_s
+    return float(sum(getattr(shard, name) for name in TIMES))
 
 
 def _num_images(*shards: ShardDone) -> int:

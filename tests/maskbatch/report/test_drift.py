@@ -18,7 +18,7 @@ from maskbatch.report.drift import (
     RECENT_NIGHTS,
     find_drift_alerts,
     measure_drift,
-    num_recent,
+    count_recent,
     rank_test,
     stability_index,
 )
@@ -90,7 +90,7 @@ def simulated(rng: np.random.Generator, reports: int, cameras: int, nights: int,
 def p_values(measures: Floats) -> Floats:
     """(reports, tests)."""
     rows = measures.reshape(-1, measures.shape[-1])
-    return rank_test(rows, num_recent(rows.shape[1])).reshape(len(measures), -1)
+    return rank_test(rows, count_recent(rows.shape[1])).reshape(len(measures), -1)
 
 
 @pytest.mark.parametrize(
