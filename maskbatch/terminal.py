@@ -29,11 +29,7 @@ if TYPE_CHECKING:
     from maskbatch.report.make import Report
 
 MAX_ROWS = 31
-
-
 MAX_CAMERAS = 12
-
-
 TABLE: dict[str, Any] = {
     "title_justify": "left", "title_style": "bold", "header_style": "", "box": SIMPLE_HEAD, "padding": 0,
 }  # fmt: skip

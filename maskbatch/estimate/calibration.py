@@ -35,22 +35,12 @@ from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 STEADY_S = 20.0
 """How long scoring is measured, once every worker has done its first group."""
-
-
 LEAST_ROUNDS = 3
 """Groups that each worker scores at least, if there are so many: fewer tell little of the steady pace."""
-
-
 GROUPS_PER_CORE = 64
-
-
 TIMES = ("read_s", "decode_s", "score_s")
-
-
 MAX_GROUPS = 2048
 """About 30 MB of plan rows."""
-
-
 Timed = tuple[float, ShardDone]
 """When a group was done, by the monotonic clock, and what its worker reports."""
 

@@ -21,24 +21,14 @@ from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 RANGE = 0.25
 """The share by which the time may be off, sampling aside; `python -m tests.benchmarks.estimate` checks it."""
-
-
 NODES_S = 300.0
 """Until the nodes of a cluster are ready; assumed."""
-
-
 END_S = 4.0
 """Python's start, Ray's end, and commit and report of hardly any image."""
-
-
 IMAGE_S = 12e-6
 """The driver's time for an image: 2 us to write the plan, 6 to commit, 4 to report; measured on one core."""
-
-
 SHARD_S = 1.4e-3
 """The driver's time to commit a shard."""
-
-
 STEPS = ("read", "decode", "score")
 
 

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 NOWHERE = {"site": None, "camera": None}
-
-
 Floats = NDArray[np.float64]
-
-
 LEAST_DAYS = 20
 """The last of so many days is the worst by chance with probability 1 / LEAST_DAYS."""
 

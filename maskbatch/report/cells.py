@@ -18,26 +18,12 @@ from maskbatch.report.histograms import EDGES, NUM_BINS, bin_index
 
 Camera = tuple[str | None, str | None]
 """(site, camera)."""
-
-
 KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "condition", "kept")
-
-
 MEASURES = tuple(EDGES)
-
-
 SUMS = tuple(f"{measure}_sum" for measure in MEASURES)
-
-
 HISTOGRAMS = tuple(f"{measure}_histogram" for measure in MEASURES)
-
-
 COLUMNS = ("site", "camera", "captured_local", "status", "label", "needs_review", "region", *MEASURES)
-
-
 GRAIN = 65_536
-
-
 SCHEMA = pa.schema(
     [
         ("site", pa.string()),

@@ -31,23 +31,11 @@ from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 FAILED = "failed"
 """The label of an image whose status is not ok."""
-
-
 COLUMNS = ("uri", "site", "camera", "captured_local", "region", "status", "label")
-
-
 COUNTS = ("compliant_first", "assessed_first", "compliant_second", "assessed_second")
-
-
 SIDES = ("first", "second")
-
-
 CELL = ["camera", "hour", *SIDES]
-
-
 Integers = NDArray[np.int64]
-
-
 Cameras = dict[Camera, int]
 """A number for each camera of both runs."""
 

@@ -18,21 +18,13 @@ from maskbatch.schema import CONDITIONS
 DARK, OVER_EXPOSED, COVERED, BLURRED = 0.06, 0.94, 0.03, 5.0
 """These bounds flag 0, 0, 0 and 2 % of 600 sharp photographs of faces and scenes. Blurred by a Gaussian of 4
 pixels at 160 pixels, all are flagged as blurred."""
-
-
 FROZEN_FRAMES = 4
-
-
 FACE_FROZEN_S, EMPTY_FROZEN_S = 60, 12 * 3600
 """Nobody stands still for so long, but an empty gate at night looks the same for hours. FROZEN_FRAMES frames
 must show a face, since one empty frame may be misread. Equal bytes need no time."""
-
-
 SAME_BITS, SAME_LEVEL, SAME_SHARPNESS = 2, 0.004, 0.05
 """How far two frames of a frozen camera may differ, by its clock overlay and noise: in bits of dhash, in
 brightness and contrast as shares of white, and in sharpness as a share."""
-
-
 STRETCH_FRAMES = 3
 """Snapshots in a row that make a stretch in the report."""
 

@@ -19,37 +19,21 @@ from maskbatch.schema import UNKNOWN_DATE
 
 LEAST_SNAPSHOTS = 12
 """A camera with fewer in all has no inferred pace."""
-
-
 LEAST_DAYS = 3
 """With fewer, every hour between the first and the last is expected to hold what all usually hold."""
-
-
 STEADY = 0.6
 """The share of its hours in which a camera must keep its own pace, to a fifth or to less than one snapshot.
 Otherwise nothing is expected of it, as of one that a sensor triggers."""
-
-
 SAME = 0.9
 """Where this share of a camera's days hold the same in every hour, medians show its lost snapshots."""
-
-
 LEAST_DUE = 50
 """Missing snapshots are counted in blocks of whole days in which so many are expected."""
-
-
 LEAST_MISSING = 2
 """Snapshots that must be missing to make a gap, in hours with under half of theirs."""
-
-
 STRAY_SHARE, STRAY_DAYS, LEAST_TOTAL = 1000, 31, 100
 """The first and last image of every STRAY_SHARE (at least one, from LEAST_TOTAL on) are strays, as after a
 clock reset, if more than STRAY_DAYS lie between them and the rest."""
-
-
 Counts = NDArray[np.float64]
-
-
 Period = tuple[datetime | None, datetime | None]
 
 

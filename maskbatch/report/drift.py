@@ -38,22 +38,12 @@ from maskbatch.report.cells import (
 from maskbatch.schema import UNKNOWN_DATE
 
 RECENT_NIGHTS = 7
-
-
 HISTORY_NIGHTS = 28
-
-
 LEAST_NIGHTS = 10
 """Nights of a camera, in all, for it to be tested."""
-
-
 ALERT_Q = 0.05
-
-
 LEAST_CHANGE = {"share": 0.01, "confidence": 0.01, "brightness": 0.02, "sharpness": 0.1}
 """The least change of a median that alerts; for sharpness, as a share of what it was."""
-
-
 Floats = NDArray[np.float64]
 
 

@@ -30,20 +30,12 @@ from maskbatch.schema import CONDITIONS, UNKNOWN_DATE
 
 MAX_LISTED = 100
 """Gaps, stretches and drift tests in report.json; their Parquet files have all."""
-
-
 MAPPED_CAMERAS = 60
 """Cameras on the page's maps, with single days in report.json; by_camera_day.parquet has all."""
-
-
 UNLIKE_PSI = 0.25
 """A population stability index above it is commonly read as another population."""
-
-
 SHOWN_CANDIDATES = 24
 """The least certain of the review candidates; review.parquet has 1,000."""
-
-
 LIST_TABLES = {
     "coverage": [
         ("site", pa.string()), ("camera", pa.string()), ("cadence_s", pa.float64()), ("source", pa.string()),

@@ -7,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_BINS = 20
-
-
 EDGES: dict[str, NDArray[np.float64]] = {
     "confidence": np.linspace(0.0, 1.0, NUM_BINS + 1),
     "brightness": np.linspace(0.0, 1.0, NUM_BINS + 1),

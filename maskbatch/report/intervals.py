@@ -16,8 +16,6 @@ from scipy.special import stdtrit
 
 FEW_CLUSTERS = 10
 """A group with fewer uses the pooled design effect, and the report marks its interval as too narrow."""
-
-
 Floats = NDArray[np.float64]
 
 

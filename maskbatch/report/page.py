@@ -21,14 +21,8 @@ from maskbatch.schema import CONDITIONS
 
 LIMITS = {"MAX_ROWS": 40, "MAX_ALERTS": 6, "MAX_LONGEST": 15}
 """Rows shown: of most tables, of alerts, and of tables that begin with the longest or worst."""
-
-
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"
-
-
 DASH = "\N{EN DASH}"
-
-
 UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 

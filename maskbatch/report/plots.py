@@ -24,21 +24,11 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 Row = Mapping[str, Any]
-
-
 Dot = tuple[str, str, float, float, float]
 """Text, colour, value, low and high."""
-
-
 VARIABLES = ("ink", "muted", "rule", "accent", "second", "band", "alert", "h0", "h1", "h2", "h3", "h4", "h5")
-
-
 COLOURS = {name: f"#0001{number:02x}" for number, name in enumerate(VARIABLES, 1)}
-
-
 INK, MUTED, RULE, ACCENT, SECOND, BAND, ALERT = list(COLOURS.values())[:7]
-
-
 STYLE = {
     "axes.axisbelow": True, "axes.edgecolor": RULE, "axes.grid": True, "axes.labelcolor": MUTED,
     "axes.labelsize": 8.5, "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
@@ -48,31 +38,15 @@ STYLE = {
     "text.parse_math": False, "text.usetex": False, "xtick.color": RULE, "xtick.labelcolor": MUTED,
     "ytick.left": False, "ytick.labelcolor": MUTED,
 }  # fmt: skip
-
-
 WIDTH_IN = 9.0
-
-
 LONGEST_LABEL = 30
-
-
 FEWEST_DAYS = 24
 """A map of fewer days leaves room to the right, so that its cells keep their shape."""
-
-
 SQUARE, STROKE = ((0.05, -0.43), (0.95, -0.43), (0.95, 0.43), (0.05, 0.43)), ((0.25, 0.25), (0.75, -0.25))
-
-
 _camera = itemgetter("site", "camera")
-
-
 SERIES = {INK: "by people's review", ACCENT: "as classified", SECOND: "corrected"}
-
-
 COMPLIANCE_STEPS = {"95 % and more": 0.95, "90 to 95 %": 0.9, "80 to 90 %": 0.8, "70 to 80 %": 0.7,
                     "50 to 70 %": 0.5, "under 50 %": 0.0}  # fmt: skip
-
-
 COVERAGE_STEPS = {"95 % and more": 0.95, "75 to 95 %": 0.75, "50 to 75 %": 0.5, "25 to 50 %": 0.25,
                   "under 25 %": 1e-9, "none came": 0.0}  # fmt: skip
 

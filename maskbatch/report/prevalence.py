@@ -22,23 +22,13 @@ from maskbatch.report.intervals import DesignEffects
 
 DRAWS = 1000
 """A limit of the interval moves by about 2 % of its width from one seed to another."""
-
-
 CHUNK = 256
 """Groups drawn at once: 8 MB an array at four classes."""
-
-
 MIN_PICTURES = 30
 """Held-out pictures of each class; with fewer, a recall of .9 is known to 11 points either way at best."""
-
-
 MIN_SINGULAR = 0.2
 """A matrix that shrinks a difference of shares further multiplies its error by more than five."""
-
-
 Floats = NDArray[np.float64]
-
-
 Bools = NDArray[np.bool_]
 
 

@@ -25,11 +25,7 @@ from maskbatch.review.queue import Collector, Selection
 from maskbatch.runs.committed import CommittedRun, File, file_date, order_files, read_files
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
-
-
 Numbers = NDArray[np.int64]
-
-
 COLUMNS = ("id", *cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
 
 

@@ -25,23 +25,11 @@ GROUPINGS: dict[str, tuple[str, ...]] = {
     "by_camera_day": ("site", "camera", "date"),
 }
 """Weekdays are 1, Monday, to 7."""
-
-
 CAMERA_DAY = ("site", "camera", "date")
-
-
 KEYS = ("site", "camera", "date", "hour", "weekday", "kept")
-
-
 CORRECTED = ("corrected", "corrected_low", "corrected_high")
-
-
 KEY_TYPES = {"hour": pa.int64(), "weekday": pa.int64()}
-
-
 Row = dict[str, Any]
-
-
 Counts = NDArray[np.int64]
 
 

@@ -46,12 +46,8 @@ SCHEMA = pa.schema(
 )
 """`label`: the person's, null for none; `was`: the classifier's; `by`, `at`: who and when; `stratum` and
 `probability` as in the review queue."""
-
-
 MANY = 100
 """So many take time to read, so progress is shown."""
-
-
 IMAGE = ["uri", "sha256", "region"]
 """What identifies an image; by its sha256 a changed picture is another image."""
 

@@ -21,11 +21,7 @@ from maskbatch.stores.files import open_file
 from maskbatch.stores.options import StorageOptions
 
 SIDE_PX = 240
-
-
 QUALITY = 85
-
-
 OTHER = "the archive no longer holds the picture that was scored"
 
 

@@ -21,22 +21,12 @@ from maskbatch.runs.committed import CommittedRun, File, take_rows
 from maskbatch.stores.files import Location, open_file
 
 STRATA = RANDOM, UNCERTAIN = "random", "uncertain"
-
-
 NUM_UNCERTAIN = 1000
 """The least certain images, kept for review."""
-
-
 NUM_RANDOM = 500
 """With an error rate of 5 %, its 95 % interval is 4 points wide."""
-
-
 LEAST_SHARE = 0.05
-
-
 PLACE = [("file", pa.int32()), ("row", pa.int32())]
-
-
 KEPT = pa.schema(
     [
         ("confidence", pa.float32()),
@@ -46,11 +36,7 @@ KEPT = pa.schema(
         *PLACE,
     ]
 )
-
-
 SHOWN_COLUMNS = ("id", "uri", "site", "camera", "captured_local", "label", "confidence")
-
-
 CANDIDATE_COLUMNS = ("rank", "run", *SHOWN_COLUMNS)
 
 

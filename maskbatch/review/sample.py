@@ -25,14 +25,8 @@ from numpy.typing import NDArray
 
 DRAWS = 4000
 """A limit of the interval moves by about 1 % of its width from one seed to another."""
-
-
 Floats = NDArray[np.float64]
-
-
 Indices = NDArray[np.int64]
-
-
 Estimate = dict[str, float | None]
 """`value`, `low` and `high` of a share."""
 
