@@ -93,10 +93,7 @@ def calibrate(
     listing, clock = Listing(), Clock.parse(config.timezone, now())
     group_size = shard_size(0, opened.card.input_size)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
-    with (
-        TemporaryDirectory(prefix="maskbatch-estimate-") as folder,
-        Cluster(job, verbose=verbose) as cluster,
-    ):
+    with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:
         with step("list") as progress:
             groups = draw_groups(plan_rows(config, clock, listing, access), group_size, most, progress)
         listed = time.monotonic()

@@ -97,15 +97,9 @@ def _measure_falls(compliant_DC: Floats, assessed_DC: Floats) -> Floats:
 def _fall(
     name: str, where: Mapping[str, Any], before: float, rate: float, assessed: int, how: str
 ) -> dict[str, Any]:
-    return {
-        "kind": "fall",
-        **where,
-        "measure": "compliance",
-        "rate": rate,
-        "before": before,
-        "assessed": assessed,
-        "sentence": f"{name}: compliance fell from {_percent(before)} to {_percent(rate)}, {how}",
-    }
+    sentence = f"{name}: compliance fell from {_percent(before)} to {_percent(rate)}, {how}"
+    figures = {"rate": rate, "before": before, "assessed": assessed}
+    return {"kind": "fall", **where, "measure": "compliance", **figures, "sentence": sentence}
 
 
 def _alert(row: Mapping[str, Any], keys: tuple[str, ...], rate: str, bound: float) -> dict[str, Any]:

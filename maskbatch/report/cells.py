@@ -24,17 +24,10 @@ SUMS = tuple(f"{measure}_sum" for measure in MEASURES)
 HISTOGRAMS = tuple(f"{measure}_histogram" for measure in MEASURES)
 COLUMNS = ("site", "camera", "captured_local", "status", "label", "needs_review", "region", *MEASURES)
 GRAIN = 65_536
+KEY_TYPES = {"hour": pa.int64(), "needs_review": pa.bool_()}
 SCHEMA = pa.schema(
     [
-        ("site", pa.string()),
-        ("camera", pa.string()),
-        ("date", pa.string()),
-        ("hour", pa.int64()),
-        ("status", pa.string()),
-        ("label", pa.string()),
-        ("needs_review", pa.bool_()),
-        ("condition", pa.string()),
-        ("kept", pa.string()),
+        *[(key, KEY_TYPES.get(key, pa.string())) for key in KEYS],
         ("count", pa.int64()),
         *[(name, pa.float64()) for name in SUMS],
         *[(name, pa.list_(pa.int32(), NUM_BINS)) for name in HISTOGRAMS],
@@ -117,10 +110,7 @@ def number_groups(table: pa.Table, keys: Sequence[str] = KEYS) -> tuple[pa.Table
 
 
 def _table(
-    keys: pa.Table,
-    count: NDArray[Any],
-    sums: Sequence[NDArray[Any]],
-    histograms: Sequence[NDArray[Any]],
+    keys: pa.Table, count: NDArray[Any], sums: Sequence[NDArray[Any]], histograms: Sequence[NDArray[Any]]
 ) -> pa.Table:
     columns = [*keys.columns, pa.array(count.astype(np.int64))]
     columns += [pa.array(s.astype(np.float64)) for s in sums]

@@ -108,14 +108,7 @@ def find_stretches(day: pa.Table, camera: NDArray[np.int64], condition: pa.Array
                 day.slice(rows[k], 1).select(["site", "camera", "captured_local"]).to_pylist()[0]
                 for k in (start, stop - 1)
             )
-            stretches.append(
-                {
-                    "site": first["site"],
-                    "camera": first["camera"],
-                    "condition": list(CONDITIONS)[code[start]],
-                    "from": first["captured_local"],
-                    "to": last["captured_local"],
-                    "snapshots": stop - start,
-                }
-            )
+            times = {"from": first.pop("captured_local"), "to": last["captured_local"]}
+            name = list(CONDITIONS)[code[start]]
+            stretches.append({**first, "condition": name, **times, "snapshots": stop - start})
     return stretches

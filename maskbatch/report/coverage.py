@@ -206,12 +206,9 @@ def _gaps(counts: Counts, expected: Counts, first: date) -> Iterator[dict[str, A
         begin, end = int(hours[start]), int(hours[stop - 1]) + 1
         missing = int((due - arrived)[begin:end].sum() + 1e-6)
         if missing >= LEAST_MISSING:
-            yield {
-                "from": midnight + timedelta(hours=begin),
-                "to": midnight + timedelta(hours=end),
-                "seconds": (end - begin) * 3600,
-                "missing": missing,
-            }
+            first_time, last_time = (midnight + timedelta(hours=hour) for hour in (begin, end))
+            length = (end - begin) * 3600
+            yield {"from": first_time, "to": last_time, "seconds": length, "missing": missing}
 
 
 def _row(
@@ -250,8 +247,4 @@ def _cadence_s(usual: Counts) -> float:
 
 def _days(counts: Counts, expected: Counts, days: Sequence[date]) -> Iterator[dict[str, Any]]:
     for day, num, due in zip(days, counts.sum(axis=1), expected.sum(axis=1), strict=True):
-        yield {
-            "date": str(day),
-            "snapshots": int(num),
-            "expected": round(due) if expected.any() else None,
-        }
+        yield {"date": str(day), "snapshots": int(num), "expected": round(due) if expected.any() else None}

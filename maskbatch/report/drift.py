@@ -148,12 +148,12 @@ def _tests(names: Sequence[str], values_NM: Floats) -> Iterator[dict[str, Any]]:
     values_NM = values_NM[-recent - HISTORY_NIGHTS :]
     now_M, before_M = np.median(values_NM[-recent:], 0), np.median(values_NM[:-recent], 0)
     for name, now, before, p in zip(names, now_M, before_M, rank_test(values_NM.T, recent), strict=True):
+        medians = {"recent": float(now), "before": float(before)}
         yield {
             "measure": name,
             "nights": recent,
             "history": len(values_NM) - recent,
-            "recent": float(now),
-            "before": float(before),
+            **medians,
             "p": float(p),
         }
 

@@ -13,13 +13,7 @@ from maskbatch.report.alerts import find_alerts
 from maskbatch.report.cells import Camera
 from maskbatch.report.coverage import measure_coverage
 from maskbatch.report.drift import measure_drift
-from maskbatch.report.provenance import (
-    Confusion,
-    describe_runs,
-    find_period,
-    find_skipped_hours,
-    read_card,
-)
+from maskbatch.report.provenance import Confusion, describe_runs, find_period, find_skipped_hours, read_card
 from maskbatch.report.survey import Survey
 from maskbatch.report.tables import GROUPINGS, Tables
 from maskbatch.review import corrections
@@ -36,28 +30,26 @@ UNLIKE_PSI = 0.25
 """A population stability index above it is commonly read as another population."""
 SHOWN_CANDIDATES = 24
 """The least certain of the review candidates; review.parquet has 1,000."""
+CAMERA = [("site", pa.string()), ("camera", pa.string())]
 LIST_TABLES = {
     "coverage": [
-        ("site", pa.string()), ("camera", pa.string()), ("cadence_s", pa.float64()), ("source", pa.string()),
-        ("hours", pa.list_(pa.int64())), ("expected", pa.int64()), ("snapshots", pa.int64()),
-        ("coverage", pa.float64()), ("num_gaps", pa.int64()), ("longest_gap_s", pa.float64()),
+        *CAMERA, ("cadence_s", pa.float64()), ("source", pa.string()), ("hours", pa.list_(pa.int64())),
+        ("expected", pa.int64()), ("snapshots", pa.int64()), ("coverage", pa.float64()),
+        ("num_gaps", pa.int64()), ("longest_gap_s", pa.float64()),
     ],
     "gaps": [
-        ("site", pa.string()), ("camera", pa.string()), ("from", pa.timestamp("us")),
-        ("to", pa.timestamp("us")), ("seconds", pa.int64()), ("missing", pa.int64()),
+        *CAMERA, ("from", pa.timestamp("us")), ("to", pa.timestamp("us")), ("seconds", pa.int64()),
+        ("missing", pa.int64()),
     ],
-    "quality": [
-        ("site", pa.string()), ("camera", pa.string()), ("scored", pa.int64()),
-        *[(name, pa.int64()) for name in CONDITIONS],
-    ],
+    "quality": [*CAMERA, ("scored", pa.int64()), *[(name, pa.int64()) for name in CONDITIONS]],
     "stretches": [
-        ("site", pa.string()), ("camera", pa.string()), ("condition", pa.string()),
-        ("from", pa.timestamp("us")), ("to", pa.timestamp("us")), ("snapshots", pa.int64()),
+        *CAMERA, ("condition", pa.string()), ("from", pa.timestamp("us")), ("to", pa.timestamp("us")),
+        ("snapshots", pa.int64()),
     ],
     "drift": [
-        ("site", pa.string()), ("camera", pa.string()), ("measure", pa.string()), ("nights", pa.int64()),
-        ("history", pa.int64()), ("recent", pa.float64()), ("before", pa.float64()), ("p", pa.float64()),
-        ("q", pa.float64()), ("alert", pa.bool_()),
+        *CAMERA, ("measure", pa.string()), ("nights", pa.int64()), ("history", pa.int64()),
+        ("recent", pa.float64()), ("before", pa.float64()), ("p", pa.float64()), ("q", pa.float64()),
+        ("alert", pa.bool_()),
     ],
 }  # fmt: skip
 """The lists of report.json that are Parquet tables too, with their columns."""

@@ -148,8 +148,8 @@ FORMATS: dict[str, Any] = {
 def _plots(values: Mapping[str, Any]) -> dict[str, str]:
     overall, coverage, threshold = values["overall"][0], values["coverage"], values["settings"]["alert_below"]
     cameras, people = _mapped(values), _people(values)
-    rates = [_judged_dot("by people's review", people["compliance"])] if people else []
-    rates += [
+    rates = [
+        *([_judged_dot("by people's review", people["compliance"])] if people else []),
         _dot("as classified", "accent", overall, "compliance"),
         _dot("corrected", "second", overall, "corrected"),
     ]
@@ -161,10 +161,9 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
         shares += [_judged_dot(name, people["shares"][place])] if people else []
         shares.append((name, "accent", share, share, share))
         shares += [_dot(name, "second", row, "corrected")] if overall["corrected"] is not None else []
+    rates, shares = ([dot for dot in dots if dot[2] is not None] for dots in (rates, shares))
     return {
-        "headline": plots.plot_dots(
-            "headline", "Dots: the rate with its interval.", _known(rates), threshold
-        ),
+        "headline": plots.plot_dots("headline", "Dots: the rate with its interval.", rates, threshold),
         "day": plots.plot_days(values["by_day"], threshold),
         "hour": plots.plot_steps("hour", values["by_hour"], lambda hour: f"{hour:02}"),
         "weekday": plots.plot_steps(
@@ -172,20 +171,16 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
         ),
         "map": plots.plot_compliance(cameras, values["by_camera_day"]),
         "coverage": plots.plot_coverage(cameras, coverage["by_camera_day"], coverage["gaps"]),
-        "shares": plots.plot_dots("shares", "Dots: the share of each class.", _known(shares), None),
+        "shares": plots.plot_dots("shares", "Dots: the share of each class.", shares, None),
     }
 
 
-def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> tuple[str, str, Any, Any, Any]:
+def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> plots.Dot:
     return text, colour, row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
-def _judged_dot(text: str, figure: Mapping[str, Any]) -> tuple[str, str, Any, Any, Any]:
-    return text, "ink", figure["value"], figure["low"], figure["high"]
-
-
-def _known(rows: Sequence[tuple[str, str, Any, Any, Any]]) -> list[plots.Dot]:
-    return [row for row in rows if row[2] is not None]
+def _judged_dot(text: str, estimate: Mapping[str, Any]) -> plots.Dot:
+    return text, "ink", estimate["value"], estimate["low"], estimate["high"]
 
 
 def _people(values: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -32,18 +32,13 @@ from maskbatch.stores.files import (
 )
 
 SCHEMA = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("region", pa.int16(), nullable=False),
-        ("label", pa.string()),
-        pa.field("was", pa.string(), nullable=False),
-        pa.field("by", pa.string(), nullable=False),
-        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("stratum", pa.string(), nullable=False),
-        pa.field("probability", pa.float64(), nullable=False),
-    ]
-)
+    pa.field(name, kind, nullable=name == "label")
+    for name, kind in (
+        ("uri", pa.string()), ("sha256", pa.string()), ("region", pa.int16()), ("label", pa.string()),
+        ("was", pa.string()), ("by", pa.string()), ("at", pa.timestamp("us", tz="UTC")),
+        ("stratum", pa.string()), ("probability", pa.float64()),
+    )
+)  # fmt: skip
 """`label`: the person's, null for none; `was`: the classifier's; `by`, `at`: who and when; `stratum` and
 `probability` as in the review queue."""
 MANY = 100

@@ -27,15 +27,8 @@ NUM_RANDOM = 500
 """With an error rate of 5 %, its 95 % interval is 4 points wide."""
 LEAST_SHARE = 0.05
 PLACE = [("file", pa.int32()), ("row", pa.int32())]
-KEPT = pa.schema(
-    [
-        ("confidence", pa.float32()),
-        ("digest", pa.uint64()),
-        ("order", pa.uint64()),
-        ("condition", pa.string()),
-        *PLACE,
-    ]
-)
+HASHES = [("digest", pa.uint64()), ("order", pa.uint64())]
+KEPT = pa.schema([("confidence", pa.float32()), *HASHES, ("condition", pa.string()), *PLACE])
 SHOWN_COLUMNS = ("id", "uri", "site", "camera", "captured_local", "label", "confidence")
 CANDIDATE_COLUMNS = ("rank", "run", *SHOWN_COLUMNS)
 
@@ -102,12 +95,10 @@ class Collector:
         uncertain = self._least.slice(0, most)
         others = ~np.isin(_codes(self._drawn), _codes(uncertain))
         random = self._drawn.filter(pa.array(others)).slice(0, NUM_RANDOM)
-        num_others = self._num_ok - len(uncertain)
+        num_others, shuffled = self._num_ok - len(uncertain), _first(uncertain, ["order"], len(uncertain))
+        strata = ((RANDOM, random, num_others), (UNCERTAIN, shuffled, len(uncertain)))
         parts = []
-        for first, stratum, rows, num in (
-            (0, RANDOM, random, num_others),
-            (1, UNCERTAIN, _first(uncertain, ["order"], len(uncertain)), len(uncertain)),
-        ):
+        for first, (stratum, rows, num) in enumerate(strata):
             turn = pa.array(np.arange(len(rows)) * 2 + first)
             chance = pa.repeat(len(rows) / num if num else 1.0, len(rows))
             part = rows.append_column("turn", turn).append_column("stratum", pa.repeat(stratum, len(rows)))

@@ -87,7 +87,7 @@ def estimate_rates(
         "num_elsewhere": int(images["given"].sum()) - len(counted) - num_waiting,
         "num_reviewers": len(by_person),
         "reviewers": [{"by": by, "num_judged": int(num)} for by, num in sorted(by_person.items())],
-        "confusion": [[_plain_count(num) for num in row] for row in sample.judged_HKK.sum(axis=0)],
+        "confusion": [[_plain(num) for num in row] for row in sample.judged_HKK.sum(axis=0)],
         **(NOTHING if reason else _estimates(sample, overall, meaning)),
         **_disputes(judgements, places),
     }
@@ -158,12 +158,7 @@ def _strata(rows: pd.DataFrame, sample: Sample, classes: Sequence[str]) -> list[
     for stratum, totals, nums, wrongs in zip(strata, sample.total_HK, num_HK, wrong_HK, strict=True):
         stratum["num_images"] = int(totals.sum())
         stratum["labels"] = [
-            {
-                "class": name,
-                "num_images": int(total),
-                "num_judged": round(num),
-                "num_wrong": _plain_count(wrong),
-            }
+            {"class": name, "num_images": int(total), "num_judged": round(num), "num_wrong": _plain(wrong)}
             for name, total, num, wrong in zip(classes, totals, nums, wrongs, strict=True)
         ]
     return strata
@@ -180,9 +175,8 @@ def _explain_missing(strata: Sequence[Mapping[str, Any]]) -> str | None:
     ]
     if short:
         return f"{', '.join(short)} judged, in the order of the queue"
-    return (
-        None if any(stratum["num_judged"] for stratum in strata) else "every image of the queue was skipped"
-    )
+    judged = any(stratum["num_judged"] for stratum in strata)
+    return None if judged else "every image of the queue was skipped"
 
 
 def _estimates(sample: Sample, overall: Mapping[str, Any], meaning: Meaning) -> dict[str, Any]:
@@ -214,7 +208,7 @@ def _place(uri: str, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"uri": uri, **{name: row.get(name) for name in ("site", "camera", "captured_local")}}
 
 
-def _plain_count(num: float) -> int | float:
+def _plain(num: float) -> int | float:
     """A count of images, whole unless people disagree on one."""
     num = round(float(num), 2)
     return int(num) if num.is_integer() else num

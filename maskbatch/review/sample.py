@@ -78,25 +78,19 @@ class Sample:
 
 def estimate_error_rate(sample: Sample) -> Estimate:
     """The share of images whose label is wrong."""
-    labels = np.arange(sample.total_HK.shape[1])
-
-    def rate(images_KK: Floats) -> Floats:
-        right: Floats = images_KK.trace(axis1=-2, axis2=-1) / sample.total_HK.sum()
-        return 1 - right
-
-    return sample.estimate(rate, labels, np.roll(labels, -1))
+    labels, num = np.arange(sample.total_HK.shape[1]), sample.total_HK.sum()
+    return sample.estimate(
+        lambda images_KK: 1 - images_KK.trace(axis1=-2, axis2=-1) / num, labels, np.roll(labels, -1)
+    )
 
 
 def estimate_share(sample: Sample, label: int) -> Estimate:
     """The share of images whose true label is class `label`."""
-    labels = np.arange(sample.total_HK.shape[1])
+    labels, num = np.arange(sample.total_HK.shape[1]), sample.total_HK.sum()
     others = np.where(labels == label, np.roll(labels, -1), labels)
-
-    def rate(images_KK: Floats) -> Floats:
-        of_label: Floats = images_KK[..., label].sum(axis=-1) / sample.total_HK.sum()
-        return of_label
-
-    return sample.estimate(rate, others, np.full(len(labels), label))
+    return sample.estimate(
+        lambda images_KK: images_KK[..., label].sum(axis=-1) / num, others, np.full(len(labels), label)
+    )
 
 
 def estimate_compliance(

@@ -9,13 +9,7 @@ from numpy.typing import NDArray
 
 from maskbatch.report.intervals import DesignEffects, wilson
 from maskbatch.review import sample as sample_module
-from maskbatch.review.sample import (
-    Estimate,
-    Sample,
-    estimate_compliance,
-    estimate_error_rate,
-    estimate_share,
-)
+from maskbatch.review.sample import Estimate, Sample, estimate_compliance, estimate_error_rate, estimate_share
 
 Counts = NDArray[np.int64]
 
