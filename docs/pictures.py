@@ -1,4 +1,4 @@
-"""Take the README's pictures, docs/report.png and docs/review.png, of the demo's run.
+"""Take the pictures of README.md and docs/review.md, report.png and review.png, of the demo's run.
 
 python docs/pictures.py   (needs Chromium)
 """

@@ -1,11 +1,10 @@
-"""What a scheduler runs, each module with its command in its docstring:
+"""What a scheduler or a cluster runs:
 
-    audit_month     a month in one command: scored, reported, verified, and a bundle to keep
-    nightly_report  yesterday's local day, scored once and held against the nights before
-      nights        what the two share: how an archive is scored regularly, and where its runs lie
-    submit          sends either to a Ray cluster; status, logs, stop
+    nightly_report  `maskbatch nightly` as a module
+    audit_month     `maskbatch audit` as a module
+    submit          sends either, or a score, to a Ray cluster; status, logs, stop
       jobserver     the cluster's Jobs API: why it cannot be used, a log followed to its end
       preflight     what a submitted job does first: check the packages of the head
 
-Imports run one way: jobs -> maskbatch. The files that schedule them, and a cluster for them, lie beside.
+Imports run one way: jobs -> maskbatch. Schedule and cluster files lie beside them.
 """

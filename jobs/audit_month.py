@@ -1,123 +1,12 @@
-"""A month in one command: scored or put together from its nights, reported, verified, and bundled to be kept.
+"""`maskbatch audit` as a module, for schedulers and job servers that run one.
 
-    python -m jobs.audit_month '/archive/{date:%Y/%m/%d}' --month 2026-10 --base /runs --config nightly.toml
-
-    BASE/<zone>/2026-10             an ordinary run over the local month; late images: 2026-10.v2 ...
-    BASE/<zone>/2026-10.audit.zip   run.json, _SUCCESS, report/, verification.json, and SHA256SUMS of them
-
-Give it what jobs.nightly_report was given: rows of the newest finished runs below BASE/<zone> are carried
-over where the image, the checkpoint and the settings are the same, and the rest is scored; where the nights
-have it all, no Ray is started. Call it again: nothing is scored, and a bundle that is there stays, unless
-verification finds a difference.
-
-A month that is not over in the default zone is refused: it would be audited with its last days missing.
-Exit codes are those of `maskbatch`: 1 where the run failed or verification found a difference, then the run's
-own, then 4 for alerts of the report.
+python -m jobs.audit_month ARGS...
 """
 
-import hashlib
-import json
-from datetime import date
-from typing import Annotated, Any
-from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+import sys
 
-import typer
-
-from jobs.nights import DAY, Schedule
-from maskbatch import cli, flags
-from maskbatch.errors import FAILED, UsageError
-from maskbatch.progress import say
-from maskbatch.report.words import headline
-from maskbatch.runs.directory import RunDir
-from maskbatch.stores.files import Location, list_names, locate_folder, write_whole
-from maskbatch.verify.files import verify_run
-from maskbatch.verify.result import Verification
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-def audit(
-    schedule: Schedule, month: str, *, sample: int = 200, bundle: str | None = None, fresh: bool = False
-) -> dict[str, Any]:
-    """Score, report, verify and bundle `month`; what `--json` says of it. Raises MaskbatchError."""
-    first, end = _days(month)
-    if end > schedule.today():
-        zone = schedule.clock.default.key
-        raise UsageError(f"--month {month}: it is not over in {zone}; audit it from {end} on")
-    nights = (schedule.night(first + k * DAY) for k in range((end - first).days))
-    result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)
-    run, report = result.run, result.report
-    checkpoint = schedule.values.get("checkpoint")
-    checked = verify_run(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
-    beside = run.path.parent / f"{run.path.name}.audit.zip"
-    place = locate_folder(bundle, schedule.options) if bundle else beside
-    kept = place.exists() and not result.rescored and checked.verified
-    if not kept:
-        write_bundle(run, checked, place)
-    for line in (
-        *checked.differences,
-        checked,
-        f"{headline(report)}.",
-        f"Bundle: {place}{', as it was' if kept else ''}",
-    ):
-        say(str(line))
-    for alert in report.values["alerts"]:
-        say(f"ALERT {alert['sentence']}.", "alert")
-    code = result.success["exit_code"] or report.exit_code
-    return {
-        "month": month,
-        "exit_code": code if checked.verified else FAILED,
-        "run": str(run.path),
-        "rescored": result.rescored,
-        "carried": result.success["carried"],
-        "overall": report.overall,
-        "alerts": report.values["alerts"],
-        "verification": checked.as_dict(),
-        "bundle": str(place),
-    }
-
-
-def _days(month: str) -> tuple[date, date]:
-    """The month's first day, and the first after it."""
-    try:
-        first = date.fromisoformat(f"{month}-01")
-    except ValueError as error:
-        raise UsageError(f"--month {month}: a month like 2026-10 expected") from error
-    return first, date(first.year + first.month // 12, first.month % 12 + 1, 1)
-
-
-def write_bundle(run: RunDir, checked: Verification, place: Location) -> None:
-    """One zip of what is kept of an audit, in a folder named like the run; `sha256sum -c` checks it."""
-    files = {name: (run.path / name).read_bytes() for name in (run.run_json.name, run.success.name)}
-    files |= {f"report/{name}": (run.report / name).read_bytes() for name in list_names(run.report)}
-    files["verification.json"] = (json.dumps(checked.as_dict(), indent=2) + "\n").encode()
-    sums = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())]
-    files["SHA256SUMS"] = "".join(sums).encode()
-    with write_whole(place) as partial, ZipFile(partial, "w") as packed:
-        for name, data in sorted(files.items()):
-            packed.writestr(ZipInfo(f"{run.path.name}/{name}"), data, ZIP_DEFLATED)
-
-
-@app.command()
-def main(
-    archives: flags.Archives,
-    month: Annotated[str, typer.Option(help="The local month, such as 2026-10; it must be over.")],
-    base: Annotated[str, typer.Option(help="Folder or URL below which nights and months have their runs.")],
-    config_file: flags.ConfigFile = None,
-    sample: Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")] = 200,
-    bundle: Annotated[str | None, typer.Option(help="Where the zip to keep goes [beside the run].")] = None,
-    fresh: flags.Fresh = False,
-    storage_options: flags.StorageOptionsFile = None,
-    as_json: flags.Json = False,
-    json_logs: flags.JsonLogs = False,
-) -> int:
-    """Score a month of an archive, report it, verify it, and bundle what is to be kept."""
-    schedule = Schedule.read(archives, base, config_file, storage_options)
-    found = audit(schedule, month, sample=sample, bundle=bundle, fresh=fresh)
-    if as_json:
-        print(json.dumps(found))
-    return int(found["exit_code"])
-
+from maskbatch.cli.commands import main
 
 if __name__ == "__main__":
-    cli.run(app, "python -m jobs.audit_month --help")
+    sys.argv.insert(1, "audit")
+    main()

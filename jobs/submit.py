@@ -37,7 +37,7 @@ import typer
 from ray.job_submission import JobDetails
 
 from jobs.jobserver import COMMAND, Client, connect, finished, follow, line
-from maskbatch import cli
+from maskbatch.cli.program import run_program
 from maskbatch.errors import DONE, RunFailedError, UsageError
 from maskbatch.progress import say
 
@@ -280,4 +280,4 @@ def stop(context: typer.Context, job_id: JobId) -> None:
 
 if __name__ == "__main__":
     logging.disable(logging.INFO)  # Ray's client tells of every connection
-    cli.run(app, f"{COMMAND} --help")
+    run_program(app, f"{COMMAND} --help")

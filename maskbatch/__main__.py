@@ -1,6 +1,6 @@
 """`python -m maskbatch` is the same as `maskbatch`."""
 
-from maskbatch.cli import main
+from maskbatch.cli.commands import main
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Every setting, its default and its bounds; flags over a --config TOML file over these defaults."""
+"""Every setting with its default and bounds. Flags win over a --config TOML file, the file over defaults."""
 
 import re
 import tomllib
@@ -11,37 +11,40 @@ from maskbatch.clock import EARLIEST, Clock, parse_bound
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
 from maskbatch.schema import CONDITIONS, RESERVED_COLUMNS
-from maskbatch.stores.uris import parse_prefix
+from maskbatch.stores.access import Access
+from maskbatch.stores.uris import SCHEME, parse_argument, parse_prefix
 
 PILLOW_LIMIT_PIXELS = 89_478_485
+ACCESS = Access()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanConfig:
-    """Which images are planned, and what their paths say."""
+    """Which images to plan, and how to read their paths."""
 
     archives: tuple[str, ...]
-    """Absolute paths and URLs."""
+    """Paths and URLs, made absolute here."""
     layout: str | None = None
-    """Template of a path below the archive; None recognises hive-style folders."""
+    """Template of the path below the archive; None: hive-style folders."""
     timezone: tuple[str, ...] = ()
-    """`ZONE` or `SITE=ZONE` of the times in paths and EXIF; UTC without any."""
+    """`ZONE` or `SITE=ZONE` of the times in paths and EXIF; none: UTC."""
     since: str | None = None
-    """First local time planned, ISO 8601; images of unknown time are kept."""
+    """First local time to plan, ISO 8601. Images of unknown time are kept."""
     until: str | None = None
-    """Local time before which images are planned."""
+    """Local time to stop before."""
     camera: tuple[str, ...] = ()
-    """Only these cameras, each as `camera` or `site/camera`; all without any."""
+    """Only these cameras, each as `camera` or `site/camera`; none: all."""
     limit: int | None = None
     """At most this many images, the first in the plan's order."""
     keep_column: str | None = None
-    """Column of a manifest, Parquet file or WebDataset sample that travels to the scores and the report."""
+    """Column of a manifest, Parquet file or WebDataset sample to copy to the scores and the report."""
     allow_prefix: tuple[str, ...] = ()
-    """Where the uris of a manifest may lie, beside its own folder."""
+    """Where a manifest may point, beside its own folder."""
     margin_days: int = 0
-    """Days before --since and after --until whose `{date:...}` paths are listed too."""
+    """Days before --since and after --until whose `{date:...}` paths to list too."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "archives", tuple(map(_make_absolute, self.archives)))
         _check("limit", self.limit, 1)
         _check("margin_days", self.margin_days, 0, 366)
         if self.keep_column is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.keep_column):
@@ -61,16 +64,16 @@ class PlanConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig:
-    """What decides a row's content; together with the checkpoint it is fixed once scoring starts."""
+    """What changes a row's content, beside the checkpoint. Fixed once scoring starts."""
 
     dtype: str = "auto"
     """`auto` (bfloat16 where the hardware has it), `bfloat16` or `float32`."""
     batch_size: int = 32
-    """Images the model sees at a time; the one batch shape of the run."""
+    """Images the model sees at a time: the only batch shape of a run."""
     max_bytes: int = 64 * 2**20
-    """Largest encoded image read, bytes; larger ones become `too_large`."""
+    """Largest encoded image to read, bytes; larger ones become `too_large`."""
     max_pixels: int = PILLOW_LIMIT_PIXELS
-    """Largest image decoded, pixels; larger ones become `too_large`."""
+    """Largest image to decode, pixels; larger ones become `too_large`."""
 
     def __post_init__(self) -> None:
         if self.dtype not in ("auto", "bfloat16", "float32"):
@@ -82,28 +85,28 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobConfig:
-    """How a run is carried out; nothing here changes a row."""
+    """How to carry out a run; nothing here changes a row."""
 
     address: str = "local"
     """Ray cluster: `local` starts one in this process, `auto` or `ray://HOST:PORT` joins one."""
     max_workers: int | None = None
-    """At most so many workers that decode (and score, without GPUs); one a core without it."""
+    """At most this many workers that decode (and score, without GPUs); None: one a core."""
     max_scorers: int | None = None
-    """At most so many scoring actors on GPUs; as many as fit the GPUs without it.
+    """At most this many scoring actors on GPUs; None: as many as fit.
 
-    A cluster that does not say what it can grow to is asked for so many.
+    Ask for this many in a cluster that does not say how far it can grow.
     """
     gpus_per_worker: float = 1.0
-    """GPUs that one scoring actor takes; several fit one GPU below 1, and 0 scores on CPUs."""
+    """GPUs for one scoring actor; below 1, several share a GPU; 0 scores on CPUs."""
     max_error_rate: float = 0.05
     """Share of failed images above which the exit code is 3."""
     stall_timeout_s: float = 600.0
     """The run stops, resumable, when nothing was scored for so long."""
-    request_timeout_s: float = 30.0
-    """A request to a store that takes longer is given up, and tried again."""
-    image_timeout_s: float = 120.0
-    """An image that is not there after so long, all tries included, becomes `timeout`."""
-    max_requests: int = 32
+    request_timeout_s: float = ACCESS.request_timeout_s
+    """Give up a request to a store after so long, and try again."""
+    image_timeout_s: float = ACCESS.image_timeout_s
+    """An image that does not come in this time, all tries included, becomes `timeout`."""
+    max_requests: int = ACCESS.max_requests
     """Requests in flight in one worker; fewer while a store throttles."""
 
     def __post_init__(self) -> None:
@@ -124,7 +127,7 @@ UNIT_S = {"s": 1, "min": 60, "h": 3600}
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """What --expect says of every camera: `1/5min`, or with hours of the day `1/5min@06-22`."""
+    """Snapshots to expect of every camera: `1/5min`, or with hours of the day `1/5min@06-22`."""
 
     text: str
     per_hour: float
@@ -146,24 +149,24 @@ class Expect:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportConfig:
-    """How a report is made of committed runs; nothing here changes a run."""
+    """How to report on committed runs; nothing here changes a run."""
 
     exclude: tuple[str, ...] = ()
-    """Conditions of the camera's view whose images are left out of the rates."""
+    """Conditions of the camera's view to leave out of the rates."""
     expect: str | None = None
-    """Snapshots expected of every camera, such as `1/5min`; inferred for each without it."""
+    """Snapshots to expect of every camera, such as `1/5min`; None: inferred for each."""
     alert_below: float | None = None
-    """An alert fires where a whole interval of compliance is below it."""
+    """An alert fires where a whole interval of compliance is below this."""
     alert_by: str | None = None
-    """What compliance is held to it by, such as `camera`; overall without it."""
+    """Check compliance by group, such as `camera`; None: overall."""
     alert_corrected: bool = False
-    """Hold the corrected rate to it, in the place of the observed one."""
+    """Check the corrected rate, not the observed one."""
     thumbnails: bool = False
     """Put pictures of the first review candidates into the page."""
     corrections: str | None = None
-    """Folder of what people judged, beside the run's own; of one run only."""
+    """Another folder of human judgements, beside the run's own; for a report on one run."""
     own_days: bool = False
-    """Take from each run only its own local days: nights share images of unknown time."""
+    """Take only its own local days from each run: nightly runs share images of unknown time."""
 
     def __post_init__(self) -> None:
         for name in self.exclude:
@@ -182,58 +185,77 @@ def _check(name: str, value: float | None, least: float, most: float = float("in
         raise UsageError(f"{name} {value}: {bounds} expected")
 
 
+def _make_absolute(archive: str) -> str:
+    """An ARCHIVE argument as run.json holds it: an absolute path, or a URL. Raises UsageError."""
+    try:
+        place = parse_argument(archive)
+    except ValueError as error:
+        raise UsageError(f"archive {archive}: {error}") from error
+    if place.root == SCHEME:
+        return place.path
+    scheme, _, bucket = place.root.partition("://")
+    is_web, path = scheme in ("http", "https"), place.path.rstrip("/")
+    if place.login or place.query:
+        remedy = "list it in a manifest, a CSV with a column uri" if is_web else "say it in --storage-options"
+        message = f"a URL with a query or a password is kept in no run; {remedy}"
+        raise UsageError(f"archive {place.root}{path}: {message}")
+    if not path and (is_web or not bucket):
+        example = f"{scheme}://HOST/NAME.tar" if is_web else f"{scheme}://BUCKET/PREFIX"
+        raise UsageError(f"archive {archive}: names nothing; write it like {example}")
+    return place.root + path
+
+
 Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig, ReportConfig)
-
-
-SHORT = {"by": "alert_by", "corrected": "alert_corrected"}
-"""Flags whose setting has a longer name."""
-
-
+LONG_NAMES = {"by": "alert_by", "corrected": "alert_corrected"}
+"""Settings with a longer name than their flag."""
 NO_FLAG = ("archives", "own_days")
 
 
 def make_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """The config of `kind` from those of `values` that are its own and set."""
-    own = {item.name for item in fields(kind)}
-    chosen: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in values.items()
-        if name in own and value is not None
-    }
-    return kind(**chosen)
+    """The config of `kind` from those of `values` that it has and that are set."""
+    own = ((item.name, values.get(item.name)) for item in fields(kind))
+    chosen = {name: tuple(v) if isinstance(v, list) else v for name, v in own if v is not None}
+    return kind(**chosen)  # type: ignore[arg-type]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a --config file: the flags' names, with `-` or `_`. Raises UsageError.
 
-    One file may serve `score` and `report`, which each take their own.
+    One file may serve `score` and `report`: each takes its own settings.
     """
     try:
-        read = {name.replace("-", "_"): value for name, value in tomllib.loads(path.read_text()).items()}
+        content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read as TOML: {error}") from error
     kinds = (PlanConfig, ScoreConfig, JobConfig, ReportConfig)
-    types = {item.name: item.type for kind in kinds for item in fields(kind)}
-    types = {name: kind for name, kind in types.items() if name not in NO_FLAG} | {"checkpoint": "str | None"}
+    types = {f.name: str(f.type) for kind in kinds for f in fields(kind) if f.name not in NO_FLAG}
+    types["checkpoint"] = "str"
     values: dict[str, Any] = {}
-    for name, value in read.items():
-        setting = SHORT.get(name, name)
+    for flag, value in content.items():
+        name = flag.replace("-", "_")
+        setting = LONG_NAMES.get(name, name)
         if setting not in types:
             raise UsageError(f"--config {path}: {name!r} is no setting; one of {', '.join(types)} expected")
-        values[setting] = _coerce(path, name, value, str(types[setting]))
+        try:
+            values[setting] = _convert(setting, value, types[setting])
+        except TypeError as error:
+            raise UsageError(f"--config {path}: {name} = {value!r}, a {error} expected") from error
     return values
 
 
-def _coerce(path: Path, name: str, value: Any, kind: str) -> Any:
-    if kind.startswith("tuple") and isinstance(value, str):
-        value = split_names(value) if name == "exclude" else [value]
-    if "float" in kind and type(value) is int:
-        value = float(value)
+def _convert(setting: str, value: Any, kind: str) -> Any:
+    """`value` from TOML as a setting of type `kind`; TypeError says what is expected instead."""
     expected = next(t for t in (tuple, bool, float, int, str) if t.__name__ in kind)
-    fits = all(type(item) is str for item in value) if type(value) is list else type(value) is expected
-    if not fits or (expected is tuple) != (type(value) is list):
-        wanted = "list of strings" if expected is tuple else expected.__name__
-        raise UsageError(f"--config {path}: {name} = {value!r}, a {wanted} expected")
+    if expected is tuple:
+        if isinstance(value, str):
+            value = split_names(value) if setting == "exclude" else [value]
+        if type(value) is not list or not all(isinstance(item, str) for item in value):
+            raise TypeError("list of strings")
+        return value
+    if expected is float and type(value) is int:
+        value = float(value)
+    if type(value) is not expected:
+        raise TypeError(expected.__name__)
     return value
 
 
@@ -243,7 +265,7 @@ def split_names(text: str) -> list[str]:
 
 
 def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """The names of settings that differ, in words: `limit 10 instead of 20`."""
+    """The settings that differ, in words: `limit 10 instead of 20`."""
     return [
         f"{name} {_show(ours.get(name))} instead of {_show(theirs.get(name))}"
         for name in {**theirs, **ours}
@@ -251,13 +273,12 @@ def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
     ]
 
 
+def _show(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _show(value: Any) -> str:
-    plain = _plain(value)
-    return ", ".join(map(str, plain)) or "none" if isinstance(plain, list) else str(plain)
 
 
 def to_dict(config: PlanConfig | ScoreConfig | JobConfig | ReportConfig) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""Drawn snapshots of gate and kiosk cameras, with known truth, for `maskbatch demo` and training.
+"""Draw snapshots of gate and kiosk cameras with a known truth, for `maskbatch demo` and training.
 
-A drawing keeps what a classifier must look at, where the mask ends against nose, mouth and chin,
-and varies the rest. Colour is painted at twice the size and averaged down; soft shading is a
-second picture, small and blurred, of gains.
+A label fixes where the mask ends on nose, mouth and chin; all else varies. Colour is painted at twice the
+size and averaged down. Soft shading is a second picture, small and blurred, of gains.
 """
 
 from dataclasses import dataclass, replace
@@ -36,13 +35,13 @@ FABRICS = CLOTHES + " #24262a #24262a #e6e6e6 #b43c78 #3c8c46 #d2642d #c8a078"
 WORN = {"with_mask": "nose", "incorrect_mask": "mouth " * 7 + "chin " * 3}
 MIDDLES = {"nose": (33, 1), "mouth": (42.5, 0.68), "chin": (52, 0.5)}  # and relative heights
 
-# Shapes from back to front, parted by ";": PAINT[^LIFT] KIND u,v u,v ...
-#   PAINT  colours, or gains in per cent with their sign, laid one over the other; "-" is darker
-#   LIFT   height over the face, which a turned head shifts; without it, a silhouette
-#   KIND   half: right half, to be mirrored into one; box: corner and size; and in pairs, left and
-#          right: flat: polygon; ball: centre and radii; line<width>: curve
-# Units are hundredths: of a head (crown to chin, from its middle), or of the frame's height (from
-# where the gate's prop meets the floor).
+# Shapes from back to front, separated by ";": PAINT[^LIFT] KIND u,v u,v ...
+#   PAINT  colours ("-" is darker), or signed gains in per cent; several lie one over the other
+#   LIFT   height above the face, which shifts as the head turns; without it, a silhouette
+#   KIND   half: the right half of a mirrored outline; box: corner and size; in pairs, left and right:
+#          flat: polygon; ball: centre and radii; line<width>: curve
+# Units are hundredths of a head (crown to chin, from its middle), or of the frame's height (from where the
+# gate's prop meets the floor).
 ART = {
     "floor": "wall- box -300,-3 600,3; floor box -300,0 600,150",
     "door": """accent-- box -34,-68 68,68; accent box -31,-65 62,65; accent-- box -1,-65 2,65;
@@ -157,12 +156,12 @@ def _pick_colour(rng: np.random.Generator, palette: str) -> Colour:
     return ImageColor.getrgb(_pick(rng, palette))
 
 
-def _mix(one: Colour, other: Colour, share: float) -> Colour:
-    return tuple(round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+def _mix(first: Colour, second: Colour, share: float) -> Colour:
+    return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
 def _shades(colours: dict[str, Colour]) -> dict[str, Colour]:
-    """Add to each colour its "--", "-" and "+". Of what is near black, the darker is paler."""
+    """Add the shades "--", "-" and "+" of each colour. Near black, the darker shades are paler."""
     shades = colours | {"white": (244, 242, 238), "black": (20, 18, 18), "lamp": (90, 210, 120)}
     for name, colour in colours.items():
         dark = (40, 16, 10) if sum(colour) > 125 else (200, 200, 200)
@@ -173,11 +172,10 @@ def _shades(colours: dict[str, Colour]) -> dict[str, Colour]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """What one camera always sees, and from where. Lengths are in frame heights.
+    """What one camera always sees. Lengths are in frame heights.
 
-    kind: door, turnstile, kiosk or corridor. head_height: crown to chin, around which heads vary,
-    as around (head_x, head_y). pitch: radians, positive looks down on people. warmth: the cast,
-    -1 cool to 1 warm. infrared: whether the picture turns grey at night.
+    kind: door, turnstile, kiosk or corridor. head_height: mean, crown to chin; (head_x, head_y): mean place.
+    pitch: radians, positive looks down on people. warmth: -1 cool to 1 warm. infrared: grey at night.
     """
 
     kind: str
@@ -195,7 +193,7 @@ class Gate:
 
     @classmethod
     def draw_lots(cls, rng: np.random.Generator) -> "Gate":
-        """Return a random gate."""
+        """Make a random gate."""
         return cls(
             kind=_pick(rng, "door turnstile kiosk corridor"),
             wall=_pick_colour(rng, WALLS),
@@ -214,10 +212,10 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Sketch:
-    """The two pictures under way, and where the units of ART fall on them.
+    """The two pictures of a snapshot, and where the units of ART fall on them.
 
-    paint: RGB, twice the frame. gains: grey, a quarter of the frame, 128 a gain of 1. In pixels of
-    paint: origin (2,), axes (2, 2) with rows one unit right and down, lean (2,) one unit forwards.
+    paint: RGB, twice the frame. gains: grey, a quarter of the frame; 128 is a gain of 1. In pixels of
+    paint: origin (2,); axes (2, 2), whose rows are one unit right and down; lean (2,), one unit forwards.
     """
 
     paint: ImageDraw.ImageDraw
@@ -227,14 +225,14 @@ class _Sketch:
     lean: Points
 
     def turn(self, tilt: float, yaw: float, pitch: float) -> "_Sketch":
-        """Return the sketch turned by angles in radians."""
+        """Turn by angles in radians."""
         axes = np.array([[cos(tilt), sin(tilt)], [-sin(tilt), cos(tilt)]]) @ self.axes
         return replace(self, axes=axes, lean=(sin(yaw), sin(pitch)) @ axes)
 
     def draw(
         self, art: str, shades: dict[str, Colour], x: float = 0, y: float = 0, squeeze: float = 1
     ) -> None:
-        """Paint one of ART, its height multiplied by `squeeze`, moved by (x, y) hundredths."""
+        """Paint one of ART, moved by (x, y) hundredths; `squeeze` multiplies its height."""
         for paints, lift, width, outline in _shapes(art):
             points = outline * (1, squeeze) + (x / 100, y / 100)
             pixels = self.origin + points @ self.axes
@@ -261,10 +259,10 @@ def draw_snapshot(
     size: tuple[int, int] = (640, 480),
     clock: str | None = None,
 ) -> Image.Image:
-    """Draw one RGB snapshot of (width, height) `size` whose truth is `label`, one of LABELS.
+    """Draw an RGB snapshot of (width, height) `size` that shows `label`, one of LABELS.
 
-    light: 1.0 day to 0.0 night. clock: text of an overlay, such as '2026-10-03 17:20:05'.
-    The same state of `rng` gives the same pixels. Raises ValueError for an unknown label.
+    light: 1.0 day to 0.0 night. clock: overlay text, such as '2026-10-03 17:20:05'. The same state of `rng`
+    gives the same pixels. Raises ValueError for an unknown label.
     """
     if label not in LABELS:
         raise ValueError(f"label must be one of {', '.join(LABELS)}; got {label!r}")
@@ -286,7 +284,7 @@ def draw_snapshot(
 
 
 def _draw_gate(frame: _Sketch, gate: Gate, rng: np.random.Generator, *, deserted: bool) -> None:
-    """Floor and prop; a door may stand ajar, a bag be left behind."""
+    """Draw floor and prop; a door may be ajar, and a bag may be left in a deserted gate."""
     colours = {"wall": gate.wall, "floor": gate.floor, "accent": gate.accent}
     shades = _shades(colours | {"cloth": _pick_colour(rng, CLOTHES)})
     props = ["floor", gate.kind] + ["ajar"] * (gate.kind == "door" and rng.random() < 0.3)
@@ -297,7 +295,7 @@ def _draw_gate(frame: _Sketch, gate: Gate, rng: np.random.Generator, *, deserted
 
 
 def _person_shades(masks: str, rng: np.random.Generator) -> dict[str, Colour]:
-    """Draw lots for the colours of somebody whose mask is one of `masks`."""
+    """Pick the colours of a person, of the mask from `masks`."""
     looks = LOOKS | {"mask": masks}
     colours = {name: _pick_colour(rng, palette) for name, palette in looks.items()}
     if sum(colours["skin"]) < 400:
@@ -308,7 +306,7 @@ def _person_shades(masks: str, rng: np.random.Generator) -> dict[str, Colour]:
 
 
 def _draw_person(frame: _Sketch, gate: Gate, label: str, rng: np.random.Generator) -> None:
-    """Draw somebody with random looks, from back to front."""
+    """Draw a random person, from back to front."""
     place = np.array([gate.head_x, gate.head_y]) + rng.normal(0, (0.03, 0.02))
     scale = np.clip(gate.head_height + rng.normal(0, 0.05), 0.45, 0.8)
     axes = frame.axes * scale * ((rng.uniform(0.92, 1.06),), (1,))  # narrow and broad heads
@@ -325,7 +323,7 @@ def _draw_person(frame: _Sketch, gate: Gate, label: str, rng: np.random.Generato
     if rng.random() < 0.12:
         bust.draw("scarf", shades)
     head.draw("head", shades)
-    if label == "no_face":  # somebody who walks away
+    if label == "no_face":  # a person who walks away
         head.draw("nape", shades)
         return
     head.draw("eyes", shades)
@@ -349,7 +347,7 @@ def _draw_person(frame: _Sketch, gate: Gate, label: str, rng: np.random.Generato
 def _develop(
     picture: Image.Image, gains: Image.Image, gate: Gate, light: float, rng: np.random.Generator
 ) -> Image.Image:
-    """Apply what the lens, the lamp and the sensor do: blur, shading, vignette, cast, noise."""
+    """Add what lens, lamp and sensor do: blur, shading, vignette, colour cast, noise."""
     width, height = picture.size
     if rng.random() < 0.25:
         picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 1) * height / 480))

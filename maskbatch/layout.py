@@ -1,4 +1,4 @@
-"""What a path says: site, camera and time, by a template or by hive-style `key=value` folders."""
+"""Site, camera and time from a path: by a template, or by hive-style `key=value` folders."""
 
 import re
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ DIRECTIVES = {
     "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}", "f": r"\d{1,6}", "s": r"\d{9,11}",
 }  # fmt: skip
 """strptime directives that a template may use; `%s` is seconds since 1970, in UTC."""
-
+DATE_DIRECTIVES = "YymdjH"
+"""Those of `{date:...}`, which names days or hours."""
 TOKEN = re.compile(r"\{(?P<field>\w+)(?::(?P<format>[^}]*))?\}|(?P<stars>\*\*?)|(?P<text>[^{*]+|[{])")
 HIVE = re.compile(r"(?<![^/])(site|camera|date|year|month|day|hour|minute)=([^/]+)/")
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What one path says; None where it does not say."""
+    """What one path says; None: nothing."""
 
     site: str | None = None
     camera: str | None = None
@@ -31,7 +32,7 @@ class Parsed:
 class Template:
     """A compiled `--layout`, such as `{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg`.
 
-    `*` stands for any text within one folder or file name, `**` for any text.
+    `*` matches any text within one folder or file name, `**` any text.
     """
 
     def __init__(self, text: str) -> None:
@@ -76,7 +77,7 @@ class Template:
         return f"(?P<{name}>{pattern})"
 
     def parse(self, path: str) -> Parsed | None:
-        """What `path`, relative to the archive, says; None where the template does not match it."""
+        """What `path`, relative to the archive, says; None if the template does not match."""
         match = self._whole.fullmatch(path)
         return _parsed(match.groupdict()) if match else None
 
@@ -90,6 +91,19 @@ class Template:
         return f"nothing, and stops at '{path}'"
 
 
+def find_dates(path: str) -> list[re.Match[str]]:
+    """Every `{date:...}` in a path."""
+    tokens = TOKEN.finditer(path)
+    return [token for token in tokens if token["field"] == "date" and token["format"] is not None]
+
+
+def fill_dates(path: str, time: datetime) -> str:
+    """The path for one day or hour."""
+    for date in reversed(find_dates(path)):
+        path = path[: date.start()] + time.strftime(date["format"]) + path[date.end() :]
+    return path
+
+
 def _parsed(groups: dict[str, str | None]) -> Parsed:
     numbers = {name[2:]: int(text) for name, text in groups.items() if name.startswith("t_") and text}
     fraction = groups.get("t_f")
@@ -100,7 +114,7 @@ def _parsed(groups: dict[str, str | None]) -> Parsed:
 
 
 def _time(numbers: dict[str, int]) -> datetime | None:
-    """The time that directives' values make; None without a date, or where there is no such day."""
+    """The time from the values of directives; None without a date, or if there is no such day."""
     try:
         if "s" in numbers:
             return datetime.fromtimestamp(numbers["s"], UTC)

@@ -1,40 +1,32 @@
-"""A whole run, as the diagram has it: plan, read + decode, score, staging, commit, report."""
+"""A whole run, as in the diagram: plan, read + decode, score, staging, commit, report."""
 
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from maskbatch.archives import arguments
-from maskbatch.clock import Clock, now
-from maskbatch.cluster.pipeline import Cluster
-from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, to_dict
+from maskbatch.archives.arguments import make_access
+from maskbatch.clock import now
+from maskbatch.cluster.connection import Cluster
+from maskbatch.cluster.pipeline import score_shards
+from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig
 from maskbatch.errors import NothingToPlanError, RunFailedError
-from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
-from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.plan.listing import Listing
 from maskbatch.progress import event, say, step
 from maskbatch.runs import staging
-from maskbatch.runs.begin import (
-    Request,
-    Settings,
-    Target,
-    draft_plan,
-    ensure_plan,
-    num_to_score,
-    refuse_difference,
-    refuse_other_images,
-)
+from maskbatch.runs.begin import begin_scoring, ensure_plan
 from maskbatch.runs.carry import Carrier
-from maskbatch.runs.commit import commit_run
+from maskbatch.runs.commit import Effort, commit_run
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.draft import Draft, draft_plan
 from maskbatch.runs.lease import Lease
-from maskbatch.runs.work import Work, shard_size
-from maskbatch.stores.access import Access
-from maskbatch.stores.files import remove_tree, write_json
+from maskbatch.runs.records import Success
+from maskbatch.runs.request import Request, Target
+from maskbatch.runs.work import Work, make_work
+from maskbatch.stores.files import remove_tree
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 if TYPE_CHECKING:
@@ -46,194 +38,164 @@ class Result:
     """A finished run."""
 
     run: RunDir
-    success: dict[str, Any]
+    success: Success
     report: "Report"
     rescored: bool
     """False when the run was finished before."""
 
+    @property
+    def listing(self) -> Listing:
+        """What planning found and left out."""
+        settings = self.run.read_run()
+        return (settings and settings.listing) or Listing()
 
-def make_plan(
-    out: str, config: PlanConfig, *, options: StorageOptions = NO_OPTIONS, fresh: bool = False
-) -> Settings:
-    """Plan `config` in the run directory `out`, unless it is there; returns the run's settings."""
-    target = Target.at(out, (), options)
-    with Lease(target.run):
-        return ensure_plan(
-            target, Request(plan=config, access=arguments.make_access(config, options)), fresh=fresh
-        )
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, without the report's tables."""
+        names = ("planned", "carried", "statuses", "devices", "timings_s", "exit_code")
+        return {
+            "out": str(self.run.path),
+            "rescored": self.rescored,
+            **{name: getattr(self.success, name) for name in names},
+            "overall": self.report.overall,
+        }
 
 
-def dry_run(config: PlanConfig, *, options: StorageOptions = NO_OPTIONS) -> Listing:
-    """List the archive and write nothing."""
+def plan_archive(
+    config: PlanConfig, out: str | None = None, *, options: StorageOptions = NO_OPTIONS, fresh: bool = False
+) -> Listing:
+    """List an archive, and plan it in the run directory `out` unless its plan is there.
+
+    Without `out`, list it and write nothing. `fresh` throws away an unfinished run that lies at `out`.
+    Raises UsageError for an archive that cannot be planned, or where another run lies at `out`, and
+    RunLockedError while another driver works there.
+    """
+    request = Request(plan=config, access=make_access(config, options))
+    if out is not None:
+        target = Target.at(out, (), options)
+        with Lease(target.run):
+            settings = ensure_plan(target, request, fresh=fresh)
+        return settings.listing or Listing()
     listing = Listing()
-    access = arguments.make_access(config, options)
     with step("list") as shown:
-        for _ in plan_rows(config, Clock.parse(config.timezone, now()), listing, access):
+        for _ in request.list_rows(now(), listing):
             shown.advance()
     return listing
 
 
-def score(
+def score_archive(
+    config: PlanConfig,
     out: str,
-    plan_config: PlanConfig,
-    score_config: ScoreConfig,
-    job: JobConfig,
     *,
+    score: ScoreConfig = ScoreConfig(),  # noqa: B008 (frozen)
+    job: JobConfig = JobConfig(),  # noqa: B008
+    report: ReportConfig = ReportConfig(),  # noqa: B008
     checkpoint: str | None = None,
     options: StorageOptions = NO_OPTIONS,
     reuse: Sequence[str] = (),
     scheduled: bool = False,
-    report_config: ReportConfig = ReportConfig(),  # noqa: B008 (frozen)
     fresh: bool = False,
     verbose: bool = False,
 ) -> Result:
-    """Plan, score, commit and report, going on where an earlier call stopped.
+    """Plan, score, commit and report an archive; goes on where an earlier call stopped.
 
-    Rows of the finished runs `reuse` are carried over. With `out` among them, what is new since its highest
-    version goes to the next one; where nothing is, that highest one is the result. `scheduled` is for calls
-    that nobody looks at, see `Drafted.is_new`.
-    Raises UsageError, before anything is touched, when the run that lies at `out` is another one.
+    `checkpoint` is the path of a .safetensors file, None the packaged one. Rows of the finished runs `reuse`
+    are carried over. With `out` among them, new images go to the next version of `out`; without new images
+    its highest version is the result. `scheduled` is for calls that nobody watches, see `Draft.is_new`.
+    `fresh` throws away an unfinished run that lies at `out`.
+    Raises UsageError, before it touches anything, where another run lies at `out`; RunLockedError while
+    another driver works there; RunFailedError where the run stopped: the same call goes on.
     """
-    began = time.monotonic()
+    effort = Effort(began=time.monotonic())
     opened = open_checkpoint(checkpoint)
-    access = arguments.make_access(plan_config, options, job)
-    asked = Request(plan=plan_config, access=access, score=score_config, opened=opened)
+    request = Request(plan=config, access=make_access(config, options, job), score=score, checkpoint=opened)
     target = Target.at(out, reuse, options)
-    finish = partial(_finish, config=report_config, options=options)
-    if target.replaces:
-        refuse_other_images(target.replaces, plan_config)
-    success = _finished(target.run, asked, fresh=fresh)
+    target.refuse_other_images(config)
+
+    def finish(run: RunDir, success: Success, *, rescored: bool = False) -> Result:
+        return _report(run, success, report, options, rescored=rescored)
+
+    success = _read_success(target.run, request, fresh=fresh)
     if success is not None:
-        return finish(target.run, success, rescored=False)
-    arguments.find_sources(plan_config, access)  # a wrong path is refused before Ray is started
+        return finish(target.run, success)
+    is_remote = any(source.is_remote for source in request.sources)  # refuses a wrong path before Ray starts
     with ExitStack() as stack:
-        listed, standing = None, target.standing
-        if fresh or target.needs_draft():
-            try:
-                listed = stack.enter_context(draft_plan(target, asked)) if target.reused else None
-            except NothingToPlanError as error:
-                if standing is None:
-                    raise
-                say(f"{error}; {standing.run.path} stays as it is")
-        if standing and not (listed and listed.is_new(standing, plan_config, scheduled=scheduled)):
-            return finish(standing.run, standing.success, rescored=False)
+        draft, standing = None, target.standing
+        if target.reused and (fresh or target.needs_draft()):
+            draft = _draft(stack, target, request)
+        if standing and not (draft and draft.is_new(standing, config, scheduled=scheduled)):
+            return finish(standing.run, standing.success)
         stack.enter_context(Lease(target.run))
-        success = _finished(target.run, asked, fresh=fresh)
+        success = _read_success(target.run, request, fresh=fresh)
         if success is not None:  # by another driver since
-            return finish(target.run, success, rescored=False)
-        all_carried = listed is not None and not listed.num_to_score
+            return finish(target.run, success)
+        all_carried = draft is not None and not draft.num_to_score
         with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
-            settings = ensure_plan(target, asked, fresh=fresh, drafted=listed)
-            settings = _scoring(target.run, settings, score_config, job, opened)
-            work = _work(target.run, settings, plan_config, score_config, opened, access)
-            success = _score_and_commit(target.run, work, settings, cluster, began, job.max_error_rate)
+            settings = ensure_plan(target, request, fresh=fresh, draft=draft)
+            settings = begin_scoring(target.run, settings, score, job, opened)
+            work = make_work(target.run, settings, score, opened, request.access, is_remote=is_remote)
+            effort.timings_s["plan"] = time.monotonic() - effort.began
+            _score(work, cluster, effort)
+            carrier = Carrier(settings, options) if work.num_carried else None
+            success = commit_run(work, effort, job.max_error_rate, carrier)
         return finish(target.run, success, rescored=True)
 
 
-def _finished(run: RunDir, asked: Request, *, fresh: bool) -> dict[str, Any] | None:
-    """What `_SUCCESS` of the run says, if it is committed. Raises UsageError where it is another run's."""
+def _read_success(run: RunDir, request: Request, *, fresh: bool) -> Success | None:
+    """`_SUCCESS` of the run, if it is committed. Raises UsageError where it is another run's."""
     success = run.read_success()
     if success is not None and fresh:
         run.clear()  # which refuses a committed run
-    if success is not None or not fresh:
-        refuse_difference(run, run.read_run() or {}, asked)
+    settings = run.read_run() if success is not None or not fresh else None
+    if settings:
+        request.refuse_difference(run, settings)
     return success
 
 
-def _score_and_commit(
-    run: RunDir,
-    work: Work,
-    settings: Settings,
-    cluster: Cluster | None,
-    began: float,
-    max_error_rate: float,
-) -> dict[str, Any]:
-    """Score what is not staged yet, and commit; what `_SUCCESS` says then."""
-    planned_s = time.monotonic() - began
-    devices, timings = _stage(run, work, cluster)
-    carrier = Carrier(settings, work.access.options) if work.num_carried else None
-    for one in carrier.runs if carrier else ():
-        devices.update(one.success["devices"])
-    timings = {"plan": planned_s, **timings}
-    with step("commit", work.num_planned) as shown:
-        return commit_run(run, work, dict(devices), timings, began, max_error_rate, shown, carrier)
+def _draft(stack: ExitStack, target: Target, request: Request) -> Draft | None:
+    """The plan's draft; None where the archive is empty now and the run at OUT stays as it is."""
+    try:
+        return stack.enter_context(draft_plan(target, request))
+    except NothingToPlanError as error:
+        if target.standing is None:
+            raise
+        say(f"{error}; {target.standing.run.path} stays as it is")
+        return None
 
 
-def _scoring(
-    run: RunDir, settings: Settings, config: ScoreConfig, job: JobConfig, opened: Checkpoint
-) -> Settings:
-    """run.json completed by how it is scored; from here on it never changes."""
-    if "score" in settings:
-        return settings
-    settings = {
-        **settings,
-        "score": to_dict(config),
-        "job": to_dict(job),
-        "checkpoint": {"path": opened.path, "digest": opened.digest, "card": opened.card_dict()},
-        "shard_size": shard_size(num_to_score(settings), opened.card.input_size),
-    }
-    write_json(run.run_json, settings)
-    return settings
-
-
-def _work(
-    run: RunDir,
-    settings: Settings,
-    plan_config: PlanConfig,
-    score_config: ScoreConfig,
-    opened: Checkpoint,
-    access: Access,
-) -> Work:
-    return Work(
-        run_id=f"{opened.digest[:16]} {settings['created_at']}",
-        archives=plan_config.archives,
-        out=str(run.path),
-        checkpoint=opened.path,
-        digest=opened.digest,
-        config=score_config,
-        clock=Clock.parse(plan_config.timezone, datetime.fromisoformat(settings["created_at"])),
-        num_images=num_to_score(settings),
-        shard_size=settings["shard_size"],
-        access=access,
-        keep_column=plan_config.keep_column,
-        num_carried=settings["reuse_counts"]["carried"],
-    )
-
-
-def _stage(run: RunDir, work: Work, cluster: Cluster | None) -> tuple[Counter[str], dict[str, float]]:
-    """Score every shard that is not staged; shards by device, and seconds by phase."""
-    done = staging.list_staged(run.staging, work.run_id)
+def _score(work: Work, cluster: Cluster | None, effort: Effort) -> None:
+    """Score every shard that is not staged, and add what it takes to `effort`."""
+    done = staging.list_staged(work.run.staging, work.run_id)
     statuses: Counter[str] = Counter()
-    devices: Counter[str] = Counter()
     for counts, device in done.values():
         statuses.update(counts)
-        devices[device] += 1
-    timings = dict.fromkeys(("start", "score", "worker_read", "worker_decode", "worker_score"), 0.0)
+        effort.devices[device] += 1
+    timings = effort.timings_s
+    timings |= dict.fromkeys(("start", "score", "worker_read", "worker_decode", "worker_score"), 0.0)
     pending = [shard for shard in range(work.num_shards) if shard not in done]
     if done:
         say(f"resume: {len(done):,} of {work.num_shards:,} shards are staged")
-    if pending and cluster:
-        began = time.monotonic()
-        cluster.ready()
-        with step("score", work.num_images) as shown:
-            shown.start_at(statuses.total())
-            shown.statuses = statuses
-            for item in cluster.score(work, pending):
-                timings["start"] = timings["start"] or time.monotonic() - began
-                statuses.update(item.statuses)
-                devices[item.device] += 1
-                timings["worker_read"] += item.read_s
-                timings["worker_decode"] += item.decode_s
-                timings["worker_score"] += item.score_s
-                num_images = sum(item.statuses.values())
-                event("shard", images=num_images, **asdict(item))
-                shown.advance(num_images)
-        timings["score"] = time.monotonic() - began - timings["start"]
-    return devices, timings
+    if not pending or cluster is None:
+        return
+    began = time.monotonic()
+    cluster.wait()
+    with step("score", work.num_images) as shown:
+        shown.start_at(statuses.total())
+        shown.statuses = statuses
+        for shard in score_shards(cluster, work, pending):
+            timings["start"] = timings["start"] or time.monotonic() - began
+            statuses.update(shard.statuses)
+            effort.devices[shard.device] += 1
+            timings["worker_read"] += shard.read_s
+            timings["worker_decode"] += shard.decode_s
+            timings["worker_score"] += shard.score_s
+            num_images = sum(shard.statuses.values())
+            event("shard", images=num_images, **asdict(shard))
+            shown.advance(num_images)
+    timings["score"] = time.monotonic() - began - timings["start"]
 
 
-def _finish(
-    run: RunDir, success: dict[str, Any], *, config: ReportConfig, options: StorageOptions, rescored: bool
+def _report(
+    run: RunDir, success: Success, config: ReportConfig, options: StorageOptions, *, rescored: bool
 ) -> Result:
     """What follows the commit and may be repeated: staging removed, the report made."""
     from maskbatch.report.make import make_report

@@ -89,7 +89,9 @@ def cli(tmp_path: Path) -> Cli:
 
     def run(*arguments: object, script: str = "", **env: str) -> "subprocess.CompletedProcess[str]":
         command = (
-            ["-c", f"{script}\nfrom maskbatch.cli import main\nmain()"] if script else ["-m", "maskbatch"]
+            ["-c", f"{script}\nfrom maskbatch.cli.commands import main\nmain()"]
+            if script
+            else ["-m", "maskbatch"]
         )
         return subprocess.run(
             [sys.executable, *command, *map(str, arguments)],

@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from maskbatch import runner
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.config import JobConfig, PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
@@ -34,11 +34,10 @@ def undisturbed(
 
 
 def score(archive: Path, checkpoint: Path, out: Path, layout: str = LAYOUT, **job: float) -> Path:
-    runner.score(
-        str(out),
+    runner.score_archive(
         PlanConfig(archives=(str(archive),), layout=layout),
-        ScoreConfig(),
-        JobConfig(**job),  # type: ignore[arg-type]
+        str(out),
+        job=JobConfig(**job),  # type: ignore[arg-type]
         checkpoint=str(checkpoint),
     )
     return out
@@ -95,24 +94,25 @@ def test_a_model_that_changes_under_a_run_stops_it_with_its_name(
 KILL = "import os, signal\ndef kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n"
 MOMENTS = {
     "while planning": """
-from maskbatch import plan, planning
-rows = plan.plan_rows
+from maskbatch.plan import build, table
+from maskbatch.runs import begin
+rows = build.plan_rows
 def half(*args):
     for k, row in enumerate(rows(*args)):
         if k == 100: kill()
         yield row
-plan.GROUP_ROWS, plan.FILE_ROWS, planning.plan_rows = 16, 64, half
+table.GROUP_ROWS, table.FILE_ROWS, begin.plan_rows = 16, 64, half
 """,
     "while scoring": """
-from maskbatch.pipeline import Cluster
-score = Cluster.score
-def one(self, work, shards):
-    yield next(score(self, work, shards))
+from maskbatch import runner
+score = runner.score_shards
+def score_one(cluster, work, shards):
+    yield next(score(cluster, work, shards))
     kill()
-Cluster.score = one
+runner.score_shards = score_one
 """,
     "while committing": """
-from maskbatch import commit
+from maskbatch.runs import commit
 commit.write_json = kill
 """,
 }
@@ -292,17 +292,17 @@ def test_a_config_file_gives_flags_and_flags_win(cli: Cli, archive: Path, tmp_pa
 
 def test_an_unfinished_run_can_be_thrown_away(archive: Path, small_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    runner.make_plan(str(out), PlanConfig(archives=(str(archive),), layout=LAYOUT, limit=9))
+    runner.plan_archive(PlanConfig(archives=(str(archive),), layout=LAYOUT, limit=9), str(out))
     wanted = PlanConfig(archives=(str(archive),), layout=LAYOUT)
     with pytest.raises(UsageError, match="limit None instead of 9; --fresh"):
-        runner.make_plan(str(out), wanted)
-    assert runner.make_plan(str(out), wanted, fresh=True)["listing"]["num_images"] == 200
+        runner.plan_archive(wanted, str(out))
+    assert runner.plan_archive(wanted, str(out), fresh=True).num_images == 200
 
 
 def test_a_folder_that_holds_something_else_is_not_touched(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     with pytest.raises(UsageError, match=r"is not empty and holds no run \(found 'thesis.txt'\)"):
-        runner.make_plan(str(tmp_path), PlanConfig(archives=(str(archive),)), fresh=True)
+        runner.plan_archive(PlanConfig(archives=(str(archive),)), str(tmp_path), fresh=True)
     assert (tmp_path / "thesis.txt").exists()
 
 

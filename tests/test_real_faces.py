@@ -30,11 +30,8 @@ def test_a_month_of_real_faces_is_reported_as_labelled(
 ) -> None:
     archive, out = tmp_path / "archive", tmp_path / "run"
     truth = lay_out(shared / "data/faces/val", archive)
-    result = runner.score(
-        str(out),
-        PlanConfig(archives=(str(archive),), layout=LAYOUT),
-        ScoreConfig(),
-        JobConfig(gpus_per_worker=2),
+    result = runner.score_archive(
+        PlanConfig(archives=(str(archive),), layout=LAYOUT), str(out), job=JobConfig(gpus_per_worker=2)
     )
     rows = table_of(out).to_pylist()
     assert len(rows) == len(truth) == result.report.overall["listed"] == result.report.overall["scored"]
@@ -92,11 +89,11 @@ def test_the_job_gives_the_probabilities_that_training_measures(
     for k, picture in enumerate(val):
         (archive / "enlarged" / f"{k:03d}.jpg").write_bytes(picture)
     out = tmp_path / "run"
-    runner.score(
-        str(out),
+    runner.score_archive(
         PlanConfig(archives=(str(archive),)),
-        ScoreConfig(dtype="float32"),
-        JobConfig(gpus_per_worker=2),
+        str(out),
+        score=ScoreConfig(dtype="float32"),
+        job=JobConfig(gpus_per_worker=2),
     )
     rows = table_of(out).to_pandas()
     assert len(rows) == 2 * len(truth)

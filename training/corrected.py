@@ -117,7 +117,7 @@ def _scored_with(runs: Sequence[CommittedRun], against: Path | None) -> Checkpoi
     """`against`, or the checkpoint that scored the runs. Raises UsageError where it is not there."""
     if against:
         return open_checkpoint(str(against))
-    stated = {one.digest: str(one.settings["checkpoint"]["path"]) for one in runs}
+    stated = {one.digest: one.checkpoint.path for one in runs}
     if len(stated) != 1:
         what = (
             "the corrections are of no run" if not stated else "the runs were scored by several checkpoints"

@@ -9,7 +9,7 @@ import fsspec
 import pandas as pd
 
 from maskbatch.review.pictures import find_plan_rows
-from maskbatch.runs.committed import access_to, open_committed
+from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
 from maskbatch.stores.access import Access
@@ -32,8 +32,7 @@ class _Archive:
         one = open_committed(RunDir.at(run))
         gone = {"status": "missing", "error": f"it is not in the plan of {run}"}
         rows: dict[str, PlanRow] = {uri: dict.fromkeys(READ_COLUMNS) | {"uri": uri} | gone for uri in uris}
-        limit = int(one.settings["score"]["max_bytes"])
-        return cls(rows | find_plan_rows(one, uris), access_to(one, NO_OPTIONS), limit)
+        return cls(rows | find_plan_rows(one, uris), one.open_access(NO_OPTIONS), one.score.max_bytes)
 
     def read(self, uris: Sequence[str]) -> Iterator[Encoded]:
         return read_images([self.rows[uri] for uri in uris], self.access, self.max_bytes)

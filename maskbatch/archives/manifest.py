@@ -1,7 +1,7 @@
-"""Lists of images: CSV, JSON lines, Parquet and S3 Inventories, streamed a row at a time.
+"""Lists of images: CSV, JSON lines and Parquet, streamed row by row.
 
-Whoever writes a manifest decides what is read, so a row may only point into the manifest's own folder
-or below an `--allow-prefix`. Every spelling of a uri becomes one `Place` before it is compared or planned.
+Whoever writes a manifest decides what is read. So a row may only point into the manifest's own folder or
+below an --allow-prefix. Every spelling of a uri becomes one `Place` before it is compared or planned.
 """
 
 import csv
@@ -19,67 +19,99 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote_plus
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch.archives.columns import Row, check_columns, choose_columns, clean_row, describe_row, to_texts
-from maskbatch.archives.entries import Entry, is_image
+from maskbatch.archives.entries import Entry
 from maskbatch.errors import UsageError
 from maskbatch.stores.uris import DOT_SEGMENT, SCHEME, Place, decode_name, locate, parse_prefix, redact
 
-Open = Callable[[str], BinaryIO]
-"""Opens any uri for reading, seekable; raises FileNotFoundError or another OSError."""
-
-
 BUCKET = re.compile(r"[A-Za-z0-9._-]+")
-
-
 MAX_LINE_BYTES = 1 << 20
-
-
-MAX_INVENTORY_BYTES = 1 << 24
-"""Of manifest.json itself: 200 bytes for each data file."""
+Rows = Iterator[tuple[str, Row]]
+"""Rows, each with the place in the file that it is at, for messages."""
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a file of this name lists images; a `.parquet` may as well hold them, see `rowfiles`."""
+    """Whether a file of this name lists images. A `.parquet` may list or hold them, see `reader`."""
     base = posixpath.basename(name).lower()
     return base == "manifest.json" or base.removesuffix(".gz").endswith((".csv", ".jsonl", ".ndjson"))
 
 
-def list_manifest(
-    uri: str,
-    relative: str,
-    open_file: Open,
-    allow_prefix: Sequence[str],
-    keep_column: str | None,
-    skipped: Counter[str],
-    notes: Counter[str],
-) -> Iterator[Entry]:
-    """Every image that the manifest at `uri`, a uri of the plan, lists, in its order.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """A list of images, and what its rows are checked against."""
 
-    Entry.relative goes on from the folder of `relative` for what lies in the manifest's folder; for the rest
-    it is the path below the bucket, the host or `/`. Rows without an image count in `skipped`. Raises
-    UsageError naming the row for one that may not be read.
-    """
-    with _explained(uri):
-        own = locate(uri)
+    uri: str
+    """As the plan has it."""
+    relative: str
+    """Path below the archive."""
+    open_file: Callable[[str], BinaryIO]
+    """Opens any uri for reading, seekable. Raises FileNotFoundError or another OSError."""
+    allow_prefix: Sequence[str]
+    keep_column: str | None
+    skipped: Counter[str]
+    """Rows without an image, by reason."""
+    notes: Counter[str]
+
+    @property
+    def folder(self) -> Place:
+        """Where it lies. Relative uris start there."""
+        own = locate(self.uri)
         if not own.root.startswith(("file", "http")):
             own = own._replace(path=os.fsdecode(decode_name(own.path)))
-        bounds = [own.folder, *map(parse_prefix, allow_prefix)]
-        manifest = _Manifest(own.folder, bounds, posixpath.dirname(relative), keep_column, skipped, notes)
-        with open_file(uri) as file:
-            if posixpath.basename(own.path).lower() == "manifest.json":
-                yield from _inventory_entries(manifest, file.read(MAX_INVENTORY_BYTES + 1), open_file)
-            else:
-                yield from manifest.entries(_rows(file, own.path, keep_column))
+        return own.folder
+
+    @property
+    def bounds(self) -> list[Place]:
+        """Where its rows may point."""
+        return [self.folder, *map(parse_prefix, self.allow_prefix)]
+
+    def entries(self, rows: Rows) -> Iterator[Entry]:
+        """The images of `rows`. Raises ValueError naming the row for one that may not be read."""
+        folder, bounds = self.folder, self.bounds
+        for where, row in rows:
+            reason = _no_image(row)
+            if reason:
+                self.skipped[reason] += 1
+                continue
+            try:
+                yield self._entry(row, folder, bounds)
+            except ValueError as error:
+                raise ValueError(f"{where}: {redact(_name(row))} {error}") from error
+
+    def _entry(self, row: Row, folder: Place, bounds: list[Place]) -> Entry:
+        """`relative` begins at the archive inside the manifest's folder, else at the bucket, the host or `/`."""
+        place = locate(_name(row), folder) if "uri" in row else object_place(row["bucket"], row["key"])
+        if not any(bound.covers(place) for bound in bounds):
+            top = shlex.quote(place.folder.uri if place.root == SCHEME else f"{place.root}/")
+            raise ValueError(f"lies outside {folder.uri}; if it may be read, add --allow-prefix {top}")
+        inside = folder.covers(place)
+        below = place.encode(place.path[len(folder.path) :] if inside else place.path.lstrip("/"))
+        unreadable = "uri" not in row and DOT_SEGMENT.search(place.path)  # an inventory cannot be mended
+        return Entry(
+            uri=place.uri,
+            relative=posixpath.join(posixpath.dirname(self.relative), below) if inside else below,
+            num_bytes=_whole_number(row.get("num_bytes")),
+            version=(row.get("version") or "").strip('"') or None,
+            status="unsupported" if unreadable else None,
+            error="a `.` or `..` in its key, which clients resolve before they ask" if unreadable else None,
+            fetch=place.fetch,
+            **describe_row(row, self.notes),
+        )
+
+
+def list_manifest(manifest: Manifest) -> Iterator[Entry]:
+    """Every image of a table, in its order. Raises UsageError naming the row that may not be read."""
+    with explain_damage(manifest.uri), manifest.open_file(manifest.uri) as file:
+        yield from manifest.entries(read_rows(file, manifest.uri, manifest.keep_column))
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turns what a damaged, hostile or absent file raises into a sentence that names it."""
+def explain_damage(uri: str) -> Iterator[None]:
+    """Turn what a damaged, hostile or absent file raises into a UsageError that names it."""
     where = f"manifest {redact(uri)}"
     try:
         yield
@@ -92,55 +124,12 @@ def _explained(uri: str) -> Iterator[None]:
         raise UsageError(f"{where} {error}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Manifest:
-    """What every row is held against."""
-
-    folder: Place
-    bounds: list[Place]
-    above: str
-    """The folder of the manifest's own `relative`."""
-    keep_column: str | None
-    skipped: Counter[str]
-    notes: Counter[str]
-
-    def entries(self, rows: Iterator[tuple[str, Row]]) -> Iterator[Entry]:
-        for where, row in rows:
-            reason = _no_image(row)
-            if reason:
-                self.skipped[reason] += 1
-                continue
-            try:
-                yield self._entry(row)
-            except ValueError as error:
-                raise ValueError(f"{where}: {redact(_name(row))} {error}") from error
-
-    def _entry(self, row: Row) -> Entry:
-        place = locate(_name(row), self.folder) if "uri" in row else _object(row["bucket"], row["key"])
-        if not any(bound.covers(place) for bound in self.bounds):
-            top = shlex.quote(place.folder.uri if place.root == SCHEME else f"{place.root}/")
-            raise ValueError(f"lies outside {self.folder.uri}; if it may be read, add --allow-prefix {top}")
-        inside = self.folder.covers(place)
-        below = place.encode(place.path[len(self.folder.path) :] if inside else place.path.lstrip("/"))
-        unreadable = "uri" not in row and DOT_SEGMENT.search(place.path)  # an inventory cannot be mended
-        return Entry(
-            uri=place.uri,
-            relative=posixpath.join(self.above, below) if inside else below,
-            num_bytes=_whole_number(row.get("num_bytes")),
-            version=(row.get("version") or "").strip('"') or None,
-            status="unsupported" if unreadable else None,
-            error="a `.` or `..` in its key, which clients resolve before they ask" if unreadable else None,
-            fetch=place.fetch,
-            **describe_row(row, self.notes),
-        )
-
-
 def _name(row: Row) -> str:
     return row["uri"] or "" if "uri" in row else f"s3://{row['bucket']}/{row['key']}"
 
 
 def _no_image(row: Row) -> str | None:
-    """Why a row lists no image, as it is counted."""
+    """Why a row lists no image."""
     if not all(row[name] for name in ("uri", "bucket", "key") if name in row):
         return "row without a uri"
     if (row.get("is_delete_marker") or "false").lower() != "false":
@@ -150,7 +139,7 @@ def _no_image(row: Row) -> str | None:
     return "folder marker" if _name(row).endswith("/") else None
 
 
-def _object(bucket: str | None, key: str | None) -> Place:
+def object_place(bucket: str | None, key: str | None) -> Place:
     """The place of an object by its literal key."""
     if not bucket or not BUCKET.fullmatch(bucket):
         raise ValueError("names no bucket")
@@ -166,7 +155,7 @@ def _whole_number(text: str | None) -> int | None:
 
 
 def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = False) -> dict[str, str]:
-    """`choose_columns` of a table that has to say where its images are."""
+    """As `choose_columns`, for a table that must say where its images are."""
     chosen = choose_columns(tuple(names), keep_column)
     if "uri" not in chosen and not {"bucket", "key"} <= chosen.keys():
         raise ValueError(f"has no column uri (or bucket and key), but {redact(', '.join(names))}")
@@ -175,10 +164,8 @@ def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = Fal
     return chosen
 
 
-def _rows(
-    file: BinaryIO, name: str, keep_column: str | None, header: Sequence[str] = ()
-) -> Iterator[tuple[str, Row]]:
-    """The rows of a file of this name, each with where it stands; `header` is that of a CSV without one."""
+def read_rows(file: BinaryIO, name: str, keep_column: str | None, header: Sequence[str] = ()) -> Rows:
+    """The rows of a file of this name; `header` is for a CSV without one."""
     name = name.lower().removesuffix(".gz")
     if name.endswith(".parquet"):
         return _parquet_rows(file, keep_column)
@@ -190,13 +177,13 @@ def _rows(
 
 
 def _unzipped(file: BinaryIO) -> BinaryIO:
-    """The file, or what is in it where it begins as gzip does."""
+    """The file, unzipped if it begins like a gzip file."""
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
 
 
-def _csv_rows(file: BinaryIO, keep_column: str | None, header: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def _csv_rows(file: BinaryIO, keep_column: str | None, header: Sequence[str]) -> Rows:
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         reader = csv.reader(_lines(text), strict=True)
         names = header or next(reader, [])
@@ -219,8 +206,8 @@ def _lines(text: io.TextIOWrapper) -> Iterator[str]:
         yield line
 
 
-def _json_rows(file: BinaryIO, keep_column: str | None) -> Iterator[tuple[str, Row]]:
-    """Any line but the first may leave out what it does not know."""
+def _json_rows(file: BinaryIO, keep_column: str | None) -> Rows:
+    """Only the first line needs all columns."""
     names: list[str] = []
     seen: set[str] = set()
     for number in count(1):
@@ -257,7 +244,7 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _parquet_rows(file: BinaryIO, keep_column: str | None) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(file: BinaryIO, keep_column: str | None) -> Rows:
     numbers = count(1)
     with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as parquet:
         names = parquet.schema_arrow.names
@@ -269,61 +256,3 @@ def _parquet_rows(file: BinaryIO, keep_column: str | None) -> Iterator[tuple[str
             columns = [to_texts(batch.column(batch.schema.names.index(name))) for name in chosen.values()]
             for values in zip(*columns, strict=True):
                 yield f"row {next(numbers)}", clean_row(chosen, values)
-
-
-def _inventory_entries(manifest: _Manifest, text: bytes, open_file: Open) -> Iterator[Entry]:
-    """The images of an S3 Inventory, which lists everything in a bucket.
-
-    Source: docs.aws.amazon.com/AmazonS3/latest/userguide/storage-inventory-location.html
-    """
-    kind, destination, header, keys = _inventory(text)
-    for key in keys:
-        uri, file = _open_data(manifest, _object(destination, key), open_file)
-        with _explained(uri), file:
-            rows = _rows(file, f".{kind}", manifest.keep_column, header)
-            yield from manifest.entries(_image_rows(rows, kind, manifest.skipped))
-
-
-def _inventory(text: bytes) -> tuple[str, str, list[str], list[str]]:
-    """What manifest.json says: the kind of its data files, their bucket, the header they lack, their keys."""
-    try:
-        said = json.loads(text)
-        kind = str(said["fileFormat"]).lower()
-        bucket = str(said["destinationBucket"]).rpartition(":")[2]  # arn:aws:s3:::name, or the name
-        header = [name.strip() for name in str(said["fileSchema"]).split(",")]
-        keys = [str(file["key"]) for file in said["files"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        message = "is no S3 Inventory; destinationBucket, fileFormat, fileSchema and files expected in it"
-        raise ValueError(message) from error
-    if kind not in ("csv", "parquet"):
-        raise ValueError(f"lists {redact(kind.upper())} files; configure the inventory as CSV or Parquet")
-    return kind, bucket, header, keys
-
-
-def _open_data(manifest: _Manifest, stored: Place, open_file: Open) -> tuple[str, BinaryIO]:
-    """A data file of an inventory: in its bucket, or near a manifest that was copied with its data."""
-    name = posixpath.basename(stored.path)
-    tried = [locate(f"{way}{name}", manifest.folder) for way in ("data/", "../data/", "./")]
-    if manifest.folder.root == stored.root:
-        tried.insert(0, stored)
-    elif any(bound.covers(stored) for bound in manifest.bounds):
-        tried.append(stored)
-    for place in tried:
-        try:
-            return place.uri, open_file(place.fetch or place.uri)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            continue
-    message = f"its data file {redact(stored.uri)} is not there; copy data/ beside the manifest"
-    raise ValueError(f"{message}, or add --allow-prefix {shlex.quote(stored.root)}/")
-
-
-def _image_rows(
-    rows: Iterator[tuple[str, Row]], kind: str, skipped: Counter[str]
-) -> Iterator[tuple[str, Row]]:
-    """Rows of images and of no object at all. CSV has its keys URL-encoded, a space as `+`; Parquet not."""
-    for where, row in rows:
-        key = row["key"] = unquote_plus(row["key"] or "") if kind == "csv" else row["key"] or ""
-        if key and not key.endswith("/") and not is_image(key):
-            skipped[os.path.splitext(key)[1].lower() or "no extension"] += 1
-        else:
-            yield where, row

@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: started or joined, and what it lacks."""
+"""The Ray cluster of a run: started or joined, its nodes, what it lacks."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from maskbatch.cluster.launcher import read_nodes
 from maskbatch.cluster.nodes import LAUNCHER_CONFIG, UNBOUNDED, Capacity, Node
+from maskbatch.cluster.ray_internals import count_scorers, read_node_groups
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.progress import quiet_output
@@ -18,8 +19,8 @@ from maskbatch.progress import quiet_output
 CONNECT_S = 10.0
 
 
-class Connection:
-    """Ray, started or joined in the background while the archive is being planned."""
+class Cluster:
+    """A Ray cluster, started or joined in the background while the archive is listed."""
 
     def __init__(self, job: JobConfig, *, verbose: bool) -> None:
         self.job, self.verbose = job, verbose
@@ -46,7 +47,7 @@ class Connection:
         owned = False
         try:
             owned = self._start()
-        except Exception as error:  # whatever it is, the driver waits to hear of it
+        except Exception as error:  # whatever it is, `wait` raises it
             self._error = error
         finally:
             self._ready.set()
@@ -60,7 +61,7 @@ class Connection:
         """Start or join Ray; whether it is ours to shut down."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # A driver that was killed keeps its share of the cluster from the next one for so long; Ray's: 180.
+        # The next driver waits so long for what a killed one had of the cluster; Ray's default is 180.
         os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "60")
         import ray
 
@@ -76,32 +77,30 @@ class Connection:
                 logging_level=logging.INFO if self.verbose else logging.ERROR,
                 **options,
             )
-        import ray.data  # a second of imports, while the plan is being made
+        import ray.data  # takes a second, during which the plan is made
 
         return owned
 
-    def ready(self) -> None:
+    def wait(self) -> None:
         """Wait for Ray. Raises RunFailedError where it did not start."""
         self._ready.wait()
         if self._error is not None:
-            first = (
-                str(self._error).strip().splitlines()[0] if str(self._error).strip() else "no reason given"
-            )
-            message = f"Ray at {self.job.address!r} did not start: {first}; check --address, or leave it out"
-            raise RunFailedError(message) from self._error
+            lines = str(self._error).strip().splitlines() or ["no reason given"]
+            message = f"Ray at {self.job.address!r} did not start: {lines[0]}"
+            raise RunFailedError(f"{message}; check --address, or leave it out") from self._error
 
-    def capacity(self) -> Capacity:
-        """What the cluster has, and can grow to; ready() comes first."""
+    def read_capacity(self) -> Capacity:
+        """What the cluster has, and can grow to; call `wait` first."""
         import ray
 
         nodes = Counter(Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"])
-        return Capacity(nodes, None if self.job.address == "local" else _largest())
+        return Capacity(nodes, None if self.job.address == "local" else _read_largest())
 
-    def missing(self, *, on_gpus: bool, scorer_cpus: float = 0) -> str:
+    def explain_wait(self, *, on_gpus: bool, scorer_cpus: float = 0) -> str:
         """What a run waits for when no shard comes, in words; its scorers reserve `scorer_cpus` each."""
         import ray
 
-        nodes = self.capacity().nodes
+        nodes = self.read_capacity().nodes
         if on_gpus and not any(node.num_scorers(self.job.gpus_per_worker) for node in nodes):
             return "a GPU node: the cluster has none"
         if not any(node.cpus - (scorer_cpus if node.gpus else 0) >= 1 for node in nodes):
@@ -109,28 +108,13 @@ class Connection:
         total, free = ray.cluster_resources(), ray.available_resources()
         kinds = ("CPU", "GPU") if on_gpus else ("CPU",)
         room = " and ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in kinds)
-        return f"a shard: {_num_actors()} scoring workers up, {room} free"
+        return f"a shard: {count_scorers()} scoring workers up, {room} free"
 
 
-def _num_actors() -> int:
-    """Actors of this driver that are alive."""
-    import ray
-    from ray._private.state import actors  # the public way asks a dashboard, which may not be there
-
-    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    return sum(
-        actor["ActorClassName"].startswith("MapWorker") for actor in actors(None, job, "ALIVE").values()
-    )
-
-
-def _largest() -> Counter[Node] | None:
+def _read_largest() -> Counter[Node] | None:
     """The nodes of the cluster at its largest, from Ray's own store or from what `ray up` left here."""
-    from ray._private.state import state
-
-    config = state.get_cluster_config()
-    if config is not None and config.node_group_configs:
-        kinds = [(Node.of(kind.resources), kind.max_count) for kind in config.node_group_configs]
-    else:
+    kinds = [(Node.of(resources), number) for resources, number in read_node_groups()]
+    if not kinds:
         try:
             types = read_nodes(LAUNCHER_CONFIG.expanduser())
         except UsageError:  # most often, it is not there
@@ -143,7 +127,7 @@ def _largest() -> Counter[Node] | None:
 
 
 def _check_address(address: str) -> None:
-    """Raises OSError where nothing listens at `HOST:PORT`: Ray would try it for minutes, past any signal."""
+    """Raises OSError where nothing listens at `HOST:PORT`; Ray would try for minutes, deaf to signals."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         with socket.create_connection((host, int(port)), CONNECT_S):

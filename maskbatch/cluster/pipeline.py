@@ -1,11 +1,10 @@
-"""The Ray Data job: shards in, staged shards out. What names CPUs, GPUs and the sizes of pools.
+"""The Ray Data job: shards in, staged shards out; how many CPUs, GPUs and actors it takes.
 
     on CPUs   shard number -> Scorer actor, one a core: read, decode, score, stage
     on GPUs   shard number -> decode task on a CPU -> Scorer actor on a GPU: score, stage
 
-A shard travels as one row of one block. Pixels cross the object store only on the way to a GPU,
-as uint8. What is lost with a node, Ray runs again: tasks, actors with what they had in hand, and
-images that were decoded there.
+A shard travels as one row of one block. Pixels cross the object store only on the way to a GPU, as uint8.
+When a node dies, Ray runs again what was lost with it: tasks, actors with their work, decoded images.
 """
 
 import logging
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskbatch import errors
-from maskbatch.cluster.connection import Connection
+from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.nodes import Capacity
+from maskbatch.cluster.ray_internals import MAX_STOP_S, fill_cpu_nodes_first, stop_execution
 from maskbatch.cluster.workers import Scorer, ShardDone, decode
 from maskbatch.config import JobConfig
 from maskbatch.errors import MaskbatchError, RunFailedError
@@ -39,16 +39,13 @@ CALLS_PER_ACTOR = 2
 
 
 PATIENCE_S = 30.0
-"""Nothing came for so long: it is said what is waited for."""
+"""When nothing came for so long, log what we are waiting for; again every REPEAT_S."""
 
 
 REPEAT_S = 60.0
 
 
-STOP_S = 30.0
-
-
-MOST_ACTORS = 1000
+MAX_ACTORS = 1000
 """Where nobody says how far a cluster grows."""
 
 
@@ -61,11 +58,11 @@ class Pools:
 
     on_gpus: bool
     start: int
-    """Actors that start at once; those that the cluster cannot hold yet wait for its nodes."""
+    """Actors that start at once; if the cluster cannot hold them yet, they wait for nodes."""
     most: int
-    """Actors there may be when nodes join that nobody knew of."""
+    """Actors at most, when nodes join that nobody announced."""
     scorer_cpus: float
-    """Of a core, what each reserves on a GPU node, so that not all of its cores decode."""
+    """Share of a core that each reserves on a GPU node, so that not all of its cores decode."""
 
     @classmethod
     def of(cls, capacity: Capacity, job: JobConfig, num_shards: int) -> "Pools":
@@ -76,88 +73,83 @@ class Pools:
         asked = job.max_scorers if on_gpus else job.max_workers
         bound = min(asked or num_shards, num_shards)
         start = min(bound, max(1, scorers if on_gpus else capacity.num_workers()))
-        most = max(start, min(bound, MOST_ACTORS))
+        most = max(start, min(bound, MAX_ACTORS))
         return cls(on_gpus, start, most, capacity.scorer_cpus(job.gpus_per_worker))
 
 
-class Cluster(Connection):
-    """The cluster, and the job on it."""
+def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
+    """Score `shards`, yielding each once it is staged, in any order; logs what it waits for when none comes.
 
-    def score(self, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
-        """Score `shards`, yielding each as it is staged, in any order.
+    Raises RunFailedError when the job fails, or nothing was staged for `stall_timeout_s`; what is staged
+    stays.
+    """
+    pools = Pools.of(cluster.read_capacity(), cluster.job, len(shards))
+    done: Done = queue.Queue()
+    dataset = _build_dataset(cluster, work, shards, pools)
+    thread = threading.Thread(target=_drain, args=(dataset, done), daemon=True)
+    thread.start()
+    try:
+        while (item := _wait(cluster, done, pools)) is not None:
+            if isinstance(item, BaseException):
+                raise _translate(item) from item
+            yield item
+    finally:
+        stop_execution(dataset)
+        thread.join(MAX_STOP_S)
 
-        Says what is waited for when nothing comes. Raises RunFailedError when the job fails or
-        nothing was staged for `stall_timeout_s`; what is staged stays.
-        """
-        pools = Pools.of(self.capacity(), self.job, len(shards))
-        done: Done = queue.Queue()
-        dataset = self._dataset(work, shards, pools)
-        thread = threading.Thread(target=_drain, args=(dataset, done), daemon=True)
-        thread.start()
+
+def _wait(cluster: Cluster, done: Done, pools: Pools) -> ShardDone | BaseException | None:
+    """What comes next. Raises RunFailedError after `stall_timeout_s`."""
+    stall_s = cluster.job.stall_timeout_s
+    end = time.monotonic() + stall_s
+    patience_s = PATIENCE_S
+    while True:
         try:
-            while (item := self._next(done, pools)) is not None:
-                if isinstance(item, BaseException):
-                    raise _explain(item) from item
-                yield item
-        finally:
-            _stop(dataset, thread)
-
-    def _next(self, done: Done, pools: Pools) -> ShardDone | BaseException | None:
-        """What comes next, waited for. Raises RunFailedError after `stall_timeout_s`."""
-        began = time.monotonic()
-        patience_s = PATIENCE_S
-        while True:
-            left_s = began + self.job.stall_timeout_s - time.monotonic()
-            try:
-                return done.get(timeout=max(0.0, min(patience_s, left_s)))
-            except queue.Empty:
-                missing = self.missing(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
-            left_s = began + self.job.stall_timeout_s - time.monotonic()
-            if left_s <= 0:
-                message = (
-                    f"nothing was scored for {self.job.stall_timeout_s:.0f} s, waiting for {missing}; mend "
-                    "that (--verbose shows of what workers die), then run the same command to go on"
-                )
-                raise RunFailedError(message)
-            say(f"score: waiting for {missing} (gives up in {_about(left_s)})")
-            patience_s = REPEAT_S
-
-    def _dataset(self, work: Work, shards: Sequence[int], pools: Pools) -> Any:
-        import ray
-
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = self.verbose
-        context.raise_original_map_exception = True
-        context.execution_no_progress_timeout_s = -1  # `_next` sees to it
-        if not self.verbose:
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
-            warnings.filterwarnings("ignore", module=r"ray\.")
-        # Not from_arrow: it runs a task a block, in the workers that were warmed up for the actors.
-        source = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        if not pools.on_gpus:
-            return _actors(source, work, pools, device="cpu", num_cpus=WORKER_CPUS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of scheduling_strategy, for which there is no other way yet
-            decoded = source.map_batches(
-                decode,
-                fn_kwargs={"work": work},
-                batch_size=1,
-                batch_format="numpy",
-                num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.remote else 1),
-                compute=ray.data.TaskPoolStrategy(self.job.max_workers),
-                scheduling_strategy="DEFAULT",  # CPU nodes first; Ray Data's own, SPREAD, takes any
+            return done.get(timeout=max(0.0, min(patience_s, end - time.monotonic())))
+        except queue.Empty:
+            missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
+        left_s = end - time.monotonic()
+        if left_s <= 0:
+            message = (
+                f"nothing was scored for {stall_s:.0f} s, waiting for {missing}; mend "
+                "that (--verbose shows of what workers die), then run the same command to go on"
             )
-        return _actors(
-            decoded,
-            work,
-            pools,
-            device=None,
-            num_cpus=pools.scorer_cpus,
-            num_gpus=self.job.gpus_per_worker,
+            raise RunFailedError(message)
+        about = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
+        say(f"score: waiting for {missing} (gives up in {about})")
+        patience_s = REPEAT_S
+
+
+def _build_dataset(cluster: Cluster, work: Work, shards: Sequence[int], pools: Pools) -> Any:
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = cluster.verbose
+    context.raise_original_map_exception = True
+    context.execution_no_progress_timeout_s = -1  # `_wait` has its own
+    if not cluster.verbose:
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=r"ray\.")
+    # Not from_arrow: it runs a task for each block, in the workers that were warmed up for the actors.
+    source = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    if not pools.on_gpus:
+        return _map_actors(source, work, pools, device="cpu", num_cpus=WORKER_CPUS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scheduling_strategy
+        decoded = source.map_batches(
+            decode,
+            fn_kwargs={"work": work},
+            batch_size=1,
+            batch_format="numpy",
+            num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.is_remote else 1),
+            compute=ray.data.TaskPoolStrategy(cluster.job.max_workers),
+            **fill_cpu_nodes_first(),
         )
+    gpus = cluster.job.gpus_per_worker
+    return _map_actors(decoded, work, pools, device=None, num_cpus=pools.scorer_cpus, num_gpus=gpus)
 
 
-def _actors(source: Any, work: Work, pools: Pools, *, device: str | None, **resources: Any) -> Any:
+def _map_actors(source: Any, work: Work, pools: Pools, *, device: str | None, **resources: Any) -> Any:
     import ray
 
     return source.map_batches(
@@ -188,21 +180,8 @@ def _drain(dataset: Any, done: Done) -> None:
         done.put(error)
 
 
-def _stop(dataset: Any, drain: threading.Thread) -> None:
-    """End what still runs of the job, which would go on in a Ray that stays, and crash in one shut down."""
-    executor = dataset._current_executor  # Ray Data has no public way
-    if executor is not None:
-        executor.shutdown(force=True)
-        executor.join(STOP_S)
-    drain.join(STOP_S)
-
-
-def _about(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _explain(error: BaseException) -> MaskbatchError:
-    """What stopped the job, as one of our errors: a worker's own one where there is one in the chain."""
+def _translate(error: BaseException) -> MaskbatchError:
+    """What stopped the job, as one of our errors: if a worker raised one, that one."""
     chain, link = [], error
     while link is not None:
         chain.append(link)

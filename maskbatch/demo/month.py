@@ -8,7 +8,6 @@ from math import cos, pi
 from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,12 +24,12 @@ SEED = 20261001
 
 
 SPOILT = ("truncated", "corrupt", "unsupported")
-"""What every 80th file becomes, in turn."""
+"""Every 80th file is spoilt, in turn in these ways."""
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """One drawn camera; `mix` is the share of each of LABELS among its snapshots."""
+    """A drawn camera; `mix` holds the share of each of LABELS in its snapshots."""
 
     path: str
     seed: int
@@ -46,26 +45,27 @@ CAMERAS = (
 
 
 FROZEN = ("north/gate-2", 11)
-"""The camera, and the day of the month from 0, that repeats one frame."""
+"""The camera that repeats one frame for a day, and that day of the month, from 0."""
 
 
 DARK = ("south/lobby", 19)
-"""The camera and the day without light."""
+"""The camera that is dark for a day, and that day."""
 
 
 OFF = ("south/dock", (16, 17))
-"""The camera and the days without snapshots."""
+"""The camera that takes no snapshots for some days, and those days."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One file to draw, and its truth."""
+    """A file to draw, and its truth.
+
+    path: below the archive. spoilt: the status that the file must get; None for a sound file.
+    """
 
     path: str
-    """Below the archive."""
     label: str
     spoilt: str | None
-    """Status that the file must get, or None for a sound one."""
     seed: tuple[int, ...]
     camera_seed: int
     time: datetime
@@ -73,7 +73,7 @@ class Snapshot:
 
 
 def plan_month(num_images: int) -> Iterator[Snapshot]:
-    """The snapshots of the month, about `num_images`, evenly over cameras and days; always the same."""
+    """The same month for the same number: about `num_images` snapshots, evenly over cameras and days."""
     number = 0
     each_day = max(2, round(num_images / len(CAMERAS) / NUM_DAYS))
     for camera in CAMERAS:
@@ -101,19 +101,19 @@ def plan_month(num_images: int) -> Iterator[Snapshot]:
 
 
 def draw_archive(archive: Path, snapshots: list[Snapshot]) -> None:
-    """Draw `snapshots` below `archive`, on every core."""
+    """Draw `snapshots` below `archive`, using every core."""
     archive.mkdir(parents=True, exist_ok=True)
     (archive.parent / ".drawing").touch()
-    (archive / "README.txt").write_text("Drawn by maskbatch demo; nobody is shown.\n")
+    (archive / "README.txt").write_text("Drawn by maskbatch demo; no real people.\n")
     with (
         ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool,
-        step("draw", len(snapshots)) as shown,
+        step("draw", len(snapshots)) as progress,
     ):
-        for _ in pool.map(_draw, [archive] * len(snapshots), snapshots, chunksize=16):
-            shown.advance()
+        for _ in pool.map(_draw_file, [archive] * len(snapshots), snapshots, chunksize=16):
+            progress.advance()
 
 
-def _draw(archive: Path, snapshot: Snapshot) -> None:
+def _draw_file(archive: Path, snapshot: Snapshot) -> None:
     rng = np.random.default_rng(snapshot.seed)
     gate = Gate.draw_lots(np.random.default_rng((SEED, snapshot.camera_seed, 7)))
     hour = snapshot.time.hour + snapshot.time.minute / 60
@@ -131,14 +131,10 @@ def _draw(archive: Path, snapshot: Snapshot) -> None:
 
 
 def _spoil(data: bytes, how: str) -> bytes:
-    """A file as a full disk, a bad cable or a failed download leaves it."""
+    """Spoil a file as a full disk, a bad cable or a failed download does."""
     if how == "truncated":
         return data[: len(data) // 2]
     if how == "corrupt":
         middle = len(data) // 2
         return data[:middle] + b"\0" * 2000 + data[middle + 2000 :]
     return b"<html><body>502 Bad Gateway</body></html>"
-
-
-def _truth(snapshot: Snapshot) -> dict[str, Any]:
-    return {"path": snapshot.path, "label": snapshot.label, "status": snapshot.spoilt or "ok"}

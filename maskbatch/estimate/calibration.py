@@ -20,13 +20,15 @@ import pyarrow as pa
 from maskbatch import schema
 from maskbatch.archives import arguments
 from maskbatch.clock import Clock, now
-from maskbatch.cluster.pipeline import Cluster, Pools
+from maskbatch.cluster.connection import Cluster
+from maskbatch.cluster.pipeline import Pools, score_shards
 from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint
-from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.build import plan_rows
 from maskbatch.plan.columns import Row
+from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import write_plan
 from maskbatch.progress import Step, step
 from maskbatch.runs.directory import RunDir
@@ -89,13 +91,15 @@ def calibrate(
     began = time.monotonic()
     opened = open_checkpoint(checkpoint)
     access = arguments.make_access(config, options, job)
-    arguments.find_sources(config, access)  # a wrong path is refused before Ray is started
+    sources = arguments.find_sources(config, access)  # refuses a wrong path before Ray starts
     listing, clock = Listing(), Clock.parse(config.timezone, now())
     group_size = shard_size(0, opened.card.input_size)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
     with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:
         with step("list") as progress:
-            groups = draw_groups(plan_rows(config, clock, listing, access), group_size, most, progress)
+            groups = draw_groups(
+                plan_rows(sources, config, clock, listing, access), group_size, most, progress
+            )
         listed = time.monotonic()
         write_plan(RunDir(Path(folder)).plan, _number_rows(groups), Step("plan", None, "images"))
         work = Work(
@@ -106,12 +110,13 @@ def calibrate(
             digest=opened.digest,
             config=score_config,
             clock=clock,
+            is_remote=any(source.is_remote for source in sources),
             num_images=sum(map(len, groups)),
             shard_size=group_size,
             access=access,
             keep_column=config.keep_column,
         )
-        cluster.ready()
+        cluster.wait()
         cores, gpus = _in_use(cluster, work)
         done = _score_groups(cluster, work, cores)
     shards = [shard for _, shard in done]
@@ -154,7 +159,7 @@ def _number_rows(groups: Sequence[pa.Table]) -> Iterator[Row]:
 
 def _in_use(cluster: Cluster, work: Work) -> tuple[int, float]:
     """How many cores and GPUs of this machine the job takes."""
-    capacity, job = cluster.capacity(), cluster.job
+    capacity, job = cluster.read_capacity(), cluster.job
     pools = Pools.of(capacity, job, work.num_shards)
     if not pools.on_gpus:
         return pools.start, 0.0
@@ -166,7 +171,7 @@ def _score_groups(cluster: Cluster, work: Work, cores: int) -> list[Timed]:
     """The scored groups, in the order in which they were done."""
     done: list[Timed] = []
     with step("sample") as progress:
-        for shard in cluster.score(work, range(work.num_shards)):
+        for shard in score_shards(cluster, work, range(work.num_shards)):
             done.append((time.monotonic(), shard))
             progress.advance(_num_images(shard))
             rounds, within = divmod(len(done), cores)

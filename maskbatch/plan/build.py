@@ -1,49 +1,23 @@
 """List the archive once: one numbered row an image, nothing opened. After it nothing lists again."""
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from maskbatch.archives import reader
+from maskbatch.archives.arguments import Source
 from maskbatch.archives.entries import IMAGE_EXTENSIONS, Entry
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
 from maskbatch.errors import NoImagesError, NothingToPlanError, UsageError
 from maskbatch.layout import Parsed, Template
 from maskbatch.plan.columns import Row, make_row, overlay, parse_entry
+from maskbatch.plan.listing import Listing
 from maskbatch.stores.access import Access
 
 
-@dataclass(kw_only=True, slots=True)
-class Listing:
-    """What planning found and left out; every file of the archive is in one of these counts."""
-
-    num_images: int = 0
-    """Planned rows."""
-    num_bytes: int = 0
-    first_time: datetime | None = None
-    """Local."""
-    last_time: datetime | None = None
-    cameras: Counter[str] = field(default_factory=Counter)
-    """Planned images by `site/camera`."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Files that are not images, by extension."""
-    filtered: Counter[str] = field(default_factory=Counter)
-    """Images left out by a filter, by its flag."""
-    notes: Counter[str] = field(default_factory=Counter)
-    """Planned images of which the path does not say all."""
-    example: str | None = None
-    """The first image's path below the archive."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-ready, for run.json."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: str(v) if isinstance(v, datetime) else v for name, v in values.items()}
-
-
-def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access) -> Iterator[Row]:
+def plan_rows(
+    sources: Sequence[Source], config: PlanConfig, clock: Clock, listing: Listing, access: Access
+) -> Iterator[Row]:
     """Every image of the archives, filtered and parsed, in the plan's order; `listing` counts along.
 
     Raises UsageError for an archive or a layout that cannot be used.
@@ -51,7 +25,7 @@ def plan_rows(config: PlanConfig, clock: Clock, listing: Listing, access: Access
     template = Template(config.layout) if config.layout else None
     since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
     matched = num_kept = 0
-    for entry in reader.list_entries(config, access, listing.skipped, listing.notes):
+    for entry in reader.list_entries(sources, config, access, listing.skipped, listing.notes):
         listing.example = listing.example or entry.relative
         num_kept += entry.kept is not None
         parsed = parse_entry(entry, template)

@@ -30,6 +30,7 @@ def overlay(entry: Entry, parsed: Parsed) -> Parsed:
 
 
 def make_row(number: int, entry: Entry, parsed: Parsed, time: datetime | None) -> Row:
+    """A row of `schema.PLAN`."""
     return {
         "id": number,
         "uri": entry.uri,

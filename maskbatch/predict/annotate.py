@@ -1,4 +1,4 @@
-"""One PNG of pictures, what the classifier made of each, and bars of its probabilities."""
+"""A sheet: one PNG with a row for each image, its picture, its label and bars of its probabilities."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from maskbatch.stores.files import write_whole
 from maskbatch.stores.uris import SCHEME, local_path
 
 if TYPE_CHECKING:
-    from maskbatch.predict.images import Predicted, Prediction
+    from maskbatch.predict.images import Prediction
 
 
 PICTURE_PX = (320, 240)
@@ -27,23 +27,23 @@ WIDTH_PX, MARGIN_PX, BAR_PX = 960, 20, 26
 
 
 PAPER, INK, MUTED, TRACK, ACCENT, ALERT = "#fdfdfb", "#1b1f23", "#59626b", "#e8eaea", "#1d5f8a", "#b02318"
-"""Of the report's page."""
+"""Colours of the report."""
 
 
-def check_target(path: Path, images: Sequence[str]) -> None:
-    """Raises UsageError for a file that could not be shown, or is an image itself."""
+def check_sheet_path(path: Path, images: Sequence[str]) -> None:
+    """Raises UsageError unless `path` can hold a sheet of `images` and is none of them."""
     if path.suffix.lower() != ".png":
         raise UsageError(f"--show {path}: a .png file expected")
     if len(images) > MAX_IMAGES:
         raise UsageError(f"--show {path}: {len(images):,} images, at most {MAX_IMAGES} fit; name fewer")
     files = [os.fsdecode(local_path(image)) if image.startswith(SCHEME) else image for image in images]
     if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in files):  # noqa: PTH110  no error for a long URL
-        raise UsageError(f"--show {path}: one of the images, which would be lost; name another file")
+        raise UsageError(f"--show {path}: this is one of the images and would be lost; name another file")
 
 
-def write_sheet(path: Path, found: Sequence["Predicted"]) -> None:
-    """A row an image, whole or not at all. Raises RunFailedError where `path` cannot be written."""
-    rows = [_row(one) for one in found]
+def write_sheet(path: Path, predictions: Sequence["Prediction"]) -> None:
+    """Write the whole sheet or nothing. Raises RunFailedError where `path` cannot be written."""
+    rows = [_draw_row(prediction) for prediction in predictions]
     sheet = Image.new("RGB", (WIDTH_PX, sum(row.height for row in rows)), PAPER)
     top = 0
     for row in rows:
@@ -53,60 +53,58 @@ def write_sheet(path: Path, found: Sequence["Predicted"]) -> None:
         sheet.save(partial, "PNG")
 
 
-def printable(name: str) -> str:
-    """A name without what would break a line, or command a terminal."""
+def make_printable(name: str) -> str:
+    """Replace what would break a line or control a terminal."""
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
 @lru_cache
 def _font(size_px: int, weight: str = "") -> ImageFont.FreeTypeFont:
-    from matplotlib import get_data_path  # whose font knows more alphabets than Pillow's
+    from matplotlib import get_data_path  # its font has more alphabets than Pillow's
 
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans{weight}.ttf", size_px)
 
 
-def _row(one: "Predicted") -> Image.Image:
-    found, left = one.prediction, 2 * MARGIN_PX + PICTURE_PX[0]
+def _draw_row(prediction: "Prediction") -> Image.Image:
+    left, picture = 2 * MARGIN_PX + PICTURE_PX[0], prediction.thumbnail
     bars_top = MARGIN_PX + 68
-    needed = (
-        bars_top + BAR_PX * len(found.probs or ()),
-        MARGIN_PX + (one.picture.height if one.picture else 140),
-    )
-    row = Image.new("RGB", (WIDTH_PX, max(needed) + MARGIN_PX), PAPER)
+    bars_bottom = bars_top + BAR_PX * len(prediction.probs or ())
+    picture_bottom = MARGIN_PX + (picture.height if picture else 140)
+    row = Image.new("RGB", (WIDTH_PX, max(bars_bottom, picture_bottom) + MARGIN_PX), PAPER)
     draw = ImageDraw.Draw(row)
     draw.line((MARGIN_PX, row.height - 1, WIDTH_PX - MARGIN_PX, row.height - 1), TRACK)
-    if one.picture:
-        row.paste(one.picture, (MARGIN_PX + (PICTURE_PX[0] - one.picture.width) // 2, MARGIN_PX))
+    if picture:
+        row.paste(picture, (MARGIN_PX + (PICTURE_PX[0] - picture.width) // 2, MARGIN_PX))
     else:
         draw.rectangle((MARGIN_PX, MARGIN_PX, MARGIN_PX + PICTURE_PX[0] - 1, MARGIN_PX + 139), TRACK)
     room = WIDTH_PX - MARGIN_PX - left
-    name = _fitting(printable(one.uri.removeprefix(SCHEME)), _font(14), room)
+    name = _shorten(make_printable(prediction.uri.removeprefix(SCHEME)), _font(14), room)
     draw.text((left, MARGIN_PX), name, MUTED, _font(14))
-    if found.probs:
-        _verdict(draw, (left, MARGIN_PX + 26), found)
-        _bars(draw, (left, bars_top), found)
+    if prediction.probs:
+        _draw_label(draw, (left, MARGIN_PX + 26), prediction)
+        _draw_bars(draw, (left, bars_top), prediction)
     else:
-        draw.text((left, MARGIN_PX + 26), found.status.replace("_", " "), ALERT, _font(22, "-Bold"))
-        draw.text((left, bars_top), _wrapped(found.error or "", _font(16), room), INK, _font(16))
+        draw.text((left, MARGIN_PX + 26), prediction.status.replace("_", " "), ALERT, _font(22, "-Bold"))
+        draw.text((left, bars_top), _wrap(prediction.error or "", _font(16), room), INK, _font(16))
     return row
 
 
-def _verdict(draw: ImageDraw.ImageDraw, at: tuple[int, int], found: "Prediction") -> None:
-    text = f"{found.label}".replace("_", " ") + f"  {found.confidence:.1%}"
+def _draw_label(draw: ImageDraw.ImageDraw, at: tuple[int, int], prediction: "Prediction") -> None:
+    text = f"{prediction.label}".replace("_", " ") + f"  {prediction.confidence:.1%}"
     draw.text(at, text, INK, _font(22, "-Bold"))
-    if found.needs_review:
+    if prediction.needs_review:
         right = at[0] + round(_font(22, "-Bold").getlength(f"{text}   "))
         draw.text((right, at[1] + 5), "to be reviewed", ALERT, _font(16))
 
 
-def _bars(draw: ImageDraw.ImageDraw, at: tuple[int, int], found: "Prediction") -> None:
-    """A bar a class from the same left edge, its track as long as a probability of 1."""
-    probs = found.probs or {}
-    names = [_fitting(name.replace("_", " "), _font(16), 240) for name in probs]
+def _draw_bars(draw: ImageDraw.ImageDraw, at: tuple[int, int], prediction: "Prediction") -> None:
+    """A bar for each class, all from the same left edge; the track is as long as a probability of 1."""
+    probs = prediction.probs or {}
+    names = [_shorten(name.replace("_", " "), _font(16), 240) for name in probs]
     start = at[0] + 12 + round(max(map(_font(16).getlength, names)))
     end = WIDTH_PX - MARGIN_PX - 70
     for i, (name, prob) in enumerate(zip(names, probs.values(), strict=True)):
-        top, best = at[1] + i * BAR_PX, prob == found.confidence
+        top, best = at[1] + i * BAR_PX, prob == prediction.confidence
         draw.text((at[0], top), name, INK if best else MUTED, _font(16))
         draw.rectangle((start, top + 2, end, top + 18), TRACK)
         if round(prob * (end - start)):
@@ -114,19 +112,16 @@ def _bars(draw: ImageDraw.ImageDraw, at: tuple[int, int], found: "Prediction") -
         draw.text((WIDTH_PX - MARGIN_PX, top), f"{prob:.1%}", INK if best else MUTED, _font(16), anchor="ra")
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, room_px: int) -> str:
-    """`text` with what is too much taken out of its middle."""
-    kept = len(text)
-    while font.getlength(shorter := _shortened(text, kept)) > room_px:
+def _shorten(text: str, font: ImageFont.FreeTypeFont, room_px: int) -> str:
+    """Cut the middle out of `text` until it fits."""
+    kept, shorter = len(text), text
+    while font.getlength(shorter) > room_px:
         kept -= 1
+        shorter = f"{text[: kept // 3]} ... {text[len(text) - (kept - kept // 3) :]}"
     return shorter
 
 
-def _shortened(text: str, kept: int) -> str:
-    return text if kept >= len(text) else f"{text[: kept // 3]} ... {text[len(text) - (kept - kept // 3) :]}"
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, room_px: int) -> str:
+def _wrap(text: str, font: ImageFont.FreeTypeFont, room_px: int) -> str:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,7 +1,7 @@
 """What raises an alert: a rate below its bound, a camera that drifts, a night worse than others."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 
 from maskbatch.config import ReportConfig
 from maskbatch.report.cells import group_name, number_groups
+from maskbatch.report.compare import Comparison
 from maskbatch.report.drift import ALERT_Q, LEAST_CHANGE, find_drift_alerts
-
-if TYPE_CHECKING:
-    from maskbatch.report.compare import Comparison
 
 
 NOWHERE = {"site": None, "camera": None}
@@ -42,7 +40,7 @@ def find_alerts(
     return [_alert(row, keys[name], rate, config.alert_below) for row in below.to_pylist()] + drift_alerts
 
 
-def find_fall(comparison: "Comparison") -> list[dict[str, Any]]:
+def find_fall(comparison: Comparison) -> list[dict[str, Any]]:
     """An alert where the overall compliance is surely lower on the second side of a comparison."""
     row = comparison.overall
     if row["p"] is None or row["p"] > ALERT_Q or row["difference"] > -LEAST_CHANGE["share"]:

@@ -42,35 +42,35 @@ def describe_runs(runs: Sequence[CommittedRun], config: ReportConfig) -> dict[st
         "not_assessed": list(meaning.not_assessed),
         "keep_column": runs[0].keep_column,
         "settings": to_dict(config),
-        "runs": [_of_run(one) for one in runs],
+        "runs": [_describe_run(run) for run in runs],
     }
 
 
-def _of_run(one: CommittedRun) -> dict[str, Any]:
-    settings, success, plan = one.settings, one.success, one.settings["plan"]
+def _describe_run(run: CommittedRun) -> dict[str, Any]:
+    settings, success, plan = run.settings, run.success, to_dict(run.settings.plan)
     return {
-        "path": str(one.run.path),
+        "path": str(run.run.path),
         "archives": plan["archives"],
         "timezone": plan["timezone"],
-        "since": plan.get("since"),
-        "until": plan.get("until"),
-        "cameras": plan.get("camera") or [],
-        "limit": plan.get("limit"),
-        "checkpoint": one.digest,
-        "architecture": one.card["architecture"],
-        "created_at": settings["created_at"],
-        "versions": settings["versions"],
-        "planned": success["planned"],
-        "statuses": success["statuses"],
-        "listing": settings["listing"],
-        "num_files": len(success["files"]),
-        "success_sha256": one.success_sha256,
+        "since": plan["since"],
+        "until": plan["until"],
+        "cameras": plan["camera"],
+        "limit": plan["limit"],
+        "checkpoint": run.digest,
+        "architecture": run.card["architecture"],
+        "created_at": settings.created_at.isoformat(),
+        "versions": settings.versions,
+        "planned": success.planned,
+        "statuses": success.statuses,
+        "listing": run.listing.as_dict(),
+        "num_files": len(success.files),
+        "success_sha256": run.success_sha256,
     }
 
 
 def find_skipped_hours(runs: Sequence[CommittedRun]) -> Callable[[str | None, date], int | None]:
     """A function of (site, day): the local hour that a change of clocks skips, by the clock of any run."""
-    zones = {tuple(one.settings["plan"]["timezone"]) for one in runs}
+    zones = {run.settings.plan.timezone for run in runs}
     clocks = [Clock.parse(zone, now()) for zone in sorted(zones)]
 
     @cache
@@ -88,16 +88,16 @@ def find_skipped_hours(runs: Sequence[CommittedRun]) -> Callable[[str | None, da
 
 def find_period(runs: Sequence[CommittedRun]) -> Period:
     """The local times from --since of the first run to --until of the last, if all have one."""
-    since = [parse_bound("--since", one.settings["plan"].get("since")) for one in runs]
-    until = [parse_bound("--until", one.settings["plan"].get("until")) for one in runs]
+    since = [parse_bound("--since", run.settings.plan.since) for run in runs]
+    until = [parse_bound("--until", run.settings.plan.until) for run in runs]
     first, last = ([time for time in times if time] for times in (since, until))
-    made = max(_local(one, one.settings["created_at"]) for one in runs)  # nothing later is due
+    last_made = max(_local_start(run) for run in runs)  # nothing later is due
     return (
         min(first) if len(first) == len(runs) else None,
-        min(max(last), made) if len(last) == len(runs) else None,
+        min(max(last), last_made) if len(last) == len(runs) else None,
     )
 
 
-def _local(one: CommittedRun, time: str) -> datetime:
-    zone = Clock.parse(one.settings["plan"]["timezone"], now()).zone(None)
-    return datetime.fromisoformat(time).astimezone(zone).replace(tzinfo=None)
+def _local_start(run: CommittedRun) -> datetime:
+    zone = Clock.parse(run.settings.plan.timezone, now()).zone(None)
+    return run.settings.created_at.astimezone(zone).replace(tzinfo=None)

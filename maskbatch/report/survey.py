@@ -93,7 +93,7 @@ def _column(files: Sequence[File], column: str) -> Iterator[pa.ChunkedArray]:
 
 
 def _num_rows(files: Sequence[File]) -> int:
-    return sum(item["rows"] for _, item in files)
+    return sum(file.rows or 0 for _, file in files)
 
 
 def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
@@ -114,7 +114,7 @@ def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str,
     """
     columns = [*COLUMNS, *([keep_column] if keep_column else [])]
     parts: list[pa.Table] = []
-    dates = [file_date(item) for _, item in files]
+    dates = [file_date(file) for _, file in files]
     for number, part in enumerate(read_files(files, columns)):
         parts.append(_compact(part, number))
         if dates[number] == schema.UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:

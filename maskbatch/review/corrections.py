@@ -20,7 +20,7 @@ from maskbatch.progress import step
 from maskbatch.review.queue import STRATA
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.runs.directory import RunDir
-from maskbatch.runs.versions import list_versions, version_number
+from maskbatch.runs.versions import list_versions
 from maskbatch.stores.files import (
     Location,
     explain,
@@ -96,18 +96,15 @@ def _read(path: Location) -> pa.Table:
 
 def read_run_judgements(one: CommittedRun) -> pa.Table:
     """The judgements of a run and of the versions that it replaces. Raises UsageError."""
-    return pa.concat_tables([read_judgements(folder) for folder in list_folders(one.run, one.settings)])
+    folders = list_folders(one.run, one.settings.replaces)
+    return pa.concat_tables([read_judgements(folder) for folder in folders])
 
 
-def list_folders(run: RunDir, settings: Mapping[str, Any]) -> list[Location]:
+def list_folders(run: RunDir, replaces: str | None) -> list[Location]:
     """The folders corrections/ of a run and of the versions before it, the oldest first."""
-    if not settings.get("replaces"):
-        return [run.corrections]
-    own = version_number(run.path, settings)
-    before = [
-        other for other in list_versions(run) if version_number(other.path, other.read_run() or {}) < own
-    ]
-    return [*(other.corrections for other in before), run.corrections]
+    versions = list_versions(run) if replaces else [run]
+    paths = [str(version.path) for version in versions]
+    return [version.corrections for version in versions[: paths.index(str(run.path)) + 1]]
 
 
 def find_latest_judgements(rows: pa.Table) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from PIL import Image
 from maskbatch.errors import ImageError
 from maskbatch.model.checkpoint import Preset
 from maskbatch.plan.table import FILE_ROWS, part_path, read_plan
-from maskbatch.runs.committed import CommittedRun, access_to
+from maskbatch.runs.committed import CommittedRun
 from maskbatch.score.decode import decode_image
 from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
 from maskbatch.stores.files import open_file
@@ -36,7 +36,7 @@ class Preview:
 def find_plan_rows(one: CommittedRun, uris: Collection[str]) -> dict[str, PlanRow]:
     """The plan's rows of `uris`, ready for `read_images`; this searches the whole plan."""
     wanted, plan_rows = pa.array(sorted(uris), pa.string()), dict[str, PlanRow]()
-    for first in range(0, one.success["planned"], FILE_ROWS):
+    for first in range(0, one.success.planned, FILE_ROWS):
         with open_file(part_path(one.run.plan, first)) as file:
             parquet = pq.ParquetFile(file, pre_buffer=True)
             for group in range(parquet.num_row_groups):
@@ -52,12 +52,11 @@ def read_pictures(
 ) -> Iterator[Preview]:
     """The picture of each row, upright and in its proportions, with sides of at most `side_px`."""
     planned = pa.concat_tables([read_plan(one.run.plan, row["id"], row["id"] + 1) for row in rows])
-    limits = one.settings["score"]
     images = read_images(
-        planned.select(READ_COLUMNS).to_pylist(), access_to(one, options), limits["max_bytes"]
+        planned.select(READ_COLUMNS).to_pylist(), one.open_access(options), one.score.max_bytes
     )
     for row, encoded in zip(rows, images, strict=True):
-        yield _preview(encoded, row["sha256"], side_px, limits["max_pixels"])
+        yield _preview(encoded, row["sha256"], side_px, one.score.max_pixels)
 
 
 def _preview(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Preview:

@@ -1,6 +1,6 @@
 """The rows that a run carries over from earlier ones: read there, joined to the new plan by id."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.progress import step
 from maskbatch.runs.committed import CommittedRun, File, check_digests, group_files, open_committed
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.records import ReusedRun, RunSettings
 from maskbatch.runs.work import take_planned
 from maskbatch.stores.files import explain, num_threads, open_file, store_errors
 from maskbatch.stores.options import StorageOptions
@@ -27,30 +28,27 @@ class Carrier:
     Raises RunFailedError where one is gone, or is not as it was when the plan was made of it.
     """
 
-    def __init__(self, settings: Mapping[str, Any], options: StorageOptions) -> None:
-        self.runs = [_reopened(one["path"], one["success_sha256"], options) for one in settings["reuse"]]
-        self._files = [list(group_files(one)) for one in self.runs]
-        with step("reuse", sum(len(one.success["files"]) for one in self.runs), "files") as shown:
-            for one in self.runs:
+    def __init__(self, settings: RunSettings, options: StorageOptions) -> None:
+        self.runs = [_reopen(reused, options) for reused in settings.reuse]
+        self._files = [list(group_files(earlier)) for earlier in self.runs]
+        with step("reuse", sum(len(earlier.success.files) for earlier in self.runs), "files") as shown:
+            for earlier in self.runs:
+                path = earlier.run.path
                 try:
-                    check_digests(one, shown)
+                    check_digests(earlier, shown)
                 except UsageError as error:
                     raise RunFailedError(str(error)) from error
-                if (
-                    one.digest != settings["checkpoint"]["digest"]
-                    or one.settings["score"] != settings["score"]
-                ):
-                    raise RunFailedError(
-                        f"{one.run.path}: was scored otherwise than this run; --fresh plans anew"
-                    )
+                same_digest = settings.checkpoint and earlier.digest == settings.checkpoint.digest
+                if not same_digest or earlier.score != settings.score:
+                    raise RunFailedError(f"{path}: was scored otherwise than this run; --fresh plans anew")
 
-    def rows(self, planned: pa.Table, clock: Clock, keep_column: str | None) -> pa.Table:
+    def read_rows(self, planned: pa.Table, clock: Clock, keep_column: str | None) -> pa.Table:
         """The scores rows of `planned`: what was measured is the earlier run's, all else the plan's."""
         target = schema.scores(self.runs[0].meaning.classes, keep_column)
         parts = []
-        for run in planned["reuse_run"].unique().to_pylist():
-            mine = planned.filter(pc.equal(planned["reuse_run"], run))
-            earlier = self._earlier(run, mine)
+        for number in planned["reuse_run"].unique().to_pylist():
+            mine = planned.filter(pc.equal(planned["reuse_run"], number))
+            earlier = self._read_earlier(number, mine)
             for name in ("captured_at", "time_source"):  # of EXIF, where the plan has none
                 place = mine.schema.get_field_index(name)
                 mine = mine.set_column(place, name, pc.coalesce(mine[name], earlier[name]))
@@ -59,59 +57,56 @@ class Carrier:
             parts.append(pa.table({name: columns[name] for name in target.names}, target))
         return pa.concat_tables(parts).sort_by("id")
 
-    def _earlier(self, run: int, planned: pa.Table) -> pa.Table:
-        """The earlier rows of `planned`, in its order."""
-        one, wanted = self.runs[run], np.sort(planned["reuse_id"].to_numpy())
-        names = schema.scores(one.meaning.classes).names
+    def _read_earlier(self, number: int, planned: pa.Table) -> pa.Table:
+        """The rows of an earlier run for `planned`, in its order."""
+        earlier, wanted = self.runs[number], np.sort(planned["reuse_id"].to_numpy())
+        names = schema.scores(earlier.meaning.classes).names
         files = [
-            (one, item)
-            for ids, items in self._files[run]
+            (earlier, file)
+            for ids, files in self._files[number]
             if np.searchsorted(wanted, ids.start) < np.searchsorted(wanted, ids.stop)
-            for item in items
+            for file in files
         ]
-        with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
+        with ThreadPoolExecutor(num_threads(earlier.run.path)) as pool:
             parts = list(pool.map(lambda file: _read_ids(file, wanted, names), files))
         rows = pa.concat_tables(parts).sort_by("id")
         if rows["id"].to_numpy().tolist() == wanted.tolist():
             rows = rows.take(np.searchsorted(wanted, planned["reuse_id"].to_numpy()))
             if rows["uri"].to_pylist() == planned["uri"].to_pylist():
                 return rows
-        raise RunFailedError(f"{one.run.path}: the rows to carry over are not there; see `maskbatch verify`")
+        what = "the rows to carry over are not there; see `maskbatch verify`"
+        raise RunFailedError(f"{earlier.run.path}: {what}")
 
 
-def _reopened(path: str, success_sha256: str, options: StorageOptions) -> CommittedRun:
+def _reopen(reused: ReusedRun, options: StorageOptions) -> CommittedRun:
     try:
-        one = open_committed(RunDir.at(path, options))
+        earlier = open_committed(RunDir.at(reused.path, options))
     except UsageError as error:
         raise RunFailedError(f"a run whose rows are carried over cannot be read: {error}") from error
-    if one.success_sha256 != success_sha256:
+    if earlier.success_sha256 != reused.success_sha256:
         what = "is not the run any more whose rows are to be carried over"
-        raise RunFailedError(f"{path} {what}; put it back, or --fresh plans anew")
-    return one
+        raise RunFailedError(f"{reused.path} {what}; put it back, or --fresh plans anew")
+    return earlier
 
 
 def _read_ids(file: File, wanted: NDArray[np.int64], names: Sequence[str]) -> pa.Table:
     """The rows of the ids `wanted`, sorted, from the row groups that may hold them. Raises RunFailedError."""
-    one, item = file
-    path = one.run.path / item["name"]
+    earlier, listed = file
+    path = earlier.run.path / listed.name
     try:
         with open_file(path) as source:
             parquet = pq.ParquetFile(source, pre_buffer=True)
-            column = parquet.schema_arrow.get_field_index("id")
-            metadata = parquet.metadata
-            groups = [
-                k
-                for k in range(metadata.num_row_groups)
-                if _overlaps(metadata.row_group(k).column(column), wanted)
-            ]
+            column, metadata = parquet.schema_arrow.get_field_index("id"), parquet.metadata
+            chunks = [metadata.row_group(k).column(column) for k in range(metadata.num_row_groups)]
+            groups = [k for k, chunk in enumerate(chunks) if _overlaps(chunk, wanted)]
             rows = parquet.read_row_groups(groups, list(names))
     except (pa.ArrowException, KeyError, *store_errors()) as error:
         raise RunFailedError(f"{path} does not read ({explain(error)}); restore it") from error
     return rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted) & (rows["region"].to_numpy() == 0)))
 
 
-def _overlaps(column: Any, wanted: NDArray[np.int64]) -> bool:
-    if column.statistics is None:
+def _overlaps(chunk: Any, wanted: NDArray[np.int64]) -> bool:
+    if chunk.statistics is None:
         return True
-    low, high = np.searchsorted(wanted, [column.statistics.min, column.statistics.max + 1])
+    low, high = np.searchsorted(wanted, [chunk.statistics.min, chunk.statistics.max + 1])
     return bool(high > low)

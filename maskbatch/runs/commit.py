@@ -1,7 +1,7 @@
 """Prove that every planned image is there exactly once, write scores/, then `_SUCCESS`.
 
-At-least-once work and this one exact commit make every image exactly once. File names come from
-fixed ranges of shards, so a commit that was cut off and repeated writes the same names.
+Workers may score a shard more than once; this one exact commit makes every image count once. File names
+come from fixed ranges of shards, so a commit that is cut off and repeated writes the same names.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,10 @@ from maskbatch import schema
 from maskbatch.clock import now
 from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
 from maskbatch.plan.table import FILE_ROWS, GROUP_ROWS, part_path, read_plan
-from maskbatch.progress import Step
+from maskbatch.progress import step
 from maskbatch.runs.carry import Carrier
-from maskbatch.runs.directory import FORMAT_VERSION, RunDir
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.records import CommittedFile, Success
 from maskbatch.runs.staging import read_staged, shard_path
 from maskbatch.runs.work import Work
 from maskbatch.stores.files import explain, num_threads, remove_tree, store_errors, write_json, write_whole
@@ -33,61 +34,64 @@ RANGE_ROWS = 262_144
 """Rows committed at a time, about 150 MB."""
 
 
-def commit_run(
-    run: RunDir,
-    work: Work,
-    devices: dict[str, int],
-    timings: dict[str, float],
-    began: float,
-    max_error_rate: float,
-    step: Step,
-    carrier: Carrier | None = None,
-) -> dict[str, Any]:
-    """Commit a run whose every shard is staged; returns what `_SUCCESS` says.
+@dataclass(kw_only=True, slots=True)
+class Effort:
+    """What it took to score a run, all calls together as far as staging tells."""
 
-    `timings` are seconds by phase; `whole` is added, counted from `began` of the monotonic clock.
-    `carrier` has the rows that are carried over from earlier runs, where there are any.
+    began: float
+    """When this call began, of the monotonic clock."""
+    devices: Counter[str] = field(default_factory=Counter)
+    """Shards by device/dtype."""
+    timings_s: dict[str, float] = field(default_factory=dict)
+    """Seconds by phase of this call."""
+
+
+def commit_run(work: Work, effort: Effort, max_error_rate: float, carrier: Carrier | None = None) -> Success:
+    """Commit a run whose every shard is staged; `carrier` has the rows of earlier runs, if there are any.
 
     Raises RunFailedError when an image is missing, repeated or not the planned one: nothing is
     committed then, and nothing lost.
     """
+    run = work.run
     committed = run.read_success()
     if committed is not None:  # by another driver, while this one slept through its lease
         return committed
     remove_tree(run.scores)  # of a commit that was cut off
     statuses: Counter[str] = Counter()
     scores = []
-    for ids, table in chain(_ranges(run, work), _carried(run, work, carrier)):
-        statuses.update(_prove(run, ids, table))
-        scores += _write_range(run, ids.start, table)
-        step.advance(len(ids))
+    with step("commit", work.num_planned) as shown:
+        for ids, table in chain(_read_ranges(run, work), _read_carried(run, work, carrier)):
+            statuses.update(_prove(run, ids, table))
+            scores += _write_range(run, ids.start, table)
+            shown.advance(len(ids))
     files = [_describe(run.run_json.name, run.run_json.read_bytes(), None)]
-    files += [_plan_file(run, first) for first in range(0, work.num_planned, FILE_ROWS)] + scores
-    if sum(statuses.values()) != work.num_planned:
-        _fail(run, f"{sum(statuses.values()):,} rows for {work.num_planned:,} planned images")
+    files += [_finish_plan(run, first) for first in range(0, work.num_planned, FILE_ROWS)] + scores
+    if statuses.total() != work.num_planned:
+        _fail(run, f"{statuses.total():,} rows for {work.num_planned:,} planned images")
     failed = work.num_planned - statuses["ok"]
-    success = {
-        "format_version": FORMAT_VERSION,
-        "planned": work.num_planned,
-        "carried": work.num_carried,
-        "statuses": {name: statuses[name] for name in schema.STATUSES if statuses[name]},
-        "max_error_rate": max_error_rate,
-        "committed_at": now().isoformat(),
-        "exit_code": TOO_MANY_FAILED_IMAGES if failed > max_error_rate * work.num_planned else DONE,
-        "devices": devices,
-        "timings_s": {**timings, "whole": time.monotonic() - began},
-        "files": files,
-    }
+    for earlier in carrier.runs if carrier else ():
+        effort.devices.update(earlier.success.devices)
+    success = Success(
+        planned=work.num_planned,
+        carried=work.num_carried,
+        statuses={name: statuses[name] for name in schema.STATUSES if statuses[name]},
+        max_error_rate=max_error_rate,
+        committed_at=now(),
+        exit_code=TOO_MANY_FAILED_IMAGES if failed > max_error_rate * work.num_planned else DONE,
+        devices=dict(effort.devices),
+        timings_s={**effort.timings_s, "whole": time.monotonic() - effort.began},
+        files=tuple(files),
+    )
     try:
-        write_json(run.success, success, exclusive=True)
+        write_json(run.success, success.to_json(), exclusive=True)
     except FileExistsError:
         if run.read_success() != success:  # else ours: a store may lose its answer, and be asked again
             _fail(run, "another driver committed it at the same moment; look at it with `maskbatch report`")
     return success
 
 
-def _plan_file(run: RunDir, first: int) -> dict[str, Any]:
-    """The description of one of the plan's files, from which presigned URLs are dropped: all is read now."""
+def _finish_plan(run: RunDir, first: int) -> CommittedFile:
+    """Describe one of the plan's files, after removing presigned URLs from it: all images are read now."""
     path = part_path(run.plan, first)
     data = path.read_bytes()
     plan = pq.ParquetFile(pa.BufferReader(data))
@@ -102,8 +106,8 @@ def _plan_file(run: RunDir, first: int) -> dict[str, Any]:
     return _describe(f"{run.plan.name}/{path.name}", data, plan.metadata.num_rows)
 
 
-def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
-    """The staged rows in fixed ranges of shards, each sorted by (id, region), with the ids it must hold."""
+def _read_ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
+    """The staged rows in fixed ranges of shards, sorted by (id, region), with the ids each must hold."""
     shards_each = max(1, RANGE_ROWS // work.shard_size)
     target = None
     with ThreadPoolExecutor(num_threads(run.staging)) as pool:
@@ -123,18 +127,18 @@ def _ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
             )
 
 
-def _carried(run: RunDir, work: Work, carrier: Carrier | None) -> Iterator[tuple[range, pa.Table]]:
-    """The rows carried over, in ranges of ids, with the ids it must hold."""
+def _read_carried(run: RunDir, work: Work, carrier: Carrier | None) -> Iterator[tuple[range, pa.Table]]:
+    """The rows carried over, in ranges of ids."""
     if carrier is None:
         return
     for start in range(work.num_images, work.num_planned, RANGE_ROWS):
         ids = range(start, min(start + RANGE_ROWS, work.num_planned))
         planned = read_plan(run.plan, ids.start, ids.stop)
-        yield ids, carrier.rows(planned, work.clock, work.keep_column)
+        yield ids, carrier.read_rows(planned, work.clock, work.keep_column)
 
 
 def _drop_unreadable(shards: range, run: RunDir) -> None:
-    """Remove the staged shards whose bytes are damaged, so that the next call scores them again."""
+    """Remove staged shards whose bytes are damaged; the next call scores them again."""
     for shard in shards:
         path = shard_path(run.staging, shard)
         try:
@@ -147,7 +151,7 @@ def _drop_unreadable(shards: range, run: RunDir) -> None:
 
 
 def _prove(run: RunDir, ids: range, table: pa.Table) -> Counter[str]:
-    """Images by status, once it is sure that each id has exactly one whole-image row, of its planned uri."""
+    """Images by status. Raises RunFailedError unless each id has one whole-image row, of its planned uri."""
     whole_images = table.filter(pc.equal(table["region"], 0))
     found = whole_images["id"].to_numpy()
     expected = np.arange(ids.start, ids.stop)
@@ -168,7 +172,7 @@ def _fail(run: RunDir, what: str) -> None:
     raise RunFailedError(f"{run.path} cannot be committed: {what}; --fresh starts the run again")
 
 
-def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any]]:
+def _write_range(run: RunDir, first: int, table: pa.Table) -> list[CommittedFile]:
     """One file for each local day of the range: `scores/date=D/part-<first id of the range>.parquet`."""
     days = schema.local_days(table)
     files = []
@@ -181,5 +185,5 @@ def _write_range(run: RunDir, first: int, table: pa.Table) -> list[dict[str, Any
     return files
 
 
-def _describe(name: str, data: bytes, rows: int | None) -> dict[str, Any]:
-    return {"name": name, "rows": rows, "num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def _describe(name: str, data: bytes, rows: int | None) -> CommittedFile:
+    return CommittedFile(name, rows, len(data), hashlib.sha256(data).hexdigest())

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,19 +19,25 @@ from numpy.typing import NDArray
 
 from maskbatch.archives.arguments import make_access
 from maskbatch.clock import Clock, parse_bound
-from maskbatch.config import JobConfig, PlanConfig, make_config
+from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import UsageError
+from maskbatch.plan.listing import Listing
 from maskbatch.progress import Step, say
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint
 from maskbatch.runs.versions import first_path, version_number
 from maskbatch.stores.access import Access
-from maskbatch.stores.files import Location, explain, num_threads, open_file, store_errors
+from maskbatch.stores.files import explain, num_threads, open_file, store_errors
 from maskbatch.stores.options import StorageOptions
 
 AHEAD_ROWS = 524_288
+"""Rows of files that are read together."""
 
 
 SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet", re.ASCII)
+
+
+Setting = TypeVar("Setting")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,20 +58,41 @@ class CommittedRun:
     """A committed run: where it lies, run.json and `_SUCCESS`."""
 
     run: RunDir
-    settings: dict[str, Any]
-    success: dict[str, Any]
+    settings: RunSettings
+    success: Success
     own_days: bool = False
     """Read only the local days from --since to --until: an image of unknown time is in every night's run."""
 
     @property
+    def score(self) -> ScoreConfig:
+        """How it was scored."""
+        return self._known(self.settings.score, "score")
+
+    @property
+    def checkpoint(self) -> UsedCheckpoint:
+        """What it was scored with."""
+        return self._known(self.settings.checkpoint, "checkpoint")
+
+    @property
+    def listing(self) -> Listing:
+        """What was found in the archive."""
+        return self._known(self.settings.listing, "listing")
+
+    def _known(self, setting: Setting | None, name: str) -> Setting:
+        """Raises UsageError where run.json has no such setting: it is not that of a committed run."""
+        if setting is None:
+            raise UsageError(f"{self.run.run_json} is damaged: it lacks {name!r}; restore it")
+        return setting
+
+    @property
     def card(self) -> dict[str, Any]:
         """The checkpoint's card, as JSON has it."""
-        card: dict[str, Any] = self.settings["checkpoint"]["card"]
-        return card
+        return self.checkpoint.card
 
     @property
     def digest(self) -> str:
-        return str(self.settings["checkpoint"]["digest"])
+        """sha256 of the checkpoint."""
+        return self.checkpoint.digest
 
     @property
     def success_sha256(self) -> str:
@@ -78,29 +105,33 @@ class CommittedRun:
 
     @property
     def keep_column(self) -> str | None:
-        name: str | None = self.settings["plan"].get("keep_column")
-        return name
+        return self.settings.plan.keep_column
+
+    @property
+    def clock(self) -> Clock:
+        """The clock by which the run reads times."""
+        return Clock.parse(self.settings.plan.timezone, self.settings.created_at)
+
+    def open_access(self, options: StorageOptions) -> Access:
+        """Access to the run's archives, in its own way."""
+        return make_access(self.settings.plan, options, self.settings.job or JobConfig())
 
     @property
     def num_images(self) -> int:
         """Those whose rows are in `score_files`."""
-        return sum(item["rows"] for item in self.score_files())
+        return sum(file.rows or 0 for file in self.score_files())
 
-    def score_files(self) -> list[dict[str, Any]]:
-        """What `_SUCCESS` says of each file of scores/: name, rows, num_bytes, sha256."""
-        files = [item for item in self.success["files"] if item["name"].startswith("scores/")]
+    def score_files(self) -> list[CommittedFile]:
+        """The files of scores/; with `own_days` those of the run's own days."""
+        files = [file for file in self.success.files if file.name.startswith("scores/")]
         if not self.own_days:
             return files
-        first, last = self._days()
-        return [item for item in files if first <= file_date(item) <= last]
-
-    def _days(self) -> tuple[str, str]:
-        """The first and the last local day that were asked for; UNKNOWN_DATE comes after any."""
         since, until = (
-            parse_bound(f"--{name}", self.settings["plan"].get(name)) for name in ("since", "until")
+            parse_bound(f"--{name}", getattr(self.settings.plan, name)) for name in ("since", "until")
         )
-        last = (until or datetime.max) - timedelta.resolution
-        return (since or datetime.min).date().isoformat(), last.date().isoformat()
+        first = (since or datetime.min).date().isoformat()
+        last = ((until or datetime.max) - timedelta.resolution).date().isoformat()
+        return [file for file in files if first <= file_date(file) <= last]  # UNKNOWN_DATE is after any
 
 
 def open_committed(run: RunDir) -> CommittedRun:
@@ -115,43 +146,30 @@ def open_committed(run: RunDir) -> CommittedRun:
         raise UsageError(
             f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it"
         )
-    _check_keys(run.run_json, settings, ("created_at", "plan", "checkpoint", "listing", "score", "versions"))
-    _check_keys(run.run_json, settings["plan"], ("archives", "timezone"))
-    _check_keys(run.run_json, settings["checkpoint"], ("path", "digest", "card"))
-    _check_keys(run.run_json, settings["checkpoint"]["card"], ("architecture", "classes", "confusion"))
-    _check_keys(run.success, success, ("planned", "statuses", "files"))
-    listed = isinstance(success["files"], list) and all(
-        isinstance(item, dict) and {"name", "rows", "num_bytes", "sha256"} <= item.keys()
-        for item in success["files"]
-    )
-    if not listed or not isinstance(success["planned"], int) or success["planned"] < 0:
-        raise UsageError(f"{run.success} is damaged: the files and counts of a commit expected; restore it")
-    return CommittedRun(run, settings, success)
-
-
-def _check_keys(path: Location, values: object, keys: Sequence[str]) -> None:
-    missing = [key for key in keys if not isinstance(values, dict) or key not in values]
-    if missing:
-        raise UsageError(f"{path} is damaged: it lacks {missing[0]!r}; restore it")
+    committed = CommittedRun(run, settings, success)
+    _ = committed.score  # which raises
+    return committed
 
 
 def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[CommittedRun]:
-    """Runs whose rows may be added; one that another of them replaces is left out. Raises UsageError."""
-    found = [replace(open_committed(run), own_days=own_days) for run in runs]
+    """Runs whose rows add up, without those that another of them replaces. Raises UsageError."""
+    opened = [replace(open_committed(run), own_days=own_days) for run in runs]
     newest: dict[str, CommittedRun] = {}
-    for one in sorted(found, key=lambda one: version_number(one.run.path, one.settings)):
-        newest[str(first_path(one.run.path, one.settings))] = one
-    kept = sorted(newest.values(), key=lambda one: str(one.run.path))
-    for path in sorted({str(one.run.path) for one in found} - {str(one.run.path) for one in kept}):
+    for committed in sorted(opened, key=lambda c: version_number(c.run.path, c.settings.replaces)):
+        newest[str(first_path(committed.run.path, committed.settings.replaces))] = committed
+    kept = sorted(newest.values(), key=lambda committed: str(committed.run.path))
+    paths = [str(committed.run.path) for committed in kept]
+    for path in sorted({str(committed.run.path) for committed in opened} - set(paths)):
         say(f"{path} is left out: another of these runs replaces it")
-    if own_days and not any(one.num_images for one in kept):
-        names = ", ".join(str(one.run.path) for one in kept)
-        raise UsageError(f"{names}: no image there is of a day that was asked for; name other runs")
+    if own_days and not any(committed.num_images for committed in kept):
+        raise UsageError(
+            f"{', '.join(paths)}: no image there is of a day that was asked for; name other runs"
+        )
     for what, values in (
-        ("classes", {"/".join(one.meaning.classes) for one in kept}),
-        ("compliant classes", {"/".join(one.meaning.compliant) for one in kept}),
-        ("classes without anything to assess", {"/".join(one.meaning.not_assessed) for one in kept}),
-        ("--keep-column", {one.keep_column or "none" for one in kept}),
+        ("classes", {"/".join(committed.meaning.classes) for committed in kept}),
+        ("compliant classes", {"/".join(committed.meaning.compliant) for committed in kept}),
+        ("classes without anything to assess", {"/".join(c.meaning.not_assessed) for c in kept}),
+        ("--keep-column", {committed.keep_column or "none" for committed in kept}),
     ):
         if len(values) > 1:
             names = " and ".join(sorted(value or "none" for value in values))
@@ -159,48 +177,49 @@ def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[Com
     return kept
 
 
-File = tuple[CommittedRun, dict[str, Any]]
-"""One file of scores/: its run, and what `_SUCCESS` says of it."""
+File = tuple[CommittedRun, CommittedFile]
+"""One file of scores/, and its run."""
 
 
-def file_date(item: dict[str, Any]) -> str:
+def file_date(file: CommittedFile) -> str:
     """The local day of a file of scores/, or UNKNOWN_DATE."""
-    return str(item["name"].split("/")[1].removeprefix("date="))
+    return file.name.split("/")[1].removeprefix("date=")
 
 
 def order_files(runs: Iterable[CommittedRun]) -> list[File]:
     """Every file of scores/, by local day."""
-    files = [(one, item) for one in runs for item in one.score_files()]
-    return sorted(files, key=lambda file: file_date(file[1]))
+    files = [(committed, file) for committed in runs for file in committed.score_files()]
+    return sorted(files, key=lambda pair: file_date(pair[1]))
 
 
-def group_files(one: CommittedRun) -> Iterator[tuple[range, list[dict[str, Any]]]]:
+def group_files(committed: CommittedRun) -> Iterator[tuple[range, list[CommittedFile]]]:
     """The files of scores/ by the first id in their names, with the ids that they hold together."""
-    files: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for item in one.score_files():
-        match = SCORES_FILE.fullmatch(item["name"])
-        files[int(match[2]) if match else 0].append(item)
+    files: dict[int, list[CommittedFile]] = defaultdict(list)
+    for file in committed.score_files():
+        match = SCORES_FILE.fullmatch(file.name)
+        files[int(match[2]) if match else 0].append(file)
     firsts = sorted(files) or [0]
-    planned = one.success["planned"]
+    planned = committed.success.planned
     bounds = pairwise([0, *(min(first, planned) for first in firsts[1:]), planned])
     for first, (start, stop) in zip(firsts, bounds, strict=True):
         yield range(start, stop), files[first]
 
 
-def check_digests(one: CommittedRun, step: Step) -> None:
+def check_digests(committed: CommittedRun, step: Step) -> None:
     """Raises UsageError where a file of the run is not the one that was committed."""
+    folder, files = committed.run.path, committed.success.files
 
-    def digest(item: dict[str, Any]) -> str:
+    def digest(file: CommittedFile) -> str:
         try:
-            return hashlib.sha256((one.run.path / item["name"]).read_bytes()).hexdigest()
+            return hashlib.sha256((folder / file.name).read_bytes()).hexdigest()
         except store_errors() as error:
             return explain(error)
 
-    with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
-        for item, found in zip(one.success["files"], pool.map(digest, one.success["files"]), strict=True):
-            if found != item["sha256"]:
-                what = f"sha256 {item['sha256'][:12]} was committed, found {found[:12]}"
-                raise UsageError(f"{one.run.path / item['name']}: {what}; restore it, or leave this run out")
+    with ThreadPoolExecutor(num_threads(folder)) as pool:
+        for file, found in zip(files, pool.map(digest, files), strict=True):
+            if found != file.sha256:
+                what = f"sha256 {file.sha256[:12]} was committed, found {found[:12]}"
+                raise UsageError(f"{folder / file.name}: {what}; restore it, or leave this run out")
             step.advance()
 
 
@@ -210,30 +229,30 @@ def read_files(files: Sequence[File], columns: Sequence[str]) -> Iterator[pa.Tab
         return
     most = num_threads(files[0][0].run.path)
     with ThreadPoolExecutor(most) as pool:
-        for together in _batches(files, most):
-            yield from pool.map(lambda file: _read(file, columns), together)
+        for batch in _batches(files, most):
+            yield from pool.map(lambda file: _read(file, columns), batch)
 
 
 def _batches(files: Sequence[File], most: int) -> Iterator[list[File]]:
-    """Files that are read at a time: not more than `most`, nor than AHEAD_ROWS rows but for one file."""
+    """Files to read at a time: at most `most`, and, unless it is one file, at most AHEAD_ROWS rows."""
     batch: list[File] = []
     for file in files:
-        if batch and (len(batch) == most or sum(item["rows"] for _, item in [*batch, file]) > AHEAD_ROWS):
+        if batch and (len(batch) == most or sum(f.rows or 0 for _, f in [*batch, file]) > AHEAD_ROWS):
             yield batch
             batch = []
         batch.append(file)
     yield batch
 
 
-def _read(place: File, columns: Sequence[str]) -> pa.Table:
-    with _parquet(place) as parquet:
+def _read(file: File, columns: Sequence[str]) -> pa.Table:
+    with _open_parquet(file) as parquet:
         return parquet.read(columns=list(columns)).select(columns)
 
 
 def take_rows(
     files: Sequence[File], wanted: Mapping[int, NDArray[np.int64]], columns: Sequence[str]
 ) -> list[pa.Table]:
-    """Columns of the rows `wanted`: places by the number of the file; only their row groups are read.
+    """Columns of the rows `wanted`, places by the number of the file; reads only their row groups.
 
     Raises UsageError where a file is not as committed.
     """
@@ -241,45 +260,32 @@ def take_rows(
         return list(pool.map(lambda number: _take(files[number], wanted[number], columns), wanted))
 
 
-def _take(place: File, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-    with _parquet(place) as parquet:
+def _take(file: File, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    with _open_parquet(file) as parquet:
         sizes = [parquet.metadata.row_group(k).num_rows for k in range(parquet.num_row_groups)]
         starts = np.cumsum([0, *sizes])
         groups, where = np.unique(np.searchsorted(starts, rows, "right") - 1, return_inverse=True)
         moved = np.cumsum([0, *(sizes[group] for group in groups)])[where] - starts[groups][where]
-        found = parquet.read_row_groups(groups.tolist(), columns=list(columns))
-        return found.select(columns).take(pa.array(rows + moved))
+        table = parquet.read_row_groups(groups.tolist(), columns=list(columns))
+        return table.select(columns).take(pa.array(rows + moved))
 
 
 @contextmanager
-def _parquet(place: File) -> Iterator[pq.ParquetFile]:
+def _open_parquet(file: File) -> Iterator[pq.ParquetFile]:
     """A file of scores/. Raises UsageError where it is not as committed."""
-    one, item = place
-    file = one.run.path / item["name"]
+    committed, listed = file
+    path = committed.run.path / listed.name
     try:
-        with open_file(file) as source:
+        with open_file(path) as source:
             size = source.seek(0, os.SEEK_END)
             parquet = pq.ParquetFile(source, pre_buffer=True)
             for what, found, expected in (
-                ("rows", parquet.metadata.num_rows, item["rows"]),
-                ("bytes", size, item["num_bytes"]),
+                ("rows", parquet.metadata.num_rows, listed.rows or 0),
+                ("bytes", size, listed.num_bytes),
             ):
                 if found != expected:
-                    raise UsageError(f"{file} has {found:,} {what}, {expected:,} were committed; restore it")
+                    raise UsageError(f"{path} has {found:,} {what}, {expected:,} were committed; restore it")
             yield parquet
     except (pa.ArrowInvalid, KeyError, *store_errors()) as error:
-        message = f"{file} does not read ({explain(error)}); restore it, or score to another --out"
+        message = f"{path} does not read ({explain(error)}); restore it, or score to another --out"
         raise UsageError(message) from error
-
-
-def clock_of(one: CommittedRun) -> Clock:
-    """The clock that the run's times were read by."""
-    return Clock.parse(one.settings["plan"]["timezone"], datetime.fromisoformat(one.settings["created_at"]))
-
-
-def access_to(one: CommittedRun, options: StorageOptions) -> Access:
-    """How the run reached its archives."""
-    settings = one.settings
-    return make_access(
-        make_config(PlanConfig, settings["plan"]), options, make_config(JobConfig, settings.get("job", {}))
-    )

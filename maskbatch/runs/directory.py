@@ -1,18 +1,18 @@
-"""The run directory OUT, a local folder or a store's prefix: its names.
+"""The run directory OUT, a local folder or a prefix of a store, and the names in it.
 
     OUT/run.json   settings, completed step by step until scoring starts, then never changed
     OUT/plan/  staging/  scores/  _SUCCESS  report/  corrections/  _lease.json
 
-State is derived, never stored: `_SUCCESS` means committed, a live lease running, otherwise
-interrupted.
+No file stores the state: with `_SUCCESS` a run is committed, with a live lease it is running, otherwise
+it is interrupted.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskbatch.errors import UsageError
+from maskbatch.runs.records import FORMAT_VERSION, RunSettings, Success, read_json
 from maskbatch.stores.files import (
     Location,
     explain,
@@ -24,8 +24,6 @@ from maskbatch.stores.files import (
 )
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
-FORMAT_VERSION = 2
-
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -35,7 +33,7 @@ class RunDir:
 
     @classmethod
     def at(cls, out: str, options: StorageOptions = NO_OPTIONS) -> "RunDir":
-        """The run directory named `out`, made or not. Raises UsageError, also where it cannot be seen."""
+        """The run directory `out`, which need not exist. Raises UsageError where we cannot look."""
         run = cls(locate_folder(out, options))
         try:
             if isinstance(run.path, Path):
@@ -80,50 +78,39 @@ class RunDir:
     def lease(self) -> Location:
         return self.path / "_lease.json"
 
-    def read_run(self) -> dict[str, Any] | None:
+    def read_run(self) -> RunSettings | None:
         """run.json, or None where no run was begun. Raises UsageError for one we cannot read."""
-        values = self._read_json(self.run_json)
-        if values is not None and values.get("format_version") != FORMAT_VERSION:
-            version = values.get("format_version")
-            message = (
-                f"{self.run_json}: run format {version}, {FORMAT_VERSION} expected; "
-                "use the maskbatch that made it"
-            )
-            raise UsageError(message)
+        values = self._read_run_json()
+        return None if values is None else RunSettings.from_json(values, self.run_json)
+
+    def read_success(self) -> Success | None:
+        """The commit, or None where the run is not committed. Raises UsageError for one we cannot read."""
+        values = read_json(self.success)
+        return None if values is None else Success.from_json(values, self.success)
+
+    def _read_run_json(self) -> dict[str, Any] | None:
+        values = read_json(self.run_json)
         if values is None:
             for name in list_names(self.path, at_most=100):
-                if name != self.lease.name and not name.startswith("."):  # `whole` cut off leaves a dot name
+                if name != self.lease.name and not name.startswith("."):  # a dot name is a write cut off
                     what = f"is not empty and holds no run (found {name!r})"
                     raise UsageError(f"{self.path} {what}; name a new folder")
-        return values
-
-    def read_success(self) -> dict[str, Any] | None:
-        """The commit, or None where the run is not committed."""
-        return self._read_json(self.success)
-
-    def _read_json(self, path: Location) -> dict[str, Any] | None:
-        try:
-            values: dict[str, Any] = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError as error:
-            message = f"{path} is not readable as JSON ({error}); restore it, or name another folder"
-            raise UsageError(message) from error
-        if not isinstance(values, dict):
-            raise UsageError(f"{path} is damaged: a JSON object expected; restore it, or name another folder")
+        elif (version := values.get("format_version")) != FORMAT_VERSION:
+            message = f"{self.run_json}: run format {version}, {FORMAT_VERSION} expected"
+            raise UsageError(f"{message}; use the maskbatch that made it")
         return values
 
     def clear(self) -> None:
-        """Throw away an unfinished run, its lease kept; cut off, it can be called again.
+        """Throw away an unfinished run, but not its lease; if it is cut off, call it again.
 
         Raises UsageError, and removes nothing, where something else than a run lies here.
         """
-        values = self.read_run()
+        values = self._read_run_json()
         if values is None:
             return
         if self.success.exists():
             raise UsageError(f"{self.path} is committed and is never thrown away; name another --out")
-        # As if nothing was listed yet: what a clearing that is cut off leaves can be resumed.
+        # As if nothing was listed yet, so that what a cut-off leaves can be resumed.
         kept = ("format_version", "created_at", "plan", "versions", "replaces")
         write_json(self.run_json, {name: values[name] for name in kept if name in values})
         for folder in (self.staging, self.scores, self.plan, self.report):

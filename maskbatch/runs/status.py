@@ -1,11 +1,10 @@
-"""Where a run stands, for anyone who sees its directory: `maskbatch status OUT`, also while it goes on.
+"""Where a run stands, for anyone who can read its directory: `maskbatch status OUT`, also while it runs.
 
-Nothing is stored for it. `_SUCCESS` means committed, a live lease running, a plan alone planned,
-and everything else interrupted. How far a running one is stands in its lease, renewed every 20 s.
+With `_SUCCESS` it is committed, with a live lease running, with a plan alone planned, and otherwise
+interrupted. A running one writes its progress into its lease every 20 s.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import dropwhile
@@ -19,7 +18,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import STALE_S, is_live, read_lease
 from maskbatch.runs.versions import list_versions
 from maskbatch.schema import STATUSES
-from maskbatch.stores.files import Location, explain, list_names
+from maskbatch.stores.files import list_names
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,75 +48,54 @@ def read_status(run: RunDir) -> Status:
     """Where the run in this directory stands. Raises UsageError where there is none."""
     status = _read(run)
     if status.state == "committed":
-        here_on = list(dropwhile(lambda one: str(one.path) != str(run.path), list_versions(run)))
-        status.newer = [{"out": str(one.path), "state": _read(one).state} for one in here_on[1:]]
+        newer = list(dropwhile(lambda version: str(version.path) != str(run.path), list_versions(run)))[1:]
+        status.newer = [{"out": str(version.path), "state": _read(version).state} for version in newer]
     return status
 
 
 def _read(run: RunDir) -> Status:
-    held = read_lease(run)  # before _SUCCESS: a run that is committed in between was not interrupted
-    running = held is not None and is_live(held)
-    settings = (run.read_run() or {}) if run.run_json.exists() else {}
+    lease = read_lease(run)  # before _SUCCESS: a run that is committed in between was not interrupted
+    running = lease is not None and is_live(lease)
+    settings = run.read_run() if run.run_json.exists() else None
     if not settings and not running:
         made = f"make one with `maskbatch score ARCHIVE --out {run.path}`"
         raise UsageError(f"{run.path}: no run is there; check the path, or {made}")
-    driver = _driver(held, running) if held else None
     status = Status(
         out=str(run.path),
         state="running" if running else "interrupted",
-        driver=driver,
+        driver=_describe_driver(lease, running) if lease else None,
+        planned=settings.num_images if settings and settings.listing else None,
     )
-    with _undamaged(run.run_json):
-        if "listing" in settings or "score" in settings:
-            status.planned = int(settings["listing"]["num_images"])
     if run.success.exists():
         success = open_committed(run).success
-        with _undamaged(run.success):
-            _read_success(status, success)
-    elif driver and running:
-        status.statuses = driver["statuses"]
-    elif "score" in settings:
-        with _undamaged(run.run_json):
-            num_to_score = settings["listing"]["num_images"] - settings["reuse_counts"]["carried"]
-            status.num_shards = len(range(0, num_to_score, settings["shard_size"]))
+        status.state = "committed"
+        status.planned, status.statuses = success.planned, success.statuses
+        status.exit_code, status.whole_s = success.exit_code, success.timings_s["whole"]
+        status.committed_at = success.committed_at
+    elif status.driver and running:
+        status.statuses = status.driver["statuses"]
+    elif settings and settings.shard_size:
+        num_to_score = settings.num_images - settings.num_carried
+        status.num_shards = len(range(0, num_to_score, settings.shard_size))
         status.staged_shards = sum(map(bool, map(staging.NAME.fullmatch, list_names(run.staging))))
     elif status.planned is not None:
         status.state = "planned"
     return status
 
 
-def _read_success(status: Status, success: Mapping[str, Any]) -> None:
-    status.state = "committed"
-    status.planned = success["planned"]
-    status.statuses = {name: int(number) for name, number in success["statuses"].items()}
-    status.exit_code, status.whole_s = int(success["exit_code"]), float(success["timings_s"]["whole"])
-    status.committed_at = datetime.fromisoformat(success["committed_at"])
-
-
-@contextmanager
-def _undamaged(path: Location) -> Iterator[None]:
-    """Raises UsageError where the values of a JSON file are not, to the block, as maskbatch wrote them."""
-    try:
-        yield
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        lacks = isinstance(error, KeyError)
-        what = f"it lacks {error}" if lacks else f"a value is not as maskbatch writes it ({explain(error)})"
-        raise UsageError(f"{path} is damaged: {what}; restore it") from error
-
-
-def _driver(held: Mapping[str, Any], alive: bool) -> dict[str, Any]:
-    expired_s = (datetime.now(UTC) - datetime.fromisoformat(held["expires_at"])).total_seconds()
+def _describe_driver(lease: Mapping[str, Any], alive: bool) -> dict[str, Any]:
+    expired_s = (datetime.now(UTC) - datetime.fromisoformat(lease["expires_at"])).total_seconds()
     age_s = max(0, round(expired_s + STALE_S))  # clocks differ
-    return {"pid": held["pid"], "host": held["host"], "alive": alive, "age_s": age_s, **held["live"]}
+    return {"pid": lease["pid"], "host": lease["host"], "alive": alive, "age_s": age_s, **lease["live"]}
 
 
 def describe_status(status: Status) -> Iterator[str]:
-    """What a person is told of a run."""
+    """Sentences for a person."""
     out, driver = status.out, status.driver or {}
     who = f"process {driver.get('pid')} on {driver.get('host')}"
     if status.state == "running":
         yield f"{out} is running: {who}, as of {driver['age_s']} s ago."
-        failed = _counts(status.statuses, STATUSES[1:])
+        failed = _add_up(status.statuses, STATUSES[1:])
         yield f"{describe_step(driver)}{failed and '; failed: '}{failed}"
     elif status.state == "planned":
         yield f"{out} is planned: {status.planned:,} images; `maskbatch score` with the same flags goes on."
@@ -127,24 +105,25 @@ def describe_status(status: Status) -> Iterator[str]:
             where = f"{status.staged_shards:,} of {status.num_shards:,} shards are staged"
         yield f"{out} is interrupted: {where}; the same command goes on from there."
         if driver:
-            yield f"{who} was last heard of {timedelta(seconds=driver['age_s'])} ago, at: {describe_step(driver)}"
+            ago = timedelta(seconds=driver["age_s"])
+            yield f"{who} was last heard of {ago} ago, at: {describe_step(driver)}"
     else:
-        yield from _committed(status)
+        yield from _describe_commit(status)
         if driver.get("alive"):
             yield f"Its report is being made: {who}."
 
 
-def _committed(status: Status) -> Iterator[str]:
+def _describe_commit(status: Status) -> Iterator[str]:
     took, at = timedelta(seconds=round(status.whole_s or 0)), status.committed_at
-    counts = _counts(status.statuses, STATUSES)
+    counts = _add_up(status.statuses, STATUSES)
     yield f"{status.out} is committed: {status.planned:,} images = {counts}; exit code {status.exit_code}."
     yield f"At {at:%Y-%m-%d %H:%M} UTC; the last call took {took}."
-    for one in status.newer:
-        if one["state"] == "committed":
-            yield f"Superseded by {one['out']}."
+    for version in status.newer:
+        if version["state"] == "committed":
+            yield f"Superseded by {version['out']}."
         else:
-            yield f"{one['out']}, the next version, is {one['state']}."
+            yield f"{version['out']}, the next version, is {version['state']}."
 
 
-def _counts(statuses: Mapping[str, int], names: Iterable[str]) -> str:
+def _add_up(statuses: Mapping[str, int], names: Iterable[str]) -> str:
     return add_up({name: statuses[name] for name in names if name in statuses}).removeprefix(" + ")

@@ -1,4 +1,4 @@
-"""What every worker of a run must know, and what its rows say by the plan."""
+"""What every worker of a run must know, and the columns that a row takes from the plan."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -6,10 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from maskbatch.archives.manifest import is_manifest
 from maskbatch.clock import Clock
 from maskbatch.config import ScoreConfig
+from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.records import RunSettings
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import locate_folder
 
@@ -27,6 +28,8 @@ class Work:
     """sha256 of the checkpoint that the run began with."""
     config: ScoreConfig
     clock: Clock
+    is_remote: bool
+    """Whether reading waits for a network."""
     num_images: int
     """Images to score; those carried over from earlier runs come after them in the plan."""
     shard_size: int
@@ -37,11 +40,6 @@ class Work:
     @property
     def run(self) -> RunDir:
         return RunDir(locate_folder(self.out, self.access.options))
-
-    @property
-    def remote(self) -> bool:
-        """Whether reading waits for a network."""
-        return any("://" in archive or is_manifest(archive) for archive in self.archives)
 
     @property
     def num_planned(self) -> int:
@@ -56,6 +54,33 @@ class Work:
         """The ids of a shard, consecutive."""
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.num_images))
+
+
+def make_work(
+    run: RunDir,
+    settings: RunSettings,
+    config: ScoreConfig,
+    opened: Checkpoint,
+    access: Access,
+    *,
+    is_remote: bool,
+) -> Work:
+    """What the workers of a run must know; `settings` are complete."""
+    return Work(
+        run_id=f"{opened.digest[:16]} {settings.created_at.isoformat()}",
+        archives=settings.plan.archives,
+        out=str(run.path),
+        checkpoint=opened.path,
+        digest=opened.digest,
+        config=config,
+        clock=Clock.parse(settings.plan.timezone, settings.created_at),
+        is_remote=is_remote,
+        num_images=settings.num_images - settings.num_carried,
+        shard_size=settings.shard_size or 1,
+        access=access,
+        keep_column=settings.plan.keep_column,
+        num_carried=settings.num_carried,
+    )
 
 
 def shard_size(num_images: int, input_size: tuple[int, int]) -> int:

@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
-from fsspec.asyn import sync
 from upath import UPath
 
-from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.stores.filesystem import open_filesystem
+from maskbatch.errors import FAILED, MaskbatchError, RunFailedError, UsageError
+from maskbatch.stores.filesystem import list_paths, open_filesystem
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import SCHEME, parse_argument
 
 STORE_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -39,16 +39,17 @@ Location = Path | UPath
 
 def locate_folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
     """The local folder, absolute, or the prefix of a store that `url` names. Raises UsageError."""
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme in ("file", "local"):
-        try:
-            return Path(rest or url).expanduser().absolute()
-        except RuntimeError as error:  # ~name
-            raise UsageError(f"{url}: there is no such user; check the path") from error
-    if re.search(r"[*?\[]|::|^[^/]*:[^/]*@", rest):  # fsspec takes them for patterns, chains, credentials
+    try:
+        place = parse_argument(url)
+    except ValueError as error:
+        raise UsageError(f"{url}: {error}") from error
+    if place.root == SCHEME:
+        return Path(place.path)
+    url = place.root + place.path.rstrip("/")
+    if place.login or re.search(r"[*?\[]|::", url):  # fsspec takes them for credentials, patterns and chains
         what = "name each folder; * ? [ :: cannot stand in its URL, and credentials go to --storage-options"
-        raise UsageError(f"{scheme}://{rest.rpartition('@')[2]}: {what}")
-    if scheme in ("http", "https"):
+        raise UsageError(f"{url}: {what}")
+    if url.startswith("http"):
         raise UsageError(f"{url}: a web server cannot hold a run; name a folder or a bucket")
     chosen = options.of(url)
     open_filesystem(url, chosen)
@@ -68,6 +69,15 @@ def explain(error: BaseException) -> str:
     answer = _answer(error).get("Error", {})
     said = answer.get("Message") or answer.get("Code") or getattr(error, "strerror", None) or str(error)
     return next(iter(str(said).strip().splitlines()), type(error).__name__)
+
+
+def describe_failure(error: Exception) -> tuple[str, int]:
+    """What a person is told of an error of ours, of a disk or of a store, and the exit code."""
+    if isinstance(error, MaskbatchError):
+        return str(error), error.exit_code
+    name = getattr(error, "filename", None)
+    where = f"{os.fsdecode(name)}: " if name else ""
+    return f"{where}{explain(error)}; check the path and your access to it", FAILED
 
 
 def _answer(error: BaseException) -> dict[str, Any]:
@@ -154,17 +164,10 @@ def list_names(folder: Location, at_most: int | None = None) -> list[str]:
         if isinstance(folder, Path):
             return sorted(item.name for item in folder.iterdir())
         here = folder.path.rstrip("/")
-        found = _listed(folder.fs, here, at_most)
+        paths = list_paths(folder.fs, here, at_most)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(name.rpartition("/")[2] for name in found if name != here)  # a folder may be an object too
-
-
-def _listed(fs: Any, path: str, at_most: int | None) -> list[str]:
-    if hasattr(fs, "_lsdir"):  # S3: its `ls` goes on to list the whole parent of what is not there
-        items = sync(fs.loop, fs._lsdir, path, max_items=at_most)
-        return [item["name"].rstrip("/") for item in items]
-    return [name.rstrip("/") for name in fs.ls(path, detail=False)]
+    return sorted(path.rpartition("/")[2] for path in paths if path != here)  # a folder may be an object too
 
 
 def num_threads(folder: Location) -> int:

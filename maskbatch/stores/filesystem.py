@@ -1,4 +1,7 @@
-"""Whatever else fsspec can open: gs:// and az:// with their extras, memory:// ..."""
+"""Stores that fsspec opens (gs:// and az:// with extras, memory:// ...). Only here are its private names used.
+
+tests/maskbatch/stores/test_internals.py says what breaks when one of them changes.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,23 +10,24 @@ from maskbatch.errors import UsageError
 from maskbatch.stores.base import CHANGED, Info, RefusedError, TooLargeError, TransientError, plain_etag
 from maskbatch.stores.uris import decode_name
 
+VERSION_NAMES = ("ETag", "etag", "e_tag", "generation", "md5Hash", "last_modified", "mtime", "created")
+
 
 class Fsspec:
-    """Whatever else fsspec can open."""
+    """A store that fsspec opens."""
 
     def __init__(self, root: str, options: Mapping[str, Any]) -> None:
         self.files = open_filesystem(root, options)
 
     def path(self, uri: str) -> str:
-        """fsspec's path of a uri."""
-        text = decode_name(uri).decode(errors="surrogateescape")
-        return str(self.files._strip_protocol(text))
+        """fsspec's path of a URI."""
+        return str(self.files._strip_protocol(decode_name(uri).decode(errors="surrogateescape")))
 
     def info(self, uri: str) -> Info:
-        found = self._try(lambda: self.files.info(self.path(uri)))
-        if found["type"] == "directory":
+        info = self._try(lambda: self.files.info(self.path(uri)))
+        if info["type"] == "directory":
             raise FileNotFoundError(uri)
-        return fsspec_info(found)
+        return fsspec_info(info)
 
     def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
         if span is None:
@@ -43,7 +47,7 @@ class Fsspec:
             raise
         except (TimeoutError, ConnectionError) as error:
             raise TransientError("the store cannot be reached") from error
-        except Exception as error:  # each file system has its own; what heals is not known
+        except Exception as error:  # every file system has its own, and does not say which may heal
             names = ("status", "status_code", "code")  # of aiohttp, Azure, Google
             if any(str(getattr(error, name, None)) in ("401", "403") for name in names):
                 raise PermissionError from error
@@ -51,7 +55,7 @@ class Fsspec:
 
 
 def open_filesystem(url: str, options: Mapping[str, Any]) -> Any:
-    """fsspec's file system of a URL. Raises UsageError where it cannot be made."""
+    """fsspec's file system for a URL. Raises UsageError if it cannot be made."""
     import fsspec
 
     scheme = url.partition("://")[0]
@@ -64,15 +68,22 @@ def open_filesystem(url: str, options: Mapping[str, Any]) -> Any:
     except ImportError as error:
         remedy = f"pip install 'maskbatch[{extra}]'" if extra else str(error)
         raise UsageError(f"{scheme}:// cannot be opened without its library; {remedy}") from error
-    except Exception as error:  # credentials, most often; each file system says it by its own exception
+    except Exception as error:  # credentials, most often; every file system has its own exception
         message = f"{scheme}://: {type(error).__name__}: {error}; mend the credentials or --storage-options"
         raise UsageError(message) from error
 
 
-VERSION_NAMES = ("ETag", "etag", "e_tag", "generation", "md5Hash", "last_modified", "mtime", "created")
+def list_paths(files: Any, folder: str, at_most: int | None) -> list[str]:
+    """The paths directly below `folder` of a file system; of s3fs only the first `at_most`."""
+    if hasattr(files, "_lsdir"):  # s3fs: if nothing is there, its `ls` lists the whole parent
+        from fsspec.asyn import sync
+
+        items = sync(files.loop, files._lsdir, folder, max_items=at_most)
+        return [item["name"].rstrip("/") for item in items]
+    return [path.rstrip("/") for path in files.ls(folder, detail=False)]
 
 
 def fsspec_info(info: Mapping[str, Any]) -> Info:
-    """Size and version of what fsspec lists, by whichever name its file system gives the version."""
+    """Size and version from what fsspec lists; file systems call the version by various names."""
     version = next((str(info[name]) for name in VERSION_NAMES if info.get(name) is not None), None)
     return Info(int(info["size"] or 0), plain_etag(version))

@@ -1,16 +1,16 @@
-"""`maskbatch ui`: the browser's side of maskbatch, on Gradio (extra `[ui]`); nothing else imports it.
+"""`maskbatch ui`: the page in the browser, on Gradio (extra `[ui]`). Nothing else imports this package.
 
-start         what has to stand before Gradio is imported
-access        who may connect: this machine, or anybody with the password
-app           the page and its server
-  gate        which requests come in at all
-  uploads     what visitors send, deleted as soon as it is read
-  look        colours and fonts
-rendering     templates beside the modules
-picture       the tab for one picture
-review        the tabs of a run: report, review, corrections
-  session     who judges what next, without a browser
-  judgements  what was said so far, by everybody
-  prefetch    the next pictures, read ahead
-  reports     the run's report, and made anew
+start             checks before Gradio is imported, and serves the page
+access            who may connect
+app               the page and its server
+gate              the requests that the server accepts
+theme             colours and fonts
+rendering         fills in the templates
+picture           the tab for one picture
+review            the tabs of a run: report, review, corrections
+session           which reviewer judges which image; needs no browser
+judgements        what reviewers have said so far
+prefetch          reads the next pictures ahead
+reports           the run's report, and how to update it
+gradio_internals  everything that Gradio does not document
 """

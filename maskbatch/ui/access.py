@@ -1,11 +1,12 @@
-"""Who may connect: this machine alone, or anybody who gives the password."""
+"""Who may connect: only this machine, or anybody with the password."""
 
 import asyncio
 import hmac
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from getpass import getpass
 from ipaddress import ip_address
 from typing import Any
@@ -14,15 +15,28 @@ from maskbatch.errors import UsageError
 
 PASSWORD = "MASKBATCH_UI_PASSWORD"  # noqa: S105 - a variable's name
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""The names by which a page of this machine is asked for."""
+"""Names of this machine in a URL."""
 WRONG_PASSWORD_S = 1.0
-"""How long a wrong one takes to be refused."""
+"""Seconds before a wrong password is refused."""
 
-Login = Callable[[str, str], Any]  # a coroutine's bool, which Gradio takes and does not declare
+Login = Callable[[str, str], Any]  # an async function that returns a bool; Gradio's types lack it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listener:
+    """Where the server listens, and who may connect."""
+
+    host: str
+    port: int | None = None
+    """None: 7860, or the next free port."""
+    login: Login | None = None
+    """Checks a name and a password; None asks for neither."""
+    names: Collection[str] | None = None
+    """Names of the server that a request may use; None for any."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`."""
+    """Whether only this machine can reach `host`."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
@@ -30,46 +44,46 @@ def is_loopback(host: str) -> bool:
 
 
 def check_address(host: str, port: int | None) -> None:
-    """Raises UsageError where nothing can listen there."""
+    """Raises UsageError if this machine cannot listen there."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         socket.create_server((host, port or 0), family=family).close()
     except OSError as error:
         where = f"--host {host}" + (f" --port {port}" if port else "")
-        raise UsageError(f"{where}: cannot listen there ({error.strerror}); give another one") from error
+        raise UsageError(f"{where}: cannot listen there ({error.strerror}); choose another") from error
 
 
-def reachable(host: str) -> str:
-    """The `host`; where it stands for all addresses of this machine, one that others can ask for."""
+def find_public_host(host: str) -> str:
+    """`host`, or, where it means all addresses of this machine, one that others can reach."""
     if host != "0.0.0.0":  # noqa: S104
         return host
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
-            way.connect(("192.0.2.1", 9))  # to nobody: the system only says by which of its addresses
-            return str(way.getsockname()[0])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+            route.connect(("192.0.2.1", 9))  # sends nothing: the system only picks an address of its own
+            return str(route.getsockname()[0])
     except OSError:
         return socket.gethostname()
 
 
-def login(*, exposed: bool) -> Login | None:
-    """Lets in any name with the password; None where none is set and other machines cannot connect.
+def make_login(*, exposed: bool) -> Login | None:
+    """Accept any name with the password from the environment or the terminal.
 
-    The password is the environment's, or asked for on a terminal. Raises UsageError where one is needed
-    and neither gives it.
+    Returns None if there is no password and only this machine can connect. Raises UsageError if a password is
+    needed and missing.
     """
     password = os.environ.get(PASSWORD)
     if not password and not exposed:
         return None
     if not password and sys.stdin.isatty():
-        password = getpass("Password that visitors shall give: ")
+        password = getpass("Password for visitors: ")
     if not password:
         raise UsageError(f"--host lets other machines connect, which needs a password: set {PASSWORD}")
-    right = password.encode()
+    expected = password.encode()
 
-    async def known(name: str, given: str) -> bool:
-        if name and hmac.compare_digest(given.encode(), right):
+    async def check_login(name: str, given: str) -> bool:
+        if name and hmac.compare_digest(given.encode(), expected):
             return True
         await asyncio.sleep(WRONG_PASSWORD_S)
         return False
 
-    return known
+    return check_login

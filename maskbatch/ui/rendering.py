@@ -1,4 +1,4 @@
-"""What the page's parts are made from: the files beside this module."""
+"""Make parts of the page from the files beside this module."""
 
 from base64 import b64encode
 from functools import cache
@@ -8,22 +8,22 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 PLAIN: Any = {"apply_default_css": False}
-"""For gr.HTML: our own CSS is enough."""
+"""Arguments of gr.HTML, for our own CSS alone."""
 
 
-def text(name: str) -> str:
-    """A file of this package."""
+def read_text(name: str) -> str:
+    """Read a file of this package."""
     return (resources.files("maskbatch.ui") / name).read_text(encoding="utf-8")
 
 
-def rendered(name: str, **values: Any) -> str:
-    """A template with its values, escaped."""
+def render(name: str, **values: Any) -> str:
+    """Fill in a template; values are escaped."""
     return _environment().get_template(name).render(values)
 
 
-def data_url(data: bytes, kind: str = "jpeg") -> str:
-    """A picture that needs no request."""
-    return f"data:image/{kind};base64,{b64encode(data).decode()}"
+def make_data_url(jpeg: bytes) -> str:
+    """A URL that holds the picture itself, so that the browser needs no request."""
+    return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The report of the run that is reviewed: where it lies, and made anew with what was judged since."""
+"""The report of the run under review, and how to update it with new judgements."""
 
 import json
 import threading
@@ -17,27 +17,27 @@ from maskbatch.stores.options import StorageOptions
 
 
 class Reports:
-    """The report in the run, or one in the folder `own` where there is none that will do."""
+    """The run's report; a report in the folder `own` if the run has none that this version can use."""
 
     def __init__(self, run: RunDir, corrections: Location | None, own: Path, options: StorageOptions) -> None:
         self._run, self._corrections, self._own, self._options = run, corrections, own, options
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
         self.folder: Location = run.report
         try:
             self.queue: pa.Table = read_queue(self.folder)
-            self.html()
+            self.read_html()
         except (pa.ArrowException, UnicodeDecodeError, *store_errors()):
-            say(f"{run.path} has no report of this version of maskbatch; one is made for this session")
+            say(f"{run.path} has no report of this version of maskbatch; making one for this session")
             self._make(self._own)
             self.queue = read_queue(self.folder)
 
-    def html(self) -> str:
-        """report.html as it is now."""
+    def read_html(self) -> str:
+        """The current report.html."""
         return (self.folder / "report.html").read_text(encoding="utf-8")
 
-    def again(self) -> str:
-        """Make the report anew, in the run where that can be; says where. Raises UsageError."""
-        with self._making:
+    def update(self) -> str:
+        """Make the report again, in the run if possible; returns where. Raises UsageError."""
+        with self._lock:
             try:
                 self._make(self._own if self._corrections else self._run.report)
             except MaskbatchError:
@@ -45,7 +45,7 @@ class Reports:
         return "for this session only" if self.folder == self._own else f"in {self.folder}"
 
     def _make(self, folder: Location) -> None:
-        """By the settings of the report that was there."""
+        """Make a report with the settings of the current one."""
         try:
             settings = json.loads((self.folder / "report.json").read_bytes())["settings"]
         except (FileNotFoundError, ValueError, KeyError):

@@ -1,12 +1,12 @@
-// What the browser does of a review: keys, the name, and that only what is on the screen is judged.
-const SEEN_MS = 150; // an image must be there so long before it can be judged
-const ANSWER_MS = 1000; // an answer that has not come by then may be given again
-const ALIVE_MS = 20_000; // how often the server hears that the page is there
-const IDLE = 15; // how many times, of a page where nothing is done
-const EARLY = 'That was too quick: the image had only just come, and nothing was judged.';
+// The browser's part of a review: keys, the reviewer's name, and that only an image on the screen is judged.
+const SEEN_MS = 150; // an image must be visible so long before it can be judged
+const ANSWER_MS = 1000; // without a response, the same answer can be given again after this time
+const ALIVE_MS = 20_000; // how often the page tells the server that it is open
+const IDLE = 15; // how many times it does so while nobody uses it
+const EARLY = 'Too quick: the image had only just appeared. Nothing was saved.';
 const TAB = 'maskbatch-tab', NAME = 'maskbatch-name';
 
-// A tab that is loaded again goes on where it stood; a copy of it is another tab, and finds nothing here.
+// A reloaded tab keeps its id and continues where it was; a duplicated tab finds none here and gets a new id.
 const tab = sessionStorage.getItem(TAB) ?? [...crypto.getRandomValues(new Uint32Array(4))].join('-');
 addEventListener('pageshow', () => sessionStorage.removeItem(TAB));
 addEventListener('pagehide', () => sessionStorage.setItem(TAB, tab));
@@ -14,8 +14,8 @@ sessionStorage.removeItem(TAB);
 
 const card = () => element.querySelector('.judging');
 const field = name => element.querySelector(`[name=${name}]`);
-let timer, alive = IDLE;
-const seenIn = ms => {
+let timer, reports = IDLE;
+const markSeenAfter = ms => {
   delete card()?.dataset.seen;
   clearTimeout(timer);
   timer = setTimeout(() => {
@@ -25,11 +25,11 @@ const seenIn = ms => {
     else image.addEventListener('load', seen, {once: true});
   }, ms);
 };
-watch('value', () => seenIn(SEEN_MS));
+watch('value', () => markSeenAfter(SEEN_MS));
 
 const send = message => {
-  alive = IDLE;
-  seenIn(ANSWER_MS); // of keys pressed at once, the first one counts
+  reports = IDLE;
+  markSeenAfter(ANSWER_MS); // if several keys are pressed at once, only the first counts
   trigger('answer', {message: {tab, name: localStorage.getItem(NAME) ?? '', ...message}});
 };
 
@@ -50,9 +50,9 @@ element.addEventListener('change', event => {
     localStorage.setItem(NAME, event.target.value);
     send({what: 'show'});
   } else {
-    send({what: 'narrow', ...Object.fromEntries(['show', 'camera', 'day'].map(name => [name, field(name).value]))});
+    send({what: 'filter', ...Object.fromEntries(['show', 'camera', 'day'].map(name => [name, field(name).value]))});
   }
-  event.target.blur(); // the keys are for judging again
+  event.target.blur(); // so that keys judge again
 });
 
 document.addEventListener('keydown', event => {
@@ -60,11 +60,11 @@ document.addEventListener('keydown', event => {
   if (event.key === 'Enter' && event.target.name === 'name') event.target.blur();
   if (typing || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !element.offsetParent) return;
   const key = event.key === 'Backspace' ? 'u' : event.key.toLowerCase();
-  const button = [...element.querySelectorAll('button[data-key]')].find(one => one.dataset.key === key);
+  const button = [...element.querySelectorAll('button[data-key]')].find(button => button.dataset.key === key);
   if (!button) return;
   event.preventDefault();
   button.click();
 });
 
-setInterval(() => alive-- > 0 && trigger('held', {message: {tab}}), ALIVE_MS);
+setInterval(() => reports-- > 0 && trigger('alive', {message: {tab}}), ALIVE_MS);
 send({what: 'show'});

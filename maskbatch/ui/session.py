@@ -1,8 +1,8 @@
-"""Who judges what next, without a browser: one `Queue` a server, one `Session` a browser's tab.
+"""Which reviewer judges which image, without a browser: a `Queue` a server, a `Session` a browser tab.
 
-A judgement is one new object in the folder of corrections, there before the next image is shown. An image is
-in the hands of one tab at a time: until that tab judges it, asks for others, or is not heard of for HOLD_S,
-so that a closed browser holds nothing for long. Of another server only what was judged there can be seen.
+A judgement is one new object in the folder of corrections, written before the next image is shown. One tab at
+a time holds an image, until it judges the image, sets other filters, or is silent for HOLD_S, so a closed
+browser holds nothing for long. Servers do not share holds; they only read each other's judgements.
 """
 
 import random
@@ -22,22 +22,21 @@ from maskbatch.stores.files import explain, store_errors
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
 
-SHOWS = (TO_JUDGE, SKIPPED, DISPUTED, JUDGED)
 HOLD_S = 100.0
-"""An open page says every 20 s that it is there, or every minute from the background."""
+"""A silent tab loses its image after so long. A page reports every 20 s, in the background every 60 s."""
 NUM_TABS = 300
-"""Kept, the latest ones."""
+"""The latest tabs are remembered."""
 READ_EVERY_S = 5.0
-"""How often it is looked for what other servers' reviewers said."""
+"""How often to read what reviewers on other servers judged."""
 NUM_AHEAD = 2
-"""Pictures read before they are asked for, for each tab."""
-APART = 12
-"""Images that two servers go on apart, at most, while both are judged on."""
+"""Pictures to read ahead for each tab."""
+MAX_OFFSET = 12
+"""While two servers judge the same queue, one skips ahead by less than so many images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which images of the queue a tab asks for; '' is any camera, any day."""
+    """Which images of the queue a tab shows; '' is any camera, any day."""
 
     show: str = TO_JUDGE
     camera: str = ""
@@ -46,227 +45,222 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Images of the queue by where they stand; a disputed one is judged too."""
+    """Images of the queue by state; `judged` includes the disputed ones."""
 
     total: int
     judged: int
     skipped: int
     disputed: int
     targets: list[dict[str, Any]]
-    """What of each stratum makes a rate, as `judged.targets` has it."""
+    """What each stratum needs for a rate, from `judged.targets`."""
 
 
-def camera_of(row: Mapping[str, Any]) -> str:
-    """A row's camera as a person names it."""
+def name_camera(row: Mapping[str, Any]) -> str:
+    """A row's camera as people call it."""
     return group_name(row, ("site", "camera"))
 
 
-def day_of(row: Mapping[str, Any]) -> str:
+def name_day(row: Mapping[str, Any]) -> str:
     """A row's local day, or UNKNOWN_DATE."""
     time = row["captured_local"]
     return str(time.date()) if time else UNKNOWN_DATE
 
 
 class Queue:
-    """The queue of one run, what was said of its images, and which of them are in whose hands."""
+    """The queue of one run, its judgements, and which tab holds which image."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], judgements: Judgements, pictures: Pictures) -> None:
         self.rows, self.judgements, self.pictures = rows, judgements, pictures
-        self.cameras = sorted({camera_of(row) for row in rows})
-        self.days = sorted({day_of(row) for row in rows})
+        self.cameras = sorted({name_camera(row) for row in rows})
+        self.days = sorted({name_day(row) for row in rows})
         self.trouble = ""
-        """Why other servers' judgements cannot be read."""
+        """Why judgements from other servers cannot be read."""
         self._sessions: dict[str, Session] = {}
-        self._holds: dict[int, Session] = {}
+        self._holders: dict[int, Session] = {}
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="corrections")
         self._read_at = time.monotonic()
-        self._met = False
+        self._others_judge = False
 
-    def session(self, tab: str) -> "Session":
-        """The session of a browser's tab that is there now, the same one after the page was loaded again."""
+    def find_session(self, tab: str) -> "Session":
+        """The session of a browser tab, which also outlives a reload; marks it as seen now."""
         with self._lock:
-            known = self._sessions.pop(tab, None)
-            session = self._sessions[tab] = known or Session(self)
+            session = self._sessions.pop(tab) if tab in self._sessions else Session(self)
+            self._sessions[tab] = session
             session.seen_at = time.monotonic()
             if len(self._sessions) > NUM_TABS:
                 del self._sessions[next(iter(self._sessions))]
             return session
 
-    def progress(self) -> Progress:
-        stands = [self.judgements.stands(position) for position in range(len(self.rows))]
+    def count_progress(self) -> Progress:
+        states = [self.judgements.get_state(position) for position in range(len(self.rows))]
         given = {TO_JUDGE: None, SKIPPED: False, DISPUTED: True, JUDGED: True}
         return Progress(
-            total=len(stands),
-            judged=stands.count(JUDGED) + stands.count(DISPUTED),
-            skipped=stands.count(SKIPPED),
-            disputed=stands.count(DISPUTED),
-            targets=count_targets([row["stratum"] for row in self.rows], [given[stand] for stand in stands]),
+            total=len(states),
+            judged=states.count(JUDGED) + states.count(DISPUTED),
+            skipped=states.count(SKIPPED),
+            disputed=states.count(DISPUTED),
+            targets=count_targets([row["stratum"] for row in self.rows], [given[state] for state in states]),
         )
 
-    def fitting(self, filters: Filters) -> Iterator[int]:
-        """Positions of the images that `filters` let through, in the queue's order."""
-        stands = (JUDGED, DISPUTED) if filters.show == JUDGED else (filters.show,)
+    def find_images(self, filters: Filters) -> Iterator[int]:
+        """Positions of the images that pass `filters`, in the queue's order."""
+        states = (JUDGED, DISPUTED) if filters.show == JUDGED else (filters.show,)
         for position, row in enumerate(self.rows):
             if (
-                filters.camera in ("", camera_of(row))
-                and filters.day in ("", day_of(row))
-                and self.judgements.stands(position) in stands
+                filters.camera in ("", name_camera(row))
+                and filters.day in ("", name_day(row))
+                and self.judgements.get_state(position) in states
             ):
                 yield position
 
     def is_free(self, position: int, session: "Session") -> bool:
-        """Whether no other tab has this image."""
-        holder = self._holds.get(position, session)
+        """Whether no other tab holds this image."""
+        holder = self._holders.get(position, session)
         return holder is session or holder.seen_at + HOLD_S <= time.monotonic()
 
-    def take(self, position: int, session: "Session") -> bool:
-        """Put an image into the hands of a tab; False where another has it."""
+    def hold(self, position: int, session: "Session") -> bool:
+        """Hold an image for a tab; False if another tab holds it."""
         with self._lock:
             if free := self.is_free(position, session):
-                self._holds[position] = session
+                self._holders[position] = session
             return free
 
-    def drop(self, position: int | None, session: "Session") -> None:
-        """Take an image out of the hands of a tab, if it is there."""
+    def release(self, position: int | None, session: "Session") -> None:
+        """Release an image if this tab holds it."""
         with self._lock:
-            if position is not None and self._holds.get(position) is session:
-                del self._holds[position]
+            if position is not None and self._holders.get(position) is session:
+                del self._holders[position]
 
-    def catch_up(self) -> None:
-        """Take in what other servers' reviewers said since; where that fails, `trouble` says why."""
+    def read_others(self) -> None:
+        """Read new judgements from other servers; if that fails, `trouble` says why."""
         self._read_at = time.monotonic()
         failures: tuple[type[Exception], ...] = (MaskbatchError, *store_errors())
         try:
-            self._met |= self.judgements.refresh()
+            self._others_judge |= self.judgements.read_new()
+            self.trouble = ""
         except failures as error:
-            self.trouble = f"What others judged cannot be read: {explain(error)}"
-            return
-        self.trouble = ""
+            self.trouble = f"Judgements by others cannot be read: {explain(error)}"
 
-    def catch_up_soon(self) -> Future[None] | None:
-        """`catch_up` in the background, unless that was done just now."""
+    def read_others_soon(self) -> Future[None] | None:
+        """`read_others` in the background, at most every READ_EVERY_S."""
         if time.monotonic() - self._read_at < READ_EVERY_S:
             return None
         self._read_at = time.monotonic()
-        return self._pool.submit(self.catch_up)
+        return self._pool.submit(self.read_others)
 
-    def step_aside(self) -> int:
-        """How many images to leave to another server where somebody judges too, most often 0."""
+    def pick_offset(self) -> int:
+        """How many images to leave to another server that judges too, mostly 0."""
         with self._lock:
-            met, self._met = self._met, False
-        return random.randrange(1, APART) if met else 0  # noqa: S311
+            others_judge, self._others_judge = self._others_judge, False
+        return random.randrange(1, MAX_OFFSET) if others_judge else 0  # noqa: S311
 
 
-class _Past(NamedTuple):
+class _Answer(NamedTuple):
     position: int
     by: str
     before: str | None
-    """What `by` said before."""
+    """The previous label by the same person."""
 
 
 class Session:
-    """One tab: the image on its screen, its filters, and what it can take back."""
+    """One tab: the image on its screen, its filters, and its answers, which it can undo."""
 
     def __init__(self, queue: Queue) -> None:
         self.lock = threading.RLock()
-        """To be held from an answer to the page that follows it."""
+        """Hold it from an answer until the next page is made."""
         self.filters = Filters()
         self.position: int | None = None
-        """Of the image on the screen; None where the filters leave none."""
+        """Of the image on the screen; None if no image is left."""
         self.num_held = 0
-        """Images that fit and are all in other tabs' hands, where none is on the screen."""
+        """Images left that other tabs hold, if none is on the screen."""
         self.seen_at = time.monotonic()
         self.notice = ""
         self._queue = queue
         self._passed = set[int]()
-        """Answered since the filters were set; an image that still fits them does not come again."""
-        self._history: list[_Past] = []
+        """Answered since the filters were set; these images do not come again, even if they still fit."""
+        self._answers: list[_Answer] = []
 
     @property
     def can_undo(self) -> bool:
-        return bool(self._history)
+        return bool(self._answers)
 
-    def picture(self) -> Preview:
+    def get_picture(self) -> Preview:
         """The picture on the screen."""
         return self._queue.pictures.get(self.position) if self.position is not None else Preview(None)
 
-    def show(self) -> None:
-        """Keep the image on the screen, or take the next where it has gone to another tab."""
+    def show_image(self) -> None:
+        """Keep the image on the screen, or show the next if another tab has taken it."""
         self.notice = ""
-        if self.position is None or not self._queue.take(self.position, self):
-            self._next()
+        if self.position is None or not self._queue.hold(self.position, self):
+            self._show_next()
 
-    def narrow(self, filters: Filters) -> None:
-        """Ask for other images."""
+    def set_filters(self, filters: Filters) -> None:
         self.notice, self.filters = "", filters
         self._passed.clear()
-        self._next()
+        self._show_next()
 
     def answer(self, position: int | None, label: str | None, by: str) -> None:
-        """Judge the image on the screen, or skip it (None). An answer to any other image is ignored."""
+        """Judge the image on the screen, or skip it (None). Answers to other images are ignored."""
         self.notice = ""
-        if position is None or position != self.position:  # pressed twice, or the server has started again
-            self.show()
+        if position is None or position != self.position:  # pressed twice, or the server has restarted
+            self.show_image()
             return
-        if not self._queue.take(position, self):
-            self.notice = "Another tab has that image by now: nothing was saved. This is the next one."
-            self._next()
+        if not self._queue.hold(position, self):
+            self.notice = "Another tab has taken that image. Nothing was saved; this is the next image."
+            self._show_next()
             return
-        if label is not None and self.picture().jpeg is None:
-            self.notice = "An image that cannot be seen is not judged; skip it."
+        if label is not None and self.get_picture().jpeg is None:
+            self.notice = "You cannot judge an image that cannot be shown; skip it."
             return
-        before = self._queue.judgements.said(position).get(by)
-        new = label is not None or self._queue.judgements.stands(position) == TO_JUDGE
-        if new and not self._write(position, label, by):
+        judgements = self._queue.judgements
+        before = judgements.get_labels(position).get(by)
+        is_new = label is not None or judgements.get_state(position) == TO_JUDGE
+        if is_new and not self._save(position, label, by):
             return
-        self._history.append(_Past(position, by, before))
+        self._answers.append(_Answer(position, by, before))
         self._passed.add(position)
-        self._next()
+        self._show_next()
 
     def undo(self, position: int | None) -> None:
-        """Take back this tab's last answer, and show its image again; `position` as in `answer`."""
+        """Undo this tab's last answer and show its image again; `position` as in `answer`."""
         self.notice = ""
-        if position != self.position or not self._history:
-            self.show()
+        if position != self.position or not self._answers:
+            self.show_image()
             return
-        last = self._history[-1]
-        if not self._queue.take(last.position, self):
-            self.notice = "Another tab shows that image just now: nothing was taken back."
+        last = self._answers[-1]
+        if not self._queue.hold(last.position, self):
+            self.notice = "Another tab shows that image. Nothing was undone."
             return
-        changed = self._queue.judgements.said(last.position).get(last.by) != last.before
-        if changed and not self._write(last.position, last.before, last.by):
-            if last.position != self.position:
-                self._queue.drop(last.position, self)
-            return
-        self._history.pop()
-        self._passed.discard(last.position)
+        label = self._queue.judgements.get_labels(last.position).get(last.by)
+        undone = label == last.before or self._save(last.position, last.before, last.by)
         if last.position != self.position:
-            self._queue.drop(self.position, self)
-        self.position = last.position
+            self._queue.release(self.position if undone else last.position, self)
+        if undone:
+            self._answers.pop()
+            self._passed.discard(last.position)
+            self.position = last.position
 
-    def _write(self, position: int, label: str | None, by: str) -> bool:
+    def _save(self, position: int, label: str | None, by: str) -> bool:
         try:
             self._queue.judgements.add(position, label, by)
         except MaskbatchError as error:
-            said = explain(error.__cause__ or error)
-            folder = self._queue.judgements.folder
             self.notice = (
-                f"Not saved in {folder}: {said}. Make room or give access, then answer again; "
-                "or start again with --corrections DIR."
+                f"Not saved in {self._queue.judgements.folder}: {explain(error.__cause__ or error)}. Free "
+                "space or give write access, then answer again; or start again with --corrections DIR."
             )
             return False
         return True
 
-    def _next(self) -> None:
-        """The first image that fits, was not answered in this pass, and is in nobody's hands."""
-        self._queue.drop(self.position, self)
-        fitting = [position for position in self._queue.fitting(self.filters) if position not in self._passed]
-        aside = self._queue.step_aside()
-        order = fitting[aside:] + fitting[:aside]
-        self.position = next((position for position in order if self._queue.take(position, self)), None)
-        self.num_held = len(order) if self.position is None else 0
-        after = order[order.index(self.position) + 1 :] if self.position is not None else []
-        free = [position for position in after if self._queue.is_free(position, self)]
-        self._queue.pictures.ahead(free[:NUM_AHEAD])
-        self._queue.catch_up_soon()
+    def _show_next(self) -> None:
+        """Show the first image that passes the filters, is not answered yet, and that no other tab holds."""
+        queue = self._queue
+        queue.release(self.position, self)
+        images = [position for position in queue.find_images(self.filters) if position not in self._passed]
+        offset = queue.pick_offset()
+        images = images[offset:] + images[:offset]
+        self.position = next((position for position in images if queue.hold(position, self)), None)
+        self.num_held = len(images) if self.position is None else 0
+        after = images[images.index(self.position) + 1 :] if self.position is not None else []
+        queue.pictures.prefetch([position for position in after if queue.is_free(position, self)][:NUM_AHEAD])
+        queue.read_others_soon()

@@ -1,4 +1,4 @@
-"""What has to stand before Gradio is imported: who may connect, and a folder that goes with the process."""
+"""What must happen before Gradio is imported: check who may connect, and make a folder for uploads."""
 
 import os
 from contextlib import suppress
@@ -10,7 +10,7 @@ from maskbatch.stores.options import StorageOptions
 from maskbatch.ui import access
 
 
-def start(
+def serve_page(
     *,
     checkpoint: str | None,
     run: str | None,
@@ -20,37 +20,39 @@ def start(
     open_browser: bool,
     options: StorageOptions,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, which leave nothing of what was uploaded. Raises UsageError."""
+    """Serve the page until Ctrl-C or SIGTERM, then delete all uploads. Raises UsageError."""
     exposed = not access.is_loopback(host)
-    login = access.login(exposed=exposed)
+    listener = access.Listener(
+        host=host,
+        port=port,
+        login=access.make_login(exposed=exposed),
+        names=None if exposed else {*access.LOOPBACK, host},
+    )
     access.check_address(host, port)
     with (
         suppress(KeyboardInterrupt),
         TemporaryDirectory(prefix="maskbatch-ui-", ignore_cleanup_errors=True) as folder,
     ):
         os.environ["GRADIO_TEMP_DIR"] = folder
-        # else Gradio greets itself through a company's proxy, and gives up
+        # Gradio requests its own page at the start, and gives up if a proxy answers instead
         os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), host, *access.LOOPBACK)))
         try:
-            from maskbatch.ui.app import serve
+            from maskbatch.ui.app import run_server
         except ModuleNotFoundError as error:
             if error.name not in ("gradio", "gradio_client"):
                 raise
             raise UsageError("maskbatch ui needs Gradio; install it: pip install 'maskbatch[ui]'") from error
         if exposed:
             say(
-                f"Warning: --host {host} lets other machines connect. Names, passwords and pictures travel "
-                "unencrypted, and browsers allow no camera, unless a proxy with TLS stands before it."
+                f"Warning: --host {host} lets other machines connect. Without a proxy with TLS in front, "
+                "names, passwords and pictures travel unencrypted, and browsers block the webcam."
             )
-        serve(
+        run_server(
             folder,
+            listener,
             checkpoint=checkpoint,
             run=run,
             corrections=corrections,
-            host=host,
-            port=port,
-            login=login,
-            hosts=None if exposed else {*access.LOOPBACK, host},
-            open_browser=open_browser,
             options=options,
+            open_browser=open_browser,
         )

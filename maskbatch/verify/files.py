@@ -8,8 +8,9 @@ import hashlib
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maskbatch import schema
+from maskbatch.clock import now
+from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan.table import read_plan
 from maskbatch.progress import Step, step
 from maskbatch.runs.committed import CommittedRun, group_files, open_committed
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.records import CommittedFile, RunSettings, Success, read_json
+from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.files import Location, explain, num_threads, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.verify.result import Difference, Verification
@@ -35,14 +40,29 @@ COLUMNS = ("id", "captured_local", "region", "status")
 
 
 LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
-"""Dot names: what `rundir.whole` leaves where it is cut off, and what a desktop writes."""
-
-
-Item = Mapping[str, Any]
-"""What `_SUCCESS` says of one file."""
+"""Dot names: what a `write_whole` that was cut off leaves, and what a desktop writes."""
 
 
 def verify_run(
+    run: str,
+    *,
+    latest: bool = False,
+    sample: int = 200,
+    seed: int | None = None,
+    checkpoint: str | None = None,
+    options: StorageOptions = NO_OPTIONS,
+) -> Verification:
+    """Check a committed run, and read and score `sample` random images of it again.
+
+    `run` is its path or URL; `latest` takes its highest committed version. The same `seed` draws the same
+    images. `checkpoint` is where the run's checkpoint lies now, if it was moved.
+    Raises UsageError where no committed run is there, or one of another format.
+    """
+    (chosen,) = choose_versions([RunDir.at(run, options)], take_latest=latest)
+    return check_run(chosen, sample=sample, seed=seed, checkpoint=checkpoint, options=options)
+
+
+def check_run(
     run: RunDir,
     *,
     sample: int = 200,
@@ -50,54 +70,60 @@ def verify_run(
     checkpoint: str | None = None,
     options: StorageOptions = NO_OPTIONS,
 ) -> Verification:
-    """Check the committed run at `run`, and `sample` random images of it against the archive.
-
-    `checkpoint` is where the run's checkpoint lies now, if it was moved. Raises UsageError where
-    no committed run is there, or one of another format.
-    """
+    """As `verify_run`, of a run directory."""
     for flag, value in (("--sample", sample), ("--seed", seed or 0)):
         if value < 0:
             raise UsageError(f"{flag} {value}: 0 or more expected")
-    one = _open(run)
+    committed, counts = _open(run)
     result = Verification(
-        success_sha256=one.success_sha256,
+        success_sha256=committed.success_sha256,
         seed=secrets.randbelow(2**31) if seed is None else seed,
     )
-    with step("verify", len(one.success["files"]), "files") as shown:
-        sound = _check_plan(one, result, shown)
-        planned = one.success["planned"] if sound else 0
+    with step("verify", len(committed.success.files), "files") as shown:
+        sound = _check_plan(committed, result, shown)
+        planned = committed.success.planned if sound else 0
         drawn = np.random.default_rng(result.seed).choice(planned, min(sample, planned), replace=False)
-        rows, plan = _check_scores(one, result, drawn, sound, shown)
-    listed = {item["name"] for item in one.success["files"]}
-    for name in sorted({run.run_json.name, *_stored(run.plan), *_stored(run.scores)} - listed):
+        rows, plan, statuses = _check_scores(committed, result, drawn, sound, shown)
+    if statuses is not None:
+        check_statuses(committed.success.planned, counts["statuses"], statuses, result)
+    listed = {file.name for file in committed.success.files}
+    for name in sorted({run.run_json.name, *_list_files(run.plan), *_list_files(run.scores)} - listed):
         result.differ(name, "file", "none, _SUCCESS does not list it", "a file")
     if len(rows):
         from maskbatch.verify.sample import check_sample
 
         try:
-            check_sample(one, result, rows, plan, checkpoint, options)
-        except OverflowError:  # of a time after the year 9999, which was said above
+            check_sample(committed, counts["devices"], result, rows, plan, checkpoint, options)
+        except OverflowError:  # of a time after the year 9999, which is a difference already
             result.differ(run.scores.name, "times of the sample", "years 1 to 9999", "another")
     return result
 
 
-def _open(run: RunDir) -> CommittedRun:
-    """The run; without its settings where run.json cannot be used and is not the committed one."""
+def _open(run: RunDir) -> tuple[CommittedRun, dict[str, Any]]:
+    """The run, and what `_SUCCESS` says of `statuses` and `devices`, right or wrong.
+
+    If run.json cannot be used, and is not the committed one, that is a difference, and the run has no
+    settings. Raises UsageError where nothing can be compared.
+    """
+    values = read_json(run.success)
+    if values is None:
+        return open_committed(run), {}  # which raises
+    counts = {name: values.get(name) for name in ("statuses", "devices")}
+    success = Success.from_json({**values, **{name: {} for name in counts}}, run.success)
+    nothing = RunSettings(created_at=now(), plan=PlanConfig(archives=()), versions={})
+    committed = CommittedRun(run, nothing, success)
     try:
-        return open_committed(run)
-    except UsageError as error:
-        try:
-            one = CommittedRun(run, {}, run.read_success() or {"files": []})
-            settings = [item for item in one.success["files"] if item["name"] == run.run_json.name]
-        except (KeyError, TypeError):
-            raise error from None  # _SUCCESS is damaged as well
-        counted = isinstance(one.success.get("planned"), int)
-        if counted and any(_read(one, item)[1] for item in settings):
-            return one  # and that is a difference
+        opened = replace(committed, settings=run.read_run() or nothing)
+        _ = opened.score  # which raises
+        return opened, counts
+    except UsageError:
+        listed = [file for file in success.files if file.name == run.run_json.name]
+        if any(_read(committed, file)[1] for file in listed):
+            return committed, counts
         raise
 
 
-def _stored(folder: Location) -> Iterator[str]:
+def _list_files(folder: Location) -> Iterator[str]:
     """Every file below `folder`, named from the run directory; dot names left out, but a .parquet file.
 
     A link to a folder counts as a file: some readers follow it.
@@ -111,78 +137,76 @@ def _stored(folder: Location) -> Iterator[str]:
     return (f"{folder.name}/{path}" for path in paths if not LEFT_OVER.search(path))
 
 
-def _read(one: CommittedRun, item: Item) -> tuple[bytes | None, list[Difference]]:
-    """The bytes of a listed file, and how they are not those that were committed."""
-    name = item["name"]
+def _read(committed: CommittedRun, file: CommittedFile) -> tuple[bytes | None, list[Difference]]:
+    """The bytes of a listed file, and how they differ from those that were committed."""
     try:
-        data = (one.run.path / name).read_bytes()
+        data = (committed.run.path / file.name).read_bytes()
     except store_errors() as error:
-        return None, [Difference(name, None, "file", f"{item['num_bytes']} bytes", explain(error))]
+        return None, [Difference(file.name, None, "file", f"{file.num_bytes} bytes", explain(error))]
     for what, got in (("num_bytes", len(data)), ("sha256", hashlib.sha256(data).hexdigest())):
-        if got != item[what]:
-            return data, [Difference(name, None, what, str(item[what]), str(got))]
+        expected = getattr(file, what)
+        if got != expected:
+            return data, [Difference(file.name, None, what, str(expected), str(got))]
     return data, []
 
 
 def _read_rows(
-    one: CommittedRun, item: Item, target: pa.Schema, exact: pa.Schema | None
+    committed: CommittedRun, file: CommittedFile, target: pa.Schema, exact: pa.Schema | None
 ) -> tuple[pa.Table | None, list[Difference]]:
     """The columns of `target` and, as `file`, the file's name; None where it does not read.
 
-    `exact` is what the file must hold, no more and no less, where that is known.
+    `exact` has all columns that the file must hold, where that is known.
     """
-    name, expected = item["name"], str(item["rows"])
-    data, found = _read(one, item)
+    data, differences = _read(committed, file)
     if data is None:
-        return None, found
+        return None, differences
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        found += _columns(name, exact, file.schema_arrow)
-        rows = file.read(target.names).select(target.names).cast(target)
+        parquet = pq.ParquetFile(pa.BufferReader(data))
+        differences += _check_columns(file.name, exact, parquet.schema_arrow)
+        rows = parquet.read(target.names).select(target.names).cast(target)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        if not any(difference.what.startswith("column ") for difference in found):
-            found.append(Difference(name, None, "rows", expected, f"does not read ({explain(error)})"))
-        return None, found
-    if len(rows) != item["rows"]:
-        found.append(Difference(name, None, "rows", expected, str(len(rows))))
-    return rows.append_column("file", pa.repeat(name, len(rows))), found
+        if not any(difference.what.startswith("column ") for difference in differences):
+            got = f"does not read ({explain(error)})"
+            differences.append(Difference(file.name, None, "rows", str(file.rows), got))
+        return None, differences
+    if len(rows) != file.rows:
+        differences.append(Difference(file.name, None, "rows", str(file.rows), str(len(rows))))
+    return rows.append_column("file", pa.repeat(file.name, len(rows))), differences
 
 
-def _columns(name: str, expected: pa.Schema | None, got: pa.Schema) -> list[Difference]:
+def _check_columns(name: str, expected: pa.Schema | None, got: pa.Schema) -> list[Difference]:
     """The columns that a file lacks, or has besides."""
     old, new = set((expected or got).names), set(got.names)
     said = {True: "a column", False: "none"}
     return [Difference(name, None, f"column {k}", said[k in old], said[k in new]) for k in sorted(old ^ new)]
 
 
-def _check_plan(one: CommittedRun, result: Verification, shown: Step) -> bool:
+def _check_plan(committed: CommittedRun, result: Verification, shown: Step) -> bool:
     """Whether run.json and the plan are the committed ones: else nothing can be compared with them."""
     target = pa.schema([schema.PLAN.field(name) for name in ("id", "reuse_run", "reuse_id")])
-    first_carried = one.success["planned"] - (one.success.get("carried") or 0)
-    num_reused = len(one.settings.get("reuse", ()))
+    success = committed.success
     num_rows = 0
-    for item in sorted(one.success["files"], key=lambda item: str(item["name"])):
-        if item["name"].startswith("scores/"):
+    for file in sorted(success.files, key=lambda file: file.name):
+        if file.name.startswith("scores/"):
             continue
-        if item["name"].startswith("plan/"):
-            rows, found = _read_rows(one, item, target, schema.PLAN)
+        if file.name.startswith("plan/"):
+            rows, differences = _read_rows(committed, file, target, schema.PLAN)
             ids = rows["id"].to_numpy() if rows is not None else np.zeros(0, np.int64)
             wrong = np.flatnonzero(ids != np.arange(num_rows, num_rows + len(ids)))[:1]
-            found += [
-                Difference(item["name"], int(ids[k]), "id", str(num_rows + k), str(ids[k])) for k in wrong
+            differences += [
+                Difference(file.name, int(ids[k]), "id", str(num_rows + k), str(ids[k])) for k in wrong
             ]
             if rows is not None and not len(wrong):
-                found += _check_reuse(item["name"], rows, first_carried, num_reused)
+                num_reused = len(committed.settings.reuse)
+                differences += _check_reuse(file.name, rows, success.planned - success.carried, num_reused)
             num_rows += len(ids)
         else:
-            found = _read(one, item)[1]
-        result.add(len(found), found)
+            differences = _read(committed, file)[1]
+        result.add(len(differences), differences)
         result.files += 1
         shown.advance()
-    if result.verified and num_rows != one.success["planned"]:
-        result.differ(
-            "_SUCCESS", "planned", f"{num_rows:,} (rows of the plan)", f"{one.success['planned']:,}"
-        )
+    if result.verified and num_rows != success.planned:
+        result.differ("_SUCCESS", "planned", f"{num_rows:,} (rows of the plan)", f"{success.planned:,}")
     return result.verified
 
 
@@ -206,26 +230,25 @@ def _check_reuse(name: str, rows: pa.Table, first_carried: int, num_reused: int)
 
 
 def _check_scores(
-    one: CommittedRun, result: Verification, drawn: NDArray[np.int64], sound: bool, shown: Step
-) -> tuple[pa.Table, pa.Table]:
-    """Check every file of scores/ and the conservation law.
+    committed: CommittedRun, result: Verification, drawn: NDArray[np.int64], sound: bool, shown: Step
+) -> tuple[pa.Table, pa.Table, Counter[str] | None]:
+    """Check every file of scores/.
 
-    Returns the rows of the ids `drawn`, and of the plan beside them; none unless the plan is `sound`.
+    Returns the rows of the ids `drawn`, and of the plan beside them, none unless the plan is `sound`; and
+    images by status, None where a file does not read: its images would be named again.
     """
-    scores = schema.scores(one.meaning.classes, one.keep_column) if sound else schema.scores(())
+    scores = schema.scores(committed.meaning.classes, committed.keep_column) if sound else schema.scores(())
     exact = scores if sound else None
     target = exact or pa.schema([scores.field(name) for name in COLUMNS])
     empty = target.append(pa.field("file", pa.string())).empty_table()
     kept, kept_plan = [empty], [schema.PLAN.empty_table()]
     statuses: Counter[str] = Counter()
     complete = True
-    with ThreadPoolExecutor(num_threads(one.run.path)) as pool:
-        for ids, items in group_files(one):
-            parts = list(
-                pool.map(lambda item: _read_rows(one, item, target, scores if sound else None), items)
-            )
-            for _, found in parts:
-                result.add(len(found), found)
+    with ThreadPoolExecutor(num_threads(committed.run.path)) as pool:
+        for ids, files in group_files(committed):
+            parts = list(pool.map(lambda file: _read_rows(committed, file, target, exact), files))
+            for _, differences in parts:
+                result.add(len(differences), differences)
             all_read = all(table is not None for table, _ in parts)
             complete &= all_read
             rows = pa.concat_tables([empty, *(table for table, _ in parts if table is not None)])
@@ -233,29 +256,28 @@ def _check_scores(
             rows = rows.filter(pc.equal(rows["region"], 0))
             statuses.update(rows["status"].to_pylist())
             rows = check_ids(rows, ids, result, all_read)
-            planned = _read_plan(one, ids, result) if sound else None
+            planned = _read_plan(committed, ids, result) if sound else None
             if planned is not None:
                 planned = planned.take(rows["id"].to_numpy() - ids.start)
-                check_rows(rows, planned, one, result)
+                check_rows(rows, planned, committed, result)
                 wanted = pa.array(np.isin(rows["id"].to_numpy(), drawn))
                 kept.append(rows.filter(wanted))
                 kept_plan.append(planned.filter(wanted))
-            result.files += len(items)
-            shown.advance(len(items))
+            result.files += len(files)
+            shown.advance(len(files))
     result.rows = statuses.total()
-    if complete:  # else what a file that does not read held would be named again
-        check_statuses(one, statuses, result)
-    return pa.concat_tables(kept), pa.concat_tables(kept_plan)
+    return pa.concat_tables(kept), pa.concat_tables(kept_plan), statuses if complete else None
 
 
-def _read_plan(one: CommittedRun, ids: range, result: Verification) -> pa.Table | None:
+def _read_plan(committed: CommittedRun, ids: range, result: Verification) -> pa.Table | None:
     """The plan's rows of `ids`; None where they are not where their ids put them."""
+    plan = committed.run.plan
     try:
-        planned = read_plan(one.run.plan, ids.start, ids.stop)
+        planned = read_plan(plan, ids.start, ids.stop)
         if np.array_equal(planned["id"].to_numpy(), np.arange(ids.start, ids.stop)):
             return planned
         got = "rows of other ids there"
     except (pa.ArrowException, RunFailedError, LookupError, *store_errors()) as error:
         got = explain(error)
-    result.differ(one.run.plan.name, "rows", f"those of ids {ids.start} to {ids.stop - 1}", got)
+    result.differ(plan.name, "rows", f"those of ids {ids.start} to {ids.stop - 1}", got)
     return None

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskbatch.config import ScoreConfig, make_config
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.progress import step
-from maskbatch.runs.committed import CommittedRun, access_to, clock_of
+from maskbatch.runs.committed import CommittedRun
 from maskbatch.schema import MAY_HEAL
 from maskbatch.score.decode import decode_batch
 from maskbatch.score.read import READ_COLUMNS, read_images
@@ -41,20 +40,23 @@ Row = Mapping[str, Any]
 
 def check_sample(
     one: CommittedRun,
+    devices: Any,
     result: Verification,
     rows: pa.Table,
     planned: pa.Table,
     moved: str | None,
     options: StorageOptions,
 ) -> None:
-    """Read the images of `rows` again, as `planned` beside them, score them in this process, and compare."""
+    """Read the images of `rows` again, as `planned` beside them, score them in this process, and compare.
+
+    `devices` is what `_SUCCESS` says of them, right or wrong.
+    """
     opened = _open_checkpoint(one, result, moved)
     if opened is None:
         return
-    config = make_config(ScoreConfig, one.settings["score"])
-    access = access_to(one, options)
-    clock = clock_of(one)
-    classifier = Classifier(opened, dtype=_dtype(one, config, result), batch_size=config.batch_size)
+    config, access, clock = one.score, one.open_access(options), one.clock
+    dtype = _choose_dtype(devices, config.dtype, result)
+    classifier = Classifier(opened, dtype=dtype, batch_size=config.batch_size)
     with step("sample", len(rows)) as shown:
         for start in range(0, len(rows), CHUNK_ROWS):
             was = rows.slice(start, CHUNK_ROWS)
@@ -67,29 +69,27 @@ def check_sample(
             readable = [new for old, new in pairs if old["sha256"]]
             if readable and not any(new["sha256"] for new in readable):
                 got = f"none ({readable[0]['error']}); --sample 0 checks the files alone"
-                result.differ(
-                    ", ".join(one.settings["plan"]["archives"]), "images read again", len(readable), got
-                )
+                archives = ", ".join(one.settings.plan.archives)
+                result.differ(archives, "images read again", len(readable), got)
                 return
             for old, new in pairs:
                 _compare(old, new, opened.card.classes, result)
             shown.advance(len(was))
 
 
-def _dtype(one: CommittedRun, config: ScoreConfig, result: Verification) -> str:
-    """The dtype that scored the most shards; the configured one where `_SUCCESS` does not say."""
-    devices = one.success.get("devices")
+def _choose_dtype(devices: Any, configured: str, result: Verification) -> str:
+    """The dtype that scored the most shards; the configured one where `devices` does not say."""
     if isinstance(devices, dict) and all(isinstance(count, int) for count in devices.values()):
-        dtype = max(devices, key=devices.__getitem__, default=config.dtype).rpartition("/")[2]
+        dtype = max(devices, key=devices.__getitem__, default=configured).rpartition("/")[2]
         if dtype in ("auto", "bfloat16", "float32"):
             return dtype
-    result.differ(one.run.success.name, "devices", "shards by device/dtype", devices)
-    return config.dtype
+    result.differ("_SUCCESS", "devices", "shards by device/dtype", devices)
+    return configured
 
 
 def _open_checkpoint(one: CommittedRun, result: Verification, moved: str | None) -> Checkpoint | None:
     """The run's checkpoint, where it is now, where it was, or the packaged one; None where none is it."""
-    recorded, got = one.settings["checkpoint"]["path"], ""
+    recorded, got = one.checkpoint.path, ""
     for path in (moved,) if moved else (recorded, None):
         try:
             opened = open_checkpoint(path)

@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch import schema
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.plan.listing import Listing
 from maskbatch.runs.commit import RANGE_ROWS
-from maskbatch.runs.directory import FORMAT_VERSION
+from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint
 from maskbatch.stores.files import write_json
 from tests.benchmarks.score import FOLDER, measure
 
@@ -42,28 +45,31 @@ def make_run(out: Path, num_rows: int) -> None:
         ranges = pool.map(_write_range, [out] * len(starts), starts, [num_rows] * len(starts))
         files = [item for found in ranges for item in found]
     checkpoint = open_checkpoint()
-    settings = {
-        "format_version": FORMAT_VERSION,
-        "created_at": "2026-11-01T00:00:00+00:00",
-        "plan": {"archives": ["/made-up"], "timezone": [], "keep_column": None},
-        "score": {},
-        "versions": {},
-        "listing": {"num_images": num_rows},
-        "checkpoint": {
-            "path": checkpoint.path, "digest": checkpoint.digest, "card": checkpoint.card_dict()
-        },
-    }  # fmt: skip
-    write_json(out / "run.json", settings)
-    success = {
-        "format_version": FORMAT_VERSION,
-        "planned": num_rows,
-        "statuses": {"ok": num_rows},
-        "files": files,
-    }
-    write_json(out / "_SUCCESS", success)
+    settings = RunSettings(
+        created_at=datetime(2026, 11, 1, tzinfo=UTC),
+        plan=PlanConfig(archives=("/made-up",)),
+        versions={},
+        listing=Listing(num_images=num_rows),
+        score=ScoreConfig(),
+        job=JobConfig(),
+        checkpoint=UsedCheckpoint(checkpoint.path, checkpoint.digest, checkpoint.card_dict()),
+        shard_size=64,
+    )
+    write_json(out / "run.json", settings.to_json())
+    success = Success(
+        planned=num_rows,
+        statuses={"ok": num_rows},
+        max_error_rate=0.05,
+        committed_at=settings.created_at,
+        exit_code=0,
+        devices={},
+        timings_s={"whole": 0.0},
+        files=tuple(files),
+    )
+    write_json(out / "_SUCCESS", success.to_json())
 
 
-def _write_range(out: Path, start: int, num_rows: int) -> list[dict[str, Any]]:
+def _write_range(out: Path, start: int, num_rows: int) -> list[CommittedFile]:
     ids = np.arange(start, min(start + RANGE_ROWS, num_rows))
     each = -(-num_rows // CAMERAS)
     camera, number = np.divmod(ids, each)
@@ -76,9 +82,7 @@ def _write_range(out: Path, start: int, num_rows: int) -> list[dict[str, Any]]:
         name = f"scores/date=2026-10-{k + 1:02d}/part-{start:012d}.parquet"
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows, out / name, compression="zstd")
-        files.append(
-            {"name": name, "rows": len(rows), "num_bytes": (out / name).stat().st_size, "sha256": ""}
-        )
+        files.append(CommittedFile(name, len(rows), (out / name).stat().st_size, ""))
     return files
 
 

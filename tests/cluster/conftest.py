@@ -12,6 +12,7 @@ import pytest
 
 from maskbatch import progress, runner
 from maskbatch.cluster import pipeline
+from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.runs.work import Work
@@ -115,11 +116,11 @@ def site(single_node: pa.Table) -> Iterator[Site]:
 
 
 def score(archive: Path, checkpoint: Path, out: Path, **job: Any) -> None:
-    runner.score(
-        str(out),
+    runner.score_archive(
         PlanConfig(archives=(str(archive),), layout=LAYOUT),
-        ScoreConfig(batch_size=BATCH_SIZE),
-        JobConfig(**job),
+        str(out),
+        score=ScoreConfig(batch_size=BATCH_SIZE),
+        job=JobConfig(**job),
         checkpoint=str(checkpoint),
     )
 
@@ -132,9 +133,9 @@ class Watched:
         self.said: list[str] = []
         self.when_done: Callable[[], None] = lambda: None
         self.when_said: Callable[[], None] = lambda: None
-        original, say = pipeline.Cluster.score, progress.say
+        original, say = pipeline.score_shards, progress.say
 
-        def score(cluster: pipeline.Cluster, work: Work, shards: list[int]) -> Iterator[ShardDone]:
+        def score(cluster: Cluster, work: Work, shards: list[int]) -> Iterator[ShardDone]:
             for item in original(cluster, work, shards):
                 self.done.append(item)
                 self.when_done()
@@ -145,7 +146,7 @@ class Watched:
             self.said.append(message)
             self.when_said()
 
-        monkeypatch.setattr(pipeline.Cluster, "score", score)
+        monkeypatch.setattr(runner, "score_shards", score)
         monkeypatch.setattr(pipeline, "say", said)
         monkeypatch.setattr(pipeline, "PATIENCE_S", 3.0)
         monkeypatch.setattr(pipeline, "REPEAT_S", 3.0)

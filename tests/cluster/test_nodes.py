@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from maskbatch import runner
-from maskbatch.cluster.pipeline import Cluster
+from maskbatch.cluster.connection import Cluster
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError
+from maskbatch.runs import begin
 from tests.cluster.conftest import BATCH_SIZE, Enough, Site, Watched, score, table_of, until
 from tests.conftest import LAYOUT, Cli
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "shard_size", lambda *_: 8)
+    monkeypatch.setattr(begin, "shard_size", lambda *_: 8)
 
 
 def counted(site: Site, name: str, tag: str) -> dict[str, Counter[str]]:
@@ -144,7 +144,7 @@ def test_nodes_that_join_a_run_are_used(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "shard_size", lambda *_: 1)
+    monkeypatch.setattr(begin, "shard_size", lambda *_: 1)
     site.have(cpu=1, gpu=gpus_per_worker)
     scoring = site.gpu if gpus_per_worker else site.cpu
 
@@ -173,7 +173,7 @@ def test_a_cluster_that_can_grow_to_gpus_scores_on_gpus_all_at_once(
     from ray._private.worker import global_worker
     from ray.core.generated.autoscaler_pb2 import ClusterConfig
 
-    monkeypatch.setattr(runner, "shard_size", lambda *_: 1)
+    monkeypatch.setattr(begin, "shard_size", lambda *_: 1)
     site.have(cpu=1, gpu=0)
     config = ClusterConfig()
     config.node_group_configs.add(resources={"CPU": 1}, max_count=1)
@@ -181,8 +181,8 @@ def test_a_cluster_that_can_grow_to_gpus_scores_on_gpus_all_at_once(
     global_worker.gcs_client.report_cluster_config(config.SerializeToString())
     try:
         with Cluster(JobConfig(address=site.address), verbose=False) as cluster:
-            cluster.ready()
-            capacity = cluster.capacity()
+            cluster.wait()
+            capacity = cluster.read_capacity()
         assert (capacity.cpus, capacity.gpus, capacity.max_cpus, capacity.max_gpus) == (1, 0, 3, 2)
 
         def grow() -> None:
@@ -214,14 +214,14 @@ def test_a_driver_that_was_killed_is_resumed(
     script = """
 import os, signal
 from maskbatch import runner
-from maskbatch.pipeline import Cluster
-runner.shard_size = lambda *_: 8
-score = Cluster.score
-def two(self, work, shards):
-    for k, item in enumerate(score(self, work, shards)):
+from maskbatch.runs import begin
+begin.shard_size = lambda *_: 8
+score = runner.score_shards
+def score_two(cluster, work, shards):
+    for k, shard in enumerate(score(cluster, work, shards)):
         if k == 2: os.kill(os.getpid(), signal.SIGKILL)
-        yield item
-Cluster.score = two
+        yield shard
+runner.score_shards = score_two
 """
     command = ["score", archive, "--out", out, "--checkpoint", checkpoint, "--layout", LAYOUT]
     killed = cli(*command, "--address", site.address, "--batch-size", BATCH_SIZE, script=script)

@@ -1,6 +1,5 @@
 """A real head of a Ray cluster that asks for a token, a web server that holds pictures back, and some nights."""
 
-import json
 import os
 import random
 import shutil
@@ -13,21 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-import torch
-from samples import make_card
-
-from jobs.nightly_report import report_nights
-from jobs.nights import Schedule
-from maskbatch.model.architectures import build
-from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from tests.conftest import LAYOUT
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0
@@ -213,80 +202,3 @@ class Line:
     def close(self) -> None:
         self._listening.close()
         self.cut()
-
-
-FIRST_NIGHT, LAST_NIGHT = date(2026, 10, 1), date(2026, 10, 3)
-
-
-@pytest.fixture
-def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture(scope="session")
-def discerning(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A random network of four classes whose labels differ from picture to picture."""
-    torch.manual_seed(3)
-    model = build("mobilenet_v3_small", 4)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-            torch.nn.init.uniform_(module.weight, 0.7, 1.3)
-            torch.nn.init.normal_(module.bias, 0, 0.2)
-    torch.nn.init.normal_(model.classifier[-1].weight, 0, 0.3)
-    with torch.inference_mode():
-        model(torch.randn(64, 3, 32, 32))
-    path = tmp_path_factory.mktemp("discerning") / "checkpoint.safetensors"
-    save_checkpoint(path, make_card(), model.state_dict())
-    return open_checkpoint(str(path))
-
-
-@dataclass(frozen=True)
-class Place:
-    """An archive, a schedule of it, and the folder of its nights."""
-
-    archive: Path
-    base: Path
-    toml: Path
-
-    @property
-    def nights(self) -> Path:
-        return self.base / "Europe" / "Paris"
-
-    def schedule(self, **flags: Any) -> Schedule:
-        return Schedule.read([str(self.archive)], f"{self.base}/", self.toml, None, **flags)
-
-    def made(self) -> dict[str, float]:
-        """When each run below BASE was committed."""
-        return {path.parent.name: path.stat().st_mtime for path in self.nights.glob("*/_SUCCESS")}
-
-
-def values(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-@pytest.fixture(scope="session")
-def scored(
-    archive: Path,
-    discerning: Checkpoint,
-    ray_with_a_logical_gpu: None,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Place, dict[str, Any]]:
-    """Three nights, of which the first has two images that are missing, back-filled, and what was said."""
-    root = tmp_path_factory.mktemp("schedule")
-    place = Place(root / "archive", root / "base", root / "nightly.toml")
-    shutil.copytree(archive, place.archive)
-    for name in ("235901", "235902"):
-        (place.archive / f"north/gate-0/2026/10/01/{name}.jpg").symlink_to("gone")
-    place.toml.write_text(
-        f"layout = '{LAYOUT}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{discerning.path}'\ndtype = 'float32'\n"
-        "expect = '12/h@06-22'\n"
-    )
-    return place, report_nights(place.schedule(), FIRST_NIGHT, LAST_NIGHT)
-
-
-@pytest.fixture
-def place(scored: tuple[Place, dict[str, Any]], tmp_path: Path) -> Place:
-    """A copy of these nights, to be added to; the archive stays where it is."""
-    shutil.copytree(scored[0].base, tmp_path / "base")
-    return Place(scored[0].archive, tmp_path / "base", scored[0].toml)

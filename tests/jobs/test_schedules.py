@@ -2,14 +2,12 @@
 
 import fcntl
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 from configparser import RawConfigParser
 from datetime import datetime, timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,21 +15,20 @@ from zoneinfo import ZoneInfo
 import kubernetes_validate
 import pytest
 import ray
-import typer
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 from ray.scripts.scripts import cli as ray_cli
 
-from jobs.nights import Schedule
-from maskbatch import cli as maskbatch_cli
 from maskbatch import errors
+from maskbatch.config import read_toml
+from maskbatch.schedule.nights import Schedule
+from tests.command_lines import blocks, check, command_lines
 
 ROOT = Path(__file__).parents[2]
 SCHEDULES, KUBERNETES = ROOT / "jobs/schedules", ROOT / "jobs/kubernetes"
 CRONTAB = (SCHEDULES / "crontab").read_text()
 SERVICE, TIMER = (SCHEDULES / f"maskbatch-nightly.{kind}" for kind in ("service", "timer"))
-README = (ROOT / "README.md").read_text()
 GUIDE = (ROOT / "docs/cluster.md").read_text()
 KUBERNETES_VERSION = "1.34"
 MANIFESTS = [
@@ -53,71 +50,26 @@ NEVER_AGAIN = {
     errors.ALERT,
     errors.RunLockedError.exit_code,
 }
-SENT = {"nightly": "jobs.nightly_report", "audit": "jobs.audit_month"}
 
 
-def parse(command: Any, words: list[str]) -> Any:
-    """The context of a command line, down to its subcommand; click's UsageError where it would refuse."""
-    context = command.make_context(command.name or "-", list(words))
-    if not hasattr(command, "resolve_command"):
-        return context
-    name, inner, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-    return inner.make_context(name, rest, parent=context)
-
-
-def parse_job(words: list[str]) -> None:
-    """`jobs.NAME ARGS...`, and what jobs.submit passes on."""
-    module, *arguments = words
-    context = parse(typer.main.get_command(import_module(module).app), arguments)
-    if context.info_name in SENT and module == "jobs.submit":
-        parse_job([SENT[context.info_name], *context.params["arguments"]])
-
-
-def job_lines(text: str) -> list[list[str]]:
-    """The words after each `python -m`, of commands in prose, comments, units and tables."""
-    text = re.sub(r"\\\n\s*", "", text.replace(r"\%", "%").replace("%%", "%"))
-    found = [re.split(r" >>? | \|\| |\"$", line)[0] for line in re.findall(r"python -m (jobs\..*)", text)]
-    return [shlex.split(line, comments=True) for line in found]
-
-
-def shown(language: str, text: str = GUIDE) -> str:
-    """What a text has in blocks of this language."""
-    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+def shown(language: str) -> str:
+    """What the guide has in blocks of this language."""
+    return "\n".join(blocks(GUIDE, language))
 
 
 @pytest.mark.parametrize(
-    ("text", "at_least"),
-    [(CRONTAB, 2), (SERVICE.read_text(), 3), (shown("bash"), 7), (shown("bash", README), 4)],
-    ids=("cron", "systemd", "guide", "readme"),
+    ("text", "at_least"), [(CRONTAB, 2), (SERVICE.read_text().replace("%%", "%"), 3)], ids=("cron", "systemd")
 )
-def test_every_command_is_one_that_the_job_takes(text: str, at_least: int) -> None:
-    lines = job_lines(text)
+def test_every_command_is_one_that_its_program_takes(text: str, at_least: int) -> None:
+    lines = command_lines(text)
     assert len(lines) >= at_least
-    for words in lines:
-        parse_job(words)
-
-
-def test_every_maskbatch_and_ray_command_of_the_guide_is_one() -> None:
-    text = re.sub(r"\\\n\s*", "", shown("bash"))
-    for program, command in (("maskbatch", typer.main.get_command(maskbatch_cli.app)), ("ray", ray_cli)):
-        lines = re.findall(
-            rf"^(?:\(umask 077 && )?{program} ([a-z].*?)(?: > /dev/null\))?$", text, re.MULTILINE
-        )
-        assert len(lines) >= 2
-        for line in lines:
-            parse(command, shlex.split(line, comments=True))
+    for program, words in lines:
+        check(program, words)
 
 
 def test_every_file_that_the_guide_names_exists() -> None:
-    named = re.findall(r"\]\(([^)#]+)\)", GUIDE)
-    assert all((ROOT / "docs" / path).exists() for path in named if "://" not in path)
     of_the_checkout = re.findall(r"\b(?:jobs/[\w./-]+|cluster\.yaml)", shown("bash"))
     assert all((ROOT / path).exists() for path in of_the_checkout if path != "cluster.yaml")
-    headings = {
-        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-")
-        for line in re.findall(r"^##(.*)", GUIDE, re.MULTILINE)
-    }
-    assert set(re.findall(r"\]\(#([^)]+)\)", GUIDE)) <= headings
 
 
 def test_what_is_to_be_filled_in_is_what_the_guide_fills_in() -> None:
@@ -138,8 +90,8 @@ def test_what_is_to_be_filled_in_is_what_the_guide_fills_in() -> None:
 
 
 def test_the_settings_of_the_nights_are_ones_that_the_jobs_take() -> None:
-    schedule = Schedule.read(
-        ["/srv/archive/{date:%Y/%m/%d}"], "/srv/reports", SCHEDULES / "nightly.toml", None
+    schedule = Schedule.of(
+        ["/srv/archive/{date:%Y/%m/%d}"], "/srv/reports", read_toml(SCHEDULES / "nightly.toml")
     )
     assert schedule.clock.default.key == STARTS[1]
     assert schedule.report_config.alert_below == 0.95
@@ -169,11 +121,11 @@ def test_the_three_schedulers_start_at_one_hour_that_every_day_has_once() -> Non
 
 @pytest.fixture
 def night(tmp_path: Path) -> str:
-    """What cron gives to the shell, in a folder whose Python ends with the code in `code`."""
-    python = tmp_path / ".venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "ran $*"\nexit $(cat {tmp_path}/code)\n')
-    python.chmod(0o755)
+    """What cron gives to the shell, in a folder whose maskbatch ends with the code in `code`."""
+    program = tmp_path / ".venv/bin/maskbatch"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\necho "ran $*"\nexit $(cat {tmp_path}/code)\n')
+    program.chmod(0o755)
     command = CRONTAB.splitlines()[-1].split(maxsplit=5)[5].replace(r"\%", "%")
     return command.replace("/opt/maskbatch", str(tmp_path))
 
@@ -195,7 +147,7 @@ def test_cron_mails_the_exit_code_and_the_log_of_any_other_night(
     night: str, tmp_path: Path, code: int
 ) -> None:
     (tmp_path / "code").write_text(str(code))
-    assert run(night).startswith(f"maskbatch: exit code {code}\nran -m jobs.nightly_report ")
+    assert run(night).startswith(f"maskbatch: exit code {code}\nran nightly ")
 
 
 def test_cron_starts_no_night_beside_one_that_runs(night: str, tmp_path: Path) -> None:
@@ -222,7 +174,7 @@ def test_systemd_takes_both_units(tmp_path: Path) -> None:
     if not analyze:
         pytest.skip("systemd is not installed here")
     for path in (SERVICE, TIMER):
-        text = path.read_text().replace("/opt/maskbatch/.venv/bin/python", sys.executable)
+        text = path.read_text().replace("/opt/maskbatch/.venv/bin/maskbatch", sys.executable)
         (tmp_path / path.name).write_text(text)
     files = [str(tmp_path / path.name) for path in (SERVICE, TIMER)]
     made = subprocess.run(
@@ -350,7 +302,7 @@ def test_the_submitting_pod_calls_what_the_job_takes_with_files_that_it_has() ->
     container = pod["containers"][0]
     words = [*container["command"], *container["args"]]
     assert words[:2] == ["python", "-m"]
-    parse_job(words[2:])
+    check(" ".join(words[:3]), words[3:])
     assert f"http://{CLUSTER['metadata']['name']}-head-svc:8265" in words
     assert "--follow" in container["command"]
     workdir = re.search(r"^WORKDIR (.+)", (KUBERNETES / "Dockerfile").read_text(), re.MULTILINE)

@@ -1,15 +1,17 @@
 """Small real pictures, archives and runs that the tests of this folder share."""
 
 import io
+import json
 import os
 import tarfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +19,22 @@ import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
 from maskbatch import runner
+from maskbatch.archives.manifest import Manifest
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.model.checkpoint import Card, Checkpoint
 from maskbatch.model.classifier import Classifier
-from maskbatch.progress import Step
 from maskbatch.runs import staging
-from maskbatch.runs.commit import commit_run
+from maskbatch.runs.begin import begin_scoring
+from maskbatch.runs.commit import Effort, commit_run
 from maskbatch.runs.directory import RunDir
-from maskbatch.runs.work import Work
+from maskbatch.runs.records import Success
+from maskbatch.runs.work import Work, make_work
 from maskbatch.score.shard import decode_shard, make_rows, read_shard
 from maskbatch.stores.access import Access
-from maskbatch.stores.files import Location, list_names, write_whole
+from maskbatch.stores.files import Location, list_names, write_json, write_whole
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import encode_name, local_path
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 SIZE = (32, 32)
@@ -103,16 +108,10 @@ class Run:
     run: RunDir
     work: Work
 
-    def commit(self, max_error_rate: float = 0.05) -> dict[str, Any]:
-        return commit_run(
-            self.run,
-            self.work,
-            devices={"cpu/float32": self.work.num_shards},
-            timings={"plan": 1.0},
-            began=time.monotonic(),
-            max_error_rate=max_error_rate,
-            step=Step("commit", self.work.num_images, "images"),
-        )
+    def commit(self, max_error_rate: float = 0.05) -> Success:
+        devices = Counter({"cpu/float32": self.work.num_shards})
+        effort = Effort(began=time.monotonic(), devices=devices, timings_s={"plan": 1.0})
+        return commit_run(self.work, effort, max_error_rate)
 
     def copy(self, out: Location, options: StorageOptions = NO_OPTIONS) -> "Run":
         source = Path(self.run.path)
@@ -121,6 +120,11 @@ class Run:
                 partial.write_bytes(path.read_bytes())
         access = replace(self.work.access, options=options)
         return Run(RunDir.at(str(out), options), replace(self.work, out=str(out), access=access))
+
+
+def edit_json(path: Location, **changes: Any) -> None:
+    """Change values of run.json or _SUCCESS."""
+    write_json(path, json.loads(path.read_bytes()) | changes)
 
 
 def write_rows(path: Location, table: pa.Table) -> None:
@@ -142,12 +146,11 @@ def stage_run(
     out: Path, archive: Path, checkpoint: Checkpoint, *, layout: str | None = LAYOUT, **filters: Any
 ) -> Run:
     """Plan, decode, score and stage `archive` by the real functions, in shards of 32; not committed."""
-    plan_config = PlanConfig(archives=(str(archive),), layout=layout, timezone=("Europe/Paris",), **filters)
-    score_config = ScoreConfig(dtype="float32")
-    settings = runner.make_plan(str(out), plan_config)
-    run = RunDir.at(str(out))
-    settings = runner._scoring(run, settings, score_config, JobConfig(), checkpoint)
-    work = runner._work(run, settings, plan_config, score_config, checkpoint, Access())
+    config = PlanConfig(archives=(str(archive),), layout=layout, timezone=("Europe/Paris",), **filters)
+    runner.plan_archive(config, str(out))
+    run, score = RunDir.at(str(out)), ScoreConfig(dtype="float32")
+    settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint)
+    work = make_work(run, settings, score, checkpoint, Access(), is_remote=False)
     work = replace(work, shard_size=32)
     classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
     for shard in range(work.num_shards):
@@ -189,3 +192,33 @@ def make_zip(files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) 
         for name, data in files.items():
             packed.writestr(name, data)
     return sink.getvalue()
+
+
+class Files(dict[str, bytes]):
+    """A store of objects by uri; what is not in it is looked for on the disk."""
+
+    def open(self, uri: str) -> BinaryIO:
+        if uri in self:
+            return io.BytesIO(self[uri])
+        if not uri.startswith("file://"):
+            raise FileNotFoundError(uri)
+        return open(local_path(uri), "rb")
+
+
+def manifest_at(
+    uri: str | Path,
+    allow: Iterable[str] = (),
+    keep: str | None = None,
+    files: Files | None = None,
+    relative: str | None = None,
+) -> Manifest:
+    uri = f"file://{encode_name(str(uri))}" if isinstance(uri, Path) else uri
+    return Manifest(
+        uri=uri,
+        relative=uri.rsplit("/", 1)[-1] if relative is None else relative,
+        open_file=(files or Files()).open,
+        allow_prefix=list(allow),
+        keep_column=keep,
+        skipped=Counter(),
+        notes=Counter(),
+    )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from maskbatch import cli
+from maskbatch.cli.commands import score
 from maskbatch.config import (
     JobConfig,
     PlanConfig,
@@ -125,11 +125,11 @@ NOT_SETTINGS = {
     "as_json",
     "verbose",
     "dry_run",
-    "storage_options",
+    "options",
 }
 
 
-@pytest.mark.parametrize("flag", sorted(set(inspect.signature(cli.score).parameters) - NOT_SETTINGS))
+@pytest.mark.parametrize("flag", sorted(set(inspect.signature(score).parameters) - NOT_SETTINGS))
 def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: str) -> None:
     numbers = {
         "batch_size",

@@ -92,7 +92,7 @@ def test_only_one_of_many_writers_makes_an_exclusive_object(run: RunDir) -> None
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(write, range(8)))
     assert made.count(True) == 1
-    assert run.read_success() == {"writer": made.index(True)}
+    assert json.loads(run.success.read_bytes()) == {"writer": made.index(True)}
 
 
 def test_an_answer_that_was_lost_costs_no_one_his_lease_or_his_file(
@@ -146,7 +146,7 @@ def test_a_run_in_s3_commits_and_reports_what_a_local_one_does(
     local: Run, run: RunDir, options: StorageOptions, tmp_path: Path
 ) -> None:
     here, there = local.copy(tmp_path / "run"), local.copy(run.path, options)
-    assert there.commit()["files"] == here.commit()["files"]
+    assert there.commit().files == here.commit().files
     assert read_scores(there.run).equals(read_scores(here.run))
     ours, theirs = make_report([there.run], there.run.report), make_report([here.run], here.run.report)
     assert ours.overall == theirs.overall

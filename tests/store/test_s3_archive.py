@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from samples import make_tar, make_zip
 
-from maskbatch.archives.arguments import make_absolute
+from maskbatch.archives.arguments import find_sources
 from maskbatch.archives.listing import list_tree
 from maskbatch.archives.tree import Tree
 from maskbatch.clock import EARLIEST, Clock
@@ -49,8 +49,9 @@ def access_to(server: S3Server, timeout_s: float = 30, **changes: Any) -> Access
 
 
 def plan(access: Access, *archives: str, **settings: Any) -> tuple[list[Row], Listing]:
-    config, listing = PlanConfig(archives=tuple(map(make_absolute, archives)), **settings), Listing()
-    return list(plan_rows(config, Clock(EARLIEST.replace(year=2027)), listing, access)), listing
+    config, listing = PlanConfig(archives=archives, **settings), Listing()
+    sources = find_sources(config, access)
+    return list(plan_rows(sources, config, Clock(EARLIEST.replace(year=2027)), listing, access)), listing
 
 
 def read(rows: list[Row], access: Access) -> list[Encoded]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from maskbatch import runner
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import open_checkpoint
@@ -94,7 +94,7 @@ def test_the_job_scores_with_what_every_recipe_exports(
     for name in RECIPES:
         plan = PlanConfig(archives=(str(archive),), limit=40)
         checkpoint = str(trained[name] / "checkpoint.safetensors")
-        result = runner.score(str(tmp_path / name), plan, ScoreConfig(), JobConfig(), checkpoint=checkpoint)
+        result = runner.score_archive(plan, str(tmp_path / name), checkpoint=checkpoint)
         labelled = sum(result.report.overall[f"num_{one}"] for one in read_recipe(name).classes)
         assert labelled == result.report.overall["scored"] > 30
 

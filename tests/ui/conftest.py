@@ -1,20 +1,19 @@
-"""What the tests of the browser's side share: a real server in a process of its own, and a real browser."""
+"""A real server in its own process, and a real browser."""
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from samples import CLASSES, make_card, speckle, stage_run, write_files
 
 from maskbatch.model.architectures import build
@@ -33,12 +32,12 @@ class Server:
     url: str
     process: "subprocess.Popen[bytes]"
     temp: Path
-    """The folder that the process has for temporary files, with nothing else in it."""
+    """The process's own folder for temporary files."""
     log: Path
 
     @property
-    def kept(self) -> list[str]:
-        """What now lies in the server's own folder."""
+    def uploads(self) -> list[str]:
+        """Files that the server keeps now."""
         return [path.name for path in self.temp.glob("maskbatch-ui-*/**/*") if path.is_file()]
 
 
@@ -47,7 +46,7 @@ Serve = Callable[..., AbstractContextManager[Server]]
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """Start `maskbatch ui ARGUMENTS` on a free port; it gets SIGTERM at the end."""
+    """Start `maskbatch ui ARGUMENTS` on a free port; ends with SIGTERM."""
 
     @contextmanager
     def start(*arguments: object, **env: str) -> Iterator[Server]:
@@ -62,7 +61,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
                 env={**os.environ, "TMPDIR": str(temp), "OMP_NUM_THREADS": "1", **env},
             )
         try:
-            yield Server(_printed_url(process, log), process, temp, log)
+            yield Server(_wait_for_url(process, log), process, temp, log)
         finally:
             process.terminate()
             process.wait(PATIENCE_S)
@@ -70,7 +69,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Serve:
     return start
 
 
-def _printed_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+def _wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://\S+", log.read_text()):
@@ -81,23 +80,23 @@ def _printed_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium whose camera is a drawn one."""
-    with headless_chromium(
-        "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
-    ) as launched:
+    """Headless Chromium with a fake camera."""
+    camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+    with headless_chromium(*camera) as launched:
         yield launched
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of a visitor of its own."""
+    """A page of a new visitor."""
     with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
         context.set_default_timeout(1000 * PATIENCE_S)
+        expect.set_options(timeout=1000 * PATIENCE_S)
         yield context.new_page()
 
 
 def make_run(folder: Path) -> Path:
-    """A committed run of 108 images of three cameras over three days, in `folder` beside its archive."""
+    """A committed run of 108 images: three cameras, three days; `folder` holds its archive too."""
     cameras = ("north/gate-1", "north/gate-2", "south/<b>dock")
     times = [f"2026-10-{day:02d}/{hour:02d}0000" for day in (1, 2, 3) for hour in range(7, 19)]
     names = [f"{camera}/{time}.jpg" for camera in cameras for time in times]
@@ -112,47 +111,41 @@ def make_run(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Such a run, with its report."""
+    """The path of such a run, with its report."""
     run = RunDir.at(str(make_run(tmp_path_factory.mktemp("reviewed"))))
     make_report([run], run.report)
     return Path(run.path)
 
 
 @pytest.fixture(scope="package")
-def server(serve: Serve, proxy: "Proxy") -> Iterator[Server]:
-    """A server of the packaged checkpoint alone; were it to ask another host, it would ask the `proxy`."""
-    through = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), proxy.url)
-    with serve(no_proxy="", NO_PROXY="", **through) as started:
-        yield started
+def proxy() -> Iterator[socket.socket]:
+    """A port that nobody connects to unless they ask another host."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
 
 
-class Proxy(ThreadingHTTPServer):
-    """Notes what it is asked for, and has nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Refusal)
-        self.asked: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+def find_url(proxy: socket.socket) -> str:
+    return f"http://127.0.0.1:{proxy.getsockname()[1]}"
 
 
-class Refusal(BaseHTTPRequestHandler):
-    server: Proxy
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.requestline)
-        self.send_error(502)
-
-    do_CONNECT = do_HEAD = do_POST = do_GET
-
-    def log_message(self, *message: object) -> None:
-        pass
+def is_unused(proxy: socket.socket) -> bool:
+    try:
+        proxy.accept()
+    except BlockingIOError:
+        return True
+    return False
 
 
 @pytest.fixture(scope="package")
-def proxy() -> Iterator[Proxy]:
-    with Proxy() as made:
-        thread = Thread(target=made.serve_forever)
-        thread.start()
-        yield made
-        made.shutdown()
-        thread.join()
+def server(serve: Serve, proxy: socket.socket) -> Iterator[Server]:
+    """A server without a run; it would send requests to other hosts through the `proxy`."""
+    through = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), find_url(proxy))
+    with serve(no_proxy="", NO_PROXY="", **through) as server:
+        yield server
+
+
+def log_in(page: Page, name: str, password: str) -> None:
+    page.get_by_label("username").fill(name)
+    page.get_by_label("password").fill(password)
+    page.get_by_role("button", name="Login").click()

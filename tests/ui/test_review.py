@@ -16,62 +16,66 @@ from maskbatch.review import corrections
 from maskbatch.review import queue as queue_module
 from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui.judgements import Judgements
-from maskbatch.ui.review import Reviewing, _message, respond
+from maskbatch.ui.review import Review, _check_message, open_review, respond
 from maskbatch.ui.session import Queue
-from tests.ui.conftest import Serve, Server, make_run
+from tests.ui.conftest import Serve, Server, log_in, make_run
 
 SEEN = ".judging[data-seen]"
 PASSWORD = "open sesame"
-EAGER = """() => {
+PRESS_EARLY = """() => {
   const press = key => document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
   new MutationObserver(() => press('2')).observe(
     document.querySelector('.judging'), {attributeFilter: ['data-position']});
   [...'1213'].forEach(press);
 }"""
-"""Some keys at once, and one more in the moment that the next image comes."""
+"""Some keys at once, and another at the moment when the next image appears."""
 Visit = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
 def run(reviewed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of its own to judge, whose archive is there."""
+    """A run for this module to judge, with its archive."""
     return Path(shutil.copytree(reviewed, tmp_path_factory.mktemp("judged") / "run"))
 
 
 @pytest.fixture(scope="module")
 def server(serve: Serve, run: Path) -> Iterator[Server]:
-    with serve("--run", run) as started:
-        yield started
+    with serve("--run", run) as server:
+        yield server
 
 
 @pytest.fixture
 def visit(page: Page, server: Server) -> Visit:
-    """Open the tab Review, as somebody; in another browser tab from the second time on."""
+    """Open the tab Review with a name; from the second call on in another browser tab."""
     pages = [page]
 
     def start(name: str | None = "anna") -> Page:
-        opened = pages.pop() if pages else page.context.new_page()
-        opened.goto(server.url)
-        opened.get_by_role("tab", name="Review", exact=True).click()
-        opened.wait_for_selector(SEEN)
+        tab = pages.pop() if pages else page.context.new_page()
+        tab.goto(server.url)
+        open_tab(tab, "Review")
+        tab.wait_for_selector(SEEN)
         if name:
-            opened.fill("[name=name]", name)
-            opened.keyboard.press("Enter")
-            opened.wait_for_selector(f"[name=name][value={name}]")
-            opened.wait_for_selector(SEEN)
-        return opened
+            tab.fill("[name=name]", name)
+            tab.keyboard.press("Enter")
+            tab.wait_for_selector(f"[name=name][value={name}]")
+            tab.wait_for_selector(SEEN)
+        return tab
 
     return start
 
 
-def shown(page: Page) -> int:
+def open_tab(page: Page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def find_position(page: Page) -> int:
     """The position in the queue of the image on the screen."""
     return int(page.wait_for_selector(SEEN).get_attribute("data-position") or -1)
 
 
 def press(page: Page, key: str) -> int:
-    """Press a key, wait for the next image; the position of the one before."""
-    before = shown(page)
+    """Press a key and wait for the next image; returns the position of the image before."""
+    before = find_position(page)
     page.keyboard.press(key)
     page.wait_for_selector(f"{SEEN}:not([data-position='{before}'])")
     return before
@@ -85,117 +89,110 @@ def choose(page: Page, **filters: str) -> None:
     page.wait_for_selector(SEEN)
 
 
-def said(run: Path, by: str) -> list[tuple[int, str | None]]:
-    """What somebody said, in order: position of the image, label."""
+def read_judgements(run: Path, by: str) -> list[tuple[int, str | None]]:
+    """Position and label of all that somebody judged, in order."""
     queue = queue_module.read_queue(run / "report")["uri"].to_pylist()
     rows = corrections.read_judgements(run / "corrections").to_pylist()
     return [(queue.index(row["uri"]), row["label"]) for row in rows if row["by"] == by]
 
 
-def test_the_picture_is_that_of_its_row_and_only_an_uncertain_one_shows_what_was_suggested(
-    visit: Visit, run: Path
-) -> None:
+def count_corrections(run: Path) -> int:
+    return len(list((run / "corrections").glob("*")))
+
+
+def test_an_image_has_its_own_picture_and_a_random_one_no_label(visit: Visit, run: Path) -> None:
     page = visit("looker")
     queue = queue_module.read_queue(run / "report").to_pylist()
-    seen = set()
-    while len(seen) < 2:
-        row = queue[shown(page)]
-        seen.add(row["stratum"])
+    strata = set()
+    while len(strata) < 2:
+        row = queue[find_position(page)]
+        strata.add(row["stratum"])
         expect(page.locator("dd.uri")).to_have_text(row["uri"])
         expect(page.locator("dl")).to_contain_text(f"{row['site']}/{row['camera']}")
         expect(page.locator("dl")).to_contain_text(f"{row['captured_local']:%H:%M:%S}")
-        size = page.evaluate(
-            "() => { const i = document.querySelector('figure img'); return [i.naturalWidth, i.naturalHeight] }"
-        )
-        assert size == [1024, 768]
-        bars = page.locator(".bars li")
-        expect(bars).to_have_count(4 if row["stratum"] == queue_module.UNCERTAIN else 0)
-        if row["stratum"] == queue_module.UNCERTAIN:
+        image = page.locator("figure img")
+        assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [1024, 768]
+        uncertain = row["stratum"] == queue_module.UNCERTAIN
+        expect(page.locator(".bars li")).to_have_count(4 if uncertain else 0)
+        if uncertain:
             expect(page.locator(".bars .top")).to_contain_text(row["label"].replace("_", " "))
         press(page, "1")
 
 
-def test_keys_judge_skip_and_take_back(visit: Visit, run: Path) -> None:
+def test_keys_judge_skip_and_undo(visit: Visit, run: Path) -> None:
     page = visit("anna")
-    labels = ("with_mask", "without_mask", "incorrect_mask", "no_face")
-    expected: list[tuple[int, str | None]] = [
-        (press(page, str(k + 1)), name) for k, name in enumerate(labels)
-    ]
-    expected.append((press(page, "s"), None))
-    assert said(run, "anna") == expected
-    assert press(page, "Backspace") > shown(page) == expected[4][0]
+    labels = ("with_mask", "without_mask", "incorrect_mask", "no_face", None)
+    expected = [(press(page, key), label) for key, label in zip("1234s", labels, strict=True)]
+    assert read_judgements(run, "anna") == expected
+    assert press(page, "Backspace") > find_position(page) == expected[4][0]
     press(page, "u")
-    assert shown(page) == expected[3][0]
-    assert said(run, "anna") == [*expected, (expected[3][0], None)]
+    assert find_position(page) == expected[3][0]
+    assert read_judgements(run, "anna") == [*expected, (expected[3][0], None)]
     expect(page.locator(".done p")).to_contain_text(" of 108 judged")
     page.get_by_role("button", name="incorrect mask").click()
     page.wait_for_selector(f".judging:not([data-position='{expected[3][0]}'])")
-    assert said(run, "anna")[-1] == (expected[3][0], "incorrect_mask")
+    assert read_judgements(run, "anna")[-1] == (expected[3][0], "incorrect_mask")
 
 
-def test_a_name_is_required_and_what_is_typed_there_judges_nothing(visit: Visit, run: Path) -> None:
+def test_a_name_is_required_and_typing_it_judges_nothing(visit: Visit, run: Path) -> None:
     page = visit(None)
-    before, num = shown(page), len(list((run / "corrections").glob("*")))
+    before, num = find_position(page), count_corrections(run)
     page.keyboard.press("1")
-    expect(page.locator(".notice")).to_contain_text("Your name first")
+    expect(page.locator(".notice")).to_contain_text("Enter your name")
     expect(page.locator("[name=name]")).to_be_focused()
     page.keyboard.type("s1 u2")
     page.keyboard.press("Enter")
     page.wait_for_selector("[name=name][value='s1 u2']")
-    assert shown(page) == before and len(list((run / "corrections").glob("*"))) == num
-    assert said(run, "s1 u2") == []
+    assert find_position(page) == before and count_corrections(run) == num
     press(page, "2")
-    assert said(run, "s1 u2") == [(before, "without_mask")]
+    assert read_judgements(run, "s1 u2") == [(before, "without_mask")]
     again = page.context.new_page()
     again.goto(page.url)
-    again.get_by_role("tab", name="Review", exact=True).click()
+    open_tab(again, "Review")
     again.wait_for_selector("[name=name][value='s1 u2']")
 
 
-def test_a_key_pressed_twice_judges_only_the_image_on_the_screen(visit: Visit, run: Path) -> None:
+def test_repeated_keys_judge_only_the_image_on_the_screen(visit: Visit, run: Path) -> None:
     page = visit("eager")
     expected = []
     for _ in range(3):
-        before = shown(page)
-        page.evaluate(EAGER)
+        before = find_position(page)
+        page.evaluate(PRESS_EARLY)
         page.wait_for_selector(f"{SEEN}:not([data-position='{before}'])")
         expected.append((before, "with_mask"))
-    assert said(run, "eager") == expected
+    assert read_judgements(run, "eager") == expected
     press(page, "4")
-    page.keyboard.down("4")  # held down, it comes again and again
-    for _ in range(5):
-        page.wait_for_timeout(100)
+    for _ in range(6):  # a key that is held down
         page.keyboard.down("4")
+        page.wait_for_timeout(100)
     page.keyboard.up("4")
-    assert len(said(run, "eager")) == 5
+    assert len(read_judgements(run, "eager")) == 5
 
 
-def test_a_page_loaded_again_in_the_middle_goes_on_where_it_stood(visit: Visit, run: Path) -> None:
+def test_a_reloaded_page_continues_where_it_was(visit: Visit, run: Path) -> None:
     page = visit("reloader")
     choose(page, camera="north/gate-1")
     first = press(page, "1")
-    before = shown(page)
+    before = find_position(page)
     page.reload()
-    assert shown(page) == before
+    assert find_position(page) == before
     assert page.input_value("[name=camera]") == "north/gate-1"
     assert page.input_value("[name=name]") == "reloader"
     press(page, "u")
-    assert shown(page) == first
-    assert said(run, "reloader") == [(first, "with_mask"), (first, None)]
+    assert find_position(page) == first
+    assert read_judgements(run, "reloader") == [(first, "with_mask"), (first, None)]
 
 
-def test_a_key_that_comes_too_early_is_not_lost_without_a_word(visit: Visit, run: Path) -> None:
+def test_a_key_pressed_too_early_gives_a_notice(visit: Visit, run: Path) -> None:
     page = visit("hasty")
     press(page, "1")
     page.evaluate("document.querySelector('.judging').removeAttribute('data-seen')")
     page.keyboard.press("1")
-    expect(page.locator(".notice")).to_contain_text("too quick")
-    assert len(said(run, "hasty")) == 1
+    expect(page.locator(".notice")).to_contain_text("Too quick")
+    assert len(read_judgements(run, "hasty")) == 1
 
 
-def test_an_open_page_says_every_20_s_that_it_is_there_until_nothing_was_done_for_long(
-    visit: Visit, page: Page
-) -> None:
+def test_a_page_reports_every_20_s_until_it_is_idle(visit: Visit, page: Page) -> None:
     page.clock.install()
     visit("present")
     for _ in range(2):
@@ -203,22 +200,23 @@ def test_an_open_page_says_every_20_s_that_it_is_there_until_nothing_was_done_fo
             page.clock.run_for(20_000)
     page.clock.run_for(20 * 20_000)
     page.wait_for_timeout(500)
-    asked = []
-    page.on("request", lambda request: asked.append(request.url) if "queue/join" in request.url else None)
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     page.clock.run_for(5 * 20_000)
     page.wait_for_timeout(500)
-    assert asked == []
+    assert not [url for url in urls if "queue/join" in url]
 
 
 def test_two_tabs_never_show_the_same_image(visit: Visit, run: Path) -> None:
     pages = [visit("left"), visit("right")]
     for k in range(4):
-        assert shown(pages[0]) != shown(pages[1])
+        assert find_position(pages[0]) != find_position(pages[1])
         press(pages[k % 2], "1")
-    assert not {place for place, _ in said(run, "left")} & {place for place, _ in said(run, "right")}
+    left, right = (dict(read_judgements(run, by)) for by in ("left", "right"))
+    assert not left.keys() & right.keys()
 
 
-def test_filters_by_camera_and_day_escape_names_and_show_when_there_is_no_more(visit: Visit) -> None:
+def test_filters_escape_names_and_say_when_no_image_is_left(visit: Visit) -> None:
     page = visit("sieve")
     assert page.locator("[name=camera] option").all_inner_texts()[0] == "all"
     choose(page, camera="south/<b>dock", day="2026-10-02")
@@ -231,267 +229,254 @@ def test_filters_by_camera_and_day_escape_names_and_show_when_there_is_no_more(v
     expect(page.locator("dd.uri")).to_contain_text("<b>dock/2026-10-02/")
     press(page, "1")
     choose(page, show="judged")
-    while "Judged by others" in page.locator(".why").inner_text():
+    while "Others have judged it" in page.locator(".why").inner_text():
         press(page, "s")
-    expect(page.locator(".why")).to_contain_text("Judged so far: ")
+    expect(page.locator(".why")).to_contain_text("Labels so far: ")
 
 
-def test_disagreements_are_shown_and_listed_with_who_said_what(visit: Visit, run: Path) -> None:
+def test_disagreements_are_listed_with_their_reviewers(visit: Visit, run: Path) -> None:
     page = visit("bob")
-    place = press(page, "1")
+    position = press(page, "1")
     page.fill("[name=name]", "<i>eve")
     page.keyboard.press("Enter")
     page.wait_for_selector("[name=name][value='<i>eve']")
     choose(page, show="judged")
-    while shown(page) != place:
+    while find_position(page) != position:
         press(page, "s")
-    expect(page.locator(".why")).to_contain_text("Judged by others")
+    expect(page.locator(".why")).to_contain_text("Others have judged it")
     expect(page.locator(".why")).not_to_contain_text("bob")
     press(page, "4")
-    assert said(run, "<i>eve") == [(place, "no_face")]
+    assert read_judgements(run, "<i>eve") == [(position, "no_face")]
     expect(page.locator(".done p")).to_contain_text("1 disputed")
-    page.get_by_role("tab", name="Corrections").click()
-    uri = queue_module.read_queue(run / "report")["uri"][place].as_py()
-    row = page.locator(".said tr", has_text=uri)
+    open_tab(page, "Corrections")
+    uri = queue_module.read_queue(run / "report")["uri"][position].as_py()
+    row = page.locator(".corrections tr", has_text=uri)
     expect(row).to_contain_text("with mask by bob")
     expect(row).to_contain_text("no face by <i>eve")
-    num = len(list((run / "corrections").glob("*")))
-    page.keyboard.press("1")  # which judges nothing that is not on the screen
-    page.get_by_role("tab", name="Review", exact=True).click()
+    num = count_corrections(run)
+    page.keyboard.press("1")  # judges nothing, as no image is on the screen
+    open_tab(page, "Review")
     press(page, "s")
-    assert len(list((run / "corrections").glob("*"))) == num
+    assert count_corrections(run) == num
 
 
-def test_the_report_is_shown_and_made_anew_in_the_run(page: Page, server: Server, run: Path) -> None:
+def test_the_report_is_shown_and_updated_in_the_run(page: Page, server: Server, run: Path) -> None:
     page.goto(server.url)
     frame = page.frame_locator("#report iframe")
     expect(frame.locator("h1")).to_have_text("Mask compliance report")
     frame.get_by_role("link", name="Method and limits").click()
     expect(frame.get_by_role("heading", name="Method and limits")).to_be_in_viewport()
     before = (run / "report/report.html").stat().st_mtime_ns
-    page.get_by_role("button", name="Make it anew").click()
-    expect(page.get_by_text(f"Made anew in {run}/report")).to_be_visible()
+    page.get_by_role("button", name="Update the report").click()
+    expect(page.get_by_text(f"Report updated in {run}/report")).to_be_visible()
     assert (run / "report/report.html").stat().st_mtime_ns > before
-    words = corrections.find_latest_judgements(corrections.read_judgements(run / "corrections"))
-    said = json.loads((run / "report/report.json").read_text())["judged"]
-    assert said["num_judged"] + said["num_waiting"] == words.dropna(subset="label").groupby("uri").ngroups > 0
+    last = corrections.find_latest_judgements(corrections.read_judgements(run / "corrections"))
+    judged = json.loads((run / "report/report.json").read_text())["judged"]
+    assert judged["num_judged"] + judged["num_waiting"] == last.dropna(subset="label")["uri"].nunique() > 0
 
 
 def test_the_review_needs_no_scrolling_and_fits_a_phone(visit: Visit) -> None:
     page = visit("scroller")
-    for name in (None, "Skip"):
-        for locator in (
-            page.locator("figure img"),
-            page.get_by_role("button", name=name or "no face"),
-            page.locator("progress"),
-        ):
-            expect(locator).to_be_in_viewport(ratio=1)
+    buttons = [page.get_by_role("button", name=name) for name in ("no face", "Skip")]
+    for locator in (page.locator("figure img"), page.locator("progress"), *buttons):
+        expect(locator).to_be_in_viewport(ratio=1)
     assert page.evaluate("document.documentElement.scrollHeight") <= 800
     page.set_viewport_size({"width": 360, "height": 740})
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    expect(page.locator("figure img")).to_be_in_viewport(ratio=1)
-    expect(page.get_by_role("button", name="no face")).to_be_in_viewport(ratio=1)
-    for name in ("Report", "Review", "Corrections", "One picture"):
-        expect(page.get_by_role("tab", name=name, exact=True)).to_be_in_viewport(ratio=1)
+    tabs = ("Report", "Review", "Corrections", "One picture")
+    tabs_shown = [page.get_by_role("tab", name=name, exact=True) for name in tabs]
+    for locator in (page.locator("figure img"), buttons[0], *tabs_shown):
+        expect(locator).to_be_in_viewport(ratio=1)
 
 
-@pytest.fixture(scope="module")
-def bare_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run without a report whose archive has gone."""
-    made = make_run(tmp_path_factory.mktemp("bare"))
-    shutil.rmtree(made.with_name("archive"))
-    return made
-
-
-def files(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_that_may_not_be_changed_and_whose_archive_has_gone_is_shown_by_its_rows(
-    serve: Serve, page: Page, bare_run: Path, tmp_path: Path
+def test_a_run_without_report_and_archive_can_be_viewed_unchanged(
+    serve: Serve, page: Page, tmp_path: Path
 ) -> None:
-    before = files(bare_run)
-    arguments = ("--run", bare_run, "--corrections", tmp_path / "said")
+    run = make_run(tmp_path)
+    shutil.rmtree(tmp_path / "archive")
+    before = read_files(run)
+    arguments = ("--run", run, "--corrections", tmp_path / "corrections")
     with serve(*arguments, MASKBATCH_UI_PASSWORD=PASSWORD) as server:
         page.goto(server.url)
-        page.get_by_label("username").fill("carol")
-        page.get_by_label("password").fill(PASSWORD)
-        page.get_by_role("button", name="Login").click()
+        log_in(page, "carol", PASSWORD)
         expect(page.frame_locator("#report iframe").locator("h1")).to_have_text("Mask compliance report")
-        page.get_by_role("tab", name="Review", exact=True).click()
-        place = shown(page)
-        expect(page.locator(".by")).to_have_text("Judged by carol")
-        expect(page.locator(".gone")).to_contain_text("unreachable")
+        open_tab(page, "Review")
+        position = find_position(page)
+        expect(page.locator(".by")).to_have_text("Judging as carol")
+        expect(page.locator(".gone")).to_contain_text("cannot be shown")
         expect(page.locator(".gone")).to_contain_text("the file is not there any more")
         expect(page.locator("dd.uri")).to_contain_text("file://")
         expect(page.get_by_role("button", name="no face")).to_be_disabled()
         page.keyboard.press("1")
-        assert press(page, "s") == place
+        assert press(page, "s") == position
         assert "cannot be shown (the file is not there any more)" in server.log.read_text()
-        (row,) = corrections.read_judgements(tmp_path / "said").to_pylist()
+        (row,) = corrections.read_judgements(tmp_path / "corrections").to_pylist()
         assert (row["by"], row["label"]) == ("carol", None)
-        page.get_by_role("tab", name="Report", exact=True).click()
-        page.get_by_role("button", name="Make it anew").click()
-        expect(page.get_by_text("Made anew for this session only")).to_be_visible()
-    assert files(bare_run) == before
+        open_tab(page, "Report")
+        page.get_by_role("button", name="Update the report").click()
+        expect(page.get_by_text("Report updated for this session only")).to_be_visible()
+    assert read_files(run) == before
     assert not list(server.temp.glob("maskbatch-*"))
 
 
-def cards(run: Reviewing, folder: Path, threshold: float = 0.5, **said: Any) -> list[str]:
-    """What the first two tabs show, where the rows of the queue say this."""
-    rows = [{**row, **said} for row in run.queue.rows]
-    queue = Queue(rows, Judgements(rows, folder), run.queue.pictures)
-    checkpoint = {**run.one.settings["checkpoint"], "card": {**run.one.card, "review_threshold": threshold}}
-    one = replace(run.one, settings={**run.one.settings, "checkpoint": checkpoint})
-    tabs = [{"tab": tab, "name": "anna", "what": "show"} for tab in ("1", "2")]
-    return [respond(replace(run, one=one, queue=queue), tab, None) for tab in tabs]
+@pytest.fixture
+def run_review(reviewed: Path, tmp_path: Path) -> Iterator[Review]:
+    """The run, and a new folder for corrections."""
+    with open_review(str(reviewed), str(tmp_path / "corrections"), NO_OPTIONS) as run_review:
+        yield run_review
 
 
-def test_nothing_of_a_random_row_depends_on_what_the_classifier_said(reviewed: Path, tmp_path: Path) -> None:
-    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
-        assert [row["stratum"] for row in opened.queue.rows[:2]] == [
-            queue_module.RANDOM,
-            queue_module.UNCERTAIN,
-        ]
-        random, uncertain = cards(
-            opened, tmp_path, label="with_mask", prob_with_mask=0.9, confidence=0.9, condition="frozen"
-        )
-        other_random, other_uncertain = cards(
-            opened, tmp_path, label="no_face", prob_with_mask=0.3, confidence=0.7, condition=None
-        )
-        assert random == other_random and uncertain != other_uncertain
-        assert "<dt>View</dt><dd>frozen</dd>" in uncertain
+def send(run_review: Review, tab: str = "1", login: str | None = None, **message: Any) -> str:
+    """What a browser tab shows after it sends a message."""
+    return respond(run_review, {"tab": tab, "name": "anna", "what": "show", **message}, login)
 
 
-def test_only_what_needs_review_is_called_unsure(reviewed: Path, tmp_path: Path) -> None:
-    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
-        _, unsure = cards(opened, tmp_path, threshold=0.9, confidence=0.89)
-        _, sure = cards(opened, tmp_path, threshold=0.9, confidence=0.9)
-    assert "The classifier is unsure." in unsure and "The classifier is unsure." not in sure
-    assert "Among the least certain of this run." in sure
+def show_two(run_review: Review, threshold: float = 0.5, **values: Any) -> list[str]:
+    """What two tabs show if all rows of the queue have these `values`."""
+    rows = [{**row, **values} for row in run_review.queue.rows]
+    queue = Queue(rows, Judgements(rows, run_review.queue.judgements.folder), run_review.queue.pictures)
+    card = {**run_review.run.card, "review_threshold": threshold}
+    checkpoint = replace(run_review.run.checkpoint, card=card)
+    run = replace(run_review.run, settings=replace(run_review.run.settings, checkpoint=checkpoint))
+    return [send(replace(run_review, run=run, queue=queue), tab) for tab in ("1", "2")]
 
 
-def test_it_is_said_what_makes_a_rate_until_there_is_one(reviewed: Path, tmp_path: Path) -> None:
-    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
-        needed = [one["num_needed"] for one in opened.queue.progress().targets]
-
-        def line() -> str:
-            tab = {"tab": "1", "name": "anna", "what": "show"}
-            return " ".join(respond(opened, tab, None).split("<p>")[1].split("</p>")[0].split())
-
-        assert line() == (
-            f"<b>0</b> of {len(opened.queue.rows)} judged; "
-            f"rate from the first {needed[0]} random (0 so far) and {needed[1]} uncertain (0 so far)"
-        )
-        for position in range(len(opened.queue.rows)):
-            opened.queue.judgements.add(position, None if position % 20 == 1 else "with_mask", "anna")
-        assert "judged; enough for a rate; " in line()
+def test_a_random_image_shows_nothing_of_the_classifier(run_review: Review) -> None:
+    assert [row["stratum"] for row in run_review.queue.rows[:2]] == [
+        queue_module.RANDOM,
+        queue_module.UNCERTAIN,
+    ]
+    values = {"label": "with_mask", "prob_with_mask": 0.9, "confidence": 0.9, "condition": "frozen"}
+    others = {"label": "no_face", "prob_with_mask": 0.3, "confidence": 0.7, "condition": None}
+    random, uncertain = show_two(run_review, **values)
+    other_random, other_uncertain = show_two(run_review, **others)
+    assert random == other_random and uncertain != other_uncertain
+    assert "<dt>View</dt><dd>frozen</dd>" in uncertain
 
 
-def test_a_login_is_shortened_as_a_name_is_and_what_no_page_sends_is_refused(
-    reviewed: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [(0.89, "The classifier is unsure."), (0.9, "Among the least certain images of this run.")],
+)
+def test_only_images_that_need_review_are_called_unsure(
+    confidence: float, words: str, run_review: Review
 ) -> None:
-    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
-        for name, login in (("  anna \n b" + "c" * 99, None), ("bob", "  anna \n b" + "c" * 99)):
-            tab = {"tab": "1", "name": name, "what": "show"}
-            position = opened.queue.session("1").position or 0
-            for what in ("show", "judge"):
-                respond(opened, {**tab, "what": what, "label": "no_face", "position": position}, login)
-            (by,) = opened.queue.judgements.said(position)
-            assert by == "anna b" + "c" * 54
-        for message in ({"tab": "1"}, {"tab": "1", "what": "judge"}, {"tab": "1", "what": "narrow"}):
-            assert "judging" in respond(opened, message, None)
+    assert f"<b>{words}</b>" in show_two(run_review, threshold=0.9, confidence=confidence)[1]
+
+
+def test_the_progress_says_what_a_rate_needs(run_review: Review) -> None:
+    def read_line() -> str:
+        return " ".join(send(run_review).split("<p>")[1].split("</p>")[0].split())
+
+    random, uncertain = (target["num_needed"] for target in run_review.queue.count_progress().targets)
+    assert read_line() == (
+        f"<b>0</b> of {len(run_review.queue.rows)} judged; "
+        f"a rate needs the first {random} random (0 so far) and {uncertain} uncertain (0 so far)"
+    )
+    for position in range(len(run_review.queue.rows)):
+        run_review.queue.judgements.add(position, None if position % 20 == 1 else "with_mask", "anna")
+    assert "judged; enough for a rate; " in read_line()
+
+
+@pytest.mark.parametrize("by_login", [True, False])
+def test_names_and_logins_are_shortened(by_login: bool, run_review: Review) -> None:
+    long = "  anna \n b" + "c" * 99
+    names: Any = {"name": "bob", "login": long} if by_login else {"name": long}
+    send(run_review, **names)
+    send(run_review, **names, what="judge", label="no_face", position=0)
+    assert run_review.queue.judgements.get_labels(0) == {"anna b" + "c" * 54: "no_face"}
+
+
+def test_messages_that_no_page_sends_are_refused(run_review: Review) -> None:
+    for message in ({"tab": "1"}, {"tab": "1", "what": "judge"}, {"tab": "1", "what": "filter"}):
+        assert "judging" in respond(run_review, message, None)
     for data in (None, {}, {"message": 1}, {"message": {}}, {"message": {"tab": "1" * 65}}):
         with pytest.raises(gr.Error, match="load it again"):
-            _message(gr.EventData(None, data))
+            _check_message(gr.EventData(None, data))
 
 
-def test_where_only_others_have_what_was_asked_for_the_page_does_not_say_that_all_is_done(
-    reviewed: Path, tmp_path: Path
-) -> None:
-    with Reviewing.open(str(reviewed), str(tmp_path), NO_OPTIONS) as opened:
-        for position in range(1, len(opened.queue.rows)):
-            opened.queue.judgements.add(position, "with_mask", "anna")
-        tabs = [{"tab": tab, "name": "anna", "what": "show"} for tab in ("1", "2")]
-        first, second = (respond(opened, tab, None) for tab in tabs)
-        assert "1 image is in other hands" in second and "All that was" not in second
-        respond(opened, {**tabs[0], "what": "judge", "label": "no_face", "position": 0}, None)
-        assert "All that was asked for is judged" in respond(opened, tabs[1], None)
-        assert 'alt="The image to judge"' in first
+def test_images_in_other_tabs_are_not_called_done(run_review: Review) -> None:
+    for position in range(1, len(run_review.queue.rows)):
+        run_review.queue.judgements.add(position, "with_mask", "anna")
+    first, second = send(run_review, "1"), send(run_review, "2")
+    assert 'alt="The image to judge"' in first
+    assert "1 image is open in other tabs" in second and "All these images" not in second
+    send(run_review, "1", what="judge", label="no_face", position=0)
+    assert "All these images are judged or skipped" in send(run_review, "2")
 
 
-def refused(run: Path, to: Path | None = None) -> str:
+def refuse(run: Path, to: Path | None = None) -> str:
     """The sentence that says why `run` cannot be reviewed."""
     with (
         pytest.raises(UsageError) as error,
-        Reviewing.open(str(run), str(to) if to else None, NO_OPTIONS),
+        open_review(str(run), str(to) if to else None, NO_OPTIONS),
     ):
         pass
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_a_run_that_is_not_there_or_not_finished_is_refused(reviewed: Path, tmp_path: Path) -> None:
-    assert "no run is there" in refused(tmp_path)
+def test_a_missing_or_unfinished_run_is_refused(reviewed: Path, tmp_path: Path) -> None:
+    assert "no run is there" in refuse(tmp_path)
     shutil.copytree(reviewed, tmp_path / "run")
     (tmp_path / "run/_SUCCESS").unlink()
-    assert "is not finished" in refused(tmp_path / "run")
+    assert "is not finished" in refuse(tmp_path / "run")
 
 
 def test_a_run_without_a_scored_image_is_refused(reviewed: Path, tmp_path: Path) -> None:
     write_files(tmp_path / "archive", {"one.jpg": b"no image", "two.jpg": b""})
     checkpoint = open_checkpoint(str(reviewed.with_name("tiny.safetensors")))
     stage_run(tmp_path / "run", tmp_path / "archive", checkpoint, layout=None).commit()
-    assert "none can be judged" in refused(tmp_path / "run", tmp_path / "said")
+    assert "no scored image to judge" in refuse(tmp_path / "run", tmp_path / "corrections")
 
 
-def test_where_nothing_can_be_written_it_is_refused_with_the_flag_that_helps(
-    reviewed: Path, tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(reviewed: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(reviewed, tmp_path / "run"))
     (run / "corrections").write_text("in the way")
-    message = refused(run)
-    assert f"{run}/corrections" in message and "--corrections DIR" in message
-    with Reviewing.open(str(run), str(tmp_path / "said"), NO_OPTIONS) as opened:
-        assert opened.queue.judgements.folder == tmp_path / "said"
-
-
-def test_corrections_that_are_a_file_are_refused(reviewed: Path, tmp_path: Path) -> None:
-    (tmp_path / "said").touch()
-    assert f"{tmp_path}/said is a file, not a folder" in refused(reviewed, tmp_path / "said")
+    message = refuse(run)
+    assert f"{run}/corrections is a file, not a folder" in message and "--corrections DIR" in message
+    (tmp_path / "file").touch()
+    assert f"{tmp_path}/file is a file, not a folder" in refuse(reviewed, tmp_path / "file")
+    with open_review(str(run), str(tmp_path / "other"), NO_OPTIONS) as run_review:
+        assert run_review.queue.judgements.folder == tmp_path / "other"
 
 
 def test_a_damaged_correction_is_named_at_the_start(reviewed: Path, tmp_path: Path) -> None:
     (tmp_path / "zero.parquet").write_bytes(b"")
-    assert "zero.parquet is not a correction" in refused(reviewed, tmp_path)
+    assert "zero.parquet is not a correction" in refuse(reviewed, tmp_path)
 
 
-def test_corrections_may_lie_in_a_store(reviewed: Path) -> None:
-    for num_said in (0, 1):
-        with Reviewing.open(str(reviewed), f"memory://{reviewed.parent.name}/said", NO_OPTIONS) as opened:
-            assert opened.queue.progress().judged == num_said
-            opened.queue.judgements.add(num_said, "no_face", "anna")
+def test_corrections_can_be_in_a_store(reviewed: Path) -> None:
+    for num_judged in (0, 1):
+        with open_review(str(reviewed), f"memory://{reviewed.parent.name}/said", NO_OPTIONS) as run_review:
+            assert run_review.queue.count_progress().judged == num_judged
+            run_review.queue.judgements.add(num_judged, "no_face", "anna")
 
 
-def test_of_a_run_that_is_superseded_it_is_said(
-    reviewed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def versions(reviewed: Path, tmp_path: Path) -> list[Path]:
+    """A run, and the run that replaces it."""
     first, second = (Path(shutil.copytree(reviewed, tmp_path / name)) for name in ("run", "run.v2"))
     settings = json.loads((second / "run.json").read_text())
     (second / "run.json").write_text(json.dumps({**settings, "replaces": str(first)}))
-    with Reviewing.open(str(first), None, NO_OPTIONS):
-        assert f"{first} is superseded by {second}" in capsys.readouterr().err
-    with Reviewing.open(str(second), None, NO_OPTIONS):
-        assert "superseded" not in capsys.readouterr().err
+    return [first, second]
 
 
-def test_what_was_said_of_a_version_before_counts_in_the_next(reviewed: Path, tmp_path: Path) -> None:
-    first, second = (Path(shutil.copytree(reviewed, tmp_path / name)) for name in ("run", "run.v2"))
-    settings = json.loads((second / "run.json").read_text())
-    (second / "run.json").write_text(json.dumps({**settings, "replaces": str(first)}))
-    with Reviewing.open(str(first), None, NO_OPTIONS) as opened:
-        opened.queue.judgements.add(3, "no_face", "anna")
-    with Reviewing.open(str(second), None, NO_OPTIONS) as opened:
-        assert opened.queue.judgements.said(3) == {"anna": "no_face"}
-        opened.queue.judgements.add(3, "with_mask", "anna")
-    assert [len(corrections.read_judgements(run / "corrections")) for run in (first, second)] == [1, 1]
+def test_a_message_names_the_newer_version(versions: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    for run, is_old in zip(versions, (True, False), strict=True):
+        with open_review(str(run), None, NO_OPTIONS):
+            assert (f"{run} is superseded by {versions[1]}" in capsys.readouterr().err) == is_old
+
+
+def test_judgements_of_the_older_version_count_in_the_next(versions: list[Path]) -> None:
+    for run, label in zip(versions, ("no_face", "with_mask"), strict=True):
+        with open_review(str(run), None, NO_OPTIONS) as run_review:
+            assert run_review.queue.judgements.get_labels(3) == (
+                {} if run == versions[0] else {"anna": "no_face"}
+            )
+            run_review.queue.judgements.add(3, label, "anna")
+    assert [len(corrections.read_judgements(run / "corrections")) for run in versions] == [1, 1]

@@ -8,53 +8,29 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import quote_plus
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from samples import Files, manifest_at, write_files
 
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.manifest import is_manifest, list_manifest
 from maskbatch.errors import UsageError
-from maskbatch.stores.uris import encode_name, is_allowed, local_path, locate
+from maskbatch.stores.uris import is_allowed, local_path
 
 STORE = ["s3://b/", "https://cams.example.com/", "gs://g/month"]
 
 
-class Files(dict[str, bytes]):
-    """A store of objects by uri; what is not in it is looked for on the disk."""
-
-    def open(self, uri: str) -> BinaryIO:
-        if uri in self:
-            return io.BytesIO(self[uri])
-        if not uri.startswith("file://"):
-            raise FileNotFoundError(uri)
-        return open(local_path(uri), "rb")
-
-
-def listing(
-    uri: str | Path,
-    allow: Iterable[str] = (),
-    keep: str | None = None,
-    files: Files | None = None,
-    relative: str | None = None,
-) -> tuple[list[Entry], Counter[str], Counter[str]]:
-    skipped: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
-    uri = f"file://{encode_name(str(uri))}" if isinstance(uri, Path) else uri
-    opened = (files or Files()).open
-    relative = uri.rsplit("/", 1)[-1] if relative is None else relative
-    return list(list_manifest(uri, relative, opened, list(allow), keep, skipped, notes)), skipped, notes
-
-
 def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
+    content = content if isinstance(content, bytes) else content.encode()
+    return write_files(path.parent, {path.name: content}) / path.name
+
+
+def listing(uri: str | Path, *args: Any, **options: Any) -> tuple[list[Entry], Counter[str], Counter[str]]:
+    manifest = manifest_at(uri, *args, **options)
+    return list(list_manifest(manifest)), manifest.skipped, manifest.notes
 
 
 def of_rows(content: str, base: str = "s3://b/lists/l.csv", **options: Any) -> list[Entry]:
@@ -294,13 +270,11 @@ def test_a_manifest_reads_nothing_that_was_not_allowed(text: str) -> None:
     base = "file:///srv/list/l.csv"
     content = io.StringIO()
     csv.writer(content).writerows([["uri", "n"], ["fine.jpg", 1], [text, 2]])
-    skipped: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
-    opened = Files({base: content.getvalue().encode()}).open
-    found = list_manifest(base, "l.csv", opened, allow, None, skipped, notes)
+    manifest = manifest_at(base, allow, files=Files({base: content.getvalue().encode()}))
+    found = list_manifest(manifest)
     assert next(found).uri == "file:///srv/list/fine.jpg"
     if text.endswith("/"):
-        assert list(found) == [] and skipped == {"folder marker": 1}
+        assert list(found) == [] and manifest.skipped == {"folder marker": 1}
         return
     with pytest.raises(UsageError) as refused:
         list(found)
@@ -322,82 +296,6 @@ def test_a_refusal_names_the_row_and_the_remedy_that_mends_it() -> None:
         assert "manifest s3://b/lists/l.csv line 3: " in message and "secret" not in message
         assert message.endswith(f"add --allow-prefix {remedy}")
         assert of_rows(f"uri\n{text}\n", allow=[remedy.strip("'")])
-
-
-@pytest.mark.parametrize(
-    ("uri", "prefix", "expected"),
-    [
-        ("s3://b/x", "s3://b/x", True), ("s3://b/x/", "s3://b/x", True), ("s3://b/x/y", "s3://b/x/", True), ("s3://b/x", "s3://b/x/", True),
-        ("s3://b/xy", "s3://b/x", False), ("s3://b/xy", "s3://b/x/", False), ("s3a://b/x", "S3://b", True), ("s3://c", "s3://b", False),
-        ("https://h/a", "https://h", True), ("https://h:443/a", "HTTPS://H/", True), ("https://u:p@h/a?q", "https://h", True),
-        ("https://h:80/a", "https://h", False), ("http://h:80/a", "http://h", True), ("/srv/x", "file:///srv", True), ("/srv/x", "/", True),
-        ("file:/srv/x", "/srv/", True), ("/srvx", "/srv", False), ("x.jpg", "/", False),
-    ],
-)  # fmt: skip
-def test_a_prefix_allows_what_lies_at_it_or_below(uri: str, prefix: str, expected: bool) -> None:
-    assert is_allowed(uri, ["gs://elsewhere", prefix]) is expected
-    assert not is_allowed(uri, [])
-
-
-def test_a_prefix_without_a_scheme_is_a_local_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert is_allowed(f"{tmp_path}/cams/a.jpg", ["cams"])
-    assert is_allowed(f"{tmp_path}/cams/a.jpg", ["./x/../cams/"])
-    assert not is_allowed(f"{tmp_path}/other/a.jpg", ["cams"])
-
-
-@pytest.mark.parametrize("prefix", ["", "s3://", "https://", "nope://x", "a::b", "file://host/x"])
-def test_a_prefix_that_cannot_be_read_is_refused(prefix: str) -> None:
-    with pytest.raises(UsageError, match="--allow-prefix"):
-        is_allowed("s3://b/x", [prefix])
-
-
-segments = st.sampled_from(
-    ["a", "..", ".", "", "%2e%2e", "%2E.", "p", "x:1", "é", "%2f", "..%2f", "b c", "..;x", "@h", "host"]
-)
-roots = st.sampled_from(
-    [
-        "file:",
-        "file://",
-        "s3://b",
-        "s3a://b",
-        "https://h",
-        "HTTPS://H:443",
-        "https://u@h",
-        "",
-        "gs://b@c",
-        "ftp://h",
-    ]
-)
-
-
-@given(
-    roots,
-    st.lists(segments, max_size=7),
-    st.sampled_from(["/p", "file:///a/p", "s3://b/p", "https://h/p", "ftp://h/p"]),
-)
-def test_what_is_allowed_stays_so_in_its_planned_spelling_and_never_leaves_the_prefix(
-    root: str, parts: list[str], prefix: str
-) -> None:
-    text = f"{root}/{'/'.join(parts)}"
-    if is_allowed(text, [prefix]):
-        place = locate(text)
-        assert place.path.startswith(locate(prefix).path)
-        assert not {"..", "."} & set(place.path.split("/"))
-        if place.root == "file://" or place.root.startswith("http"):
-            assert locate(place.uri) == locate(place.fetch or place.uri)._replace(login="")
-            assert is_allowed(place.uri, [prefix])
-
-
-@given(st.text(max_size=30))
-def test_any_text_is_a_place_or_a_sentence(text: str) -> None:
-    try:
-        place = locate(text, locate("s3://b/lists/"))
-    except ValueError as error:
-        assert str(error)
-    else:
-        place.uri.encode()
-        assert place.path.startswith("/") and "::" not in place.uri
 
 
 @pytest.mark.parametrize(
@@ -427,8 +325,6 @@ def test_any_text_is_a_place_or_a_sentence(text: str) -> None:
         ("l.jsonl", '{"uri": "' + "a" * 1_100_000, "line 1: more than 1,048,576 bytes"),
         ("l.parquet", b"PAR1 no PAR1", "cannot be read"),
         ("l.txt", "uri,kept\n", "is no manifest by its name"),
-        ("manifest.json", "{}", "is no S3 Inventory"),
-        ("manifest.json", "[" * 100_000, "is no S3 Inventory"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused_in_a_sentence(
@@ -453,107 +349,6 @@ def test_a_parquet_of_other_columns_is_refused(tmp_path: Path) -> None:
             listing(tmp_path / f"{name}.parquet")
 
 
-KEYS = [
-    "cam 07/a+b.jpg",
-    "cam/日本.JPG",
-    "cam/100%41.jpg",
-    "x::y/c.png",
-    "cam/",
-    "notes.txt",
-    "none",
-    "a\nb.jpg",
-    " .jpg",
-]
-PLANNED = ["s3://src/cam 07/a+b.jpg", "s3://src/cam/日本.JPG", "s3://src/cam/100%2541.jpg", "s3://src/x%3A%3Ay/c.png",
-           "s3://src/a\nb.jpg", "s3://src/ .jpg", "s3://src/old/../n.jpg"]  # fmt: skip
-HEAD = "inv/src/daily"
-
-
-def inventory(kind: str, destination: str = "arn:aws:s3:::dest") -> Files:
-    """A real inventory's files, in `dest`, as S3 writes them."""
-    rows = [(key, "true", "false") for key in [*KEYS, "old/../n.jpg"]]
-    rows += [("old.jpg", "false", "false"), ("gone.jpg", "true", "true")]
-    schema = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag, StorageClass"
-    sink = io.BytesIO()
-    if kind == "CSV":
-        text = io.StringIO()
-        writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
-        for key, latest, deleted in rows:
-            size = ["123", "2026-10-01T00:00:00.000Z", "abc", "STANDARD"]
-            writer.writerow(["src", quote_plus(key, safe="/"), "v", latest, deleted, *size])
-        sink.write(gzip.compress(text.getvalue().encode()))
-    else:
-        schema = "message s3.inventory { required binary bucket (UTF8); required binary key (UTF8); }"
-        columns = {
-            "bucket": ["src"] * len(rows),
-            "key": [key for key, _, _ in rows],
-            "is_latest": [latest == "true" for _, latest, _ in rows],
-            "is_delete_marker": [deleted == "true" for _, _, deleted in rows],
-            "size": [123] * len(rows),
-            "e_tag": ["abc"] * len(rows),
-            "storage_class": ["STANDARD"] * len(rows),
-        }
-        pq.write_table(pa.table(columns), sink)
-    name = "1.csv.gz" if kind == "CSV" else "1.parquet"
-    manifest = {
-        "sourceBucket": "src", "destinationBucket": destination, "version": "2016-11-30", "creationTimestamp": "1514944800000",
-        "fileFormat": kind, "fileSchema": schema, "files": [{"key": f"{HEAD}/data/{name}", "size": 1, "MD5checksum": "x"}],
-    }  # fmt: skip
-    top = f"s3://dest/{HEAD}"
-    return Files(
-        {
-            f"{top}/2026-10-01T01-00Z/manifest.json": json.dumps(manifest).encode(),
-            f"{top}/data/{name}": sink.getvalue(),
-        }
-    )
-
-
-@pytest.mark.parametrize("destination", ["arn:aws:s3:::dest", "arn:aws-cn:s3:::dest", "dest"])
-@pytest.mark.parametrize("kind", ["CSV", "Parquet"])
-def test_an_s3_inventory_lists_the_images_of_its_bucket(kind: str, destination: str) -> None:
-    uri = f"s3://dest/{HEAD}/2026-10-01T01-00Z/manifest.json"
-    keep = "StorageClass" if kind == "CSV" else "storage_class"
-    entries, skipped, _ = listing(uri, ["s3://src"], keep, inventory(kind, destination))
-    assert [entry.uri for entry in entries] == PLANNED
-    assert {(e.num_bytes, e.version, e.kept) for e in entries} == {(123, "abc", "STANDARD")}
-    assert [entry.relative for entry in entries] == [uri.removeprefix("s3://src/") for uri in PLANNED]
-    assert [entry.uri for entry in entries if entry.status == "unsupported"] == PLANNED[-1:]
-    assert skipped == {
-        "folder marker": 1,
-        ".txt": 1,
-        "no extension": 1,
-        "not the latest version": 1,
-        "delete marker": 1,
-    }
-    with pytest.raises(UsageError, match=r"data/1.* (line|row) 1: s3://src/.* --allow-prefix s3://src/$"):
-        listing(uri, files=inventory(kind))
-
-
-@pytest.mark.parametrize("where", ["data", "../data", "."])
-def test_an_inventory_may_have_been_copied_with_its_data(tmp_path: Path, where: str) -> None:
-    for uri, content in inventory("CSV").items():
-        name = uri.rsplit("/", 1)[-1]
-        write(tmp_path / "day" / ("" if name == "manifest.json" else where) / name, content)
-    entries, _, _ = listing(tmp_path / "day" / "manifest.json", ["s3://src"])
-    assert [entry.uri for entry in entries] == PLANNED
-
-
-def test_a_copied_inventory_reads_its_bucket_only_where_that_is_allowed(tmp_path: Path) -> None:
-    files = inventory("CSV")
-    path = write(tmp_path / "manifest.json", files.pop(f"s3://dest/{HEAD}/2026-10-01T01-00Z/manifest.json"))
-    with pytest.raises(
-        UsageError, match=r"copy data/ beside the manifest, or add --allow-prefix s3://dest/$"
-    ):
-        listing(path, ["s3://src"], files=files)
-    assert len(listing(path, ["s3://src", "s3://dest/inv"], files=files)[0]) == len(PLANNED)
-
-
-def test_an_orc_inventory_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    said = {"fileFormat": "ORC", "destinationBucket": "d", "fileSchema": "struct<>", "files": []}
-    with pytest.raises(UsageError, match="ORC files; configure the inventory as CSV or Parquet"):
-        listing(write(tmp_path / "manifest.json", json.dumps(said)))
-
-
 @pytest.mark.parametrize("name", ["l.csv.gz", "l.jsonl", "l.parquet"])
 def test_a_long_manifest_is_never_whole_in_memory(tmp_path: Path, name: str) -> None:
     num_rows, path = 100_000, tmp_path / name
@@ -569,7 +364,7 @@ def test_a_long_manifest_is_never_whole_in_memory(tmp_path: Path, name: str) -> 
     held = pa.total_allocated_bytes()
     tracemalloc.start()
     try:
-        found = list_manifest(f"file://{path}", name, Files().open, [], None, Counter(), Counter())
+        found = list_manifest(manifest_at(path))
         arrow = 0
         for number, _ in enumerate(found, 1):
             arrow = max(arrow, pa.total_allocated_bytes() - held) if number % 20_000 == 0 else arrow

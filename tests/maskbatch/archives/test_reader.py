@@ -36,12 +36,11 @@ TWICE = "listed twice (planned once)"
 
 
 def entries(*arguments: object, **settings: Any) -> tuple[list[Entry], Counter[str], Counter[str]]:
-    config = PlanConfig(
-        archives=tuple(arguments_module.make_absolute(str(name)) for name in arguments), **settings
-    )
+    config = PlanConfig(archives=tuple(map(str, arguments)), **settings)
     skipped, notes = Counter[str](), Counter[str]()
     access = arguments_module.make_access(config, NO_OPTIONS)
-    return list(reader.list_entries(config, access, skipped, notes)), skipped, notes
+    sources = arguments_module.find_sources(config, access)
+    return list(reader.list_entries(sources, config, access, skipped, notes)), skipped, notes
 
 
 def uris(*arguments: object, **settings: Any) -> list[str]:
@@ -143,7 +142,7 @@ def test_folders_with_names_that_begin_alike_do_not_overlap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_files(tmp_path, {"day/x.jpg": b"", "day2/x.jpg": b""})
-    monkeypatch.setattr(reader, "unique", lambda *_: pytest.fail("nothing can come twice"))
+    monkeypatch.setattr(reader, "keep_unique", lambda *_: pytest.fail("nothing can come twice"))
     assert below(root, "day2", "day") == ["day2/x.jpg", "day/x.jpg"]
 
 
@@ -201,7 +200,7 @@ def test_a_template_may_reach_into_the_days_around(days: str) -> None:
 )
 def test_a_web_server_has_nothing_to_list(name: str, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
-        entries(arguments_module.make_absolute(f"http://127.0.0.1:9/{name}"))
+        entries(f"http://127.0.0.1:9/{name}")
 
 
 def test_of_members_with_one_name_the_last_is_kept_as_by_who_unpacks_them(tmp_path: Path) -> None:
@@ -272,14 +271,12 @@ def test_a_template_names_one_folder_or_file_a_day_or_hour(
     ("name", "base"),
     [
         ("s3://b/{date:%Y}/x", "s3://b/"), ("s3://b/a/{date:%Y}", "s3://b/a/"), ("s3://b-{date:%Y}/a/x", "s3://b-2026/"),
-        ("/{date:%Y}/x", "file:///"), ("/a/b{date:%Y}/x", "file:///a/"), ("memory://{date:%Y}/x", "memory://"),
+        ("/{date:%Y}/x", "file:///"), ("/a/b{date:%Y}/x", "file:///a/"), ("memory://{date:%Y}/a/x", "memory://2026/"),
         ("memory://a/{date:%Y}/x", "memory://a/"), ("gs://b/cam/{date:%Y}*.tar", "gs://b/cam/"),
     ],
 )  # fmt: skip
 def test_a_templates_own_folder_ends_before_the_first_date(name: str, base: str) -> None:
-    config = PlanConfig(
-        archives=(arguments_module.make_absolute(name),), since="2026-10-01", until="2026-10-03"
-    )
+    config = PlanConfig(archives=(name,), since="2026-10-01", until="2026-10-03")
     (source,) = arguments_module.find_sources(config, Access())
     assert source.tree.base == base
     assert "".join(source.tree.pattern).replace("/", "").startswith(("2026", "b2026", "a"))
@@ -291,7 +288,7 @@ def test_a_templates_own_folder_ends_before_the_first_date(name: str, base: str)
         ("{date:%Y}", {}, r"\{date:...\} needs --since and --until"),
         ("{date:%Y}", {"since": "2026-10-01"}, "needs --since and --until"),
         ("{date:%Y}", {"until": "2026-10-01"}, "needs --since and --until"),
-        ("{date:%Y-%B}", {"since": "2026-10-01", "until": "2026-10-02"}, "knows %Y %y %m %d %j and %H"),
+        ("{date:%Y-%B}", {"since": "2026-10-01", "until": "2026-10-02"}, "knows %Y %y %m %d %j %H"),
         ("{date:}", {"since": "2026-10-01", "until": "2026-10-02"}, "knows %Y"),
         ("{date:day}", {"since": "2026-10-01", "until": "2026-10-02"}, "knows %Y"),
     ],
@@ -321,7 +318,7 @@ def test_a_template_that_cannot_be_expanded_is_refused(
 )  # fmt: skip
 def test_an_argument_that_no_run_may_keep_is_refused(argument: str, expected: str) -> None:
     with pytest.raises(UsageError) as refused:
-        arguments_module.make_absolute(argument)
+        PlanConfig(archives=(argument,))
     assert expected in str(refused.value)
     assert "SECRET" not in str(refused.value)
 
@@ -336,7 +333,7 @@ def test_an_argument_is_kept_absolute_and_by_its_usual_scheme(
         "~/x": "/home/ann/x", "S3A://b/x//": "s3://b/x", "s3n://b": "s3://b", "abfs://box@account/x": "abfs://box@account/x",
         "s3://b/a@b:c?/d": "s3://b/a@b:c?/d", "{date:%Y/%m}/x": f"{tmp_path}/{{date:%Y/%m}}/x",
     }.items():  # fmt: skip
-        assert arguments_module.make_absolute(argument) == kept
+        assert PlanConfig(archives=(argument,)).archives == PlanConfig(archives=(kept,)).archives == (kept,)
 
 
 @pytest.mark.parametrize(
@@ -483,9 +480,9 @@ def test_a_single_file_of_any_store_is_told_from_a_folder(tmp_path: Path) -> Non
     assert uris(f"{root}/deep") == [f"{root}/deep/er/z.jpg"]
     assert uris(f"{root}/deep/er/z.jpg") == [f"{root}/deep/er/z.jpg"]
     config = PlanConfig(archives=(f"{root}/x.tar",))
-    assert arguments_module.find_sources(config, Access()) == [
-        arguments_module.Source(Tree(f"{root}/", ("x.tar",)), True)
-    ]
+    (source,) = arguments_module.find_sources(config, Access())
+    assert source.tree == Tree(f"{root}/", ("x.tar",))
+    assert (source.file.uri, source.file.num_bytes) == (f"{root}/x.tar", len(make_tar({"a.jpg": b"1"})))
 
 
 def test_a_link_to_a_container_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -85,11 +85,11 @@ def test_what_ray_up_left_on_the_head_says_how_far_a_cluster_grows(
 
     monkeypatch.setattr(state, "get_cluster_config", lambda: None)
     monkeypatch.setattr(nodes_module, "LAUNCHER_CONFIG", tmp_path / "ray_bootstrap_config.yaml")
-    assert connection._largest() is None
+    assert connection._read_largest() is None
     (tmp_path / "ray_bootstrap_config.yaml").write_text(LAUNCHED)
-    assert connection._largest() == Counter({Node(0, 0): 1, Node(16, 0): 3, Node(4, 1): 2})
+    assert connection._read_largest() == Counter({Node(0, 0): 1, Node(16, 0): 3, Node(4, 1): 2})
     (tmp_path / "ray_bootstrap_config.yaml").write_text(LAUNCHED.replace("max_workers: 2", ""))
-    assert connection._largest() is None
+    assert connection._read_largest() is None
     kubernetes = LAUNCHED.replace("max_workers: 5", "").replace("max_workers: 2", f"max_workers: {2**31 - 1}")
     (tmp_path / "ray_bootstrap_config.yaml").write_text(kubernetes)
-    assert connection._largest() is None
+    assert connection._read_largest() is None

@@ -16,7 +16,7 @@ from maskbatch.demo.month import (
     NUM_DAYS,
     OFF,
     SPOILT,
-    _draw,
+    _draw_file,
     _spoil,
     plan_month,
 )
@@ -30,7 +30,7 @@ from maskbatch.score.read import Encoded
 
 
 @pytest.mark.parametrize("num_images", [240, 720, 2400])
-def test_a_month_has_the_images_asked_for_evenly_and_always_the_same(num_images: int) -> None:
+def test_a_month_is_even_and_always_the_same(num_images: int) -> None:
     month = list(plan_month(num_images))
     assert month == list(plan_month(num_images))
     by_camera_day = Counter((s.path.rsplit("/", 4)[0], s.path[-17:-11]) for s in month)
@@ -41,14 +41,14 @@ def test_a_month_has_the_images_asked_for_evenly_and_always_the_same(num_images:
     assert {s.label for s in month} == set(LABELS)
 
 
-def test_it_is_said_why_there_are_fewer_snapshots_than_asked_for(
+def test_a_message_explains_why_there_are_fewer_snapshots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pq.write_table(pa.table({"path": ["other"]}), tmp_path / "truth.parquet")
     with pytest.raises(UsageError, match="holds a demo of 1 images"):
         run_demo(tmp_path, 480)
-    said = f"472 snapshots: as many every day of each camera, none while {OFF[0]} is off."
-    assert said in capsys.readouterr().err
+    message = f"472 snapshots: as many for every camera and day, none while {OFF[0]} is off."
+    assert message in capsys.readouterr().err
 
 
 def test_no_two_snapshots_have_one_path() -> None:
@@ -56,11 +56,10 @@ def test_no_two_snapshots_have_one_path() -> None:
     assert [path for path, count in paths.items() if count > 1] == []
 
 
-def test_a_path_says_its_camera_and_time_by_the_layout_of_the_demo() -> None:
+def test_paths_match_the_layout() -> None:
     for snapshot in plan_month(240):
         parsed = Template(LAYOUT).parse(snapshot.path)
-        assert parsed is not None
-        assert parsed.time is not None
+        assert parsed is not None and parsed.time is not None
         assert f"{parsed.site}/{parsed.camera}" in {camera.path for camera in CAMERAS}
         frozen = (f"{parsed.site}/{parsed.camera}", (parsed.time - FIRST_DAY).days) == FROZEN
         assert frozen or parsed.time == snapshot.time
@@ -81,7 +80,7 @@ def test_the_camera_without_light_shows_nothing(tmp_path: Path) -> None:
         (*DARK, "no_face")
     }
     for snapshot in dark:
-        _draw(tmp_path, snapshot)
+        _draw_file(tmp_path, snapshot)
         assert np.asarray(Image.open(tmp_path / snapshot.path)).mean() < 15
 
 
@@ -92,7 +91,7 @@ def test_every_kind_of_spoilt_file_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_a_spoilt_file_gets_the_status_it_was_spoilt_for(how: str) -> None:
+def test_a_spoilt_file_gets_its_status(how: str) -> None:
     files = [encode(draw(k, (640, 480), LABELS[k % 4]), quality=88) for k in range(6)]
     spoilt = (Encoded(_spoil(data, how)) for data in files)
     assert decode_batch(spoilt, 6, Preset(SIZE), 10**6).columns["status"] == [how] * 6

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from samples import NOW, write_files
 
 from maskbatch import schema
-from maskbatch.archives.arguments import make_absolute, make_access
+from maskbatch.archives.arguments import find_sources, make_access
 from maskbatch.clock import Clock
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
@@ -26,9 +26,10 @@ DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"
 
 
 def listed(*archives: Path | str, **settings: Any) -> tuple[list[dict[str, Any]], Listing]:
-    config = PlanConfig(archives=tuple(make_absolute(str(name)) for name in archives), **settings)
+    config = PlanConfig(archives=tuple(map(str, archives)), **settings)
     listing, access = Listing(), make_access(config, NO_OPTIONS)
-    return list(plan_rows(config, Clock.parse(config.timezone, NOW), listing, access)), listing
+    sources = find_sources(config, access)
+    return list(plan_rows(sources, config, Clock.parse(config.timezone, NOW), listing, access)), listing
 
 
 def names(rows: list[dict[str, Any]], root: Path) -> list[str]:

@@ -7,42 +7,41 @@ import pytest
 from PIL import ExifTags, Image, ImageColor
 from samples import draw, encode, write_files
 
-from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.predict import annotate
-from maskbatch.predict.images import Predicted, Prediction, predict_images
+from maskbatch.predict.images import Prediction, predict_images
 from tests.conftest import Cli
 
 BLUE, GREEN = (20, 40, 200), (30, 180, 60)
 TEXT_LEFT = 2 * annotate.MARGIN_PX + annotate.PICTURE_PX[0]
 
 
-def say(uri: str = "file:///a.jpg", picture: Image.Image | None = None, **probs: float) -> Predicted:
+def predict(uri: str = "file:///a.jpg", **probs: float) -> Prediction:
     label = max(probs, key=probs.__getitem__) if probs else None
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    one = Prediction(
-        status="ok" if probs else "truncated", error=None if probs else "JPEG data ends early", label=label,
-        confidence=probs[label] if label else None, probs=probs or None, needs_review=False, width=9, height=9, image=pixels,
+    return Prediction(
+        uri=uri, status="ok" if probs else "truncated", error=None if probs else "JPEG data ends early",
+        label=label, confidence=probs[label] if label else None, probs=probs or None, needs_review=False,
+        width=9, height=9, model_input=np.zeros((8, 8, 3), np.uint8),
     )  # fmt: skip
-    return Predicted(uri, one, picture)
 
 
-def written(path: Path, *found: Predicted) -> np.ndarray:
-    annotate.write_sheet(path, found)
+def write(path: Path, *predictions: Prediction) -> np.ndarray:
+    """The pixels of the sheet."""
+    annotate.write_sheet(path, predictions)
     with Image.open(path) as sheet:
         assert (sheet.format, sheet.mode, sheet.width) == ("PNG", "RGB", annotate.WIDTH_PX)
         return np.asarray(sheet).astype(int)
 
 
 def like(pixels: np.ndarray, colour: str | tuple[int, ...]) -> np.ndarray:
-    """Where (H, W) the pixels are of a colour; one that is no name came through a JPEG, and is nearly so."""
+    """Where (H, W) the pixels have a colour, or nearly one of the pictures, which were JPEGs."""
     named = isinstance(colour, str)
     wanted = ImageColor.getrgb(colour) if named else colour
     return np.abs(pixels - wanted).max(axis=2) <= (0 if named else 12)
 
 
-def test_each_picture_stands_upright_and_whole_in_its_row(tmp_path: Path, checkpoint: Checkpoint) -> None:
+def test_each_picture_is_upright_and_whole(tmp_path: Path, checkpoint: Checkpoint) -> None:
     halves = Image.new("RGB", (400, 200), BLUE)
     halves.paste(GREEN, (0, 0, 200, 200))
     turned = Image.Exif()
@@ -51,28 +50,24 @@ def test_each_picture_stands_upright_and_whole_in_its_row(tmp_path: Path, checkp
     files = {"wide.jpg": encode(halves), "high.jpg": encode(halves, exif=turned), "line.png": line}
     write_files(tmp_path, files)
     names = [str(tmp_path / name) for name in files]
-    _, found = predict_images(
-        names, ScoreConfig(), JobConfig(), checkpoint=checkpoint.path, box_px=annotate.PICTURE_PX
-    )
-    assert [one.picture.size for one in found] == [(320, 160), (120, 240), (320, 3)]
-    for one, axis in ((found[0], 1), (found[1], 0)):
-        pixels = written(tmp_path / "out.png", one)[:, :TEXT_LEFT]
+    images = predict_images(names, checkpoint=checkpoint.path, box_px=annotate.PICTURE_PX).images
+    assert [image.thumbnail.size for image in images] == [(320, 160), (120, 240), (320, 3)]
+    for image, axis in ((images[0], 1), (images[1], 0)):
+        pixels = write(tmp_path / "out.png", image)[:, :TEXT_LEFT]
         green, blue = (np.argwhere(like(pixels, colour)) for colour in (GREEN, BLUE))
         assert green[:, axis].max() < blue[:, axis].min()
-        half = one.picture.width * one.picture.height / 2
+        half = image.thumbnail.width * image.thumbnail.height / 2
         assert (len(green), len(blue)) == pytest.approx((half, half), rel=0.05)
-    rows = [written(tmp_path / "out.png", one) for one in found]
-    assert np.array_equal(np.concatenate(rows), written(tmp_path / "out.png", *found))
+    rows = [write(tmp_path / "out.png", image) for image in images]
+    assert np.array_equal(np.concatenate(rows), write(tmp_path / "out.png", *images))
 
 
 @pytest.mark.parametrize("shares", [(0.7, 0.3), (0.05, 0.9, 0.05, 0.0)])
 def test_bars_are_as_long_as_their_probabilities(shares: tuple[float, ...], tmp_path: Path) -> None:
     names = ("with_mask", "without_mask", "incorrect_mask", "no_face")
-    pixels = written(tmp_path / "out.png", say(**dict(zip(names, shares, strict=False))))
-    bars, tracks = (
-        like(pixels, annotate.ACCENT).sum(axis=1),
-        like(pixels, annotate.TRACK)[:, TEXT_LEFT:].sum(axis=1),
-    )
+    pixels = write(tmp_path / "out.png", predict(**dict(zip(names, shares, strict=False))))
+    bars = like(pixels, annotate.ACCENT).sum(axis=1)
+    tracks = like(pixels, annotate.TRACK)[:, TEXT_LEFT:].sum(axis=1)
     tops = [annotate.MARGIN_PX + 68 + i * annotate.BAR_PX + 10 for i in range(len(shares))]
     whole = bars[tops[0]] + tracks[tops[0]]
     assert whole > 300
@@ -80,17 +75,17 @@ def test_bars_are_as_long_as_their_probabilities(shares: tuple[float, ...], tmp_
         assert bars[top] / whole == pytest.approx(share, abs=0.01)
 
 
-def test_a_bad_image_has_a_row_without_bars_that_gives_its_status_in_red(tmp_path: Path) -> None:
-    pixels = written(tmp_path / "out.png", say())
+def test_a_bad_image_has_its_status_in_red_and_no_bars(tmp_path: Path) -> None:
+    pixels = write(tmp_path / "out.png", predict())
     assert like(pixels, annotate.ALERT).sum() > 200
     assert not like(pixels, annotate.ACCENT).any()
     assert like(pixels[:, :TEXT_LEFT], annotate.TRACK).sum() == pytest.approx(320 * 140, rel=0.05)
 
 
-def test_long_and_odd_names_stay_inside_and_differ_by_their_ends(tmp_path: Path) -> None:
+def test_long_and_odd_names_fit_and_keep_their_ends(tmp_path: Path) -> None:
     long = "s3://bucket/" + "a very long folder/" * 30
     sheets = [
-        written(tmp_path / "out.png", say(f"{long}{end}", with_mask=0.9, **{"x" * 200: 0.1}))
+        write(tmp_path / "out.png", predict(f"{long}{end}", with_mask=0.9, **{"x" * 200: 0.1}))
         for end in ("one.jpg", "two.jpg", "new\nline\x1b[31m\u0416\u4e2d.jpg")
     ]
     for pixels in sheets:
@@ -98,9 +93,7 @@ def test_long_and_odd_names_stay_inside_and_differ_by_their_ends(tmp_path: Path)
     assert not np.array_equal(sheets[0], sheets[1])
 
 
-def test_the_command_writes_one_png_and_refuses_before_it_scores(
-    tmp_path: Path, checkpoint: Checkpoint, cli: Cli
-) -> None:
+def test_the_command_writes_one_png(tmp_path: Path, checkpoint: Checkpoint, cli: Cli) -> None:
     draw(1).save(tmp_path / "a.jpg")
     done = cli("predict", "a.jpg", "a.jpg", "--show", "out/sheet.png", "--checkpoint", checkpoint.path)
     assert (done.returncode, done.stderr) == (0, "Pictures: out/sheet.png\n")
@@ -110,14 +103,14 @@ def test_the_command_writes_one_png_and_refuses_before_it_scores(
         ("x.png", 101, r"--show x\.png: 101 images, at most 100 fit"),
     ):
         with pytest.raises(UsageError, match=message):
-            annotate.check_target(Path(name), ["a.jpg"] * images)
+            annotate.check_sheet_path(Path(name), ["a.jpg"] * images)
 
 
-def test_the_pictures_never_take_the_place_of_an_image(tmp_path: Path) -> None:
+def test_the_sheet_never_replaces_an_image(tmp_path: Path) -> None:
     draw(1).save(tmp_path / "a b.png")
     (tmp_path / "link.png").symlink_to("a b.png")
     for image in (f"{tmp_path}/a b.png", f"file://{tmp_path}/a b.png", f"{tmp_path}/link.png"):
         for name in ("a b.png", "link.png"):
-            with pytest.raises(UsageError, match="one of the images, which would be lost"):
-                annotate.check_target(tmp_path / name, ["https://h/" + 300 * "a", image])
-        annotate.check_target(tmp_path / "c.png", [image, f"{tmp_path}/c.png"])
+            with pytest.raises(UsageError, match="one of the images and would be lost"):
+                annotate.check_sheet_path(tmp_path / name, ["https://h/" + 300 * "a", image])
+        annotate.check_sheet_path(tmp_path / "c.png", [image, f"{tmp_path}/c.png"])

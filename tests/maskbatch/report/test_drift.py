@@ -16,9 +16,9 @@ from maskbatch.report.drift import (
     HISTORY_NIGHTS,
     LEAST_NIGHTS,
     RECENT_NIGHTS,
+    count_recent,
     find_drift_alerts,
     measure_drift,
-    count_recent,
     rank_test,
     stability_index,
 )

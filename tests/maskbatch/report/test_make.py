@@ -1,13 +1,12 @@
 import json
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from samples import CLASSES, Run, speckle, stage_run, with_exif_time, write_files
+from samples import CLASSES, Run, edit_json, speckle, stage_run, with_exif_time, write_files
 from test_tables import COUNTS
 
 from maskbatch.config import ReportConfig
@@ -18,7 +17,7 @@ from maskbatch.report.figures import LIST_TABLES
 from maskbatch.report.make import make_report
 from maskbatch.report.tables import GROUPINGS
 from maskbatch.runs.directory import RunDir
-from maskbatch.stores.files import Location, list_names, write_json
+from maskbatch.stores.files import Location, list_names
 
 FILES = {
     "report.json", "report.html", "alerts.json",
@@ -86,9 +85,9 @@ def test_only_a_committed_run_is_reported(staged_at: Run, root: Location) -> Non
 
 def test_runs_of_different_classes_do_not_add_up(committed: Run, tmp_path: Path) -> None:
     other = committed.copy(tmp_path / "other").run
-    settings: dict[str, Any] = other.read_run() or {}
-    settings["checkpoint"]["card"]["compliant"] = ["with_mask", "incorrect_mask"]
-    write_json(other.run_json, settings)
+    checkpoint = json.loads(other.run_json.read_bytes())["checkpoint"]
+    checkpoint["card"]["compliant"] = ["with_mask", "incorrect_mask"]
+    edit_json(other.run_json, checkpoint=checkpoint)
     with pytest.raises(UsageError, match="do not add up"):
         make_report([committed.run, other], tmp_path / "report")
 
@@ -326,9 +325,9 @@ def test_a_damaged_run_is_named_in_one_sentence(
 )
 def test_settings_that_lack_a_part_are_named(committed: Run, tmp_path: Path, part: str, key: str) -> None:
     run = committed.copy(tmp_path / "run").run
-    settings: dict[str, Any] = run.read_run() or {}
-    del settings[part][key]
-    write_json(run.run_json, settings)
+    values = json.loads(run.run_json.read_bytes())[part]
+    del values[key]
+    edit_json(run.run_json, **{part: values})
     with pytest.raises(UsageError, match=rf"run\.json is damaged: it lacks '{key}'"):
         make_report([run], tmp_path / "report")
 

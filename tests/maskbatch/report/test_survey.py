@@ -27,7 +27,7 @@ def test_the_cells_of_a_run_hold_every_planned_image(committed: Run) -> None:
     by_status: Counter[str] = Counter()
     for cell in found.cells.to_pylist():
         by_status[cell["status"]] += cell["count"]
-    assert by_status == (committed.run.read_success() or {})["statuses"]
+    assert by_status == committed.run.read_success().statuses
     rows = read_scores(committed.run)
     assert found.first == pc.min(rows["captured_local"]).as_py()
     assert found.last == pc.max(rows["captured_local"]).as_py()
@@ -75,16 +75,16 @@ def test_frozen_frames_and_repeated_bytes_are_found_across_days_and_cameras(odd:
 def test_files_are_read_in_the_order_of_days_whatever_the_order_of_runs(committed: Run) -> None:
     one = open_committed(committed.run)
     files = order_files([one])
-    days = [item["name"].split("/")[1] for _, item in files]
+    days = [file.name.split("/")[1] for _, file in files]
     assert days == sorted(days)
     parts = list(read_files(files, ["id", "uri"]))
-    assert [len(part) for part in parts] == [item["rows"] for _, item in files]
+    assert [len(part) for part in parts] == [file.rows for _, file in files]
     assert sorted(pa.concat_tables(parts)["id"].to_pylist()) == list(range(committed.work.num_images))
 
 
 def test_a_committed_file_that_does_not_read_is_named(staged_at: Run) -> None:
     success = staged_at.commit()
-    victim = next(item["name"] for item in success["files"] if item["name"].startswith("scores/"))
+    victim = next(file.name for file in success.files if file.name.startswith("scores/"))
     whole = (staged_at.run.path / victim).read_bytes()
     for damage in (b"PAR1", whole[: len(whole) // 2]):
         (staged_at.run.path / victim).write_bytes(damage)

@@ -9,8 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from rich.console import Console
-from samples import CLASSES, Run, speckle, stage_run, write_files
+from samples import CLASSES, Run, edit_json, speckle, stage_run, write_files
 
+from maskbatch.cli.terminal import print_report
 from maskbatch.config import ReportConfig
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
@@ -19,8 +20,6 @@ from maskbatch.review import corrections
 from maskbatch.review.queue import RANDOM, UNCERTAIN, read_queue
 from maskbatch.review.rate import LEAST_JUDGED, count_targets, estimate_rates
 from maskbatch.runs.committed import Meaning
-from maskbatch.stores.files import write_json
-from maskbatch.terminal import print_report
 
 MEANING = Meaning(classes=CLASSES, compliant=("with_mask",), not_assessed=("no_face",))
 
@@ -279,7 +278,7 @@ def test_what_was_judged_of_a_read_only_run_is_read_from_where_it_was_put(made: 
 def test_what_was_judged_in_the_version_before_counts(made: Run, tmp_path: Path) -> None:
     run, newer = made.copy(tmp_path / "run"), made.copy(tmp_path / "run.v2")
     judge(run, tmp_path / "run" / "corrections", 10)
-    write_json(newer.run.run_json, (newer.run.read_run() or {}) | {"replaces": str(run.run.path)})
+    edit_json(newer.run.run_json, replaces=str(run.run.path))
     assert make_report([newer.run], newer.run.report).values["judged"]["num_judged"] == 10
 
 

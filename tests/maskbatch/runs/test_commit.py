@@ -48,7 +48,7 @@ def test_every_planned_image_is_committed_exactly_once(committed: Run) -> None:
     assert table["uri"].to_pylist() == read_plan(committed.run.plan, 0, NUM_IMAGES)["uri"].to_pylist()
     assert Counter(table["status"].to_pylist()) == STATUSES
     success = committed.run.read_success()
-    assert (success["planned"], success["statuses"]) == (NUM_IMAGES, STATUSES)
+    assert (success.planned, success.statuses) == (NUM_IMAGES, STATUSES)
     assert table.schema.names == [*schema.scores(CLASSES).names, "date"]
 
 
@@ -84,16 +84,16 @@ def test_pandas_duckdb_and_pyarrow_read_the_same_scores(committed: Run) -> None:
 
 
 def test_success_lists_every_file_with_its_rows_and_digest(committed: Run) -> None:
-    listed = {item["name"]: item for item in committed.run.read_success()["files"]}
+    listed = {file.name: file for file in committed.run.read_success().files}
     there = [path for path in committed.run.path.rglob("*") if path.is_file()]
     names = {path.relative_to(committed.run.path).as_posix() for path in there}
     assert set(listed) == {n for n in names if n == "run.json" or n.startswith(("plan/", "scores/"))}
-    for name, item in listed.items():
+    for name, file in listed.items():
         path = committed.run.path / name
         data = path.read_bytes()
-        assert (item["num_bytes"], item["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        assert (file.num_bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         if path.suffix == ".parquet":
-            assert item["rows"] == pq.read_metadata(path).num_rows
+            assert file.rows == pq.read_metadata(path).num_rows
 
 
 def test_a_repeated_commit_writes_the_same_files(staged_at: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,15 +101,15 @@ def test_a_repeated_commit_writes_the_same_files(staged_at: Run, monkeypatch: py
     first = staged_at.commit()
     staged_at.run.success.unlink()
     (staged_at.run.scores / "date=2026-10-01" / "part-000000000007.parquet").write_bytes(b"of another commit")
-    assert staged_at.commit()["files"] == first["files"]
-    assert {Path(item["name"]).name for item in first["files"] if item["name"].startswith("scores/")} == {
+    assert staged_at.commit().files == first.files
+    assert {Path(file.name).name for file in first.files if file.name.startswith("scores/")} == {
         "part-000000000000.parquet", "part-000000000064.parquet",
     }  # fmt: skip
     assert read_scores(staged_at.run)["id"].to_pylist() == list(range(NUM_IMAGES))
 
 
 def test_a_run_in_a_store_commits_the_files_of_a_local_one(committed: Run, staged_at: Run) -> None:
-    assert staged_at.commit()["files"] == (committed.run.read_success() or {})["files"]
+    assert staged_at.commit().files == committed.run.read_success().files
     assert read_scores(staged_at.run).equals(read_scores(committed.run))
     assert list_names(staged_at.run.path) == ["_SUCCESS", "plan", "run.json", "scores", "staging"]
 
@@ -128,11 +128,12 @@ def test_a_commit_whose_answer_was_lost_is_ones_own(staged_at: Run, monkeypatch:
 def test_another_drivers_commit_at_the_same_moment_is_refused(
     staged_at: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = {"format_version": 1, "files": []}
+    other = replace(staged_at.commit(), exit_code=3)
+    staged_at.run.success.unlink()
     write = files_module.write_json
 
     def too_late(path: Location, values: dict[str, Any], *, exclusive: bool) -> None:
-        write(path, other)
+        write(path, other.to_json())
         write(path, values, exclusive=exclusive)
 
     monkeypatch.setattr(commit, "write_json", too_late)
@@ -189,7 +190,7 @@ def test_a_file_that_has_other_rows_than_were_committed_is_named(staged: Run) ->
     pq.write_table(rows.slice(1), path)
     with pytest.raises(UsageError, match=r"rows, [\d,]+ were committed"):
         one = open_committed(staged.run)
-        list(read_files([(one, item) for item in one.score_files()], ["id"]))
+        list(read_files([(one, file) for file in one.score_files()], ["id"]))
 
 
 def test_a_run_below_a_folder_named_like_a_partition_commits(staged_session: Run, tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ def test_a_run_below_a_folder_named_like_a_partition_commits(staged_session: Run
 
 @pytest.mark.parametrize(("allowed", "code"), [(0.05, 0), (4 / NUM_IMAGES, 0), (0.039, 3), (0.0, 3)])
 def test_more_failures_than_allowed_give_exit_code_3(staged: Run, allowed: float, code: int) -> None:
-    assert staged.commit(allowed)["exit_code"] == code
+    assert staged.commit(allowed).exit_code == code
 
 
 def missing_shard(made: Run) -> None:

@@ -26,16 +26,17 @@ from maskbatch.model.classifier import Classifier
 from maskbatch.plan import table as table_module
 from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step
+from maskbatch.runs import begin
 from maskbatch.runs.directory import RunDir
-from maskbatch.runs.draft import CARRIED, MATCH, NEW, Draft
+from maskbatch.runs.draft import CARRIED, MATCH, NEW, number_rows
 from maskbatch.runs.versions import list_versions
 from maskbatch.runs.work import Work
 from maskbatch.stores.files import Location
-from maskbatch.verify.files import verify_run
+from maskbatch.verify.files import check_run
 
 
 class InProcess:
-    """The hops of the pipeline without Ray; `scored` counts the images."""
+    """A cluster without Ray, and what it does; `scored` counts the images."""
 
     scored = 0
     stop_after: int | None = None
@@ -49,10 +50,11 @@ class InProcess:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def ready(self) -> None:
+    def wait(self) -> None:
         pass
 
-    def score(self, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
+    @staticmethod
+    def score_shards(cluster: object, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
         checkpoint = open_checkpoint(work.checkpoint)
         classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
         nothing = {field.name: 0.0 for field in fields(ShardDone)}
@@ -67,6 +69,7 @@ class InProcess:
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "Cluster", InProcess)
+    monkeypatch.setattr(runner, "score_shards", InProcess.score_shards)
     monkeypatch.setattr(InProcess, "scored", 0)
     monkeypatch.setattr(InProcess, "stop_after", None)
 
@@ -83,11 +86,10 @@ def score(archive: Path, checkpoint: Checkpoint, tmp_path: Path) -> Any:
         values = {"archives": (str(archive),), "layout": LAYOUT, "timezone": ("Europe/Paris",)} | changes
         options = {name: values.pop(name) for name in ("fresh", "scheduled", "checkpoint") if name in values}
         InProcess.scored = 0
-        return runner.score(
-            str(tmp_path / out),
+        return runner.score_archive(
             PlanConfig(**values),
-            ScoreConfig(dtype="float32"),
-            JobConfig(),
+            str(tmp_path / out),
+            score=ScoreConfig(dtype="float32"),
             **{"checkpoint": checkpoint.path, **options},
             reuse=[str(tmp_path / name) for name in reuse],
         )
@@ -123,14 +125,14 @@ def test_late_changed_and_failed_images_are_scored_and_all_else_is_carried_over(
     second = score("run", "run")
     assert InProcess.scored == 2
     assert second.run.path.name == "run.v2"
-    assert second.success["planned"] == 101 and second.success["carried"] == 99
-    settings = second.run.read_run() or {}
-    assert settings["replaces"] == "run"
-    assert settings["reuse"][0]["path"] == str(first.run.path)
-    assert settings["reuse_counts"] == {
+    assert second.success.planned == 101 and second.success.carried == 99
+    settings = second.run.read_run()
+    assert settings.replaces == "run"
+    assert settings.reuse[0].path == str(first.run.path)
+    assert settings.reuse_counts == {
         "carried": 99, "failed before": 0, "without a version": 0, "changed": 1, "new": 1, "gone": 2,
     }  # fmt: skip
-    assert verify_run(second.run).verified
+    assert check_run(second.run).verified
     assert table(second).equals(scored_anew(score))
 
 
@@ -160,17 +162,17 @@ def test_an_image_that_failed_before_is_tried_again_when_that_is_asked_for(
     image = sorted(archive.glob("north/gate-1/*/*.jpg"))[0]
     data, times = image.read_bytes(), image.stat()
     config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
-    runner.make_plan(str(tmp_path / "run"), config)
+    runner.plan_archive(config, str(tmp_path / "run"))
     image.unlink()
     image.mkdir()
-    assert score("run").success["statuses"]["read_error"] == 1
+    assert score("run").success.statuses["read_error"] == 1
     image.rmdir()
     image.write_bytes(data)
     os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert score("run", "run", scheduled=True).run.path.name == "run"
     healed = score("run", "run")
     assert healed.run.path.name == "run.v2"
-    assert (healed.run.read_run() or {})["reuse_counts"]["failed before"] == 1
+    assert healed.run.read_run().reuse_counts["failed before"] == 1
     assert table(healed).equals(scored_anew(score))
 
 
@@ -181,8 +183,8 @@ def test_a_month_over_its_nights_scores_nothing_and_is_the_run_of_the_month(scor
     over_all = score("month", *nights, since="2026-10-01", until="2026-10-04")
     assert InProcess.scored == 1  # the link to nowhere has no version to compare
     assert over_all.run.path.name == "month"
-    assert (over_all.run.read_run() or {})["replaces"] is None
-    assert verify_run(over_all.run).verified
+    assert over_all.run.read_run().replaces is None
+    assert check_run(over_all.run).verified
     assert table(over_all).equals(scored_anew(score, since="2026-10-01", until="2026-10-04"))
 
 
@@ -194,7 +196,7 @@ def test_rows_of_another_checkpoint_or_other_settings_are_not_carried_over(
     capsys.readouterr()
     result = score("run", "run", checkpoint=str(other))
     assert InProcess.scored == 102
-    assert result.run.path.name == "run.v2" and result.success["carried"] == 0
+    assert result.run.path.name == "run.v2" and result.success.carried == 0
     assert "was scored by another checkpoint; its rows are not carried over" in capsys.readouterr().err
 
 
@@ -205,7 +207,7 @@ def test_carried_rows_follow_the_new_plan_in_what_paths_and_zones_say(score: Any
     other = score("run", "run", **changes)
     assert InProcess.scored == 4  # those without a time in the path, as another zone reads EXIF's otherwise
     assert other.run.path.name == "run.v2"
-    assert verify_run(other.run).verified
+    assert check_run(other.run).verified
     assert table(other).equals(scored_anew(score, **changes))
 
 
@@ -221,7 +223,7 @@ def test_times_of_exif_are_carried_over_to_the_second(score: Any, archive: Path)
     write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
     second = score("run", "run")
     assert InProcess.scored == 2
-    assert verify_run(second.run).verified
+    assert check_run(second.run).verified
     assert table(second).equals(scored_anew(score))
 
 
@@ -259,10 +261,10 @@ def test_a_scheduled_call_never_replaces_a_run_by_what_a_purge_left_of_it(
 def test_a_plan_made_without_reuse_is_made_anew_with_it(score: Any, archive: Path, tmp_path: Path) -> None:
     score("night", until="2026-10-02")
     config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
-    runner.make_plan(str(tmp_path / "month"), config)
+    runner.plan_archive(config, str(tmp_path / "month"))
     result = score("month", "night")
-    assert result.success["carried"] > 0
-    assert verify_run(result.run).verified
+    assert result.success.carried > 0
+    assert check_run(result.run).verified
 
 
 def test_out_is_known_by_any_spelling(score: Any, archive: Path, tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_verify_notices_a_plan_that_says_otherwise_of_what_was_carried(
     for path in (run.run_json, run.success):
         values = json.loads(path.read_bytes())
         path.write_text(json.dumps({**values, **{k: v for k, v in change.items() if k in values}}))
-    found = verify_run(run, sample=0)
+    found = check_run(run, sample=0)
     assert [d.id for d in found.differences if d.what == "reuse_run"] == [2]
 
 
@@ -300,7 +302,7 @@ def test_rows_are_only_copied_as_they_were_when_the_plan_was_made_of_them(
 ) -> None:
     first = score("run")
     write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
-    stop = "_scoring" if change == "another checkpoint" else "_score_and_commit"
+    stop = "begin_scoring" if change == "another checkpoint" else "_score"
     with monkeypatch.context() as broken:
         broken.setattr(runner, stop, lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
         with pytest.raises(RunFailedError, match="stopped"):
@@ -308,7 +310,7 @@ def test_rows_are_only_copied_as_they_were_when_the_plan_was_made_of_them(
     if change == "another checkpoint":
         other = another_checkpoint(checkpoint, tmp_path / "other.safetensors")
         result = score("run", "run", checkpoint=str(other))
-        assert result.success["carried"] == 0 and verify_run(result.run, checkpoint=str(other)).verified
+        assert result.success.carried == 0 and check_run(result.run, checkpoint=str(other)).verified
         return
     file = next(path for path in first.run.scores.rglob("*.parquet"))
     rows = pq.read_table(file)
@@ -331,17 +333,17 @@ def test_a_version_that_was_cut_off_is_gone_on_with(
     score("run")
     write_files(archive, {f"south/dock/2026-10-03/22{k:02d}00.jpg": speckle(7000 + k) for k in range(40)})
     with monkeypatch.context() as broken:
-        broken.setattr(runner, "shard_size", lambda *_: 16)
+        broken.setattr(begin, "shard_size", lambda *_: 16)
         if moment == "while scoring":
             broken.setattr(InProcess, "stop_after", 16)
         else:
-            broken.setattr(runner, "commit", lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
+            broken.setattr(runner, "commit_run", lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
         with pytest.raises(RunFailedError, match="stopped"):
             score("run", "run")
     result = score("run", "run")
     assert InProcess.scored == (41 - 16 if moment == "while scoring" else 0)
     assert [run.path.name for run in list_versions(result.run)] == ["run", "run.v2"]
-    assert verify_run(result.run).verified
+    assert check_run(result.run).verified
     assert table(result).equals(scored_anew(score))
 
 
@@ -380,15 +382,15 @@ def test_runs_and_versions_may_lie_in_a_store(
     def call(**options: Any) -> runner.Result:
         plan_config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=("Europe/Paris",))
         scoring = ScoreConfig(dtype="float32")
-        return runner.score(
-            str(root / "run"), plan_config, scoring, JobConfig(), checkpoint=checkpoint.path, **options
+        return runner.score_archive(
+            plan_config, str(root / "run"), score=scoring, checkpoint=checkpoint.path, **options
         )
 
     call()
     write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
     second = call(reuse=[str(root / "run")])
     assert second.run.path.name == "run.v2"
-    assert second.success["carried"] == 101
+    assert second.success.carried == 101
     assert table(second).equals(scored_anew(score))
 
 
@@ -435,7 +437,7 @@ def test_a_draft_numbers_what_is_to_score_first_and_each_image_once(
         match["reason"] = np.where(carried, CARRIED, NEW)
         match["id"] = np.arange(len(carried)) + 1000
         write = Path(name) / "numbered"
-        table_module.write_groups(write, Draft(folder, match, 0, 0).groups(), Step("number", None, "images"))
+        table_module.write_groups(write, number_rows(folder, match), Step("number", None, "images"))
         found = read_plan(write, 0, len(carried)).to_pylist()
         table_module._read_group.cache_clear()
     assert [row["id"] for row in found] == list(range(len(carried)))

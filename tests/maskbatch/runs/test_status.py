@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import Run
+from samples import Run, edit_json
 
 from maskbatch import runner
 from maskbatch.config import PlanConfig
@@ -69,7 +70,7 @@ def test_a_run_that_has_only_its_lease_yet_is_running(root: Location) -> None:
 
 
 def test_a_plan_that_nobody_scores_yet_is_planned(month: Path, tmp_path: Path) -> None:
-    runner.make_plan(str(tmp_path / "run"), PlanConfig(archives=(str(month),)))
+    runner.plan_archive(PlanConfig(archives=(str(month),)), str(tmp_path / "run"))
     run = RunDir.at(str(tmp_path / "run"))
     assert read_status(run).planned == 102
     assert told(run) == ["is planned: 102 images; `maskbatch score` with the same flags goes on."]
@@ -99,8 +100,7 @@ def test_without_a_live_lease_an_unfinished_run_is_interrupted(staged_at: Run, l
         dead = subprocess.Popen([sys.executable, "-c", ""])
         dead.wait()
         write_lease(run, age_s=5, host=socket.gethostname(), pid=dead.pid)
-    settings = run.read_run() or {}
-    write_json(run.run_json, {**settings, "shard_size": 32})
+    edit_json(run.run_json, shard_size=32)
     shard_path(run.staging, 2).unlink()
     with (run.staging / ".00000002.parquet.cut-off").open("wb") as file:
         file.write(b"x")
@@ -119,21 +119,21 @@ def test_a_committed_run_says_what_it_counted_and_which_version_replaces_it(stag
     success = staged_at.commit()
     status = read_status(run)
     assert (status.state, status.planned, status.exit_code) == ("committed", 102, 0)
-    assert status.statuses == success["statuses"]
-    assert status.whole_s == success["timings_s"]["whole"]
+    assert status.statuses == success.statuses
+    assert status.whole_s == success.timings_s["whole"]
     assert status.committed_at is not None
     assert abs(status.committed_at - datetime.now(UTC)) < timedelta(minutes=10)
     first, when = told(run)
     assert first == (
         "is committed: 102 images = ok 98 + missing 1 + unsupported 1 + truncated 2; exit code 0."
     )
-    took = timedelta(seconds=round(success["timings_s"]["whole"]))
+    took = timedelta(seconds=round(success.timings_s["whole"]))
     assert when == f"At {status.committed_at:%Y-%m-%d %H:%M} UTC; the last call took {took}."
     name = run.path.name
     newer = [RunDir(run.path.parent / f"{name}.v{number}") for number in (2, 3)]
     for version, before in zip(newer, (run, newer[0]), strict=True):
-        write_json(version.run_json, {**(run.read_run() or {}), "replaces": str(before.path)})
-    write_json(newer[0].success, success)
+        write_json(version.run_json, replace(run.read_run(), replaces=str(before.path)).to_json())
+    write_json(newer[0].success, success.to_json())
     assert [one["state"] for one in read_status(run).newer] == ["committed", "interrupted"]
     assert told(run)[2:] == [
         f"Superseded by {newer[0].path}.",
@@ -216,7 +216,7 @@ def test_a_damaged_success_is_one_sentence(changes: dict[str, Any], staged: Run)
 def test_status_loads_nothing_heavy(as_json: bool, staged: Run) -> None:
     staged.commit()
     code = (
-        "import sys\nfrom maskbatch.cli import app\n"
+        "import sys\nfrom maskbatch.cli.commands import app\n"
         "app(sys.argv[1:], standalone_mode=False)\n"
         "print(sorted({'torch', 'pandas', 'ray', 'matplotlib', 'scipy'} & set(sys.modules)), file=sys.stderr)"
     )
@@ -234,32 +234,33 @@ NAMES = {
     *("out", "state", "driver", "planned", "num_shards", "staged_shards", "statuses", "exit_code"),
     *("committed_at", "whole_s", "newer"),
 }
-SLOW_RENEWAL = "from maskbatch import lease\nlease.RENEW_S = 0.1\n"
+SLOW_RENEWAL = "from maskbatch.runs import lease\nlease.RENEW_S = 0.1\n"
 HALF_LISTED = f"""{SLOW_RENEWAL}
 import time
-from maskbatch import plan, planning
-rows = plan.plan_rows
+from maskbatch.plan import build, table
+from maskbatch.runs import begin
+rows = build.plan_rows
 def half(*args):
     for k, row in enumerate(rows(*args)):
         if k == 100: time.sleep(600)
         yield row
-plan.GROUP_ROWS, planning.plan_rows = 16, half
+table.GROUP_ROWS, begin.plan_rows = 16, half
 """
 ONE_SHARD = f"""{SLOW_RENEWAL}
 import time
-from maskbatch.pipeline import Cluster
-score = Cluster.score
-def one(self, work, shards):
-    yield next(score(self, work, shards))
+from maskbatch import runner
+score = runner.score_shards
+def score_one(cluster, work, shards):
+    yield next(score(cluster, work, shards))
     time.sleep(600)
-Cluster.score = one
+runner.score_shards = score_one
 """
 
 
 @contextmanager
 def going(tmp_path: Path, script: str, *arguments: object) -> Iterator["subprocess.Popen[bytes]"]:
     """The command line in a process of its own, with `script` before it; killed at the end."""
-    code = f"{script}\nfrom maskbatch.cli import main\nmain()"
+    code = f"{script}\nfrom maskbatch.cli.commands import main\nmain()"
     with (tmp_path / "stderr").open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=stderr

@@ -3,18 +3,22 @@
 from pathlib import Path
 
 import pytest
-from samples import Run
+from samples import NOW, Run, edit_json
 
+from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.runs.committed import open_together
-from maskbatch.runs.directory import FORMAT_VERSION, RunDir
+from maskbatch.runs.directory import RunDir
+from maskbatch.runs.records import RunSettings
 from maskbatch.runs.versions import choose_versions, find_latest, find_next, list_versions
 from maskbatch.stores.files import Location, remove_tree, write_json
 
 
 def begin(path: Location, *, replaces: str | None = None, done: bool = True) -> RunDir:
     run = RunDir(path)
-    write_json(run.run_json, {"format_version": FORMAT_VERSION, "replaces": replaces})
+    config = PlanConfig(archives=("/archive",))
+    settings = RunSettings(created_at=NOW, plan=config, versions={}, replaces=replaces)
+    write_json(run.run_json, settings.to_json())
     if done:
         write_json(run.success, {"planned": 0})
     return run
@@ -97,7 +101,7 @@ def test_only_the_newest_version_is_reported(
     first = committed.copy(tmp_path / "run").run
     for number, replaced in ((2, "run"), (10, "run.v9")):
         run = committed.copy(tmp_path / f"run.v{number}").run
-        write_json(run.run_json, {**(run.read_run() or {}), "replaces": replaced})
+        edit_json(run.run_json, replaces=replaced)
     runs = [first, RunDir(tmp_path / "run.v10"), RunDir(tmp_path / "run.v2")]
     assert [one.run for one in open_together(runs)] == runs[1:2]
     said = capsys.readouterr().err

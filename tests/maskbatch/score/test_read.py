@@ -13,7 +13,7 @@ import pytest
 from samples import write_files
 
 from maskbatch.archives import rowfiles
-from maskbatch.archives.arguments import make_access
+from maskbatch.archives.arguments import find_sources, make_access
 from maskbatch.archives.reader import list_entries
 from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError
@@ -35,7 +35,8 @@ def row(place: Path | str, **changes: Any) -> dict[str, Any]:
 
 def rows_of(*archives: object) -> list[PlanRow]:
     config = PlanConfig(archives=tuple(map(str, archives)))
-    found = list_entries(config, make_access(config, NO_OPTIONS), Counter(), Counter())
+    access = make_access(config, NO_OPTIONS)
+    found = list_entries(find_sources(config, access), config, access, Counter(), Counter())
     return [{name: getattr(entry, name) for name in READ_COLUMNS} for entry in found]
 
 

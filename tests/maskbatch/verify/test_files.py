@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import CLASSES, Run, make_card, speckle, stage_run, write_files, write_rows
+from samples import CLASSES, Run, edit_json, make_card, speckle, stage_run, write_files, write_rows
 
 from maskbatch.clock import Clock
 from maskbatch.errors import UsageError
@@ -23,8 +24,7 @@ from maskbatch.plan import table as plan_module
 from maskbatch.runs import commit as commit_module
 from maskbatch.runs.directory import RunDir
 from maskbatch.schema import MAY_HEAL, STATUSES, TIMESTAMP
-from maskbatch.stores.files import write_json
-from maskbatch.verify.files import verify_run
+from maskbatch.verify.files import check_run
 from maskbatch.verify.result import KEPT, Difference, Verification
 from maskbatch.verify.rows import _check_as_planned, _check_local_times, check_ids
 from maskbatch.verify.sample import _compare
@@ -55,22 +55,21 @@ def with_archive(checkpoint: Checkpoint, tmp_path: Path) -> tuple[Run, Path]:
     return made, archive
 
 
-def success(made: Run, **changes: Any) -> None:
-    """Edit _SUCCESS."""
-    write_json(made.run.success, {**(made.run.read_success() or {}), **changes})
+def listed_files(made: Run) -> list[dict[str, Any]]:
+    files: list[dict[str, Any]] = json.loads(made.run.success.read_bytes())["files"]
+    return files
 
 
-def item(made: Run, name: str) -> dict[str, Any]:
-    files: list[dict[str, Any]] = (made.run.read_success() or {})["files"]
-    return next(file for file in files if file["name"] == name)
+def listed_file(made: Run, name: str) -> dict[str, Any]:
+    return next(file for file in listed_files(made) if file["name"] == name)
 
 
 def sign(made: Run, name: str, rows: int | None = None) -> None:
     """Make _SUCCESS say of a file what it is now, so that only what is in it can give it away."""
     data = (made.run.path / name).read_bytes()
     now = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "rows": rows}
-    files = (made.run.read_success() or {})["files"]
-    success(made, files=[file | now if file["name"] == name else file for file in files])
+    files = [file | now if file["name"] == name else file for file in listed_files(made)]
+    edit_json(made.run.success, files=files)
 
 
 def forge(made: Run, edit: Edit, name: str = FIRST) -> pa.Table:
@@ -101,7 +100,7 @@ def replace_bytes(made: Run, name: str, old: bytes, new: bytes) -> list[Differen
     path.write_bytes(data)
     what = "sha256" if len(old) == len(new) else "num_bytes"
     got = hashlib.sha256(data).hexdigest() if what == "sha256" else len(data)
-    return [Difference(name, None, what, str(item(made, name)[what]), str(got))]
+    return [Difference(name, None, what, str(listed_file(made, name)[what]), str(got))]
 
 
 def a_byte_of_the_scores(made: Run) -> list[Difference]:
@@ -125,7 +124,7 @@ def run_json_missing(made: Run) -> list[Difference]:
 
 
 def _missing(made: Run, name: str) -> list[Difference]:
-    expected = f"{item(made, name)['num_bytes']} bytes"
+    expected = f"{listed_file(made, name)['num_bytes']} bytes"
     (made.run.path / name).unlink()
     return [Difference(name, None, "file", expected, "No such file or directory")]
 
@@ -141,11 +140,11 @@ def the_plan_missing(made: Run) -> list[Difference]:
 def a_truncated_file(made: Run) -> list[Difference]:
     path = made.run.path / FIRST
     path.write_bytes(path.read_bytes()[:-9])
-    size = item(made, FIRST)["num_bytes"]
+    size = listed_file(made, FIRST)["num_bytes"]
     no_parquet = "does not read (Parquet magic bytes not found in footer. Either the file is corrupted or this is not a parquet file.)"
     return [
         Difference(FIRST, None, "num_bytes", str(size), str(size - 9)),
-        Difference(FIRST, None, "rows", str(item(made, FIRST)["rows"]), no_parquet),
+        Difference(FIRST, None, "rows", str(listed_file(made, FIRST)["rows"]), no_parquet),
     ]
 
 
@@ -173,7 +172,7 @@ def an_extra_file_in_the_plan(made: Run) -> list[Difference]:
 
 
 def a_count_of_rows_edited(made: Run) -> list[Difference]:
-    rows = item(made, FIRST)["rows"]
+    rows = listed_file(made, FIRST)["rows"]
     sign(made, FIRST, rows + 1)
     return [Difference(FIRST, None, "rows", str(rows + 1), str(rows))]
 
@@ -236,12 +235,12 @@ def a_status_that_there_is_not(made: Run) -> list[Difference]:
         name: pc.index(
             pq.read_table(pa.BufferReader((made.run.path / name).read_bytes()))["status"], "missing"
         )
-        for name in (item["name"] for item in (made.run.read_success() or {})["files"])
+        for name in (file["name"] for file in listed_files(made))
         if name.startswith("scores/")
     }
     name, place = next((name, place.as_py()) for name, place in where.items() if place.as_py() >= 0)
     before = forge(made, setting("status", {place: "fine"}), name).to_pylist()[place]
-    success(made, statuses={"ok": 98, "fine": 1, "truncated": 2, "unsupported": 1})
+    edit_json(made.run.success, statuses={"ok": 98, "fine": 1, "truncated": 2, "unsupported": 1})
     return [Difference(name, before["id"], "status", "one of " + ", ".join(STATUSES), "fine")]
 
 
@@ -340,8 +339,8 @@ def a_scores_file_renamed_past_the_plan(made: Run) -> list[Difference]:
     name = "scores/date=2026-10-01/part-000000000500.parquet"
     rows = pq.read_table(pa.BufferReader((made.run.path / FIRST).read_bytes()))
     (made.run.path / FIRST).rename(made.run.path / name)
-    files = (made.run.read_success() or {})["files"]
-    success(made, files=[file | {"name": name} if file["name"] == FIRST else file for file in files])
+    files = [file | {"name": name} if file["name"] == FIRST else file for file in listed_files(made)]
+    edit_json(made.run.success, files=files)
     ids = rows["id"].to_pylist()
     return [
         *(Difference(RANGE, k, "rows", "1", "0") for k in ids),
@@ -350,12 +349,12 @@ def a_scores_file_renamed_past_the_plan(made: Run) -> list[Difference]:
 
 
 def statuses_of_success_garbled(made: Run) -> list[Difference]:
-    success(made, statuses={"ok": "many"})
+    edit_json(made.run.success, statuses={"ok": "many"})
     return [Difference("_SUCCESS", None, "statuses", "a count of images by status", "{'ok': 'many'}")]
 
 
 def statuses_of_success_edited(made: Run) -> list[Difference]:
-    success(made, statuses={"ok": 99, "missing": 1, "truncated": 2})
+    edit_json(made.run.success, statuses={"ok": 99, "missing": 1, "truncated": 2})
     return [
         Difference("_SUCCESS", None, "images ok", "98 (rows of scores/)", "99"),
         Difference("_SUCCESS", None, "images unsupported", "1 (rows of scores/)", "0"),
@@ -363,7 +362,7 @@ def statuses_of_success_edited(made: Run) -> list[Difference]:
 
 
 def planned_of_success_edited(made: Run) -> list[Difference]:
-    success(made, planned=NUM_IMAGES + 1)
+    edit_json(made.run.success, planned=NUM_IMAGES + 1)
     return [
         Difference("_SUCCESS", None, "planned", "102 (rows of the plan)", "103"),
         Difference(RANGE, NUM_IMAGES, "rows", "1", "0"),
@@ -372,8 +371,7 @@ def planned_of_success_edited(made: Run) -> list[Difference]:
 
 
 def run_json_not_listed(made: Run) -> list[Difference]:
-    files = (made.run.read_success() or {})["files"]
-    success(made, files=[file for file in files if file["name"] != "run.json"])
+    edit_json(made.run.success, files=[file for file in listed_files(made) if file["name"] != "run.json"])
     return [Difference("run.json", None, "file", "none, _SUCCESS does not list it", "a file")]
 
 
@@ -437,7 +435,7 @@ def test_what_the_files_give_away_is_said_and_nothing_else(
     spoil: Callable[[Run], list[Difference]], spoilt: Run
 ) -> None:
     expected = spoil(spoilt)
-    found = verify_run(spoilt.run, sample=0)
+    found = check_run(spoilt.run, sample=0)
     assert found.differences == expected
     assert not found.verified
 
@@ -471,8 +469,8 @@ def test_values_that_only_the_archive_can_refute_are_said_with_their_images(spoi
         )
         for column, place in places.items()
     ]
-    assert verify_run(spoilt.run, sample=0).verified
-    assert verify_run(spoilt.run).differences == sorted(expected, key=lambda difference: difference.id or 0)
+    assert check_run(spoilt.run, sample=0).verified
+    assert check_run(spoilt.run).differences == sorted(expected, key=lambda difference: difference.id or 0)
 
 
 def test_a_status_that_the_archive_refutes_is_said(spoilt: Run) -> None:
@@ -480,10 +478,12 @@ def test_a_status_that_the_archive_refutes_is_said(spoilt: Run) -> None:
     nothing = {**dict.fromkeys(NULLS.split(", ")), "needs_review": False, "status": "corrupt", "error": "bad"}
     for column, value in nothing.items():
         forge(spoilt, setting(column, {place: value}))
-    success(spoilt, statuses={"ok": 97, "missing": 1, "truncated": 2, "unsupported": 1, "corrupt": 1})
-    assert verify_run(spoilt.run, sample=0).verified
+    edit_json(
+        spoilt.run.success, statuses={"ok": 97, "missing": 1, "truncated": 2, "unsupported": 1, "corrupt": 1}
+    )
+    assert check_run(spoilt.run, sample=0).verified
     what = f"status of {row['uri']}"
-    assert verify_run(spoilt.run).differences == [Difference(FIRST, row["id"], what, "corrupt", "ok")]
+    assert check_run(spoilt.run).differences == [Difference(FIRST, row["id"], what, "corrupt", "ok")]
 
 
 def test_a_kept_column_and_a_time_that_the_plan_lacks_are_held_to_it() -> None:
@@ -505,26 +505,26 @@ def test_a_damaged_success_is_refused_in_a_sentence(damaged: Any, run_json: str 
     if run_json:
         spoilt.run.run_json.write_text(run_json)
     with pytest.raises(UsageError):
-        verify_run(spoilt.run)
+        check_run(spoilt.run)
 
 
 @pytest.mark.parametrize("column", ["captured_at", "captured_local"])
 def test_a_time_that_python_has_not_is_a_difference_and_no_crash(column: str, spoilt: Run) -> None:
     forge(spoilt, setting(column, {surest(spoilt)[0]: 2**62}))
-    assert verify_run(spoilt.run).differences[-1].what == "times of the sample"
+    assert check_run(spoilt.run).differences[-1].what == "times of the sample"
 
 
 def test_more_planned_images_than_memory_holds_are_counted(spoilt: Run) -> None:
-    success(spoilt, planned=10**30)
-    found = verify_run(spoilt.run)
+    edit_json(spoilt.run.success, planned=10**30)
+    found = check_run(spoilt.run)
     assert found.num_differences == 10**30 - NUM_IMAGES + 2
     assert (len(found.differences), found.differences[1].id) == (KEPT, NUM_IMAGES)
 
 
 @pytest.mark.parametrize("devices", [None, [], {"cpu/float32": "x"}, {"cpu/float12": 4}])
 def test_devices_that_do_not_say_a_dtype_are_one_difference(devices: Any, spoilt: Run) -> None:
-    success(spoilt, devices=devices)
-    found = verify_run(spoilt.run, sample=2)
+    edit_json(spoilt.run.success, devices=devices)
+    found = check_run(spoilt.run, sample=2)
     assert found.differences == [
         Difference("_SUCCESS", None, "devices", "shards by device/dtype", str(devices))
     ]
@@ -535,7 +535,7 @@ def test_a_plan_in_other_row_groups_is_a_difference_and_no_crash(spoilt: Run) ->
     path = Path(spoilt.run.path) / PLAN
     pq.write_table(pq.read_table(path), path, row_group_size=10)
     sign(spoilt, PLAN, NUM_IMAGES)
-    (difference,) = verify_run(spoilt.run).differences
+    (difference,) = check_run(spoilt.run).differences
     assert (difference.file, difference.what) == ("plan", "rows")
 
 
@@ -575,7 +575,7 @@ def test_probabilities_that_are_off_by_a_tenth_are_all_said(spoilt: Run) -> None
         )
 
     before = forge(spoilt, edit)
-    found = verify_run(spoilt.run)
+    found = check_run(spoilt.run)
     ok = before.filter(pc.equal(before["status"], "ok"))
     refuted = [difference for difference in found.differences if " of " in difference.what]
     assert [difference.id for difference in refuted if "prob_no_face" in difference.what] == ok[
@@ -589,7 +589,7 @@ def test_probabilities_within_two_hundredths_are_counted_and_no_difference(spoil
     place, row = surest(spoilt)
     least = min(CLASSES, key=lambda name: row[f"prob_{name}"])
     forge(spoilt, setting(f"prob_{least}", {place: row[f"prob_{least}"] + 0.015}))
-    found = verify_run(spoilt.run)
+    found = check_run(spoilt.run)
     assert found.verified
     assert (found.rescored, found.bit_equal) == (98, 97)
     assert found.largest_difference == pytest.approx(0.015, abs=1e-6)
@@ -615,7 +615,7 @@ def test_a_failure_that_may_heal_is_counted_and_no_difference(status: str) -> No
 
 
 def test_an_untouched_run_verifies_with_every_probability_equal_to_the_last_bit(committed: Run) -> None:
-    found = verify_run(committed.run, seed=7)
+    found = check_run(committed.run, seed=7)
     assert found == Verification(
         success_sha256=hashlib.sha256(committed.run.success.read_bytes()).hexdigest(),
         seed=7,
@@ -633,12 +633,12 @@ def test_an_untouched_run_verifies_with_every_probability_equal_to_the_last_bit(
 
 def test_a_run_verifies_where_it_lies_and_what_is_amiss_there_is_said(staged_at: Run) -> None:
     staged_at.commit()
-    assert verify_run(staged_at.run, sample=5).verified
+    assert check_run(staged_at.run, sample=5).verified
     extra = _extra(staged_at, "scores/date=2026-10-02/more.parquet")
     (staged_at.run.path / FIRST).unlink()
     left_over = staged_at.run.scores / "date=2026-10-02" / ".part-000000000000.parquet.0a"
     left_over.write_bytes(b"cut off")
-    found = verify_run(staged_at.run, sample=0)
+    found = check_run(staged_at.run, sample=0)
     assert [(d.file, d.what) for d in found.differences] == [(FIRST, "file"), (extra[0].file, "file")]
 
 
@@ -651,13 +651,13 @@ def test_many_files_of_plan_and_scores_are_checked_by_their_ranges_of_ids(
         monkeypatch.setattr(module, "FILE_ROWS", 32)
     made = stage_run(tmp_path / "run", month, checkpoint)
     made.commit()
-    found = verify_run(made.run, sample=40)
+    found = check_run(made.run, sample=40)
     assert (found.verified, found.files, found.rows, found.sampled) == (True, 1 + 4 + 8, NUM_IMAGES, 40)
     later = "scores/date=2026-10-01/part-000000000064.parquet"
     moved = forge(made, lambda rows: rows.slice(1)).slice(0, 1)
     forge(made, lambda rows: pa.concat_tables([rows, moved]), later)
     number = moved["id"][0].as_py()
-    assert verify_run(made.run, sample=0).differences == [
+    assert check_run(made.run, sample=0).differences == [
         Difference(RANGE, number, "rows", "1", "0"),
         Difference(later, number, "rows", "0", "1"),
     ]
@@ -676,7 +676,7 @@ def test_ids_verify_only_where_each_is_there_once(ids: list[int]) -> None:
 def test_one_seed_draws_the_same_images_and_another_others(spoilt: Run) -> None:
     for name in (FIRST, SECOND, "scores/date=2026-10-03/part-000000000000.parquet"):
         forge(spoilt, lambda rows: setting("sha256", dict.fromkeys(range(len(rows)), "0" * 64))(rows), name)
-    drawn = [[d.id for d in verify_run(spoilt.run, sample=10, seed=seed).differences] for seed in (3, 3, 4)]
+    drawn = [[d.id for d in check_run(spoilt.run, sample=10, seed=seed).differences] for seed in (3, 3, 4)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -697,7 +697,7 @@ def test_images_replaced_and_deleted_are_said_and_one_that_is_there_now_has_heal
     path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
     Path(deleted["uri"].removeprefix("file://")).unlink()
     (archive / "nowhere.jpg").write_bytes(speckle(7))
-    found = verify_run(made.run)
+    found = check_run(made.run)
     what, got = f"sha256 of {replaced['uri']}", hashlib.sha256(path.read_bytes()).hexdigest()
     missing = "missing (the file is not there any more)"
     assert found.differences == [
@@ -712,10 +712,10 @@ def test_images_replaced_and_deleted_are_said_and_one_that_is_there_now_has_heal
 def test_an_archive_that_is_gone_is_one_difference(with_archive: tuple[Run, Path]) -> None:
     made, archive = with_archive
     shutil.rmtree(archive)
-    found = verify_run(made.run)
+    found = check_run(made.run)
     got = "none (the file is not there any more); --sample 0 checks the files alone"
     assert found.differences == [Difference(str(archive), None, "images read again", "6", got)]
-    assert verify_run(made.run, sample=0).verified
+    assert check_run(made.run, sample=0).verified
 
 
 def test_another_checkpoint_is_said_and_a_moved_one_is_taken(
@@ -725,33 +725,31 @@ def test_another_checkpoint_is_said_and_a_moved_one_is_taken(
     save_checkpoint(other, make_card(), build("mobilenet_v3_small", len(CLASSES)).state_dict())
     shutil.copy(checkpoint.path, moved)
     digest = hashlib.sha256(other.read_bytes()).hexdigest()
-    (difference,) = verify_run(spoilt.run, checkpoint=str(other)).differences
+    (difference,) = check_run(spoilt.run, checkpoint=str(other)).differences
     assert difference == Difference(str(other), None, "sha256 of the checkpoint", checkpoint.digest, digest)
-    settings = spoilt.run.read_run() or {}
-    settings["checkpoint"]["path"] = str(tmp_path / "gone.safetensors")
-    write_json(spoilt.run.run_json, settings)
+    gone = str(tmp_path / "gone.safetensors")
+    edit_json(spoilt.run.run_json, checkpoint=asdict(replace(spoilt.run.read_run().checkpoint, path=gone)))
     sign(spoilt, "run.json")
-    (difference,) = verify_run(spoilt.run).differences
-    assert difference.file == settings["checkpoint"]["path"]
+    (difference,) = check_run(spoilt.run).differences
+    assert difference.file == gone
     assert "no such file; give --checkpoint" in difference.got
-    found = verify_run(spoilt.run, checkpoint=str(moved))
+    found = check_run(spoilt.run, checkpoint=str(moved))
     assert found.verified and found.bit_equal == 98
 
 
 @pytest.mark.parametrize("flags", [{"sample": -1}, {"seed": -1}])
 def test_a_negative_number_is_refused(flags: dict[str, int], committed: Run) -> None:
     with pytest.raises(UsageError, match="-1: 0 or more expected"):
-        verify_run(committed.run, sample=flags.get("sample", 0), seed=flags.get("seed"))
+        check_run(committed.run, sample=flags.get("sample", 0), seed=flags.get("seed"))
 
 
 def test_only_a_committed_run_can_be_verified(staged: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run is there"):
-        verify_run(RunDir.at(str(tmp_path / "nothing")))
+        check_run(RunDir.at(str(tmp_path / "nothing")))
     with pytest.raises(UsageError, match="not finished"):
-        verify_run(staged.run)
-    settings = staged.run.read_run() or {}
+        check_run(staged.run)
     staged.commit()
-    write_json(staged.run.run_json, settings | {"format_version": 1})
+    edit_json(staged.run.run_json, format_version=1)
     sign(staged, "run.json")
     with pytest.raises(UsageError, match="run format 1, 2 expected"):
-        verify_run(staged.run)
+        check_run(staged.run)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT, Place, values
 from samples import speckle, stage_run, write_files
 
-from jobs import audit_month
-from jobs.audit_month import audit
-from jobs.nights import Schedule
+from maskbatch.cli.commands import audit
+from maskbatch.config import read_toml
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
-from tests.jobs.conftest import ROOT, Place, values
+from maskbatch.schedule.audit import audit_month
+from maskbatch.schedule.nights import Schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]
 MONTH = "2026-10"
@@ -91,7 +92,7 @@ def test_called_again_it_scores_nothing_and_the_bundle_stays(
 
 
 @pytest.fixture
-def whole(discerning: Checkpoint, tmp_path: Path) -> Schedule:
+def whole(checkpoint: Checkpoint, tmp_path: Path) -> Schedule:
     """A month of two nights that are scored, of an archive that has more, and a cluster that is not there."""
     nights = ("2026-09-30", "2026-10-01", "2026-10-31", "2026-11-01")
     names = [f"gate-1/{night}/12{k:02d}00.jpg" for night in nights for k in range(9)]
@@ -99,31 +100,39 @@ def whole(discerning: Checkpoint, tmp_path: Path) -> Schedule:
     layout = "{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg"
     for since, until in (("2026-10-01", "2026-10-02"), ("2026-10-31", "2026-11-01")):
         night = tmp_path / "Europe" / "Paris" / since
-        stage_run(night, archive, discerning, layout=layout, since=since, until=until).commit()
+        stage_run(night, archive, checkpoint, layout=layout, since=since, until=until).commit()
     toml = tmp_path / "nightly.toml"
     toml.write_text(
-        f"layout = '{layout}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{discerning.path}'\ndtype = 'float32'\n"
+        f"layout = '{layout}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{checkpoint.path}'\ndtype = 'float32'\n"
         "address = 'ray://127.0.0.1:9'\n"
     )
-    return Schedule.read([str(archive)], str(tmp_path), toml, None)
+    return Schedule.of([str(archive)], str(tmp_path), read_toml(toml))
 
 
 def test_a_month_that_its_nights_have_whole_needs_no_cluster(whole: Schedule) -> None:
-    found = audit(whole, MONTH, sample=5)
+    found = audit_month(whole, MONTH, sample=5)
     assert (found["carried"], found["overall"]["listed"]) == (18, 18)
     assert found["verification"]["verified"] and found["verification"]["sampled"] == 5
 
 
 def test_an_unfinished_month_of_other_settings_goes_on_when_thrown_away(
-    whole: Schedule, discerning: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Schedule, checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (archive,) = whole.values["archives"]
     month = {"since": "2026-10-01", "until": "2026-11-01", "layout": whole.values["layout"]}
-    stage_run(tmp_path / "Europe" / "Paris" / MONTH, Path(archive), discerning, **month)
+    stage_run(tmp_path / "Europe" / "Paris" / MONTH, Path(archive), checkpoint, **month)
 
     def run(**flags: bool) -> int:
         toml = tmp_path / "nightly.toml"
-        return audit_month.main([archive], MONTH, str(tmp_path), toml, sample=0, as_json=True, **flags)
+        return audit(
+            archives=[archive],
+            month=MONTH,
+            base=str(tmp_path),
+            config_file=toml,
+            sample=0,
+            as_json=True,
+            **flags,
+        )
 
     with pytest.raises(UsageError, match="--fresh throws it away"):
         run()
@@ -132,9 +141,9 @@ def test_an_unfinished_month_of_other_settings_goes_on_when_thrown_away(
 
 
 def test_a_difference_is_exit_code_1_and_stands_in_the_bundle(whole: Schedule) -> None:
-    assert audit(whole, MONTH, sample=0)["exit_code"] in (0, 4)
+    assert audit_month(whole, MONTH, sample=0)["exit_code"] in (0, 4)
     next(Path(whole.values["archives"][0]).glob("gate-1/2026-10-01/*")).unlink()
-    found = audit(whole, MONTH, sample=18)
+    found = audit_month(whole, MONTH, sample=18)
     assert found["exit_code"] == 1 and not found["rescored"]
     assert found["verification"]["num_differences"] == 1
     with zipfile.ZipFile(found["bundle"]) as packed:
@@ -146,7 +155,7 @@ def test_a_month_that_is_not_over_is_refused_with_the_day_it_can_be_audited(plac
     today = schedule.today()
     after = (today.replace(day=1) + timedelta(days=31)).replace(day=1)
     with pytest.raises(UsageError, match=f"not over in Europe/Paris; audit it from {after} on"):
-        audit(schedule, f"{today:%Y-%m}")
+        audit_month(schedule, f"{today:%Y-%m}")
     for wrong in ("2026-13", "October", "2026-10-01"):
         with pytest.raises(UsageError, match=f"--month {wrong}: a month like 2026-10 expected"):
-            audit(schedule, wrong)
+            audit_month(schedule, wrong)

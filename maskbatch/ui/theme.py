@@ -1,9 +1,10 @@
-"""How the page looks: the colours of the report, light and dark, and the system's own fonts."""
+"""The page's style: the colours of the report, light and dark, and the system's fonts."""
 
-from importlib import resources
 from typing import Any, NamedTuple
 
 import gradio as gr
+
+from maskbatch.ui.rendering import read_text
 
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "monospace")
@@ -15,7 +16,7 @@ HEAD = """
 
 
 class Colour(NamedTuple):
-    """One of the report's; our CSS calls it by its own name, Gradio's by what is `used_for`."""
+    """A colour of the report. Our CSS uses its name in COLOURS, Gradio the names in `used_for`."""
 
     light: str
     dark: str
@@ -44,8 +45,8 @@ COLOURS = {
 }
 
 
-def look(*more_css: str) -> dict[str, Any]:
-    """What Gradio's launch takes of it."""
+def make_style(*more_css: str) -> dict[str, Any]:
+    """Arguments for Gradio's `launch`."""
     theme = gr.themes.Base(font=FONT, font_mono=MONO, radius_size="sm").set(
         input_border_width="1px",
         **{name: colour.light for colour in COLOURS.values() for name in colour.used_for.split()},
@@ -54,5 +55,5 @@ def look(*more_css: str) -> dict[str, Any]:
     light = "".join(f"--{name}: {colour.light}; " for name, colour in COLOURS.items())
     dark = "".join(f"--{name}: {colour.dark}; " for name, colour in COLOURS.items())
     palette = f":root {{ {light}}}\n.dark {{ {dark}}}\n:root, .dark {{ --color-accent: var(--accent); }}"
-    css = (resources.files("maskbatch.ui") / "app.css").read_text()
-    return {"theme": theme, "css": "\n".join((palette, css, *more_css)), "head": HEAD}
+    css = "\n".join((palette, read_text("app.css"), *more_css))
+    return {"theme": theme, "css": css, "head": HEAD}

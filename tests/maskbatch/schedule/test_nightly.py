@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from places import FIRST_NIGHT, LAST_NIGHT, ROOT, Place, values
 from samples import Run, read_scores, speckle, stage_run, with_exif_time, write_files
 
-from jobs import nightly_report
-from jobs.nightly_report import report_nights
-from jobs.nights import DAY, Schedule
+from maskbatch.cli.commands import nightly
+from maskbatch.config import read_toml
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
-from tests.jobs.conftest import FIRST_NIGHT, LAST_NIGHT, ROOT, Place, values
+from maskbatch.schedule.nightly import report_nights
+from maskbatch.schedule.nights import DAY, Schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]
 
@@ -68,19 +69,27 @@ def test_without_a_date_it_is_yesterday_and_since_goes_up_to_it(
     monkeypatch.setattr(Schedule, "today", lambda self: LAST_NIGHT + DAY)
 
     def nights(**flags: Any) -> list[str]:
-        code = nightly_report.main([str(place.archive)], str(place.base), place.toml, as_json=True, **flags)
+        code = nightly(
+            archives=[str(place.archive)],
+            base=str(place.base),
+            config_file=place.toml,
+            alert_below=None,
+            alert_by=None,
+            as_json=True,
+            **flags,
+        )
         found = json.loads(capsys.readouterr().out)
         assert found["exit_code"] == code
         return [night["date"] for night in found["nights"]]
 
     assert nights() == ["2026-10-03"]
-    assert nights(date_="2026-10-01") == ["2026-10-01"]
+    assert nights(date="2026-10-01") == ["2026-10-01"]
     assert nights(since="2026-10-02") == ["2026-10-02", "2026-10-03"]
     for flags, said in (
-        ({"date_": "2026-10-04"}, "--date 2026-10-04: that day is not over; 2026-10-03 is the last"),
+        ({"date": "2026-10-04"}, "--date 2026-10-04: that day is not over; 2026-10-03 is the last"),
         ({"since": "2026-10-04"}, "--since 2026-10-04: that day is not over"),
         ({"since": "soon"}, "--since soon: a date like 2026-10-03 expected"),
-        ({"date_": "2026-10-01", "since": "2026-10-01"}, "give one of them"),
+        ({"date": "2026-10-01", "since": "2026-10-01"}, "give one of them"),
     ):
         with pytest.raises(UsageError, match=said):
             nights(**flags)
@@ -95,7 +104,6 @@ def test_a_job_of_a_cluster_joins_it_and_flags_win_over_the_file(
     assert other.schedule(alert_below=0.9).report_config.alert_below == 0.9
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     assert other.schedule().values["address"] == place.schedule().values["address"] == "auto"
-    assert other.schedule(alert_by="overall").report_config.alert_by is None
 
 
 def test_a_late_image_makes_the_next_version_which_counts_each_image_once(place: Place) -> None:
@@ -181,7 +189,7 @@ def test_a_night_that_fails_is_said_and_the_others_go_on(
 
 
 @pytest.fixture(scope="module")
-def staged(discerning: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def staged(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Four nights that are scored, the last one without a snapshot, and a cluster that is not there.
 
     One image says when it was taken by EXIF alone, and one not at all: both are in every night's run.
@@ -191,7 +199,7 @@ def staged(discerning: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
     files = {f"gate-1/{night}/12{k:02d}00.jpg": speckle(k) for night in nights for k in range(9)}
     files |= {"extra/late.jpg": speckle(50), "extra/exif.jpg": with_exif_time("2026:10:02 12:00:00")}
     place = Place(write_files(root / "archive", files), root / "base", root / "nightly.toml")
-    return stage_nights(place, discerning, LAYOUT, 4)
+    return stage_nights(place, checkpoint, LAYOUT, 4)
 
 
 def stage_nights(place: Place, checkpoint: Checkpoint, layout: str, number: int) -> Place:
@@ -281,34 +289,34 @@ def test_a_night_of_which_some_images_were_deleted_is_not_replaced_by_what_came_
     assert night["overall"]["listed"] == 11
 
 
-def test_a_night_stands_when_every_dated_folder_was_deleted(discerning: Checkpoint, tmp_path: Path) -> None:
+def test_a_night_stands_when_every_dated_folder_was_deleted(checkpoint: Checkpoint, tmp_path: Path) -> None:
     files = {f"{NIGHTS[0]}/gate-1_12000{k}.jpg": speckle(k) for k in range(3)}
     files[f"{NIGHTS[0]}/gate-1_120009.jpg"] = b"broken"
     archive = write_files(tmp_path / "archive", files)
     place = Place(archive / "{date:%Y-%m-%d}", tmp_path / "base", tmp_path / "nightly.toml")
-    stage_nights(place, discerning, "{captured_at:%Y-%m-%d}/{camera}_*.jpg", 1)
+    stage_nights(place, checkpoint, "{captured_at:%Y-%m-%d}/{camera}_*.jpg", 1)
     shutil.rmtree(archive / NIGHTS[0])
     (night,) = report_nights(place.schedule(), FIRST_NIGHT, FIRST_NIGHT)["nights"]
     assert (night["exit_code"], night["overall"]["listed"], night["rescored"]) == (3, 4, False)
 
 
 def test_a_path_of_the_neighbouring_day_is_looked_into(
-    discerning: Checkpoint, ray_with_a_logical_gpu: None, tmp_path: Path
+    checkpoint: Checkpoint, ray_with_a_logical_gpu: None, tmp_path: Path
 ) -> None:
     times = ("02/gate-1_2026-10-02T120000", "01/gate-1_2026-10-02T003000", "01/gate-1_2026-10-01T233000")
     write_files(tmp_path / "a", {f"2026-10-{name}.jpg": speckle(k) for k, name in enumerate(times)})
     toml = tmp_path / "nightly.toml"
     layout = "*/{camera}_{captured_at:%Y-%m-%dT%H%M%S}.jpg"
-    toml.write_text(f"layout = '{layout}'\ntimezone = 'Asia/Tokyo'\ncheckpoint = '{discerning.path}'\n")
-    schedule = Schedule.read([f"{tmp_path}/a/{{date:%Y-%m-%d}}"], str(tmp_path), toml, None)
+    toml.write_text(f"layout = '{layout}'\ntimezone = 'Asia/Tokyo'\ncheckpoint = '{checkpoint.path}'\n")
+    schedule = Schedule.of([f"{tmp_path}/a/{{date:%Y-%m-%d}}"], str(tmp_path), read_toml(toml))
     found = report_nights(schedule, date(2026, 10, 2), date(2026, 10, 2))
     assert found["nights"][0]["overall"]["listed"] == 2
     assert (tmp_path / "Asia" / "Tokyo" / "2026-10-02" / "_SUCCESS").exists()
 
 
-def test_a_camera_that_falls_in_one_night_is_an_alert(discerning: Checkpoint, tmp_path: Path) -> None:
+def test_a_camera_that_falls_in_one_night_is_an_alert(checkpoint: Checkpoint, tmp_path: Path) -> None:
     pool = write_files(tmp_path / "pool", {f"{k:03d}.jpg": speckle(k) for k in range(160)})
-    sorted_out = stage_run(tmp_path / "sorted", pool, discerning, layout=None)
+    sorted_out = stage_run(tmp_path / "sorted", pool, checkpoint, layout=None)
     labels: dict[str, list[bytes]] = defaultdict(list)
     for uri, label in zip(*sorted_rows(sorted_out), strict=True):
         labels[label].append((pool / uri.rpartition("/")[2]).read_bytes())
@@ -321,7 +329,7 @@ def test_a_camera_that_falls_in_one_night_is_an_alert(discerning: Checkpoint, tm
                 chosen = bad if k < failing else good
                 files[f"{camera}/{NIGHTS[night]}/12{k:02d}00.jpg"] = chosen[k % len(chosen)]
     place = Place(write_files(tmp_path / "archive", files), tmp_path, tmp_path / "nightly.toml")
-    schedule = stage_nights(place, discerning, LAYOUT, 21).schedule()
+    schedule = stage_nights(place, checkpoint, LAYOUT, 21).schedule()
     quiet, last = map(date.fromisoformat, NIGHTS[19:21])
     assert report_nights(schedule, quiet, quiet)["exit_code"] == 0
     found = report_nights(schedule, last, last)

@@ -1,0 +1,427 @@
+"""The commands of maskbatch, a function each; libraries load when a command needs them.
+
+Exit codes: 0 done; 1 the run failed and can be resumed, verify found a difference, or predict could not
+score an image; 2 bad usage; 3 committed, but more images failed than --max-error-rate allows; 4 an alert
+fired; 5 another live run holds OUT; 130 Ctrl-C.
+"""
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskbatch.cli import flags
+from maskbatch.cli.program import run_program
+from maskbatch.cli.settings import JOB, PLAN, REPORT, SCORE, Settings, takes
+from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, make_config
+from maskbatch.errors import DONE, FAILED, UsageError
+from maskbatch.progress import say
+from maskbatch.stores.options import NO_OPTIONS
+
+app = typer.Typer(
+    name="maskbatch",
+    help="Score an archive of camera snapshots for mask compliance, every image accounted for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Entry point of `maskbatch`."""
+    run_program(app, "maskbatch COMMAND --help")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import maskbatch
+
+        print(maskbatch.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Score an archive of camera snapshots for mask compliance, every image accounted for."""
+
+
+@app.command()
+@takes(*PLAN)
+def plan(
+    archives: flags.Archives,
+    values: Settings,
+    out: Annotated[str | None, typer.Option(help="Run directory to write the plan to.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List, print what was found, write nothing.")
+    ] = False,
+    fresh: flags.Fresh = False,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> None:
+    """List the archive and number its images, opening none; `score` goes on from there."""
+    from maskbatch.cli import terminal
+    from maskbatch.runner import plan_archive
+
+    if out is None and not dry_run:
+        raise UsageError("--out OUT is missing; name a run directory, or give --dry-run to write nothing")
+    listing = plan_archive(
+        _plan_config(archives, values), None if dry_run else out, options=options, fresh=fresh
+    ).as_dict()
+    if as_json:
+        print(json.dumps({"out": out, "listing": listing}))
+        return
+    terminal.print_listing(listing, terminal.stdout_console())
+    if not dry_run:
+        again = shlex.join(["maskbatch", "score", *archives, "--out", str(out)])
+        say(f"Next: {again}, with the same flags.")
+
+
+@app.command()
+@takes(*PLAN, "checkpoint", "dtype", "batch_size")
+def estimate(
+    archives: flags.Archives,
+    values: Settings,
+    cluster: Annotated[
+        Path | None, typer.Option(help="Ray cluster launcher file to estimate for [this machine].")
+    ] = None,
+    gpu_rate: Annotated[
+        float | None, typer.Option(help="Images a second that one GPU there scores [measured where one is].")
+    ] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE=PER_HOUR", help="Of a node type or InstanceType of --cluster; repeated."),
+    ] = None,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+    verbose: flags.Verbose = False,
+) -> None:
+    """Say how long a run would take, and cost, from a random sample scored here; no run is made."""
+    from maskbatch.cli import terminal
+    from maskbatch.estimate.cost import describe_estimate, estimate_run
+
+    made = estimate_run(
+        _plan_config(archives, values),
+        make_config(ScoreConfig, values),
+        make_config(JobConfig, values),
+        cluster=cluster,
+        gpu_rate=gpu_rate,
+        prices=price or (),
+        checkpoint=values.get("checkpoint"),
+        options=options,
+        verbose=verbose,
+    )
+    if as_json:
+        print(json.dumps(made.as_dict()))
+    else:
+        terminal.print_listing(made.calibration.listing.as_dict(), terminal.stdout_console())
+        print(*describe_estimate(made), sep="\n")
+
+
+@app.command()
+@takes(*PLAN, "checkpoint", *SCORE, *JOB)
+def score(
+    archives: flags.Archives,
+    out: flags.Out,
+    values: Settings,
+    reuse: flags.Reuse = None,
+    fresh: flags.Fresh = False,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+    verbose: flags.Verbose = False,
+) -> int:
+    """Score the archive into a committed run and its report; the same command resumes a stopped one."""
+    from maskbatch.runner import score_archive
+
+    result = score_archive(
+        _plan_config(archives, values),
+        out,
+        score=make_config(ScoreConfig, values),
+        job=make_config(JobConfig, values),
+        checkpoint=values.get("checkpoint"),
+        options=options,
+        reuse=reuse or (),
+        fresh=fresh,
+        verbose=verbose,
+    )
+    if as_json:
+        print(json.dumps(result.as_dict()))
+    else:
+        from maskbatch.cli import terminal
+
+        terminal.print_listing(result.listing.as_dict(), terminal.stdout_console())
+        terminal.print_report(result.report, terminal.stdout_console())
+    _say_result(result)
+    return int(result.success.exit_code)
+
+
+@app.command()
+@takes(*REPORT, toml=False)
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished run directories.")],
+    values: Settings,
+    out: Annotated[str | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
+    latest: flags.Latest = False,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> int:
+    """Make the report of one finished run again, or one report over several."""
+    from maskbatch.cli import terminal
+    from maskbatch.report.make import report_runs
+
+    made = report_runs(runs, out, make_config(ReportConfig, values), latest=latest, options=options)
+    if as_json:
+        shown = {name: made.values[name] for name in ("judged", "alerts")}
+        print(json.dumps({"out": str(made.folder), "overall": made.overall, **shown}))
+    else:
+        terminal.print_report(made, terminal.stdout_console())
+    say(f"Report: {made.folder}/report.html")
+    return made.exit_code
+
+
+@app.command()
+@takes(toml=False)
+def status(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A run directory, from whatever machine.")],
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> None:
+    """Say where a run stands, also while it goes on: planned, running, interrupted or committed."""
+    from maskbatch.runs.directory import RunDir
+    from maskbatch.runs.status import describe_status, read_status
+
+    found = read_status(RunDir.at(out, options))
+    if as_json:
+        print(json.dumps(asdict(found), default=str))
+    else:
+        print(*describe_status(found), sep="\n")
+
+
+@app.command()
+@takes(toml=False)
+def compare(
+    first: flags.Run,
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The one it is held against.")],
+    latest: flags.Latest = False,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> None:
+    """Show what changed between two checkpoints on the same images, or two periods, with a test."""
+    from maskbatch.cli import terminal
+    from maskbatch.report.compare import compare_runs
+
+    comparison = compare_runs(first, second, latest=latest, options=options)
+    if as_json:
+        print(json.dumps(comparison.as_dict()))
+    else:
+        terminal.print_comparison(comparison, terminal.stdout_console())
+
+
+@app.command()
+@takes(toml=False)
+def verify(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="A finished run directory.")],
+    sample: flags.Sample = 200,
+    seed: Annotated[int | None, typer.Option(help="Draw the sample of an earlier check again.")] = None,
+    latest: flags.Latest = False,
+    checkpoint: Annotated[str | None, typer.Option(help="Where the run's checkpoint lies now.")] = None,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> int:
+    """Check a finished run: files, counts, ids, and a random sample against the archive."""
+    from maskbatch.verify.files import verify_run
+
+    result = verify_run(out, sample=sample, seed=seed, checkpoint=checkpoint, latest=latest, options=options)
+    if as_json:
+        print(json.dumps({"out": out, **result.as_dict()}))
+    else:
+        print(*result.differences, result, sep="\n")
+        if result.num_differences > len(result.differences):
+            say(f"The first {len(result.differences)} differences are shown.")
+    return DONE if result.verified else FAILED
+
+
+@app.command()
+@takes(*SCORE, "checkpoint", "request_timeout_s", "image_timeout_s", toml=False)
+def predict(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE_OR_URL...",
+            help="Paths, URLs, or members as a run names them: tar://NAME::s3://BUCKET/FILE.tar.",
+        ),
+    ],
+    values: Settings,
+    show: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Write one PNG of the pictures, their labels and bars."),
+    ] = None,
+    allow_prefix: Annotated[
+        list[str] | None, typer.Option(help="Where web servers may redirect to, beside themselves; repeated.")
+    ] = None,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> int:
+    """Say what the classifier makes of single images, here and now; no run is made."""
+    from maskbatch.cli import terminal
+    from maskbatch.predict import annotate
+    from maskbatch.predict.images import predict_images
+
+    if show:
+        annotate.check_sheet_path(show, images)
+    predictions = predict_images(
+        images,
+        make_config(ScoreConfig, values),
+        make_config(JobConfig, values),
+        checkpoint=values.get("checkpoint"),
+        allow_prefix=allow_prefix or (),
+        options=options,
+        box_px=annotate.PICTURE_PX if show else None,
+    )
+    found = predictions.as_dict()
+    if as_json:
+        print(json.dumps(found))
+    else:
+        rows = [{**image, "uri": annotate.make_printable(image["uri"])} for image in found["images"]]
+        terminal.print_predictions({**found, "images": rows}, terminal.stdout_console())
+    if show:
+        annotate.write_sheet(show, predictions.images)
+        say(f"Pictures: {show}")
+    num_failed = sum(image["status"] != "ok" for image in found["images"])
+    if num_failed:
+        say(f"{num_failed:,} of {len(images):,} images could not be scored; each says why.")
+    return FAILED if num_failed else DONE
+
+
+@app.command()
+@takes("checkpoint", toml=False)
+def ui(
+    values: Settings,
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A finished run directory, to see and to review.")
+    ] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="Folder of what reviewers judge [RUN/corrections].")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on [7860, or the next free one].")
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    options: flags.Options = NO_OPTIONS,
+) -> None:
+    """Open a page in the browser: try the model on a picture, and review the doubtful ones of a run."""
+    from maskbatch.ui.start import serve_page
+
+    serve_page(
+        checkpoint=values.get("checkpoint"),
+        run=run,
+        corrections=corrections,
+        host=host,
+        port=port,
+        open_browser=open_browser,
+        options=options,
+    )
+
+
+@app.command()
+@takes("alert_below", "alert_by")
+def nightly(
+    archives: flags.Archives,
+    base: flags.Base,
+    values: Settings,
+    date: Annotated[str | None, typer.Option(help="The local day to report [yesterday].")] = None,
+    since: Annotated[str | None, typer.Option(help="Report every night from this day to yesterday.")] = None,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> int:
+    """Score yesterday's local day, report it, and hold it against the nights before."""
+    from maskbatch.schedule.nightly import choose_nights, report_nights
+    from maskbatch.schedule.nights import Schedule
+
+    schedule = Schedule.of(archives, base, values, options)
+    nights = report_nights(schedule, *choose_nights(schedule, date, since))
+    if as_json:
+        print(json.dumps(nights))
+    return int(nights["exit_code"])
+
+
+@app.command()
+@takes()
+def audit(
+    archives: flags.Archives,
+    base: flags.Base,
+    month: Annotated[str, typer.Option(help="The local month, such as 2026-10; it must be over.")],
+    values: Settings,
+    sample: flags.Sample = 200,
+    bundle: Annotated[str | None, typer.Option(help="Where the zip to keep goes [beside the run].")] = None,
+    fresh: flags.Fresh = False,
+    options: flags.Options = NO_OPTIONS,
+    as_json: flags.Json = False,
+) -> int:
+    """Score a month of an archive, report it, verify it, and bundle what is to be kept."""
+    from maskbatch.schedule.audit import audit_month
+    from maskbatch.schedule.nights import Schedule
+
+    schedule = Schedule.of(archives, base, values, options)
+    found = audit_month(schedule, month, sample=sample, bundle=bundle, fresh=fresh)
+    if as_json:
+        print(json.dumps(found))
+    return int(found["exit_code"])
+
+
+@app.command()
+@takes(toml=False)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the drawn archive and its run.")] = Path(
+        "maskbatch-demo"
+    ),
+    images: Annotated[
+        int, typer.Option(min=240, help="Snapshots drawn, of four cameras over a month.")
+    ] = 720,
+    as_json: flags.Json = False,
+    verbose: flags.Verbose = False,
+) -> int:
+    """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
+    from maskbatch.cli import terminal
+    from maskbatch.demo.truth import run_demo
+
+    result, comparison = run_demo(out, images, verbose=verbose)
+    if as_json:
+        print(json.dumps({**result.as_dict(), "truth": comparison.as_dict()}))
+    else:
+        terminal.print_report(result.report, terminal.stdout_console())
+        comparison.print(terminal.stdout_console(), result.report.overall)
+    _say_result(result)
+    say(f"See it, and judge what is doubtful: maskbatch ui --run {result.run.path}")
+    return int(result.success.exit_code)
+
+
+def _plan_config(archives: list[str], values: Settings) -> PlanConfig:
+    return make_config(PlanConfig, {**values, "archives": archives})
+
+
+def _say_result(result: Any) -> None:
+    """What to know of a scored run, and where it lies."""
+    from maskbatch.runs.versions import choose_versions
+
+    success, path = result.success, result.run.path
+    if not result.rescored:
+        say(f"{path} was finished before; nothing was scored again. What came since: add --reuse {path}.")
+        choose_versions([result.run], take_latest=False)  # which says that there is a newer one
+    if success.exit_code:
+        failed = 1 - success.statuses.get("ok", 0) / success.planned
+        say(
+            f"{failed:.1%} of the images failed, more than --max-error-rate {success.max_error_rate:g} "
+            f"allows: look at status and error in {path}/scores."
+        )
+    say(f"Rows: {path}/scores   Report: {path}/report/report.html   Again: maskbatch report {path}")

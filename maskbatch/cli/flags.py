@@ -1,0 +1,104 @@
+"""Every flag, each with its one sentence of help; defaults stand in the dataclasses of `config`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskbatch.schema import CONDITIONS
+from maskbatch.stores.options import StorageOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """How a setting of `config` stands on the command line."""
+
+    help: str
+    otherwise: str = ""
+    """What holds without the flag, where the setting's own default does not say it."""
+    metavar: str | None = None
+
+
+SETTINGS = {
+    "layout": Flag(
+        "What a path below ARCHIVE says, such as '{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg'; * is "
+        "any text in one name. Without it, folders like camera=07/date=2026-10-01/ are recognised."
+    ),
+    "timezone": Flag("Zone of the archive's local times.", "UTC", metavar="ZONE|SITE=ZONE"),
+    "since": Flag("First local date or time planned; images of unknown time are kept."),
+    "until": Flag("Local date or time before which images are planned."),
+    "camera": Flag("Only this camera, or SITE/CAMERA; may be repeated."),
+    "margin_days": Flag("Days around --since and --until whose {date:...} is listed too."),
+    "limit": Flag("At most this many images, in the plan's order."),
+    "keep_column": Flag("Column of a manifest or sidecar that travels to scores and report."),
+    "allow_prefix": Flag("Where uris of a manifest may lie, beside its own folder; repeated."),
+    "checkpoint": Flag("A .safetensors checkpoint.", "the packaged one"),
+    "dtype": Flag("auto, bfloat16 or float32.", "auto: bfloat16 where the hardware has it"),
+    "batch_size": Flag("Images the model sees at a time."),
+    "max_bytes": Flag("Largest encoded image, bytes."),
+    "max_pixels": Flag("Largest image, pixels."),
+    "address": Flag("Ray cluster to join, such as auto.", "local: one started here"),
+    "max_workers": Flag("At most so many decoding workers.", "one a core"),
+    "max_scorers": Flag("At most so many scoring actors on GPUs.", "as many as fit the GPUs"),
+    "gpus_per_worker": Flag("GPUs for one scoring actor, where there are any; 0: use CPUs."),
+    "max_error_rate": Flag("Share of failed images above which the exit code is 3."),
+    "stall_timeout_s": Flag("Stop, resumable, after so many seconds without progress."),
+    "request_timeout_s": Flag("Patience with one request to a store."),
+    "image_timeout_s": Flag("Patience with one image, all tries."),
+    "max_requests": Flag("Requests in flight in one worker."),
+    "exclude": Flag(f"Leave out of the rates: {', '.join(CONDITIONS)}.", metavar="CONDITION,..."),
+    "expect": Flag("Snapshots expected of each camera, as 1/5min or 12/h@06-22.", "its own usual pace"),
+    "alert_below": Flag("Exit 4 where a whole interval of compliance is below this, as 0.95."),
+    "alert_by": Flag("Hold each camera (site, day, hour ...) to --alert-below.", "overall"),
+    "alert_corrected": Flag("Hold the corrected rate to --alert-below."),
+    "thumbnails": Flag("Put pictures of review candidates into the page."),
+    "corrections": Flag("Folder of what was judged, beside RUN/corrections.", metavar="DIR"),
+}
+"""By the setting's name."""
+
+
+def _read_options(value: str | StorageOptions) -> StorageOptions:
+    return StorageOptions.from_toml(Path(value)) if isinstance(value, str) else value
+
+
+Archives = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ARCHIVE...",
+        help="Folder, bucket prefix, pattern, tar, zip, Parquet file or manifest; a path or URL.",
+    ),
+]
+Out = Annotated[str, typer.Option(help="Run directory: made if missing, resumed if unfinished.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")]
+Base = Annotated[str, typer.Option(help="Folder or URL below which nights and months have their runs.")]
+Reuse = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="RUN",
+        help="A finished run whose rows of unchanged images are carried over; repeated. "
+        "With OUT itself, what is new goes to its next version, OUT.v2.",
+    ),
+]
+Sample = Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")]
+Latest = Annotated[
+    bool, typer.Option("--latest", help="Take the newest finished version of each run, RUN.v2 or later.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away an unfinished run in OUT first.")]
+Options = Annotated[
+    StorageOptions,
+    typer.Option(
+        "--storage-options",
+        parser=_read_options,
+        metavar="FILE",
+        help="TOML of credentials and endpoints, a table a URL prefix.",
+        show_default=False,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of these flags; flags on the line win.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary on stdout.")]
+JSON_LOGS = "--json-logs"
+JsonLogs = Annotated[bool, typer.Option(JSON_LOGS, help="Each line on stderr is one JSON object; no bars.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own logs too.")]

@@ -1,0 +1,57 @@
+"""The edge of every program: what a user can cause is one sentence and an exit code, never a traceback."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+
+from maskbatch.cli.flags import JSON_LOGS
+from maskbatch.errors import DONE, INTERRUPTED, MaskbatchError, UsageError
+from maskbatch.progress import log_json, say
+
+RESUME = "what is scored stays if it is a run's; give the same command again"
+
+
+def run_program(program: typer.Typer, usage: str, *, resume: str = RESUME) -> NoReturn:
+    """Run a whole command line, and exit. `resume` says what Ctrl-C leaves, and how to go on."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    if JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
+        log_json()
+    try:
+        code = program(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except typer.Exit as done:
+        code = done.exit_code
+    except Exception as error:
+        code = _tell(error, usage)
+    if code == INTERRUPTED:
+        say(f"maskbatch: interrupted; {resume}", "error", exit_code=INTERRUPTED)
+        sys.stdout.flush()
+        os._exit(INTERRUPTED)  # a thread that still asks a hung store would hold the process for minutes
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _tell(error: Exception, usage: str) -> int:
+    """Say in one sentence what went wrong; the exit code. An error of our own making is raised again."""
+    # 0.1 s of libraries that the parser itself need not wait for
+    from maskbatch.stores.files import describe_failure, store_errors
+
+    if isinstance(error, (MaskbatchError, *store_errors())):
+        message, code = describe_failure(error)
+        text = f"maskbatch: {message}"
+    elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors
+        text, code = error.format_message().rstrip("."), UsageError.exit_code
+        if not text.startswith("Usage:"):
+            text = f"maskbatch: {text}; see {usage}"
+    else:
+        raise error
+    say(text, "error", exit_code=code)
+    return code
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,33 @@
+"""What listing an archive found."""
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(kw_only=True, slots=True)
+class Listing:
+    """What planning found and left out; every file of the archive is in one of these counts."""
+
+    num_images: int = 0
+    """Planned rows."""
+    num_bytes: int = 0
+    first_time: datetime | None = None
+    """Local."""
+    last_time: datetime | None = None
+    cameras: Counter[str] = field(default_factory=Counter)
+    """Planned images by `site/camera`."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files that are not images, by extension."""
+    filtered: Counter[str] = field(default_factory=Counter)
+    """Images left out by a filter, by its flag."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Planned images of which the path does not say all."""
+    example: str | None = None
+    """The first image's path below the archive."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready, for run.json."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: str(v) if isinstance(v, datetime) else v for name, v in values.items()}

@@ -1,0 +1,225 @@
+"""What run.json and `_SUCCESS` say, checked where they are read.
+
+A setting that is missing means what was done before it existed; what we do not know is kept or ignored.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from datetime import datetime
+from reprlib import repr as shorten
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, to_dict
+from maskbatch.errors import UsageError
+from maskbatch.plan.listing import Listing
+from maskbatch.stores.files import Location, explain
+
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ReusedRun:
+    """A run whose rows are carried over."""
+
+    path: str
+    success_sha256: str
+    """Of its `_SUCCESS`, which stands for every file of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsedCheckpoint:
+    """The checkpoint that scored a run."""
+
+    path: str
+    digest: str
+    """sha256 of the file."""
+    card: dict[str, Any]
+    """As JSON has it; a later version may read other cards."""
+
+    def __post_init__(self) -> None:
+        for name in ("architecture", "classes", "compliant", "not_assessed", "confusion"):
+            _ = self.card[name]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSettings:
+    """run.json: what a run was begun with, completed by its listing, then by how it is scored."""
+
+    created_at: datetime
+    plan: PlanConfig
+    versions: dict[str, str]
+    """Of Python and the libraries."""
+    replaces: str | None = None
+    """The name of the version before this one."""
+    listing: Listing | None = None
+    """None until the archive is listed."""
+    reuse: tuple[ReusedRun, ...] = ()
+    reuse_counts: dict[str, int] = field(default_factory=dict)
+    """Listed images by what became of them: `carried`, or why they are scored."""
+    score: ScoreConfig | None = None
+    """None until scoring starts, like what follows."""
+    job: JobConfig | None = None
+    checkpoint: UsedCheckpoint | None = None
+    shard_size: int | None = None
+    """Rows."""
+    unknown: dict[str, Any] = field(default_factory=dict)
+    """What a later version wrote."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size is not None and self.shard_size < 1:
+            raise ValueError(f"shard_size {self.shard_size}, 1 or more expected")
+
+    @property
+    def num_images(self) -> int:
+        """Images that were listed."""
+        return self.listing.num_images if self.listing else 0
+
+    @property
+    def num_carried(self) -> int:
+        """Of these, those whose rows are carried over."""
+        return self.reuse_counts.get("carried", 0)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Location) -> "RunSettings":
+        """Raises UsageError, which names the file `path` and what is wrong with it."""
+        needed: dict[str, tuple[str, ...]] = {"plan": ("archives", "timezone")}
+        if "score" in values:
+            needed[""] = ("listing", "reuse_counts", "checkpoint", "shard_size")
+        if "listing" in values:
+            needed["listing"] = ("num_images",)
+        known = {item.name for item in fields(cls)} | {"format_version"}
+        unknown = {name: value for name, value in values.items() if name not in known}
+        return _make(cls, {**values, "unknown": unknown}, path, needed)
+
+    def to_json(self) -> dict[str, Any]:
+        """What run.json says, as far as it is known."""
+        values = {
+            **self.unknown,
+            "format_version": FORMAT_VERSION,
+            "created_at": self.created_at.isoformat(),
+            "plan": to_dict(self.plan),
+            "versions": self.versions,
+            "replaces": self.replaces,
+        }
+        if self.listing:
+            reuse = [asdict(run) for run in self.reuse]
+            values |= {"listing": self.listing.as_dict(), "reuse": reuse, "reuse_counts": self.reuse_counts}
+        if self.score and self.job and self.checkpoint:
+            values |= {"score": to_dict(self.score), "job": to_dict(self.job)}
+            values |= {"checkpoint": asdict(self.checkpoint), "shard_size": self.shard_size}
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedFile:
+    """A file that a commit lists."""
+
+    name: str
+    """Below the run directory."""
+    rows: int | None
+    """None of run.json."""
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Success:
+    """`_SUCCESS`: what was committed."""
+
+    planned: int
+    """Images."""
+    carried: int = 0
+    """Of these, those whose rows are an earlier run's."""
+    statuses: dict[str, int]
+    """Images by status."""
+    max_error_rate: float
+    """Share of failed images above which `exit_code` is 3."""
+    committed_at: datetime
+    exit_code: int
+    devices: dict[str, int]
+    """Shards by device/dtype."""
+    timings_s: dict[str, float]
+    """Seconds by phase; `whole` is the last call, planning and all."""
+    files: tuple[CommittedFile, ...]
+    """run.json, and each file of plan/ and scores/."""
+
+    def __post_init__(self) -> None:
+        if self.planned < 0:
+            raise ValueError(f"planned {self.planned}, 0 or more expected")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], path: Location) -> "Success":
+        """Raises UsageError, which names the file `path` and what is wrong with it."""
+        return _make(cls, values, path, {"timings_s": ("whole",)})
+
+    def to_json(self) -> dict[str, Any]:
+        """What `_SUCCESS` says."""
+        values = {"format_version": FORMAT_VERSION, **asdict(self)}
+        return values | {"committed_at": self.committed_at.isoformat()}
+
+
+def read_json(path: Location) -> dict[str, Any] | None:
+    """The object in a JSON file, None where no file is. Raises UsageError for anything else."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        message = f"{path} is not readable as JSON ({error}); restore it, or name another folder"
+        raise UsageError(message) from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} is damaged: a JSON object expected; restore it, or name another folder")
+    return values
+
+
+Record = TypeVar("Record", RunSettings, Success)
+
+
+def _make(
+    kind: type[Record], values: dict[str, Any], path: Location, needed: Mapping[str, tuple[str, ...]]
+) -> Record:
+    """`kind` from `values` of the file `path`, where those of `needed` must be, by the part they are in."""
+    try:
+        record: Record = _parse(path.name, kind, values)
+        for part, names in needed.items():
+            for name in names:
+                _ = (values[part] if part else values)[name]
+    except KeyError as error:
+        raise UsageError(f"{path} is damaged: it lacks {error}; restore it") from error
+    except (UsageError, ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"{path} is damaged: {explain(error)}; restore it") from error
+    return record
+
+
+def _parse(name: str, kind: Any, value: Any) -> Any:
+    """A value of JSON as the type `kind`. Raises KeyError for what it lacks, ValueError for another type."""
+    origin, items = get_origin(kind) or kind, get_args(kind)
+    if kind is Any:
+        return value
+    if origin is UnionType:
+        return None if value is None else _parse(name, items[0], value)
+    if kind is datetime and isinstance(value, str):
+        return datetime.fromisoformat(value)
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _parse_fields(kind, value)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_parse(name, items[0], item) for item in value)
+    if origin in (dict, Counter) and isinstance(value, dict):
+        of = int if origin is Counter else items[-1]
+        return origin({key: _parse(f"{name} {key}", of, item) for key, item in value.items()})
+    if type(value) is kind or (kind is float and type(value) is int):
+        return value
+    raise ValueError(f"{name} is {shorten(value)}, {getattr(origin, '__name__', origin)} expected")
+
+
+def _parse_fields(kind: Any, values: dict[str, Any]) -> Any:
+    types = get_type_hints(kind)
+    wanted = [item for item in fields(kind) if _is_needed(item) or values.get(item.name) is not None]
+    return kind(**{item.name: _parse(item.name, types[item.name], values[item.name]) for item in wanted})
+
+
+def _is_needed(item: "Field[Any]") -> bool:
+    return item.default is MISSING and item.default_factory is MISSING
