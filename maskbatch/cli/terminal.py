@@ -9,20 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from maskbatch.progress import add_up
+from maskbatch.report import words
 from maskbatch.report.cells import group_name
-from maskbatch.report.words import (
-    describe_archive,
-    describe_difference,
-    describe_other_rates,
-    describe_overlap,
-    describe_review,
-    format_difference,
-    format_interval,
-    format_p,
-    format_percent,
-    format_star,
-    headline,
-)
 
 if TYPE_CHECKING:
     from maskbatch.report.compare import Comparison
@@ -43,7 +31,7 @@ def stdout_console() -> Console:
 
 def print_report(report: "Report", console: Console) -> None:
     """The report's tables of rates but that by camera and day, then its figures in words and its alerts."""
-    _print_lines(console, describe_archive(report))
+    _print_lines(console, words.describe_archive(report))
     names = [name for name in report.keys if name != "by_camera_day"]
     for name in names:
         rows = report.values[name]
@@ -52,18 +40,16 @@ def print_report(report: "Report", console: Console) -> None:
             console.print(_table_of_rates(title, report.keys[name], rows[:MAX_ROWS], report))
             if len(rows) > MAX_ROWS:
                 console.print(f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet")
-    if any(format_star(row) for name in names for row in report.values[name]):
+    if any(words.format_star(row) for name in names for row in report.values[name]):
         console.print("* few clusters (under ten): the interval uses all groups and is likely too narrow")
-    overall, prefix = report.overall, "failed_"
-    failed = {
-        name.removeprefix(prefix): count
-        for name, count in overall.items()
-        if name.startswith(prefix) and count
-    }
+    overall = report.overall
+    failed = {name: num for name, num in overall.items() if name.startswith("failed_") and num}
+    failed = {name.removeprefix("failed_"): num for name, num in failed.items()}
     console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(failed)}.")
-    review = list(describe_review(report))
+    review = list(words.describe_review(report))
     name = "As classified" if review else "Compliance"
-    _print_lines(console, (*review, f"{name}: {headline(report)}.", *describe_other_rates(report)))
+    lines = (*review, f"{name}: {words.headline(report)}.", *words.describe_other_rates(report))
+    _print_lines(console, lines)
     for alert in report.values["alerts"]:
         console.print(f"ALERT {alert['sentence']}.", soft_wrap=True)
 
@@ -74,14 +60,14 @@ def print_comparison(comparison: "Comparison", console: Console) -> None:
         when = f", {run['first_time']} to {run['last_time']}" if run["first_time"] else ""
         images = f"{run['planned']:,} images{when}"
         console.print(f"{name}: {run['path']}, {images}, checkpoint {run['checkpoint'][:12]}.")
-    _print_lines(console, describe_overlap(comparison))
+    _print_lines(console, words.describe_overlap(comparison))
     if comparison.kind == "images":
         console.print(_table_of_labels(comparison))
     if len(comparison.by_camera) > 1:
         console.print(_table_of_differences(comparison.by_camera[:MAX_ROWS]))
         if len(comparison.by_camera) > MAX_ROWS:
             console.print(f"  ... {len(comparison.by_camera) - MAX_ROWS:,} more cameras with --json")
-    _print_lines(console, describe_difference(comparison))
+    _print_lines(console, words.describe_difference(comparison))
 
 
 def print_predictions(summary: Mapping[str, Any], console: Console) -> None:
@@ -95,14 +81,14 @@ def print_predictions(summary: Mapping[str, Any], console: Console) -> None:
     table.add_column("image", overflow="fold")
     table.add_column("label", no_wrap=True)
     for name in summary["classes"]:
-        words = name.split("_")
-        table.add_column(" ".join(words), justify="right", width=max(len("100.0%"), *map(len, words)))
+        parts = name.split("_")
+        table.add_column(" ".join(parts), justify="right", width=max(len("100.0%"), *map(len, parts)))
     table.add_column("")
     for uri, image in zip(names, summary["images"], strict=True):
         name = uri.removeprefix(f"{folder}/") if folder else uri
         if image["status"] == "ok":
-            shares = [format_percent(image["probs"][name]) for name in summary["classes"]]
-            label = f"{image['label'].replace('_', ' ')} {format_percent(image['confidence'])}"
+            shares = [words.format_percent(image["probs"][name]) for name in summary["classes"]]
+            label = f"{image['label'].replace('_', ' ')} {words.format_percent(image['confidence'])}"
             table.add_row(name, label, *shares, "review" if image["needs_review"] else "")
         else:
             table.add_row(f"{name}: {image['error']}", image["status"])
@@ -140,16 +126,15 @@ def _table_of_rates(
         table.add_column(key, no_wrap=True)
     classes = report.values["classes"]
     for name in ("listed", "failed", "assessed", *classes, "compliance (95 %)", "review"):
-        words, is_class = name.replace("_", " "), name in classes
-        least = max(map(len, words.split())) if is_class else len(words)
-        table.add_column(words, justify="right", no_wrap=not is_class, min_width=least)
+        title, is_class = name.replace("_", " "), name in classes
+        least = max(map(len, title.split())) if is_class else len(title)
+        table.add_column(title, justify="right", no_wrap=not is_class, min_width=least)
     counts = ("listed", "failed", "assessed", *(f"num_{name}" for name in classes))
     for row in rows:
-        rate = f"{format_percent(row['compliance'])} ({format_interval(row)}){format_star(row)}"
         table.add_row(
             *[group_name(row, (key,)) for key in keys],
             *[f"{row[name]:,}" for name in counts],
-            "-" if row["compliance"] is None else rate,
+            words.format_rate(row),
             f"{row['num_review']:,}",
         )
     return table
@@ -181,10 +166,10 @@ def _table_of_differences(rows: Sequence[Mapping[str, Any]]) -> Table:
             *[
                 text
                 for side in ("first", "second")
-                for text in (f"{row[f'assessed_{side}']:,}", format_percent(row[f"compliance_{side}"]))
+                for text in (f"{row[f'assessed_{side}']:,}", words.format_percent(row[f"compliance_{side}"]))
             ],
-            format_difference(row),
-            format_p(row["p"]),
-            format_p(row["q"]),
+            words.format_difference(row),
+            words.format_p(row["p"]),
+            words.format_p(row["q"]),
         )
     return table

@@ -97,9 +97,8 @@ def calibrate(
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
     with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:
         with step("list") as progress:
-            groups = draw_groups(
-                plan_rows(sources, config, clock, listing, access), group_size, most, progress
-            )
+            rows = plan_rows(sources, config, clock, listing, access)
+            groups = draw_groups(rows, group_size, most, progress)
         listed = time.monotonic()
         write_plan(RunDir(Path(folder)).plan, _number_rows(groups), Step("plan", None, "images"))
         work = Work(

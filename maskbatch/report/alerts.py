@@ -13,7 +13,6 @@ from maskbatch.report.cells import group_name, number_groups
 from maskbatch.report.compare import Comparison
 from maskbatch.report.drift import ALERT_Q, LEAST_CHANGE, find_drift_alerts
 
-
 NOWHERE = {"site": None, "camera": None}
 Floats = NDArray[np.float64]
 LEAST_DAYS = 20
@@ -105,16 +104,13 @@ def _alert(row: Mapping[str, Any], keys: tuple[str, ...], rate: str, bound: floa
     measure = "corrected compliance" if rate == "corrected" else "compliance"
     low, high = row[f"{rate}_low"], row[f"{rate}_high"]
     few = "; few clusters, so the interval is likely too narrow" if row["few_clusters"] else ""
+    figures = {"rate": row[rate], "low": low, "high": high, "below": bound, "assessed": row["assessed"]}
     return {
         "kind": "compliance",
         **NOWHERE,
         **{key: row[key] for key in keys},
         "measure": measure,
-        "rate": row[rate],
-        "low": low,
-        "high": high,
-        "below": bound,
-        "assessed": row["assessed"],
+        **figures,
         "sentence": f"{group_name(row, keys)}: {measure} {_percent(row[rate])} ({100 * low:.1f} to "
         f"{_percent(high)}) is below {_percent(bound)}, the upper end of its interval too{few}",
     }

@@ -66,11 +66,11 @@ def report_runs(
     chosen = choose_versions([RunDir.at(name, options) for name in runs], take_latest=latest)
     if out is None:
         if len(chosen) > 1:
-            raise UsageError("several runs make a report of their own: name its folder with --out")
+            raise UsageError("--out is missing: name the folder of the report of several runs")
         return make_report(chosen, chosen[0].report, config, options)
     target = RunDir.at(out, options)
     if target.run_json.exists():
-        raise UsageError(f"--out {out}: a run lies there; name another folder for the report")
+        raise UsageError(f"--out {out}: a run is there; name another folder for the report")
     return make_report(chosen, target.path, config, options)
 
 

@@ -37,9 +37,7 @@ def describe_runs(runs: Sequence[CommittedRun], config: ReportConfig) -> dict[st
     return {
         "made_at": now().isoformat(timespec="seconds"),
         "maskbatch": version("maskbatch"),
-        "classes": list(meaning.classes),
-        "compliant": list(meaning.compliant),
-        "not_assessed": list(meaning.not_assessed),
+        **{name: list(getattr(meaning, name)) for name in ("classes", "compliant", "not_assessed")},
         "keep_column": runs[0].keep_column,
         "settings": to_dict(config),
         "runs": [_describe_run(run) for run in runs],
@@ -50,10 +48,7 @@ def _describe_run(run: CommittedRun) -> dict[str, Any]:
     settings, success, plan = run.settings, run.success, to_dict(run.settings.plan)
     return {
         "path": str(run.run.path),
-        "archives": plan["archives"],
-        "timezone": plan["timezone"],
-        "since": plan["since"],
-        "until": plan["until"],
+        **{name: plan[name] for name in ("archives", "timezone", "since", "until")},
         "cameras": plan["camera"],
         "limit": plan["limit"],
         "checkpoint": run.digest,

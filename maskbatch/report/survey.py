@@ -102,9 +102,8 @@ def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
         uris = _column(order_files([one]), "uri")
         num = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
         if num:
-            raise UsageError(
-                f"{one.run.path}: {num:,} of its images are in another run too; report them apart"
-            )
+            overlap = f"{num:,} of its images are in another run too"
+            raise UsageError(f"{one.run.path}: {overlap}; report them apart")
 
 
 def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table, Numbers]]:

@@ -60,9 +60,8 @@ class Tables:
         effects = self._effects(keys, groups.ngroup(), len(sums))
         self._rate(sums, effects, self.confusion if keys != CAMERA_DAY else None)
         target = row_schema(keys, self.meaning)
-        return pa.Table.from_pandas(
-            sums[target.names], target, preserve_index=False
-        ).replace_schema_metadata()
+        table = pa.Table.from_pandas(sums[target.names], target, preserve_index=False)
+        return table.replace_schema_metadata()
 
     def _effects(self, keys: tuple[str, ...], group: "pd.Series[int]", num_groups: int) -> DesignEffects:
         """Design effects from camera-days, or from hours where groups lie inside one camera-day."""

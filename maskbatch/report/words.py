@@ -128,6 +128,12 @@ def format_interval(row: Mapping[str, Any], rate: str = "compliance") -> str:
     return f"{100 * row[f'{rate}_low']:.1f} to {row[f'{rate}_high']:.1%}"
 
 
+def format_rate(row: Mapping[str, Any]) -> str:
+    """`94.2% (91.0 to 96.3%)*`, or a dash where nothing was assessed."""
+    rate, interval = row["compliance"], format_interval(row)
+    return "-" if rate is None else f"{rate:.1%} ({interval}){format_star(row)}"
+
+
 def format_star(row: Mapping[str, Any]) -> str:
     """A star where the interval rests on too few clusters."""
     return "*" if row["few_clusters"] and row["assessed"] else ""

@@ -36,15 +36,9 @@ def count_targets(strata: Iterable[str], given: Iterable[bool | None]) -> list[d
         images = rows[rows["stratum"] == name]
         counted = images["given"][images["counts"]]
         num_judged, num_skipped = (int(counted.eq(value).sum()) for value in (True, False))
-        targets.append(
-            {
-                "stratum": name,
-                "num_queued": len(images),
-                "num_judged": num_judged,
-                "num_skipped": num_skipped,
-                "num_needed": min(LEAST_JUDGED, len(images) - num_skipped),
-            }
-        )
+        num_needed = min(LEAST_JUDGED, len(images) - num_skipped)
+        nums = {"num_judged": num_judged, "num_skipped": num_skipped, "num_needed": num_needed}
+        targets.append({"stratum": name, "num_queued": len(images), **nums})
     return targets
 
 

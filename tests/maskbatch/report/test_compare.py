@@ -17,7 +17,7 @@ from scipy.stats import false_discovery_control, ttest_ind, ttest_rel
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.report.compare import COUNTS, FAILED, estimate_difference, make_comparison
+from maskbatch.report.compare import COUNTS, FAILED, compare_runs, estimate_difference, make_comparison
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location
 
@@ -198,6 +198,11 @@ def test_the_comparison_is_plain_json_and_names_the_runs(committed: Run, other: 
     assert [first["first_time"], first["last_time"]] == [min(times).isoformat(), max(times).isoformat()]
     assert first["checkpoint"] != second["checkpoint"]
     assert set(COUNTS) < made["overall"].keys() < made["by_camera"][0].keys()
+
+
+def test_runs_are_compared_by_their_paths(committed: Run, other: Run) -> None:
+    compared = compare_runs(str(committed.run.path), str(other.run.path))
+    assert compared == make_comparison([committed.run], [other.run])
 
 
 def test_a_run_in_a_store_is_compared_like_a_local_one(committed: Run, other: Run, root: Location) -> None:

@@ -14,7 +14,7 @@ from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.report import figures
 from maskbatch.report.figures import LIST_TABLES
-from maskbatch.report.make import make_report
+from maskbatch.report.make import make_report, report_runs
 from maskbatch.report.tables import GROUPINGS
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, list_names
@@ -138,6 +138,24 @@ def test_a_month_of_nightly_runs_gives_the_report_of_one_run_of_the_month(
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
     rows = [report.values["review"]["candidates"] for report in (one, together)]
     assert [row["uri"] for row in rows[0]] == [row["uri"] for row in rows[1]]
+
+
+def test_runs_are_reported_by_their_paths(nightly: tuple[Run, list[Run]], tmp_path: Path) -> None:
+    first, second, newer = (
+        night.copy(tmp_path / name).run
+        for night, name in zip((*nightly[1][:2], nightly[1][0]), ("1", "2", "1.v2"), strict=True)
+    )
+    edit_json(newer.run_json, replaces=str(first.path))
+    report = report_runs([str(first.path)])
+    assert report.folder == first.report
+    assert json.loads((first.report / "report.json").read_text()) == report.values
+    assert report_runs([str(first.path)], latest=True).folder == newer.report
+    both = report_runs([str(first.path), str(second.path)], str(tmp_path / "both"))
+    assert (both.folder, both.overall["listed"]) == (tmp_path / "both", 16)
+    with pytest.raises(UsageError, match="--out is missing"):
+        report_runs([str(first.path), str(second.path)])
+    with pytest.raises(UsageError, match="a run is there"):
+        report_runs([str(first.path)], str(second.path))
 
 
 def test_nights_of_an_archive_with_images_of_unknown_time_add_up_by_their_own_days(
