@@ -17,7 +17,7 @@ import maskbatch
 from maskbatch import errors, schema
 from maskbatch.archives import arguments
 from maskbatch.cli.commands import app
-from maskbatch.report import make
+from maskbatch.report import figures
 from maskbatch.review import corrections
 from maskbatch.stores import options
 from tests.command_lines import blocks, check, command_lines, command_of, flags_of
@@ -172,7 +172,15 @@ def test_the_pages_name_every_column_and_every_file() -> None:
     columns = set(re.sub(r"`.*?`", "", listed).replace(",", " ").split())
     assert columns == {*schema.scores(()).names, "prob_<class>"}
     files = PAGES["docs/run-directory.md"].split("OUT/report/")[1].split("OUT/corrections/")[0]
-    for name in (*make.FLAT, "cells", "review", "queue", "report.html", "report.json", "alerts.json"):
+    for name in (
+        *figures.LIST_TABLES,
+        "cells",
+        "review",
+        "queue",
+        "report.html",
+        "report.json",
+        "alerts.json",
+    ):
         assert re.search(rf"\b{re.escape(name)}\b", files), name
     judgement = PAGES["docs/review.md"].split("Columns: `")[1].split("`")[0]
     assert judgement.split(", ") == corrections.SCHEMA.names

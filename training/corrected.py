@@ -50,10 +50,10 @@ def load(sources: Sequence[str], against: Path | None = None) -> Corrected:
         run = RunDir.at(source)
         if run.run_json.exists():
             runs.append(open_committed(run))
-            tables.append(corrections.read_of_run(runs[-1]))
+            tables.append(corrections.read_run_judgements(runs[-1]))
         else:
             tables.append(corrections.read_judgements(run.path))
-    words = corrections.find_last_words(pa.concat_tables(tables))
+    words = corrections.find_latest_judgements(pa.concat_tables(tables))
     words = words[words["region"] == 0]
     disputed = corrections.find_disputes(words).drop_duplicates(corrections.IMAGE)
     told = words.dropna(subset="label").drop_duplicates(corrections.IMAGE, keep="last")

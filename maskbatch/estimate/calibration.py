@@ -1,7 +1,7 @@
 """A random sample of an archive, scored for some seconds by the real pipeline on this machine.
 
-Groups of neighbouring images are drawn while the archive is listed, so that containers are read as in a
-run. They are planned, in random order, in a temporary run directory: nothing else is written.
+The sample is groups of neighbouring images, so that containers are read as in a run. They are drawn while the
+archive is listed, and planned in random order in a temporary run directory; nothing else is written.
 """
 
 import time
@@ -36,48 +36,41 @@ from maskbatch.runs.work import Work, shard_size
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 STEADY_S = 20.0
-"""Scoring that is enough, counted from when every worker has done its first group."""
-
-
+"""How long scoring is measured, once every worker has done its first group."""
 LEAST_ROUNDS = 3
-"""Groups that each worker does at least, where there are so many: fewer say little of the steady pace."""
-
-
+"""Groups that each worker scores at least, if there are so many: fewer tell little of the steady pace."""
 GROUPS_PER_CORE = 64
-
-
+TIMES = ("read_s", "decode_s", "score_s")
 MAX_GROUPS = 2048
-"""Some 30 MB of plan rows."""
-
-
+"""About 30 MB of plan rows."""
 Timed = tuple[float, ShardDone]
-"""When a group was done, of the monotonic clock, and what its worker reports."""
+"""When a group was done, by the monotonic clock, and what its worker reports."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What listing the archive and scoring the sample took on this machine."""
+    """The time that listing the archive and scoring the sample took on this machine."""
 
     listing: Listing
     num_shards: int
-    """Of a run over the whole archive."""
+    """In a run over the whole archive."""
     statuses: dict[str, int]
-    """Images of the sample that were scored, by status."""
+    """Scored images of the sample, by status."""
     cores: int
-    """That worked here."""
+    """Cores that worked here."""
     gpus: float
-    """That scored; 0 where the cores did."""
+    """GPUs that scored; 0 where the cores did."""
     listing_s: float
     start_s: float
-    """From the listing's end until every worker has done its first group."""
+    """From the end of the listing until every worker has done its first group."""
     num_started: int
     """Images scored by then."""
     images_per_s: float
-    """Since then, by all of this machine."""
+    """From then on, by the whole machine."""
     spread: float
-    """Two standard errors of that, as a share of it."""
+    """Two standard errors of the pace, as a share of it."""
     read_s: float
-    """Of a worker, an image: waiting for its bytes."""
+    """A worker's wait for the bytes of an image; decode_s and score_s are for an image too."""
     decode_s: float
     score_s: float
 
@@ -102,14 +95,12 @@ def calibrate(
     listing, clock = Listing(), Clock.parse(config.timezone, now())
     group_size = shard_size(0, opened.card.input_size)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
-    with (
-        TemporaryDirectory(prefix="maskbatch-estimate-") as folder,
-        Cluster(job, verbose=verbose) as cluster,
-    ):
-        with step("list") as shown:
-            groups = draw_groups(plan_rows(sources, config, clock, listing, access), group_size, most, shown)
+    with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:
+        with step("list") as progress:
+            rows = plan_rows(sources, config, clock, listing, access)
+            groups = draw_groups(rows, group_size, most, progress)
         listed = time.monotonic()
-        write_plan(RunDir(Path(folder)).plan, _numbered(groups), Step("plan", None, "images"))
+        write_plan(RunDir(Path(folder)).plan, _number_rows(groups), Step("plan", None, "images"))
         work = Work(
             run_id=folder,
             archives=config.archives,
@@ -126,9 +117,9 @@ def calibrate(
         )
         cluster.wait()
         cores, gpus = _in_use(cluster, work)
-        done = _scored(cluster, work, cores)
+        done = _score_groups(cluster, work, cores)
     shards = [shard for _, shard in done]
-    statuses = _statuses(config, shards)
+    num_images, statuses = _num_images(*shards), _statuses(config, shards)
     return Calibration(
         listing=listing,
         num_shards=-(-listing.num_images // shard_size(listing.num_images, opened.card.input_size)),
@@ -140,35 +131,33 @@ def calibrate(
         num_started=_num_images(*shards[:cores]),
         images_per_s=_rate(done, cores),
         spread=_spread(shards),
-        read_s=sum(shard.read_s for shard in shards) / _num_images(*shards),
-        decode_s=sum(shard.decode_s for shard in shards) / _num_images(*shards),
-        score_s=sum(shard.score_s for shard in shards) / _num_images(*shards),
+        **{name: sum(getattr(shard, name) for shard in shards) / num_images for name in TIMES},
     )
 
 
-def draw_groups(rows: Iterable[Row], group_size: int, num_groups: int, shown: Step) -> list[pa.Table]:
-    """At most `num_groups` groups of `group_size` consecutive rows, each as likely, in random order."""
+def draw_groups(rows: Iterable[Row], group_size: int, num_groups: int, progress: Step) -> list[pa.Table]:
+    """At most `num_groups` groups of `group_size` consecutive rows, equally likely, in random order."""
     random = Random(0)  # noqa: S311  the same sample for the same archive
-    rows, drawn = iter(rows), list[pa.Table]()
-    for seen in count():
+    rows, sample = iter(rows), list[pa.Table]()
+    for number in count():
         group = list(islice(rows, group_size))
         if not group:
             break
-        shown.advance(len(group))
-        place = seen if seen < num_groups else random.randrange(seen + 1)
+        progress.advance(len(group))
+        place = number if number < num_groups else random.randrange(number + 1)
         if place < num_groups:
-            drawn[place : place + 1] = [pa.Table.from_pylist(group, schema.PLAN)]
-    random.shuffle(drawn)
-    return sorted(drawn, key=len, reverse=True)  # the archive's last group may be a short one
+            sample[place : place + 1] = [pa.Table.from_pylist(group, schema.PLAN)]
+    random.shuffle(sample)
+    return sorted(sample, key=len, reverse=True)  # the archive's last group may be a short one
 
 
-def _numbered(groups: Sequence[pa.Table]) -> Iterator[Row]:
+def _number_rows(groups: Sequence[pa.Table]) -> Iterator[Row]:
     rows = chain.from_iterable(group.to_pylist() for group in groups)
     return ({**row, "id": number} for number, row in enumerate(rows))
 
 
 def _in_use(cluster: Cluster, work: Work) -> tuple[int, float]:
-    """The cores and GPUs of this machine that the job takes."""
+    """How many cores and GPUs of this machine the job takes."""
     capacity, job = cluster.read_capacity(), cluster.job
     pools = Pools.of(capacity, job, work.num_shards)
     if not pools.on_gpus:
@@ -177,13 +166,13 @@ def _in_use(cluster: Cluster, work: Work) -> tuple[int, float]:
     return cores, pools.start * job.gpus_per_worker
 
 
-def _scored(cluster: Cluster, work: Work, cores: int) -> list[Timed]:
-    """The groups that were scored, in the order in which they were done."""
+def _score_groups(cluster: Cluster, work: Work, cores: int) -> list[Timed]:
+    """The scored groups, in the order in which they were done."""
     done: list[Timed] = []
-    with step("sample") as shown:
+    with step("sample") as progress:
         for shard in score_shards(cluster, work, range(work.num_shards)):
             done.append((time.monotonic(), shard))
-            shown.advance(_num_images(shard))
+            progress.advance(_num_images(shard))
             rounds, within = divmod(len(done), cores)
             if within or rounds <= LEAST_ROUNDS:
                 continue
@@ -193,20 +182,20 @@ def _scored(cluster: Cluster, work: Work, cores: int) -> list[Timed]:
 
 
 def _statuses(config: PlanConfig, shards: Sequence[ShardDone]) -> dict[str, int]:
-    """Images by status. Raises UsageError where none could be scored: nothing was measured then."""
+    """Images by status. Raises UsageError where none could be scored, since then nothing was measured."""
     statuses: Counter[str] = Counter()
     for shard in shards:
         statuses.update(shard.statuses)
     if not statuses["ok"]:
-        found = ", ".join(f"{name} {number:,}" for name, number in statuses.items())
+        counts = ", ".join(f"{name} {number:,}" for name, number in statuses.items())
         where = ", ".join(config.archives[:3])
-        message = f"{where}: none of {statuses.total():,} sampled images could be scored ({found})"
-        raise UsageError(f"{message}; see why in the rows of a small run: maskbatch score --limit 100")
+        message = f"{where}: none of {statuses.total():,} sampled images could be scored ({counts})"
+        raise UsageError(f"{message}; the rows of a small run say why: maskbatch score --limit 100")
     return dict(statuses)
 
 
 def _rate(done: Sequence[Timed], cores: int) -> float:
-    """Images a second once every worker has done its first group."""
+    """Images a second, from when every worker has done its first group."""
     shards = [shard for _, shard in done]
     if len(done) > cores:
         return _num_images(*shards[cores:]) / (done[-1][0] - done[cores - 1][0])
@@ -220,7 +209,7 @@ def _spread(shards: Sequence[ShardDone]) -> float:
 
 
 def _busy_s(shard: ShardDone) -> float:
-    return shard.read_s + shard.decode_s + shard.score_s
+    return float(sum(getattr(shard, name) for name in TIMES))
 
 
 def _num_images(*shards: ShardDone) -> int:

@@ -1,9 +1,9 @@
-"""How long a run would take, and what it would cost, before it is made: a calibration, and arithmetic.
+"""How long a run will take and what it will cost, from a calibration on this machine.
 
     maskbatch estimate ARCHIVE... --cluster cluster.yaml --gpu-rate 2500 --price score=0.40
 
-The time is start + listing + images / pace + commit and report; the pace is that of the slower of
-decoding (on cores) and scoring (on GPUs, or on the same cores).
+Time is start + listing + images / pace + commit and report. The pace is the slower one of decoding (on cores)
+and scoring (on GPUs, or on the same cores).
 """
 
 from collections import Counter
@@ -20,47 +20,37 @@ from maskbatch.estimate.calibration import Calibration, calibrate
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 RANGE = 0.25
-"""Share by which the time may be off, sampling aside: what `python -m tests.benchmarks.estimate` asks for."""
-
-
+"""The share by which the time may be off, sampling aside; `python -m tests.benchmarks.estimate` checks it."""
 NODES_S = 300.0
-"""Until the nodes of a cluster are up and set up; assumed."""
-
-
+"""Until the nodes of a cluster are ready; assumed."""
 END_S = 4.0
-"""Python's start, Ray's end, and what commit and report take however few the images are."""
-
-
+"""Python's start, Ray's end, and commit and report of hardly any image."""
 IMAGE_S = 12e-6
-"""Of the driver, an image: 2 us to write the plan, 6 to commit, 4 to report; measured on one core."""
-
-
+"""The driver's time for an image: 2 us to write the plan, 6 to commit, 4 to report; measured on one core."""
 SHARD_S = 1.4e-3
-"""Of the driver, a shard, at the commit."""
-
-
+"""The driver's time to commit a shard."""
 STEPS = ("read", "decode", "score")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What a run would take, and what that rests on."""
+    """The time and cost of a run, with the measurements and assumptions behind them."""
 
     calibration: Calibration
     nodes: list[NodeType]
-    """Of the cluster, at most; none: this machine."""
+    """The largest cluster; empty for this machine."""
     seconds: dict[str, float]
     """By phase of the run."""
     images_per_s: float
     """While scoring."""
     paces: dict[str, float]
-    """Images a second that each kind of worker is good for, as far as that is known."""
+    """Images a second that each kind of worker can do, where that is known."""
     limit: str
     """What the run waits for most."""
     margin: float
-    """By which share its time may be off."""
+    """The share by which the time may be off."""
     cost: float | None
-    """Of the nodes that have a price, in its currency."""
+    """For the nodes that have a price, in its currency."""
     unpriced: list[str]
     """Node types that the cost leaves out."""
     assumptions: list[str]
@@ -93,13 +83,14 @@ def estimate_run(
     options: StorageOptions = NO_OPTIONS,
     verbose: bool = False,
 ) -> Estimate:
-    """Calibrate on this machine, and project to the cluster of a launcher file, or to this machine as it is.
+    """Calibrate on this machine, and estimate the run on it, or on the cluster of a launcher file.
 
-    gpu_rate: images a second of one GPU there. prices: `TYPE=PER_HOUR`, TYPE a node type or InstanceType.
-    Raises UsageError, before anything is listed, for flags or a cluster file that cannot be used.
+    `gpu_rate`: images a second of one GPU there. `prices`: `TYPE=PER_HOUR`, TYPE a node type or InstanceType.
+    Raises UsageError for unusable options or an unusable cluster file, before anything is listed, and where
+    no image of the sample can be scored.
     """
     if cluster is None and (prices or gpu_rate is not None):
-        raise UsageError("--price and --gpu-rate speak of a cluster; name its file with --cluster")
+        raise UsageError("--price and --gpu-rate are for a cluster; name its file with --cluster")
     if gpu_rate is not None and not gpu_rate > 0:
         raise UsageError(f"--gpu-rate {gpu_rate:g}: images a second of one GPU expected, more than 0")
     nodes = read_nodes(cluster) if cluster else []
@@ -124,9 +115,9 @@ def project(
     gpu_rate: float | None,
     per_hour: Mapping[str, float],
 ) -> Estimate:
-    """What the run takes on `nodes` at most, or without any on the machine that was measured.
+    """The run on `nodes`, as many as there may be, or without any on the measured machine.
 
-    per_hour: price by name of node type, of those that have one.
+    `per_hour`: prices by name of node type.
     """
     cores, gpus = _workforce(nodes, job) if nodes else (measured.cores, measured.gpus)
     paces = _paces(measured, cores, gpus, gpu_rate)
@@ -157,7 +148,7 @@ def project(
 
 
 def _workforce(nodes: Sequence[NodeType], job: JobConfig) -> tuple[float, float]:
-    """Cores that decode, and GPUs that score, when every node is up."""
+    """How many cores decode and GPUs score when every node is up."""
     shapes: Counter[Node] = Counter()
     for node in nodes:
         shapes[Node(node.num_cpus, node.num_gpus)] += node.max_nodes
@@ -167,8 +158,8 @@ def _workforce(nodes: Sequence[NodeType], job: JobConfig) -> tuple[float, float]
 
 
 def _paces(measured: Calibration, cores: float, gpus: float, gpu_rate: float | None) -> dict[str, float]:
-    """Images a second that each kind of worker is good for; GPUs are left out where theirs is not known."""
-    core_s = measured.cores / measured.images_per_s  # an image's, with all that Ray takes here
+    """Images a second that each kind of worker can do; GPUs are left out where their pace is unknown."""
+    core_s = measured.cores / measured.images_per_s  # for an image, with Ray's own work
     worker_s = measured.read_s + measured.decode_s
     if not gpus:
         return {"cores": cores / core_s}
@@ -181,55 +172,57 @@ def _paces(measured: Calibration, cores: float, gpus: float, gpu_rate: float | N
 
 
 def _gpu_rate(measured: Calibration) -> float:
-    """Images a second of one GPU here: as it came out, or as its calls took where it waited for decoding."""
+    """Images a second of one GPU here: as observed, or by its calls alone where it waited for decoding."""
     return max(measured.images_per_s / measured.gpus, 1 / measured.score_s)
 
 
 def _assumptions(
     measured: Calibration, on_cluster: bool, gpus: float, gpu_rate: float | None, has_cost: bool
 ) -> Iterator[str]:
-    yield "The whole archive is like the sample, drawn at random in groups of neighbours."
+    yield "The whole archive resembles the sample of random groups of neighbours."
     if not on_cluster:
-        yield "This machine is as free during the run as it was just now."
+        yield "This machine is as idle during the run as it was just now."
         return
-    yield f"A core there does what one of the {measured.cores} cores here does."
-    yield "Reading and listing are as fast from there as from here, for all nodes at once."
-    yield f"Every node is up from the start, which takes {NODES_S / 60:.0f} min, and none is lost."
+    yield f"A core there is as fast as one of the {measured.cores} cores here."
+    yield "Listing and reading are as fast there as here, also for all nodes at once."
+    yield f"All nodes start at once, within {NODES_S / 60:.0f} min, and none is lost."
     if gpus:
-        yield "Pixels reach the GPUs as fast as they are decoded."
+        yield "Pixels reach the GPUs as fast as cores decode them."
         if gpu_rate or measured.gpus:
             rate, source = (gpu_rate, "as given") if gpu_rate else (_gpu_rate(measured), "as measured here")
             yield f"A GPU there scores {rate:,.0f} images a second, {source}."
         else:
-            yield "GPUs keep up with decoding; there is none here to measure: give --gpu-rate if you know it."
+            yield "GPUs keep up with decoding; none could be measured here: give --gpu-rate if you know it."
     if has_cost:
-        yield "Every node is paid for from start to end; storage, requests and traffic are not counted."
+        yield "Every node costs from start to end; storage, requests and traffic are not included."
 
 
-def describe_estimate(made: Estimate) -> Iterator[str]:
-    """The estimate as a person reads it."""
-    measured, low, high = made.calibration, 1 / (1 + made.margin), 1 + made.margin
+def describe_estimate(estimate: Estimate) -> Iterator[str]:
+    """The estimate in sentences, a line each."""
+    measured, whole_s, cost = estimate.calibration, estimate.whole_s, estimate.cost
+    low, high = 1 / (1 + estimate.margin), 1 + estimate.margin
     statuses = ", ".join(f"{name} {number:,}" for name, number in measured.statuses.items())
     steps = ", ".join(f"{1e3 * getattr(measured, f'{name}_s'):.1f} to {name}" for name in STEPS)
-    yield f"Sample, scored here: {statuses}; {measured.images_per_s:,.0f} images/s; ms of a worker: {steps}."
-    for node in made.nodes:
+    pace = f"{measured.images_per_s:,.0f} images/s"
+    yield f"Sample, scored here: {statuses}; {pace}; a worker's ms for an image: {steps}."
+    for node in estimate.nodes:
         name = f"{node.name} ({node.instance})" if node.instance else node.name
         gpus = f", {node.num_gpus} GPU" if node.num_gpus else ""
         yield f"Nodes: {name}, {node.min_nodes} to {node.max_nodes}, each {node.num_cpus} CPU{gpus}."
-    phases = ", ".join(f"{name} {_time(seconds)}" for name, seconds in made.seconds.items())
-    whole_s = made.whole_s
+    phases = ", ".join(f"{name} {_time(seconds)}" for name, seconds in estimate.seconds.items())
     yield f"Time: {_time(whole_s)} ({_time(low * whole_s)} to {_time(high * whole_s)}): {phases}."
-    paces = " and ".join(f"{pace:,.0f} by the {name}" for name, pace in made.paces.items())
-    yield f"Scoring: {made.images_per_s:,.0f} images/s ({paces}). The limit: {made.limit}."
-    if made.cost is not None:
-        left_out = f"; left out, without a price: {', '.join(made.unpriced)}" if made.unpriced else ""
-        yield f"Cost: {made.cost:,.2f} ({low * made.cost:,.2f} to {high * made.cost:,.2f}){left_out}."
-    yield "Assumed, and not in the range:"
-    yield from (f"- {sentence}" for sentence in made.assumptions)
+    paces = " and ".join(f"{pace:,.0f} by the {name}" for name, pace in estimate.paces.items())
+    yield f"Scoring: {estimate.images_per_s:,.0f} images/s ({paces}). The bottleneck: {estimate.limit}."
+    if cost is not None:
+        unpriced = ", ".join(estimate.unpriced)
+        left_out = f"; left out, without a price: {unpriced}" if unpriced else ""
+        yield f"Cost: {cost:,.2f} ({low * cost:,.2f} to {high * cost:,.2f}){left_out}."
+    yield "Assumptions, which the range does not cover:"
+    yield from (f"- {sentence}" for sentence in estimate.assumptions)
 
 
 def _time(seconds: float) -> str:
-    """In the unit that fits."""
+    """A time in the unit that fits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

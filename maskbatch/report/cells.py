@@ -1,8 +1,8 @@
-"""Committed rows to cells: the small table that every figure of the report is a pure function of.
+"""Committed rows to cells, the small table from which every figure of the report follows.
 
 A cell is (site, camera, date, hour, status, label, needs_review, condition, kept column) with its count, sums
-and histograms in fixed bins. Cells of several parts or runs merge by adding, and exactly: sums are of values
-rounded to 1 / 65,536, so that no order of adding changes a digit.
+and histograms in fixed bins. Cells of several parts or runs add up exactly: values are rounded to 1 / 65,536
+before they are summed, so that the order of adding changes no digit.
 """
 
 from calendar import day_name
@@ -16,35 +16,18 @@ from numpy.typing import NDArray
 
 from maskbatch.report.histograms import EDGES, NUM_BINS, bin_index
 
+Camera = tuple[str | None, str | None]
+"""(site, camera)."""
 KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "condition", "kept")
-
-
 MEASURES = tuple(EDGES)
-
-
 SUMS = tuple(f"{measure}_sum" for measure in MEASURES)
-
-
 HISTOGRAMS = tuple(f"{measure}_histogram" for measure in MEASURES)
-
-
 COLUMNS = ("site", "camera", "captured_local", "status", "label", "needs_review", "region", *MEASURES)
-
-
 GRAIN = 65_536
-
-
+KEY_TYPES = {"hour": pa.int64(), "needs_review": pa.bool_()}
 SCHEMA = pa.schema(
     [
-        ("site", pa.string()),
-        ("camera", pa.string()),
-        ("date", pa.string()),
-        ("hour", pa.int64()),
-        ("status", pa.string()),
-        ("label", pa.string()),
-        ("needs_review", pa.bool_()),
-        ("condition", pa.string()),
-        ("kept", pa.string()),
+        *[(key, KEY_TYPES.get(key, pa.string())) for key in KEYS],
         ("count", pa.int64()),
         *[(name, pa.float64()) for name in SUMS],
         *[(name, pa.list_(pa.int32(), NUM_BINS)) for name in HISTOGRAMS],
@@ -55,9 +38,9 @@ SCHEMA = pa.schema(
 def count_cells(
     rows: pa.Table, date: str, keep_column: str | None = None, condition: pa.Array | None = None
 ) -> pa.Table:
-    """Cells of the whole-image rows of one local day.
+    """Count the cells of the whole-image rows of one local day.
 
-    `rows` has at least COLUMNS and `keep_column`; `condition` (N,) what the camera shows, or null.
+    `rows` has at least COLUMNS and `keep_column`; `condition` (N,) is that of each row, or null.
     """
     missing = pa.nulls(len(rows), pa.string())
     rows = rows.append_column("kept", rows[keep_column] if keep_column else missing)
@@ -68,7 +51,7 @@ def count_cells(
     keys, group = number_groups(rows)
     sums, histograms = [], []
     for measure in MEASURES:
-        values = floats(rows[measure])
+        values = to_floats(rows[measure])
         known = ~np.isnan(values)
         grains = np.rint(values[known] * GRAIN)
         sums.append(np.bincount(group[known], grains, len(keys)) / GRAIN)
@@ -78,38 +61,38 @@ def count_cells(
 
 
 def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:
-    """One table of cells from several, equal keys added; the order of `tables` does not matter."""
+    """One table of cells from several: those of equal keys add up. The order of `tables` does not matter."""
     cells = pa.concat_tables([SCHEMA.empty_table(), *tables])
     keys, group = number_groups(cells)
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(len(keys)))
 
-    def added(values: NDArray[Any]) -> Any:
+    def add_up(values: NDArray[Any]) -> Any:
         return np.add.reduceat(values[order], starts, axis=0) if len(keys) else values
 
     return _table(
         keys,
-        added(cells["count"].to_numpy()),
-        [added(cells[name].to_numpy()) for name in SUMS],
-        [added(read_histograms(cells, name)).ravel() for name in HISTOGRAMS],
+        add_up(cells["count"].to_numpy()),
+        [add_up(cells[name].to_numpy()) for name in SUMS],
+        [add_up(read_histograms(cells, name)).ravel() for name in HISTOGRAMS],
     )
 
 
-def floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+def to_floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """(N,) float64, nulls as NaN."""
     values: NDArray[np.float64] = pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()
     return values
 
 
 def read_histograms(cells: pa.Table, name: str) -> NDArray[np.int32]:
-    """The histograms (cells, NUM_BINS) of one of HISTOGRAMS."""
+    """The histograms (cells, NUM_BINS) of the column `name`, one of HISTOGRAMS."""
     column = cells[name].combine_chunks()
     flat: NDArray[np.int32] = column.flatten().to_numpy().reshape(-1, NUM_BINS)
     return flat
 
 
 def number_groups(table: pa.Table, keys: Sequence[str] = KEYS) -> tuple[pa.Table, NDArray[np.int64]]:
-    """The different values of `keys`, (G) rows in their order, and the number of each row's, (N,) int64."""
+    """The different values of `keys`, sorted, (G) rows, and the group of each row (N,) int64."""
     group = np.zeros(table.num_rows, np.int64)
     for key in keys:
         column = table[key]
@@ -118,19 +101,16 @@ def number_groups(table: pa.Table, keys: Sequence[str] = KEYS) -> tuple[pa.Table
         values = column.indices.fill_null(-1).to_numpy().astype(np.int64) + 1
         group = np.unique(group * (len(column.dictionary) + 1) + values, return_inverse=True)[1]
     _, first = np.unique(group, return_index=True)
-    found = table.select(keys).take(pa.array(first))
-    found = pa.table([found[key].cast(SCHEMA.field(key).type) for key in keys], list(keys))
-    rank = pc.sort_indices(found, [(key, "ascending") for key in keys]).to_numpy()
+    groups = table.select(keys).take(pa.array(first))
+    groups = pa.table([groups[key].cast(SCHEMA.field(key).type) for key in keys], list(keys))
+    rank = pc.sort_indices(groups, [(key, "ascending") for key in keys]).to_numpy()
     place = np.empty(len(rank), np.int64)
     place[rank] = np.arange(len(rank))
-    return found.take(pa.array(rank)), place[group]
+    return groups.take(pa.array(rank)), place[group]
 
 
 def _table(
-    keys: pa.Table,
-    count: NDArray[Any],
-    sums: Sequence[NDArray[Any]],
-    histograms: Sequence[NDArray[Any]],
+    keys: pa.Table, count: NDArray[Any], sums: Sequence[NDArray[Any]], histograms: Sequence[NDArray[Any]]
 ) -> pa.Table:
     columns = [*keys.columns, pa.array(count.astype(np.int64))]
     columns += [pa.array(s.astype(np.float64)) for s in sums]
@@ -139,7 +119,7 @@ def _table(
 
 
 def group_name(row: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """A group as a person names it: `north/gate-1`, `Monday`, `08:00`; `overall` without keys."""
+    """The name of a group as people write it: `north/gate-1`, `Monday`, `08:00`; `overall` without keys."""
     return "/".join(_key_name(key, row[key]) for key in keys) or "overall"
 
 

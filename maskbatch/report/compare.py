@@ -1,8 +1,8 @@
-"""Two committed runs against each other, or several together: what changed, and whether chance explains it.
+"""Two committed runs compared, or several together: what changed, and whether chance explains it.
 
-Runs that share at least half of the smaller one's images (by uri) are compared on those: each image's two
-labels, and a paired test. Others are two periods or places: a test of their two rates. Either test lets the
-snapshots of one camera on one day be alike.
+Runs that share at least half of the smaller one's images (by uri) are compared on those, by each image's two
+labels and a paired test. Others are two periods or places, whose two rates are tested. Both tests allow for
+alike snapshots of one camera on one day.
 
 Shape suffixes: N images, C clusters (camera-days, or the hours of one camera-day), G groups, S strata.
 """
@@ -22,56 +22,47 @@ from scipy.stats import false_discovery_control
 from maskbatch.buckets import hash_texts
 from maskbatch.errors import UsageError
 from maskbatch.progress import Step, step
+from maskbatch.report.cells import Camera
 from maskbatch.report.intervals import FEW_CLUSTERS
 from maskbatch.runs.committed import CommittedRun, Meaning, open_together, order_files, read_files
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.versions import choose_versions
+from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 FAILED = "failed"
-"""What stands for the label of an image whose status is not ok."""
-
-
+"""The label of an image whose status is not ok."""
 COLUMNS = ("uri", "site", "camera", "captured_local", "region", "status", "label")
-
-
 COUNTS = ("compliant_first", "assessed_first", "compliant_second", "assessed_second")
-
-
 SIDES = ("first", "second")
-
-
 CELL = ["camera", "hour", *SIDES]
-
-
 Integers = NDArray[np.int64]
-
-
-Cameras = dict[tuple[str | None, str | None], int]
-"""A number for each (site, camera) of both runs."""
+Cameras = dict[Camera, int]
+"""A number for each camera of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """What changed from the first run to the second, as plain values.
 
-    Differences are the second's compliance less the first's, as shares. A figure is None where it cannot
-    be had: a rate of nothing assessed, an interval and p of fewer than two clusters.
+    Differences are the second's compliance minus the first's, as shares. A rate is None where nothing was
+    assessed, an interval and p where there are fewer than two clusters.
     """
 
     kind: str
-    """`images`, the shared ones paired, or `periods`."""
+    """`images` where the shared ones are paired, or `periods`."""
     runs: list[dict[str, Any]]
-    """Of both: path, checkpoint, planned, first_time and last_time (local); what several runs differ in has
-    commas between."""
+    """Both sides: path, checkpoint, planned, first_time and last_time (local). Several values of a side have
+    commas between them."""
     shared: int
     only_first: int
     only_second: int
     changed: int
-    """Shared images whose label differs, a failure counting as one."""
+    """Shared images whose labels differ; a failure counts as a label."""
     crossed: list[dict[str, Any]]
-    """Shared images by label, where they are paired: first, second, count."""
+    """Paired images by label: first, second, count."""
     overall: dict[str, Any]
     by_camera: list[dict[str, Any]]
-    """Cameras of the shared images, named as in the first run, or those that stand in both periods."""
+    """Cameras of the shared images, named as in the first run, or those that are in both periods."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -79,28 +70,37 @@ class Comparison:
 
 
 def compare_runs(
-    first: RunDir | Sequence[RunDir], second: RunDir | Sequence[RunDir], *, own_days: bool = False
+    first: str, second: str, *, latest: bool = False, options: StorageOptions = NO_OPTIONS
 ) -> Comparison:
-    """Compare a run, or several together, with another; the images of the first are held, 18 bytes each.
+    """Compare two finished runs, or with `latest` the newest version of each.
 
-    With `own_days` each run gives only the local days that it was asked for.
-    Raises UsageError where a run stands on both sides, or for two periods whose labels do not mean the same.
+    Raises UsageError where a run is missing or unfinished, where both are the same, and where they share few
+    images and their labels mean different things.
     """
-    sides = [
-        open_together([side] if isinstance(side, RunDir) else side, own_days=own_days)
-        for side in (first, second)
-    ]
-    paths = [_joined(str(one.run.path) for one in side) for side in sides]
-    if any(one.success == other.success for one in sides[0] for other in sides[1]):
+    sides = [choose_versions([RunDir.at(name, options)], take_latest=latest) for name in (first, second)]
+    return make_comparison(*sides)
+
+
+def make_comparison(
+    first: Sequence[RunDir], second: Sequence[RunDir], *, own_days: bool = False
+) -> Comparison:
+    """Compare the runs of one side, taken together, with those of the other.
+
+    With `own_days` each run gives only the local days that it was asked for. Memory: 18 bytes an image of the
+    first side. Raises UsageError as `compare_runs` does, and where a run stands on both sides.
+    """
+    sides = [open_together(runs, own_days=own_days) for runs in (first, second)]
+    paths = [_join(str(run.run.path) for run in side) for side in sides]
+    if any(run.success == other.success for run in sides[0] for other in sides[1]):
         raise UsageError(f"{' and '.join(paths)} are the same run; name two different ones")
     meanings = [side[0].meaning for side in sides]
-    planned = [sum(one.num_images for one in side) for side in sides]
+    planned = [sum(run.num_images for run in side) for side in sides]
     cameras: Cameras = {}
     times: tuple[list[str], list[str]] = ([], [])
-    with step("compare", sum(planned)) as shown:
+    with step("compare", sum(planned)) as progress:
         images = [
-            _images(runs, side, cameras, seen, shown)
-            for runs, side, seen in zip(sides, SIDES, times, strict=True)
+            _images(runs, side, cameras, of_side, progress)
+            for runs, side, of_side in zip(sides, SIDES, times, strict=True)
         ]
         strata, shared = _strata(*images)
     paired = len(strata) == 1
@@ -112,7 +112,7 @@ def compare_runs(
     overall, by_camera = _figures(clusters, list(cameras), len(strata))
     return Comparison(
         kind="images" if paired else "periods",
-        runs=[_identity(runs, seen) for runs, seen in zip(sides, times, strict=True)],
+        runs=[_identity(runs, of_side) for runs, of_side in zip(sides, times, strict=True)],
         shared=shared,
         only_first=planned[0] - shared,
         only_second=planned[1] - shared,
@@ -128,8 +128,8 @@ def estimate_difference(
 ) -> pd.DataFrame:
     """The difference of two compliance rates in each group, with its 95 % interval and p; (G,) rows.
 
-    `counts_C4` are whole numbers in the order of COUNTS. One stratum holds both runs of a paired
-    comparison; two strata hold one period each. `num_clusters` is that of the stratum with fewer.
+    `counts_C4` are whole numbers in the order of COUNTS. A paired comparison has both runs in one stratum;
+    periods have a stratum each. `num_clusters` is that of the stratum with fewer.
 
     Source: linearised ratio estimators, Cochran 1977, section 6.9, and Binder 1983; degrees of freedom,
     Satterthwaite 1946 (clusters - 1 in one stratum, Welch's in two).
@@ -140,7 +140,7 @@ def estimate_difference(
     cell_C, num_cells = group_C * num_strata + stratum_C, num_groups * num_strata
     with np.errstate(invalid="ignore", divide="ignore"):
         rates_G2 = compliant_G2 / assessed_G2
-        # Products of whole numbers: where every cluster has the same rate, exactly 0 is left.
+        # Products of whole numbers: exactly 0 where every cluster has the same rate.
         residual_C2 = compliant_C2 * assessed_G2[group_C] - compliant_G2[group_C] * assessed_C2
         influence_C2 = residual_C2 / assessed_G2[group_C] ** 2
         spread = np.bincount(cell_C, (influence_C2[:, 1] - influence_C2[:, 0]) ** 2, num_cells)
@@ -163,12 +163,12 @@ def estimate_difference(
 
 
 def _images(
-    runs: Sequence[CommittedRun], side: str, cameras: Cameras, times: list[str], shown: Step
+    runs: Sequence[CommittedRun], side: str, cameras: Cameras, times: list[str], progress: Step
 ) -> Iterator[pd.DataFrame]:
-    """Each file's images in 18 bytes each: hash of the uri, camera, hour, and the label in column `side`.
+    """The images of each file, 18 bytes each: hash of the uri, camera, hour, and the label in column `side`.
 
-    Hours are local, from 1970, -1 where unknown; a label is the class's number, K where the image failed.
-    New cameras, and the first and last time of each file, are added to `cameras` and `times`.
+    Hours are local, from 1970, -1 where unknown; a label is the number of a class, or K where the image
+    failed. Adds new cameras to `cameras`, and the first and last time of each file to `times`.
     """
     classes = runs[0].meaning.classes
     for rows in read_files(order_files(runs), COLUMNS):
@@ -185,7 +185,7 @@ def _images(
                 side: label.to_numpy().astype(np.int16),
             }
         )
-        shown.advance(len(rows))
+        progress.advance(len(rows))
 
 
 def _camera_numbers(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
@@ -200,40 +200,40 @@ def _camera_numbers(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
 
 
 def _strata(first: Iterator[pd.DataFrame], second: Iterator[pd.DataFrame]) -> tuple[list[pd.DataFrame], int]:
-    """Counts by CELL, and the number of shared images.
+    """(strata, number of shared images); a stratum is counts by CELL.
 
-    The counts are of these or, where they are few, of each run's images, whose other label is -1.
+    One stratum holds the shared images; where these are few, two hold each run's, with -1 as the other label.
     """
     kept = pd.concat(first, ignore_index=True).sort_values("uri")
     shared, alone = [], []
     for images in second:
-        shared.append(_counted(_paired(kept, images)))
-        alone.append(_counted(images.assign(first=-1)))
-    both, second_alone = _added(shared), _added(alone)
+        shared.append(_count(_pair(kept, images)))
+        alone.append(_count(images.assign(first=-1)))
+    both, second_alone = _add_up(shared), _add_up(alone)
     num_shared = int(both["count"].sum())
     if num_shared and 2 * num_shared >= min(len(kept), second_alone["count"].sum()):
         return [both], num_shared
-    return [_counted(kept.assign(second=-1)), second_alone], num_shared
+    return [_count(kept.assign(second=-1)), second_alone], num_shared
 
 
-def _paired(kept: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """The images that `kept`, sorted by uri, holds too: where and when it says, with both labels."""
+def _pair(kept: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
+    """The images that are in `kept`, sorted by uri, too: its camera and hour, and both labels."""
     uri = kept["uri"].to_numpy()
     row = np.minimum(np.searchsorted(uri, images["uri"]), len(uri) - 1)
     is_shared = uri[row] == images["uri"].to_numpy()
     return kept.iloc[row[is_shared]].assign(second=images["second"].to_numpy()[is_shared])
 
 
-def _counted(images: pd.DataFrame) -> pd.DataFrame:
-    return _clustered(images).value_counts(CELL, sort=False).reset_index()
+def _count(images: pd.DataFrame) -> pd.DataFrame:
+    return _cluster(images).value_counts(CELL, sort=False).reset_index()
 
 
-def _added(cells: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return _clustered(pd.concat(cells)).groupby(CELL, as_index=False)["count"].sum()
+def _add_up(cells: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    return _cluster(pd.concat(cells)).groupby(CELL, as_index=False)["count"].sum()
 
 
-def _clustered(rows: pd.DataFrame) -> pd.DataFrame:
-    """`hour` becomes the one at which its day began, unless one camera's one day is all there is."""
+def _cluster(rows: pd.DataFrame) -> pd.DataFrame:
+    """`hour` becomes the first of its day, unless there is only one camera-day."""
     day = rows["hour"] // 24 * 24
     return rows.assign(hour=day) if max(day.nunique(), rows["camera"].nunique()) > 1 else rows
 
@@ -246,18 +246,18 @@ def _crossed(cells: pd.DataFrame, meanings: Sequence[Meaning]) -> list[dict[str,
 
 def _clusters(cells: pd.DataFrame, stratum: int, meanings: Sequence[Meaning]) -> pd.DataFrame:
     """COUNTS of each cluster: the cells of one camera and hour."""
-    made = cells[["camera", "hour"]].copy()
+    counts = cells[["camera", "hour"]].copy()
     for side, meaning in zip(SIDES, meanings, strict=True):
         for what, named in (("compliant", meaning.compliant), ("assessed", meaning.assessed)):
             counts_K = np.array([name in named for name in (*meaning.classes, FAILED, "no image at -1")])
-            made[f"{what}_{side}"] = cells["count"] * counts_K[cells[side]]
-    return made.groupby(["camera", "hour"], as_index=False).sum().assign(stratum=stratum)
+            counts[f"{what}_{side}"] = cells["count"] * counts_K[cells[side]]
+    return counts.groupby(["camera", "hour"], as_index=False).sum().assign(stratum=stratum)
 
 
 def _figures(
-    clusters: pd.DataFrame, names: Sequence[tuple[str | None, str | None]], num_strata: int
+    clusters: pd.DataFrame, names: Sequence[Camera], num_strata: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Rows of the result: over all, and for each camera of every stratum, with Benjamini-Hochberg's q."""
+    """(overall, by_camera) of the comparison; cameras in every stratum, with Benjamini-Hochberg's q."""
     strata = clusters.groupby("camera")["stratum"].nunique()
     both = list(strata.index[strata == num_strata])
     both.sort(key=lambda camera: [name or "" for name in names[camera]])
@@ -273,21 +273,21 @@ def _figures(
         cameras.insert(place, key, [names[camera][place] for camera in both])
     known = cameras["p"].notna()
     cameras.loc[known, "q"] = false_discovery_control(cameras.loc[known, "p"])
-    (whole,), by_camera = (
+    (overall_row,), by_camera = (
         table.astype(object).where(table.notna(), None).to_dict("records") for table in (overall, cameras)
     )
-    return whole, by_camera
+    return overall_row, by_camera
 
 
 def _identity(runs: Sequence[CommittedRun], times: Sequence[str]) -> dict[str, Any]:
     return {
-        "path": _joined(str(one.run.path) for one in runs),
-        "checkpoint": _joined(one.digest for one in runs),
-        "planned": sum(one.num_images for one in runs),
+        "path": _join(str(run.run.path) for run in runs),
+        "checkpoint": _join(run.digest for run in runs),
+        "planned": sum(run.num_images for run in runs),
         "first_time": min(times, default=None),
         "last_time": max(times, default=None),
     }
 
 
-def _joined(values: Iterable[str]) -> str:
+def _join(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(values))

@@ -1,7 +1,7 @@
 """What is wrong with a camera's view: frozen, duplicate, dark, over-exposed, covered or blurred.
 
-An image has at most one condition, the first of CONDITIONS that holds. Brightness, contrast and sharpness
-are of the resized image, as `quality` measures them.
+An image has at most one condition, the first of CONDITIONS that applies. `score.quality` measures brightness,
+contrast and sharpness on the resized image.
 """
 
 from collections.abc import Sequence
@@ -12,29 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from maskbatch.report.cells import floats
+from maskbatch.report.cells import to_floats
 from maskbatch.schema import CONDITIONS
 
 DARK, OVER_EXPOSED, COVERED, BLURRED = 0.06, 0.94, 0.03, 5.0
-"""Of 600 real photographs, sharp ones of faces and of scenes, these name 0, 0, 0 and 2 %; blurred by a
-Gaussian of 4 pixels at 160 pixels, all of them are under the last."""
-
-
+"""These bounds flag 0, 0, 0 and 2 % of 600 sharp photographs of faces and scenes. Blurred by a Gaussian of 4
+pixels at 160 pixels, all are flagged as blurred."""
 FROZEN_FRAMES = 4
-
-
 FACE_FROZEN_S, EMPTY_FROZEN_S = 60, 12 * 3600
-"""No person stands still for so many snapshots and so long, and as many must show a face, since one empty
-frame may be misread; an empty gate at night looks the same for hours. Equal bytes need no time."""
-
-
+"""Nobody stands still for so long, but an empty gate at night looks the same for hours. FROZEN_FRAMES frames
+must show a face, since one empty frame may be misread. Equal bytes need no time."""
 SAME_BITS, SAME_LEVEL, SAME_SHARPNESS = 2, 0.004, 0.05
-"""How near two frames of a frozen camera are, its clock overlay and noise allowed for: bits of dhash,
-brightness and contrast of white, sharpness as a share."""
-
-
+"""How far two frames of a frozen camera may differ, by its clock overlay and noise: in bits of dhash, in
+brightness and contrast as shares of white, and in sharpness as a share."""
 STRETCH_FRAMES = 3
-"""So many snapshots in a row make a stretch that is listed."""
+"""Snapshots in a row that make a stretch in the report."""
 
 
 def find_conditions(
@@ -43,9 +35,11 @@ def find_conditions(
     """The condition (N,) of each row, null for none.
 
     `day` is sorted by camera and time, or has no times; `camera` (N,) numbers its cameras; `duplicate` (N,)
-    says whose bytes another row had before; `assessed` are the labels that show a face.
+    marks rows with the bytes of an earlier one; `assessed` are the labels that show a face.
     """
-    brightness, contrast, sharpness = (floats(day[name]) for name in ("brightness", "contrast", "sharpness"))
+    brightness, contrast, sharpness = (
+        to_floats(day[name]) for name in ("brightness", "contrast", "sharpness")
+    )
     holds = {
         "frozen": find_frozen(day, camera, assessed),
         "duplicate": duplicate,
@@ -61,7 +55,7 @@ def find_conditions(
 
 
 def find_frozen(day: pa.Table, camera: NDArray[np.int64], assessed: Sequence[str]) -> NDArray[np.bool_]:
-    """Which rows (N,) lie in a run of frames, of one local day, that hardly differ from one to the next."""
+    """Which rows (N,) are in a series of frames of one local day that hardly differ from one to the next."""
     flags = np.zeros(len(day), bool)
     known = pc.and_(pc.equal(day["status"], "ok"), pc.is_valid(day["captured_at"])).to_numpy()
     rows = np.flatnonzero(known)
@@ -73,7 +67,7 @@ def find_frozen(day: pa.Table, camera: NDArray[np.int64], assessed: Sequence[str
     alike = (camera[1:] == camera[:-1]) & (equal | _near(day))
     time = day["captured_at"].cast(pa.int64()).to_numpy() / 1e6
     faces = pc.is_in(day["label"].cast(pa.string()), pa.array(list(assessed), pa.string())).to_numpy()
-    for start, stop in _runs(alike):
+    for start, stop in _series(alike):
         shows_a_face = faces[start:stop].sum() >= FROZEN_FRAMES
         lasts = time[stop - 1] - time[start] >= (FACE_FROZEN_S if shows_a_face else EMPTY_FROZEN_S)
         if stop - start >= FROZEN_FRAMES and (lasts or equal[start : stop - 1].all()):
@@ -87,41 +81,34 @@ def _near(day: pa.Table) -> NDArray[np.bool_]:
     bits = np.frombuffer(dhash.buffers()[1], np.uint64)[dhash.offset :][: len(dhash)]
     near: NDArray[np.bool_] = np.bitwise_count(bits[1:] ^ bits[:-1]) <= SAME_BITS
     for name in ("brightness", "contrast"):
-        near &= np.abs(np.diff(floats(day[name]))) <= SAME_LEVEL
-    sharpness = floats(day["sharpness"])
+        near &= np.abs(np.diff(to_floats(day[name]))) <= SAME_LEVEL
+    sharpness = to_floats(day["sharpness"])
     return near & (np.abs(np.diff(sharpness)) <= SAME_SHARPNESS * np.maximum(sharpness[1:], 1))
 
 
-def _runs(alike: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """The runs (start, stop) of two frames or more of which each is like the one before."""
+def _series(alike: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The series (start, stop) of two frames or more, each like the one before."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], alike, [False]])))
     return [(int(start), int(stop) + 1) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def find_stretches(day: pa.Table, camera: NDArray[np.int64], condition: pa.Array) -> list[dict[str, Any]]:
-    """Each run of STRETCH_FRAMES snapshots or more of one camera and condition, with its times.
+    """Each series of STRETCH_FRAMES snapshots or more of one camera and condition, with its times.
 
-    Snapshots that failed lie between others without ending a run; rows without a time belong to none.
+    Failed snapshots do not end a series; rows without a time are in none.
     """
     code = condition.indices.fill_null(-1).to_numpy()
     ok = pc.and_(pc.equal(day["status"], "ok"), pc.is_valid(day["captured_local"])).to_numpy()
     rows = np.flatnonzero(ok)
     code, camera = code[rows], camera[rows]
-    found = []
-    for start, stop in _runs((code[1:] == code[:-1]) & (camera[1:] == camera[:-1]) & (code[1:] >= 0)):
+    stretches = []
+    for start, stop in _series((code[1:] == code[:-1]) & (camera[1:] == camera[:-1]) & (code[1:] >= 0)):
         if stop - start >= STRETCH_FRAMES:
             first, last = (
                 day.slice(rows[k], 1).select(["site", "camera", "captured_local"]).to_pylist()[0]
                 for k in (start, stop - 1)
             )
-            found.append(
-                {
-                    "site": first["site"],
-                    "camera": first["camera"],
-                    "condition": list(CONDITIONS)[code[start]],
-                    "from": first["captured_local"],
-                    "to": last["captured_local"],
-                    "snapshots": stop - start,
-                }
-            )
-    return found
+            times = {"from": first.pop("captured_local"), "to": last["captured_local"]}
+            name = list(CONDITIONS)[code[start]]
+            stretches.append({**first, "condition": name, **times, "snapshots": stop - start})
+    return stretches

@@ -1,7 +1,7 @@
-"""Was the archive there to be seen: each camera's snapshots against those expected, hour by hour, from cells.
+"""What an archive lacks: each camera's snapshots against the expected ones, hour by hour, from cells.
 
-What is expected of a camera in an hour of the day is what its own days usually hold then; or what --expect
-says. Of a camera that keeps no pace nothing is expected. Gaps are whole hours.
+In each hour of the day a camera is expected to send what it usually sends then, or what --expect says.
+Nothing is expected of a camera without a steady pace. Gaps are whole hours.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -14,42 +14,26 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from maskbatch.config import Expect
-from maskbatch.report.cells import number_groups
+from maskbatch.report.cells import Camera, number_groups
 from maskbatch.schema import UNKNOWN_DATE
 
 LEAST_SNAPSHOTS = 12
-"""Of a camera with fewer in all, no pace is inferred."""
-
-
+"""A camera with fewer in all has no inferred pace."""
 LEAST_DAYS = 3
-"""With fewer, each hour between the first and the last is held to the usual of them all."""
-
-
+"""With fewer, every hour between the first and the last is expected to hold what all usually hold."""
 STEADY = 0.6
-"""The share of its hours in which a camera must keep its own pace (within a fifth, or less than one), or
-nothing is expected of it: one that a sensor triggers keeps none."""
-
-
+"""The share of its hours in which a camera must keep its own pace, to a fifth or to less than one snapshot.
+Otherwise nothing is expected of it, as of one that a sensor triggers."""
 SAME = 0.9
-"""The share of its days that hold the same in every hour, of a camera whose lost snapshots show by that."""
-
-
+"""Where this share of a camera's days hold the same in every hour, medians show its lost snapshots."""
 LEAST_DUE = 50
-"""Snapshots are held to their number in blocks of whole days in which so many are due."""
-
-
+"""Missing snapshots are counted in blocks of whole days in which so many are expected."""
 LEAST_MISSING = 2
-"""So many snapshots must be missing in hours that have under half of theirs, to make a gap."""
-
-
+"""Snapshots that must be missing to make a gap, in hours with under half of theirs."""
 STRAY_SHARE, STRAY_DAYS, LEAST_TOTAL = 1000, 31, 100
-"""The first and the last image in so many (one at least, of LEAST_TOTAL) are strays, as of a clock that was
-reset, where more than so many days lie between them and the rest."""
-
-
+"""The first and last image of every STRAY_SHARE (at least one, from LEAST_TOTAL on) are strays, as after a
+clock reset, if more than STRAY_DAYS lie between them and the rest."""
 Counts = NDArray[np.float64]
-
-
 Period = tuple[datetime | None, datetime | None]
 
 
@@ -58,38 +42,37 @@ def measure_coverage(
     expect: Expect | None,
     skipped: Callable[[str | None, date], int | None],
     period: Period,
-    shown: Collection[tuple[str | None, str | None]],
+    mapped: Collection[Camera],
 ) -> dict[str, Any]:
-    """Snapshots against expected ones in all, by camera and by camera and day, and gaps, as in report.json.
+    """The section `coverage` of report.json: over all, by camera, by day for `mapped` cameras, and gaps.
 
-    `skipped` gives the local hour that a change of clocks leaves out at a site on a day, or None; `period`
-    the local times (from, before) that were asked for, None where the archive's own first or last image says
-    it; by day come the cameras (site, camera) of `shown` only.
+    `skipped(site, day)` is the local hour that a change of clocks skips, or None. `period` holds the local
+    times (from, before) that were asked for, None where the archive's own first or last image sets them.
     """
     table = cells.select(["site", "camera", "date", "hour", "count"])
     table = table.filter(pc.and_(pc.not_equal(table["date"], UNKNOWN_DATE), pc.is_valid(table["hour"])))
-    out: dict[str, Any] = {"by_camera": [], "by_camera_day": [], "gaps": []}
+    section: dict[str, Any] = {"by_camera": [], "by_camera_day": [], "gaps": []}
     if not len(table):
-        return out | {"coverage": None, "stray_images": 0}
+        return section | {"coverage": None, "stray_images": 0}
     hours, counts = _hours(table), table["count"].to_numpy()
     first, stop = _bounds(hours, counts, period)
     inside = (hours >= first) & (hours < stop)
     days = [date.fromordinal(day) for day in range(first // 24, -(-stop // 24))]
     num_due = num_missing = 0.0
-    for name, found in _of_cameras(table.filter(pa.array(inside)), days):
-        expected = _expected(found, expect)
-        _leave_out(expected, found, (first % 24, stop - first // 24 * 24), period)
-        for wanted, day in zip(expected, days, strict=True):
+    for name, arrived in _count_by_camera(table.filter(pa.array(inside)), days):
+        expected = _expected(arrived, expect)
+        _clear_outside(expected, arrived, (first % 24, stop - first // 24 * 24), period)
+        for of_day, day in zip(expected, days, strict=True):
             if (hour := skipped(name["site"], day)) is not None:
-                wanted[hour] = 0
-        num_due, missing = num_due + float(expected.sum()), _missing(found, expected)
-        num_missing, gaps = num_missing + missing, list(_gaps(found, expected, days[0]))
-        out["gaps"] += [{**name, **gap} for gap in gaps]
-        out["by_camera"].append({**name, **_row(found, expected, missing, expect, gaps)})
-        if (name["site"], name["camera"]) in shown:
-            out["by_camera_day"] += [{**name, **row} for row in _of_days(found, expected, days)]
+                of_day[hour] = 0
+        num_due, missing = num_due + float(expected.sum()), _count_missing(arrived, expected)
+        num_missing, gaps = num_missing + missing, list(_gaps(arrived, expected, days[0]))
+        section["gaps"] += [{**name, **gap} for gap in gaps]
+        section["by_camera"].append({**name, **_row(arrived, expected, missing, expect, gaps)})
+        if (name["site"], name["camera"]) in mapped:
+            section["by_camera_day"] += [{**name, **row} for row in _days(arrived, expected, days)]
     share = 1 - num_missing / num_due if num_due else None
-    return out | {"coverage": share, "stray_images": int(counts[~inside].sum())}
+    return section | {"coverage": share, "stray_images": int(counts[~inside].sum())}
 
 
 def _hours(table: pa.Table) -> NDArray[np.int64]:
@@ -101,7 +84,7 @@ def _hours(table: pa.Table) -> NDArray[np.int64]:
 
 
 def _bounds(hours: NDArray[np.int64], counts: NDArray[np.int64], period: Period) -> tuple[int, int]:
-    """The first hour in which snapshots may be due, and the one after the last."""
+    """The first hour in which snapshots are expected, and the one after the last."""
     order = np.argsort(hours)
     upto, total = np.cumsum(counts[order]), int(counts.sum())
     strays = total // STRAY_SHARE or int(total >= LEAST_TOTAL)
@@ -113,7 +96,7 @@ def _bounds(hours: NDArray[np.int64], counts: NDArray[np.int64], period: Period)
     return first, max(stop, first + 1)
 
 
-def _of_cameras(table: pa.Table, days: Sequence[date]) -> Iterator[tuple[dict[str, Any], Counts]]:
+def _count_by_camera(table: pa.Table, days: Sequence[date]) -> Iterator[tuple[dict[str, Any], Counts]]:
     """Each camera's name and its snapshots (days, 24)."""
     cameras, number = number_groups(table, ("site", "camera"))
     place, counts = _hours(table) - days[0].toordinal() * 24, table["count"].to_numpy()
@@ -138,9 +121,9 @@ def _expected(counts: Counts, expect: Expect | None) -> Counts:
 
 
 def _pace(own: Counts) -> Counts:
-    """What each hour of the day (24,) usually holds on the days of a camera, 0 where it keeps no pace.
+    """What each hour of the day (24,) usually holds on a camera's days, 0 where it keeps no pace.
 
-    The median, or where its days differ by one snapshot their mean: one every 7 minutes makes 8 or 9 an hour.
+    The median, or the mean where days differ by one snapshot: one every 7 minutes makes 8 or 9 an hour.
     """
     total, usual = own.sum(axis=1), np.median(own, axis=0)
     alike, same = np.abs(total - np.median(total)) <= 1, (own == usual).all(axis=1)
@@ -157,7 +140,7 @@ def _pace(own: Counts) -> Counts:
 
 
 def _pace_of_few(own: Counts) -> Counts:
-    """The usual of all hours, in each from the first to the last."""
+    """What all hours usually hold, in each hour from the first to the last."""
     hours = np.flatnonzero(own.any(axis=0))
     there = own[own > 0]
     each = float(np.median(there))
@@ -168,35 +151,35 @@ def _pace_of_few(own: Counts) -> Counts:
 
 
 def _mean_at_median(counts: Counts) -> float:
-    """The mean of those within one of the median, or the median where it lies between counts far apart."""
+    """The mean of the counts within one of the median; the median itself where none is."""
     median = np.median(counts)
     near = counts[np.abs(counts - median) <= 1]
     return float(near.mean() if near.size else median)
 
 
 def _even(own: Counts, num: int) -> bool:
-    """Whether `num` snapshots, those of a day, take the same time within an hour wherever one begins."""
-    if not 0 < num <= 48:  # of more, chance would not keep the days within one of each other
+    """Whether any `num` snapshots in a row, a day's number, take the same time to within an hour."""
+    if not 0 < num <= 48:  # with more, chance would not keep days within one of each other
         return num > 48
     hours = np.repeat(np.arange(own.size), own.ravel().astype(int))
     lasts = hours[num:] - hours[:-num]
     return bool((np.abs(lasts - np.median(lasts)) <= 1).mean() >= STEADY)
 
 
-def _leave_out(expected: Counts, counts: Counts, due: tuple[int, int], period: Period) -> None:
-    """Expect nothing outside the hours `due`, and in a first or last one that is due in part what came."""
-    flat, found = expected.reshape(-1), counts.reshape(-1)
+def _clear_outside(expected: Counts, counts: Counts, due: tuple[int, int], period: Period) -> None:
+    """Expect nothing outside the hours `due`; in a first or last hour that is due in part, what arrived."""
+    flat, arrived = expected.reshape(-1), counts.reshape(-1)
     flat[: due[0]] = flat[due[1] :] = 0
     for hour, bound in zip((due[0], due[1] - 1), period, strict=True):
-        if (bound is None or bound.minute) and found[hour]:
-            flat[hour] = min(flat[hour], found[hour])
+        if (bound is None or bound.minute) and arrived[hour]:
+            flat[hour] = min(flat[hour], arrived[hour])
 
 
-def _missing(counts: Counts, expected: Counts) -> int:
-    """How many of the snapshots due did not come, whatever their number in an hour.
+def _count_missing(counts: Counts, expected: Counts) -> int:
+    """How many of the expected snapshots are missing, whatever their number in an hour.
 
-    The balance of found and due is kept within one: more in one hour makes up for one elsewhere at most. A
-    camera that keeps its cadence owes less than one at the end of a block, whatever the cadence and phase.
+    The balance of arrived and expected is kept within one: a surplus in one hour makes up for at most one
+    missing elsewhere. A camera that keeps its cadence owes less than one at the end of a block.
     """
     most = expected.sum(axis=1).max()
     num_days = min(int(np.ceil(LEAST_DUE / most)), len(counts)) if most else 1
@@ -212,23 +195,20 @@ def _missing(counts: Counts, expected: Counts) -> int:
 
 
 def _gaps(counts: Counts, expected: Counts, first: date) -> Iterator[dict[str, Any]]:
-    """Runs of hours with under half of what is expected; hours without expectation do not end one.
+    """Series of hours with under half of the expected snapshots; hours that expect none do not end one.
 
-    `missing` is in whole snapshots, for between two of a slow camera lie empty hours that want less than one.
+    `missing` is in whole snapshots: a slow camera has empty hours that expect less than one.
     """
-    found, wanted, hours = counts.ravel(), expected.ravel(), np.flatnonzero(expected)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], (found < wanted / 2)[hours], [False]])))
+    arrived, due, hours = counts.ravel(), expected.ravel(), np.flatnonzero(expected)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], (arrived < due / 2)[hours], [False]])))
     midnight = datetime(first.year, first.month, first.day)
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
         begin, end = int(hours[start]), int(hours[stop - 1]) + 1
-        missing = int((wanted - found)[begin:end].sum() + 1e-6)
+        missing = int((due - arrived)[begin:end].sum() + 1e-6)
         if missing >= LEAST_MISSING:
-            yield {
-                "from": midnight + timedelta(hours=begin),
-                "to": midnight + timedelta(hours=end),
-                "seconds": (end - begin) * 3600,
-                "missing": missing,
-            }
+            first_time, last_time = (midnight + timedelta(hours=hour) for hour in (begin, end))
+            length = (end - begin) * 3600
+            yield {"from": first_time, "to": last_time, "seconds": length, "missing": missing}
 
 
 def _row(
@@ -243,7 +223,7 @@ def _row(
     if not expected.any():
         return row
     hours = np.flatnonzero(usual := expected.max(axis=0))
-    if np.median(usual[hours]) <= 1:  # the hours between two snapshots count as well
+    if np.median(usual[hours]) <= 1:  # also the hours between two snapshots
         hours = np.arange(hours[0], hours[-1] + 1)
     return row | {
         "cadence_s": 3600 / expect.per_hour if expect else _cadence_s(usual),
@@ -255,7 +235,7 @@ def _row(
 
 
 def _cadence_s(usual: Counts) -> float:
-    """Seconds from one snapshot to the next, from what each hour of the day (24,) holds."""
+    """Seconds from one snapshot to the next, from what each hour of the day (24,) usually holds."""
     hours, each, total = np.flatnonzero(usual), np.median(usual[usual > 0]), float(usual.sum())
     if each > 1:
         return 3600 / _mean_at_median(usual[usual > 0])
@@ -265,7 +245,6 @@ def _cadence_s(usual: Counts) -> float:
     return float(hours[-1] - hours[0]) * 3600 / (total - 1)
 
 
-def _of_days(counts: Counts, expected: Counts, days: Sequence[date]) -> Iterator[dict[str, Any]]:
-    due = [round(wanted) if expected.any() else None for wanted in expected.sum(axis=1)]
-    for day, found, wanted in zip(days, counts.sum(axis=1), due, strict=True):
-        yield {"date": str(day), "snapshots": int(found), "expected": wanted}
+def _days(counts: Counts, expected: Counts, days: Sequence[date]) -> Iterator[dict[str, Any]]:
+    for day, num, due in zip(days, counts.sum(axis=1), expected.sum(axis=1), strict=True):
+        yield {"date": str(day), "snapshots": int(num), "expected": round(due) if expected.any() else None}

@@ -1,15 +1,15 @@
-"""Drift: does a camera, or what it sees, differ of late from what it was?
+"""Drift: has a camera, or what it sees, changed of late?
 
-The unit is the camera-night: one camera on one local day. A camera's last nights, a whole week so that the
-weekly rhythm cancels, are compared with up to four weeks before them, each measure by a rank test. (One night
-against 28 has no p under 2 / 29: corrected for the number of tests it could never alert.) Of 10 to 20 nights
-the last third is compared: simulated, that keeps the rate of false alarms, but finds a change in a few
-cameras only. Under ten nights there is not enough history.
+The unit is the camera-night: one camera on one local day. A rank test of each measure compares a camera's
+last nights, a whole week so that the weekly rhythm cancels, with up to four weeks before. (One night against
+28 has no p under 2 / 29, so that it could never alert after correction.) Of 10 to 20 nights the last third is
+compared: in simulations that keeps the rate of false alarms, but finds a change in a few cameras only. Under
+ten nights there is not enough history.
 
 Benjamini-Hochberg runs over all tests of a report, so a fleet without drift alerts in at most 5 % of reports
-(simulated: 1 to 4 % with a weekly rhythm). That takes a camera's nights as independent: where each is like
-the one before, by weather say, more alert (autocorrelation 0.2: 5 %, 0.3: 9 to 14 %, 0.5: 20 to 60 %). What
-is significant but too small to matter (LEAST_CHANGE) does not alert.
+(simulated: 1 to 4 % with a weekly rhythm). This assumes independent nights: where each resembles the one
+before, for example by weather, more alert (autocorrelation 0.2: 5 %, 0.3: 9 to 14 %, 0.5: 20 to 60 %). A
+significant change that is too small to matter (LEAST_CHANGE) does not alert.
 
 Shape suffixes: L cells of one label in one night, N nights, M measures, B bins.
 """
@@ -30,6 +30,7 @@ from maskbatch.report.cells import (
     MEASURES,
     SCHEMA,
     SUMS,
+    Camera,
     group_name,
     merge_cells,
     read_histograms,
@@ -37,48 +38,38 @@ from maskbatch.report.cells import (
 from maskbatch.schema import UNKNOWN_DATE
 
 RECENT_NIGHTS = 7
-
-
 HISTORY_NIGHTS = 28
-
-
 LEAST_NIGHTS = 10
-"""In all, of one camera, for it to be tested."""
-
-
+"""Nights of a camera, in all, for it to be tested."""
 ALERT_Q = 0.05
-
-
 LEAST_CHANGE = {"share": 0.01, "confidence": 0.01, "brightness": 0.02, "sharpness": 0.1}
-"""Between medians, for an alert; of sharpness as a part of what it was."""
-
-
+"""The least change of a median that alerts; for sharpness, as a share of what it was."""
 Floats = NDArray[np.float64]
 
 
 def measure_drift(
     cells: pa.Table, classes: Sequence[str], reference: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
-    """What report.json says of drift: every test, cameras with not enough history, PSI.
+    """The section `drift` of report.json: every test, cameras without enough history, and PSI.
 
-    `reference` has the checkpoint's histogram (B,) of some of MEASURES, or none. Days unknown and images that
-    failed are left out. `recent` and `before` are medians over nights. PSI is of the last RECENT_NIGHTS
-    nights, also of a camera with not enough history, and never alerts.
+    `reference` holds the checkpoint's histograms (B,) of some of MEASURES, or none. Unknown days and failed
+    images are left out. `recent` and `before` are medians over nights. PSI is that of the last RECENT_NIGHTS
+    nights, also for a camera without enough history, and never alerts.
     """
     names = (*[f"share_{name}" for name in classes], *MEASURES)
     tests, short, psi = [], [], []
     for (site, camera), values_NM, histograms_NMB in _cameras(cells, classes):
-        who = {"site": site, "camera": camera}
-        seen_MB = histograms_NMB[-RECENT_NIGHTS:].sum(0)
+        name = {"site": site, "camera": camera}
+        recent_MB = histograms_NMB[-RECENT_NIGHTS:].sum(0)
         psi += [
-            {**who, "measure": measure, "psi": stability_index(seen_B, reference[measure])}
-            for measure, seen_B in zip(MEASURES, seen_MB, strict=True)
+            {**name, "measure": measure, "psi": stability_index(observed_B, reference[measure])}
+            for measure, observed_B in zip(MEASURES, recent_MB, strict=True)
             if any(reference.get(measure, ()))
         ]
         if len(values_NM) < LEAST_NIGHTS:
-            short.append({**who, "nights": len(values_NM)})
+            short.append({**name, "nights": len(values_NM)})
         else:
-            tests += [{**who, **test} for test in _tests(names, values_NM)]
+            tests += [{**name, **test} for test in _tests(names, values_NM)]
     corrected = false_discovery_control([test["p"] for test in tests]) if tests else ()
     for test, q in zip(tests, corrected, strict=True):
         test |= {"q": float(q), "alert": bool(q <= ALERT_Q) and _matters(test)}
@@ -94,7 +85,7 @@ def measure_drift(
 
 
 def find_drift_alerts(drift: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What report.json says of every alert in `drift`, one sentence each."""
+    """The alerts of report.json from its section `drift`, with a sentence each."""
     return [
         {
             "kind": "drift",
@@ -106,16 +97,16 @@ def find_drift_alerts(drift: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def num_recent(num_nights: int) -> int:
-    """How many of a camera's nights are recent: a week, or a third where that leaves too few before them."""
+def count_recent(num_nights: int) -> int:
+    """How many of a camera's nights are recent: a week, or a third where too few nights would be left."""
     return min(RECENT_NIGHTS, num_nights // 3)
 
 
 def rank_test(values_MN: Floats, recent: int) -> Floats:
     """Two-sided p (M,) of the last `recent` nights against those before them.
 
-    Mann-Whitney, exact also where values tie: every choice of `recent` nights among the N is equally likely.
-    (Of a class that most nights lack, the normal approximation for ties has p up to 50 times too small.)
+    Mann-Whitney, exact also with ties: every choice of `recent` nights among the N is equally likely. (For a
+    class that most nights lack, the normal approximation for ties gives p up to 50 times too small.)
     Source: Mann and Whitney 1947; midranks, Lehmann, Nonparametrics 1975, section 1.4; p is twice a tail.
     """
     ranks_MN = (2 * rankdata(values_MN, axis=1)).astype(int)  # midranks are halves
@@ -127,23 +118,23 @@ def rank_test(values_MN: Floats, recent: int) -> Floats:
     return p_M
 
 
-def stability_index(seen_B: Sequence[int] | NDArray[np.integer], reference_B: Sequence[int]) -> float:
-    """PSI of two histograms: 0 where alike; by custom under 0.1 is stable and over 0.25 a shift.
+def stability_index(observed_B: Sequence[int] | NDArray[np.integer], reference_B: Sequence[int]) -> float:
+    """PSI of two histograms: 0 where they are alike; by custom under 0.1 is stable and over 0.25 a shift.
 
-    No bin is empty: the share of half an image of the smaller histogram is added to every bin of both.
+    Every bin of both gets the share of half an image of the smaller histogram, so that none is empty.
     Source: Siddiqi, Credit Risk Scorecards 2006; Jeffreys' divergence 1946.
     """
-    half = 0.5 / min(np.sum(seen_B), np.sum(reference_B))
-    seen, expected = (
+    half = 0.5 / min(np.sum(observed_B), np.sum(reference_B))
+    observed, expected = (
         (np.asarray(counts_B) / np.sum(counts_B) + half) / (1 + half * len(counts_B))
-        for counts_B in (seen_B, reference_B)
+        for counts_B in (observed_B, reference_B)
     )
-    return float(((seen - expected) * np.log(seen / expected)).sum())
+    return float(((observed - expected) * np.log(observed / expected)).sum())
 
 
-@lru_cache(maxsize=4096)  # without ties all cameras of as many nights share one
+@lru_cache(maxsize=4096)  # without ties all cameras with as many nights share one
 def _rank_sums(ranks: tuple[int, ...], recent: int) -> Floats:
-    """P(sum <= s), s = 0 .. the largest sum, of `recent` of the ascending `ranks` drawn at random."""
+    """P(sum <= s), s = 0 .. the largest sum, where `recent` of the ascending `ranks` are drawn at random."""
     ways = np.zeros((recent + 1, sum(ranks[-recent:]) + 1))
     ways[0, 0] = 1
     for rank in ranks:
@@ -153,16 +144,16 @@ def _rank_sums(ranks: tuple[int, ...], recent: int) -> Floats:
 
 
 def _tests(names: Sequence[str], values_NM: Floats) -> Iterator[dict[str, Any]]:
-    recent = num_recent(len(values_NM))
+    recent = count_recent(len(values_NM))
     values_NM = values_NM[-recent - HISTORY_NIGHTS :]
     now_M, before_M = np.median(values_NM[-recent:], 0), np.median(values_NM[:-recent], 0)
     for name, now, before, p in zip(names, now_M, before_M, rank_test(values_NM.T, recent), strict=True):
+        medians = {"recent": float(now), "before": float(before)}
         yield {
             "measure": name,
             "nights": recent,
             "history": len(values_NM) - recent,
-            "recent": float(now),
-            "before": float(before),
+            **medians,
             "p": float(p),
         }
 
@@ -177,7 +168,7 @@ def _kind(test: Mapping[str, Any]) -> str:
 
 
 def _sentence(test: Mapping[str, Any]) -> str:
-    """Which camera, which measure, from what to what, over how many days, how sure."""
+    """The camera, the measure, both medians, the number of days, and q."""
     kind, q = _kind(test), test["q"]
     what = f"the share of {test['measure'].removeprefix('share_')}" if kind == "share" else f"mean {kind}"
     rose = "rose" if test["recent"] > test["before"] else "fell"
@@ -190,10 +181,8 @@ def _sentence(test: Mapping[str, Any]) -> str:
     )
 
 
-def _cameras(
-    cells: pa.Table, classes: Sequence[str]
-) -> Iterator[tuple[tuple[str | None, str | None], Floats, NDArray[np.int64]]]:
-    """((site, camera), measures (N, M), histograms (N, 3, B)) of each camera, nights in order."""
+def _cameras(cells: pa.Table, classes: Sequence[str]) -> Iterator[tuple[Camera, Floats, NDArray[np.int64]]]:
+    """(camera, measures (N, M), histograms (N, 3, B)) of each camera, nights in order."""
     cells = cells.filter(pc.and_(pc.equal(cells["status"], "ok"), pc.not_equal(cells["date"], UNKNOWN_DATE)))
     for place, key in enumerate(KEYS):
         if key not in ("site", "camera", "date", "label"):
@@ -219,5 +208,5 @@ def _cameras(
 
 
 def _starts(keys: Sequence[object]) -> list[int]:
-    """Where each run of equal keys begins."""
+    """Where each series of equal keys begins."""
     return [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]

@@ -1,15 +1,12 @@
-"""The fixed bins of every histogram: in cells, and as the reference a checkpoint carries.
+"""The fixed bins of every histogram, in cells and in a checkpoint's reference.
 
-Fixed edges are what lets histograms of two parts, two runs, or a run and its checkpoint be added
-and compared.
+With fixed edges, histograms of parts, of runs, and of a run and its checkpoint can be added and compared.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 NUM_BINS = 20
-
-
 EDGES: dict[str, NDArray[np.float64]] = {
     "confidence": np.linspace(0.0, 1.0, NUM_BINS + 1),
     "brightness": np.linspace(0.0, 1.0, NUM_BINS + 1),
@@ -19,7 +16,7 @@ EDGES: dict[str, NDArray[np.float64]] = {
 
 
 def bin_index(measure: str, values: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The bin (N,) int64 in [0, NUM_BINS) of each value; values beyond the last edge fall in the last bin."""
+    """The bin (N,) int64 of each value, in [0, NUM_BINS); values beyond the last edge are in the last bin."""
     edges = EDGES[measure]
     return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, NUM_BINS - 1)
 

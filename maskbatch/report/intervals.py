@@ -1,9 +1,9 @@
-"""How sure a compliance rate is, when snapshots of one camera on one day are alike.
+"""How sure a compliance rate is, since snapshots of one camera on one day are alike.
 
-Wilson's interval at n / design effect with a t quantile: deterministic, from counts alone. With
-intra-cluster correlation 0.3 a plain Wilson interval at 95 % covers 18 %, this one 95 %. Where few clusters
-hold most of what was not compliant, their spread is itself badly known: with a t quantile at C - 1 degrees
-of freedom 100 clusters at a rate of .95 cover 93 %, at .99 85 %; at Satterthwaite's, 95 % and 93 %.
+Wilson's interval at n / design effect with a t quantile: deterministic, from counts alone. With intra-cluster
+correlation 0.3 a plain Wilson interval at 95 % covers 18 %, this one 95 %. Where few clusters hold most of
+what does not comply, the spread is itself uncertain: with a t quantile at C - 1 degrees of freedom, 100
+clusters cover 93 % at a rate of .95 and 85 % at .99; at Satterthwaite's degrees, 95 % and 93 %.
 
 Shape suffixes: C clusters (camera-days, or the hours of one camera-day), G groups.
 """
@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 FEW_CLUSTERS = 10
-"""A group with fewer takes the pooled design effect, and its interval is marked as too narrow."""
-
-
+"""A group with fewer uses the pooled design effect, and the report marks its interval as too narrow."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class DesignEffects:
-    """How much less the snapshots of each group say than as many independent ones; (G,) each."""
+    """How much less the snapshots of each group tell than as many independent ones; (G,) each."""
 
     effect_G: Floats
     """At least 1."""
     freedom_G: Floats
-    """Degrees of freedom behind it, 1 to clusters - 1 (pooled: their sum)."""
+    """Its degrees of freedom, 1 to clusters - 1 (pooled: their sum)."""
     num_clusters_G: NDArray[np.int64]
 
 
@@ -55,8 +53,8 @@ def estimate_design_effects(
     variance_G = total(square_C**2) - spread_G**2 / np.maximum(clusters_G, 1)
     satterthwaite_G = np.divide(2 * spread_G**2, variance_G, out=freedom_G.copy(), where=variance_G > 0)
     freedom_G = np.minimum(freedom_G, satterthwaite_G)
-    # Where all or none comply, the own clusters say nothing of how alike they are; where that is so in every
-    # group, nothing says that a cluster is worth more than one image.
+    # Where all or none comply, a group's clusters do not show how alike their images are; where that is so in
+    # every group, a cluster counts as one image.
     few_G = (clusters_G < FEW_CLUSTERS) | (within_G == 0)
     alike = assessed_G.sum() / max(clusters_G.sum(), 1)
     pooled = between_G.sum() / within_G.sum() if within_G.sum() > 0 else alike

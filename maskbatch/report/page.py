@@ -1,7 +1,7 @@
-"""report.html from the values of report.json alone: one file, no network, every figure held to its place.
+"""report.html from the values of report.json alone: one file, no network.
 
-`figure` prints each number of the page as `<data value="0.942" data-figure="overall/0/compliance">94.2 %
-</data>`: the raw value, where in report.json it stands, and the text that is read.
+`write_figure` prints each number of the page with its raw value, its place in report.json and a text to read:
+`<data value="0.942" data-figure="overall/0/compliance">94.2 %</data>`.
 """
 
 from base64 import b64encode
@@ -16,24 +16,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from maskbatch.report import plots
-from maskbatch.report.cells import group_name
+from maskbatch.report.cells import Camera, group_name
 from maskbatch.schema import CONDITIONS
 
-MAX_ROWS = 40
-
-
-MAX_ALERTS = 6
-
-
-MAX_LONGEST = 15
-
-
+LIMITS = {"MAX_ROWS": 40, "MAX_ALERTS": 6, "MAX_LONGEST": 15}
+"""Rows shown: of most tables, of alerts, and of tables that begin with the longest or worst."""
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"
-
-
 DASH = "\N{EN DASH}"
-
-
 UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
@@ -50,13 +39,11 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
             known=lambda path: at(values, path) is not None,
             pictures=None if thumbnails is None else pictures,
             plots={name: Markup(svg) for name, svg in _plots(values).items()},  # noqa: S704 - matplotlib escapes text
-            psi=_by_camera(values["drift"]["psi"]),
+            psi=_psi_places(values["drift"]["psi"]),
             people=_people(values),
             conditions=CONDITIONS,
-            MAX_ROWS=MAX_ROWS,
             MAX_MAPPED=len(_mapped(values)),
-            MAX_ALERTS=MAX_ALERTS,
-            MAX_LONGEST=MAX_LONGEST,
+            **LIMITS,
         )
     )
 
@@ -64,13 +51,13 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("maskbatch"),
+        loader=PackageLoader("maskbatch.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"words": words, "heading": heading}
+    environment.filters |= {"words": format_name, "heading": format_heading}
     return environment
 
 
@@ -100,13 +87,13 @@ def at(values: Any, path: str) -> Any:
     return values
 
 
-def rate(value: float) -> str:
-    """Percent with one decimal; with more where one would make a few into none, or nearly all into all."""
+def format_rate(value: float) -> str:
+    """Percent with one decimal, or more where one would round a few to none or nearly all to all."""
     digits = next((n for n in range(1, 7) if 0 < float(f"{100 * value:.{n}f}") < 100), 1)
     return f"{100 * value:.{digits if 0 < value < 1 else 1}f}{PERCENT}"
 
 
-def seconds(value: float) -> str:
+def format_seconds(value: float) -> str:
     """The two largest units: 3 h 20 min."""
     rest, parts = round(value), list[str]()
     for name, size in UNITS:
@@ -116,55 +103,53 @@ def seconds(value: float) -> str:
     return " ".join(parts) or f"{value:.2g} s"
 
 
-def hours(values: Sequence[int]) -> str:
+def format_hours(values: Sequence[int]) -> str:
     """Hours of the day as ranges: 06-20 h for 6 to 19."""
     starts = [hour for before, hour in pairwise([-2, *values]) if hour != before + 1]
     ends = [hour for hour, after in pairwise([*values, 99]) if after != hour + 1]
-    return (
-        ", ".join(f"{first:02}{DASH}{last + 1:02}" for first, last in zip(starts, ends, strict=True)) + " h"
-    )
+    ranges = [f"{first:02}{DASH}{last + 1:02}" for first, last in zip(starts, ends, strict=True)]
+    return ", ".join(ranges) + " h"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
-def points(value: float) -> str:
+def format_points(value: float) -> str:
     """A difference of two rates in points, with its sign."""
     return f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
-def words(name: str) -> str:
-    """with_mask as it is read."""
+def format_name(name: str) -> str:
+    """`with mask` for with_mask."""
     return name.replace("_", " ")
 
 
-def heading(value: Any, key: str) -> str:
-    """A row's key as its heading: a camera, a day, an hour, a weekday."""
+def format_heading(value: Any, key: str) -> str:
+    """The key of a row as its heading: a camera, a day, an hour, a weekday."""
     return group_name({key: value}, (key,))
 
 
 FORMATS: dict[str, Any] = {
-    "rate": rate,
-    "bare": lambda value: rate(value).removesuffix(PERCENT),
+    "rate": format_rate,
+    "bare": lambda value: format_rate(value).removesuffix(PERCENT),
     "count": lambda value: f"{value:,}",
-    "number": number,
-    "points": points,
+    "number": format_number,
+    "points": format_points,
     "p": lambda value: "<0.001" if value < 0.001 else f"{value:.3f}",
-    "seconds": seconds,
-    "hours": hours,
+    "seconds": format_seconds,
+    "hours": format_hours,
     "text": str,
-    "name": words,
+    "name": format_name,
 }
 
 
 def _plots(values: Mapping[str, Any]) -> dict[str, str]:
     overall, coverage, threshold = values["overall"][0], values["coverage"], values["settings"]["alert_below"]
-    cameras, fixable = _mapped(values), overall["corrected"] is not None
-    people = _people(values)
-    rates = [_judged_dot("by people's review", people["compliance"])] if people else []
-    rates += [
+    cameras, people = _mapped(values), _people(values)
+    rates = [
+        *([_judged_dot("by people's review", people["compliance"])] if people else []),
         _dot("as classified", "accent", overall, "compliance"),
         _dot("corrected", "second", overall, "corrected"),
     ]
@@ -172,50 +157,47 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
         rates.append(_dot("nothing left out", "muted", values["everything"][0], "compliance"))
     shares = []
     for place, row in enumerate(values["corrected"]["shares"]):
-        name, share = words(row["class"]), row["share"]
+        name, share = format_name(row["class"]), row["share"]
         shares += [_judged_dot(name, people["shares"][place])] if people else []
         shares.append((name, "accent", share, share, share))
-        shares += [_dot(name, "second", row, "corrected")] if fixable else []
+        shares += [_dot(name, "second", row, "corrected")] if overall["corrected"] is not None else []
+    rates, shares = ([dot for dot in dots if dot[2] is not None] for dots in (rates, shares))
     return {
-        "headline": plots.plot_dots(
-            "headline", "Dots: the rate with its interval.", _known(rates), threshold
-        ),
+        "headline": plots.plot_dots("headline", "Dots: the rate with its interval.", rates, threshold),
         "day": plots.plot_days(values["by_day"], threshold),
         "hour": plots.plot_steps("hour", values["by_hour"], lambda hour: f"{hour:02}"),
-        "weekday": plots.plot_steps("weekday", values["by_weekday"], lambda day: heading(day, "weekday")[:3]),
+        "weekday": plots.plot_steps(
+            "weekday", values["by_weekday"], lambda day: format_heading(day, "weekday")[:3]
+        ),
         "map": plots.plot_compliance(cameras, values["by_camera_day"]),
         "coverage": plots.plot_coverage(cameras, coverage["by_camera_day"], coverage["gaps"]),
-        "shares": plots.plot_dots("shares", "Dots: the share of each class.", _known(shares), None),
+        "shares": plots.plot_dots("shares", "Dots: the share of each class.", shares, None),
     }
 
 
-def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> tuple[str, str, Any, Any, Any]:
+def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> plots.Dot:
     return text, colour, row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
-def _judged_dot(text: str, figure: Mapping[str, Any]) -> tuple[str, str, Any, Any, Any]:
-    return text, "ink", figure["value"], figure["low"], figure["high"]
+def _judged_dot(text: str, estimate: Mapping[str, Any]) -> plots.Dot:
+    return text, "ink", estimate["value"], estimate["low"], estimate["high"]
 
 
 def _people(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The section of report.json on what people judged, where a rate follows from it."""
+    """The section `judged` of report.json where it gives a rate."""
     judged: Mapping[str, Any] | None = values["judged"]
     return judged if judged and judged["compliance"] and judged["compliance"]["value"] is not None else None
 
 
 def _mapped(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The cameras whose single days are there, for the maps, in the order of the table."""
-    shown = {(row["site"], row["camera"]) for row in values["by_camera_day"]}
-    return [row for row in values["by_camera"] if (row["site"], row["camera"]) in shown]
+    """The cameras of the maps, those with single days in report.json, in the order of their table."""
+    mapped = {(row["site"], row["camera"]) for row in values["by_camera_day"]}
+    return [row for row in values["by_camera"] if (row["site"], row["camera"]) in mapped]
 
 
-def _known(rows: Sequence[tuple[str, str, Any, Any, Any]]) -> list[plots.Dot]:
-    return [row for row in rows if row[2] is not None]
-
-
-def _by_camera(psi: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, int]]:
-    """Where in `psi` each camera's measures stand."""
-    places: dict[tuple[str, str], dict[str, int]] = {}
+def _psi_places(psi: Sequence[Mapping[str, Any]]) -> dict[Camera, dict[str, int]]:
+    """The place in `psi` of each camera's measures."""
+    places: dict[Camera, dict[str, int]] = {}
     for place, row in enumerate(psi):
         places.setdefault((row["site"], row["camera"]), {})[row["measure"]] = place
     return places

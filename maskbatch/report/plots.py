@@ -1,7 +1,7 @@
-"""The report's figures, from the values of report.json to inline SVG.
+"""The plots of the report, from the values of report.json to inline SVG.
 
-Drawn in sentinel colours that become the page's CSS variables, so that one figure is right in light, dark
-and print; text stays text, in the page's font. Equal values give equal bytes. Nothing to draw gives "".
+They are drawn in sentinel colours that become the page's CSS variables, so that one plot fits light, dark and
+print. Text stays text, in the page's font. Equal values give equal bytes; with nothing to draw a plot is "".
 """
 
 import io
@@ -24,20 +24,11 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 Row = Mapping[str, Any]
-
-
-Dot = tuple[str, str, float, float, float]  # what it is, its colour, its value, low and high
-
-
+Dot = tuple[str, str, float, float, float]
+"""Text, colour, value, low and high."""
 VARIABLES = ("ink", "muted", "rule", "accent", "second", "band", "alert", "h0", "h1", "h2", "h3", "h4", "h5")
-
-
 COLOURS = {name: f"#0001{number:02x}" for number, name in enumerate(VARIABLES, 1)}
-
-
 INK, MUTED, RULE, ACCENT, SECOND, BAND, ALERT = list(COLOURS.values())[:7]
-
-
 STYLE = {
     "axes.axisbelow": True, "axes.edgecolor": RULE, "axes.grid": True, "axes.labelcolor": MUTED,
     "axes.labelsize": 8.5, "axes.spines.left": False, "axes.spines.right": False, "axes.spines.top": False,
@@ -47,36 +38,21 @@ STYLE = {
     "text.parse_math": False, "text.usetex": False, "xtick.color": RULE, "xtick.labelcolor": MUTED,
     "ytick.left": False, "ytick.labelcolor": MUTED,
 }  # fmt: skip
-
-
 WIDTH_IN = 9.0
-
-
 LONGEST_LABEL = 30
-
-
-FEWEST_DAYS = 24  # a map of fewer keeps cells that look like cells
-
-
+FEWEST_DAYS = 24
+"""A map of fewer days leaves room to the right, so that its cells keep their shape."""
 SQUARE, STROKE = ((0.05, -0.43), (0.95, -0.43), (0.95, 0.43), (0.05, 0.43)), ((0.25, 0.25), (0.75, -0.25))
-
-
 _camera = itemgetter("site", "camera")
-
-
 SERIES = {INK: "by people's review", ACCENT: "as classified", SECOND: "corrected"}
-
-
 COMPLIANCE_STEPS = {"95 % and more": 0.95, "90 to 95 %": 0.9, "80 to 90 %": 0.8, "70 to 80 %": 0.7,
                     "50 to 70 %": 0.5, "under 50 %": 0.0}  # fmt: skip
-
-
 COVERAGE_STEPS = {"95 % and more": 0.95, "75 to 95 %": 0.75, "50 to 75 %": 0.5, "25 to 50 %": 0.25,
                   "under 25 %": 1e-9, "none came": 0.0}  # fmt: skip
 
 
 def plot_days(rows: Sequence[Row], threshold: float | None) -> str:
-    """The rate of each day with its interval as a band; a day without a rate breaks the line."""
+    """The rate of each day, its interval as a band; a day without a rate breaks the line."""
     known = {_day(row): row for row in _rated(rows, "date") if row["date"] != "unknown"}
     if not known:
         return ""
@@ -101,7 +77,7 @@ def plot_days(rows: Sequence[Row], threshold: float | None) -> str:
 
 
 def plot_steps(key: str, rows: Sequence[Row], name: Callable[[int], str]) -> str:
-    """The rate at each hour or weekday (`key`) with its interval as a bar; `name` of each for the axis."""
+    """The rate of each hour or weekday (`key`), its interval as a bar; `name` gives its text on the axis."""
     known = _rated(rows, key)
     if not known:
         return ""
@@ -121,7 +97,7 @@ def plot_steps(key: str, rows: Sequence[Row], name: Callable[[int], str]) -> str
 
 
 def plot_dots(name: str, label: str, rows: Sequence[Dot], threshold: float | None) -> str:
-    """Each value on its interval, those of one text side by side on one line."""
+    """Each value on its interval; those of one text are side by side on one line."""
     if not rows:
         return ""
     texts = list(dict.fromkeys(row[0] for row in rows))
@@ -139,20 +115,20 @@ def plot_dots(name: str, label: str, rows: Sequence[Dot], threshold: float | Non
             axes.axvline(threshold, color=ALERT, linewidth=1, linestyle=":")
             axes.text(threshold, -0.55, "alert below", color=ALERT, fontsize=8.5, ha="center", va="bottom")
         if len(texts) < len(rows):
-            there = {COLOURS[row[1]] for row in rows}
-            handles = [Patch(color=colour, label=text) for colour, text in SERIES.items() if colour in there]
+            used = {COLOURS[row[1]] for row in rows}
+            handles = [Patch(color=colour, label=text) for colour, text in SERIES.items() if colour in used]
             figure.legend(handles=handles, loc="outside upper left", ncols=3)
         return _svg(figure, name, label)
 
 
 def plot_compliance(cameras: Sequence[Row], rows: Sequence[Row]) -> str:
-    """Camera by day, the stronger the ink the lower the rate."""
+    """Camera by day: the lower the rate, the stronger the ink."""
     cells = [(row, row["compliance"]) for row in rows]
     return _map("map", "Heat map: compliance by camera and day.", cameras, cells, COMPLIANCE_STEPS, ())
 
 
 def plot_coverage(cameras: Sequence[Row], rows: Sequence[Row], gaps: Sequence[Row]) -> str:
-    """Camera by day, the stronger the ink the fewer of the expected snapshots; gaps where they lie."""
+    """Camera by day: the fewer of the expected snapshots, the stronger the ink; and gaps."""
     cells = [(row, row["snapshots"] / row["expected"] if row["expected"] else None) for row in rows]
     label = "Heat map: snapshots of those expected by camera and day, with gaps."
     return _map("coverage", label, cameras, cells, COVERAGE_STEPS, gaps)
@@ -166,7 +142,7 @@ def _map(
     steps: Mapping[str, float],
     gaps: Sequence[Row],
 ) -> str:
-    """`steps`: what the legend calls each ink, and the least value that has it, from the palest on."""
+    """`steps`: each ink's text in the legend and its least value, from the palest on."""
     line = {_camera(row): place for place, row in enumerate(cameras)}
     shown = [(row, value) for row, value in cells if row["date"] != "unknown" and _camera(row) in line]
     if not shown:
@@ -203,7 +179,7 @@ def _map(
 
 
 def _shapes(axes: Axes, cells: NDArray[Any], shape: Any, first: int, **style: Any) -> None:
-    """A shape in each of `cells` (N, 2: line, column) as one path: as many elements would be megabytes."""
+    """A shape in each of `cells` (N, 2: line, column), as one path: separate elements would be megabytes."""
     points = cells[:, None, ::-1] + np.array(shape) + (first, 0)
     codes = np.tile([Path.MOVETO, *[Path.LINETO] * (len(shape) - 1)], len(cells)).astype(np.uint8)
     if len(cells):
@@ -216,11 +192,11 @@ def _axes(width_in: float, height_in: float) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an <svg> element that is as wide as its place; its ids begin with `name`."""
+    """The figure as an <svg> element of full width, whose ids begin with `name`."""
     text = io.StringIO()
     none = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in any script: the reader's browser has the font
+        warnings.filterwarnings("ignore", "Glyph")  # names in any script: the reader's browser has the font
         figure.savefig(text, format="svg", transparent=True, metadata=none)
     svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", text.getvalue(), flags=re.DOTALL)
     box, inner = re.findall(r'<svg [^>]*(viewBox="[^"]*")[^>]*>(.*)', svg, re.DOTALL)[0]
@@ -229,15 +205,15 @@ def _svg(figure: Figure, name: str, label: str) -> str:
 
 
 def _of_page(tag: str, name: str) -> str:
-    """A tag with colours as variables, ids of its own, the page's font, and no more digits than show."""
-    tag = re.sub(r"#0001(\w\w)", lambda found: f"var(--{VARIABLES[int(found[1], 16) - 1]})", tag)
+    """A tag with CSS variables as colours, its own ids, the page's font, and two decimals."""
+    tag = re.sub(r"#0001(\w\w)", lambda match: f"var(--{VARIABLES[int(match[1], 16) - 1]})", tag)
     tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
     tag = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", tag)
     return re.sub(r"(\d\.\d\d)\d+", r"\1", tag)
 
 
 def _rate_axis(axes: Axes, which: str, low: float, threshold: float | None) -> None:
-    """Percent from a round figure that shows `low` and `threshold` up to 100; says so where that is not 0."""
+    """Percent, from a round figure below `low` and `threshold` to 100; a label says if it is not 0."""
     low = low if threshold is None else min(low, threshold)
     step = next((step for room, step in ((0.08, 0.02), (0.25, 0.05), (0.5, 0.1)) if 1 - low <= room), 0.2)
     first = np.floor(low / step + 1e-9) * step if step < 0.2 else 0.0
@@ -249,7 +225,7 @@ def _rate_axis(axes: Axes, which: str, low: float, threshold: float | None) -> N
 
 
 def _lines(axes: Axes, texts: Sequence[str], size: float = 9.5) -> None:
-    """One text a line, from the top."""
+    """A text on each line, from the top."""
     axes.set_yticks(range(len(texts)), texts, fontsize=size)
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(texts) - 0.5, -0.5)

@@ -1,13 +1,13 @@
-"""Shares and compliance corrected for the classifier's errors, as sure as sample and held-out set allow.
+"""Shares and compliance corrected for the classifier's errors, with their uncertainty.
 
-The observed shares q are the true ones p through the confusion matrix M, q = p M, so p = q inv(M), which is
+The confusion matrix M turns the true shares p into the observed ones, q = p M. So p = q inv(M), which is
 also the most likely p where it lies on the simplex (Rogan and Gladen 1978; Saerens, Latinne and Decaestecker
 2002). Elsewhere p is bounded from the top down: assessed, then compliant among assessed, then each class.
 Bounding each class by itself, as the most likely p does, biases a compliance of .99 by -0.5 points with the
-default checkpoint's matrix; this by -0.3, and by less than 0.1 at .95. The uncertainty of both sample and
-held-out set is drawn (for two classes Lang and Reiczigel 2014 carry both through).
+default checkpoint's matrix; this by -0.3, and by less than 0.1 at .95. The intervals draw both the sample and
+the held-out set (for two classes, see Lang and Reiczigel 2014).
 
-All of it assumes that this archive errs as the held-out set does.
+All of it assumes that the classifier errs on this archive as on the held-out set.
 
 Shape suffixes: G groups, D draws, K classes.
 """
@@ -22,29 +22,19 @@ from maskbatch.report.intervals import DesignEffects
 
 DRAWS = 1000
 """A limit of the interval moves by about 2 % of its width from one seed to another."""
-
-
 CHUNK = 256
-"""Groups at once: 8 MB an array at four classes."""
-
-
+"""Groups drawn at once: 8 MB an array at four classes."""
 MIN_PICTURES = 30
-"""With fewer held out, a recall of .9 is known to no better than 11 points either way."""
-
-
+"""Held-out pictures of each class; with fewer, a recall of .9 is known to 11 points either way at best."""
 MIN_SINGULAR = 0.2
-"""A matrix that shrinks some difference of shares further multiplies its error by more than five."""
-
-
+"""A matrix that shrinks a difference of shares further multiplies its error by more than five."""
 Floats = NDArray[np.float64]
-
-
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Corrected shares of each class (G, K) and compliance (G,), in [0, 1]; NaN where nothing can be said."""
+    """Corrected shares of each class (G, K) and compliance (G,), in [0, 1]; NaN where they are unknown."""
 
     share_GK: Floats
     share_low_GK: Floats
@@ -55,11 +45,11 @@ class Corrected:
 
 
 def explain_unidentifiable(confusion_KK: NDArray[np.int64]) -> str | None:
-    """Why these held-out counts, true by predicted, cannot correct a share; None if they can."""
+    """Why these held-out counts, true by predicted, cannot correct shares; None if they can."""
     rows_K = confusion_KK.sum(axis=1)
     if rows_K.min() < MIN_PICTURES:
         return f"a class has only {rows_K.min()} held-out pictures, and {MIN_PICTURES} are needed"
-    singular_D = np.linalg.svd(_matrices(confusion_KK), compute_uv=False)[:, -1]
+    singular_D = np.linalg.svd(_draw_matrices(confusion_KK), compute_uv=False)[:, -1]
     if np.quantile(singular_D, 0.025) < MIN_SINGULAR:
         return "the held-out pictures do not tell some of the classes apart"
     return None
@@ -76,9 +66,9 @@ def correct_shares(
     """Correct the label counts of each group's scored images with held-out counts, true by predicted.
 
     compliant_K is among assessed_K. The sample counts as n / design effect images, and as fewer by (z / t)^2
-    for the degrees of freedom, so that it is as sure as in `wilson`; the design effect of compliance stands
-    for every class's. A group gets the same figures whatever other groups there are. All NaN if the matrix
-    is `unidentifiable`.
+    for its degrees of freedom, which makes it as sure as in `wilson`; the design effect of compliance serves
+    for every class. A group's figures do not depend on other groups. All are NaN where
+    `explain_unidentifiable` gives a reason.
     """
     if explain_unidentifiable(confusion_KK):
         share_GK, compliance_G = np.full(counts_GK.shape, np.nan), np.full(len(counts_GK), np.nan)
@@ -86,12 +76,12 @@ def correct_shares(
     with np.errstate(invalid="ignore"):
         raw_GK = counts_GK / counts_GK.sum(axis=1, keepdims=True)
     matrix_KK = confusion_KK / confusion_KK.sum(axis=1, keepdims=True)
-    share_GK, compliance_G = _bounded(raw_GK @ np.linalg.inv(matrix_KK), compliant_K, assessed_K)
+    share_GK, compliance_G = _bound(raw_GK @ np.linalg.inv(matrix_KK), compliant_K, assessed_K)
     tail = (1 - level) / 2
     weight_G = (ndtri(tail) / stdtrit(effects.freedom_G, tail)) ** 2 / effects.effect_G
-    inverse_DKK = np.linalg.inv(_matrices(confusion_KK))
+    inverse_DKK = np.linalg.inv(_draw_matrices(confusion_KK))
     drawn = [
-        _quantiles(_shares(counts_PK) @ inverse_DKK, compliant_K, assessed_K, tail)
+        _quantiles(_draw_shares(counts_PK) @ inverse_DKK, compliant_K, assessed_K, tail)
         for counts_PK in np.array_split(counts_GK * weight_G[:, None], len(counts_GK) // CHUNK + 1)
     ]
     share_low_GK, share_high_GK, low_G, high_G = map(np.concatenate, zip(*drawn, strict=True))
@@ -104,10 +94,10 @@ def correct_shares(
     )
 
 
-def _shares(counts_GK: Floats) -> Floats:
-    """Draws (D, G, K) of the observed shares; a group's are the same whatever other groups there are.
+def _draw_shares(counts_GK: Floats) -> Floats:
+    """Draws (D, G, K) of the observed shares; a group's do not depend on other groups.
 
-    Source: Dirichlet posterior, the prior of 1 / K a class weighs one image (Perks 1947).
+    Source: Dirichlet posterior; the prior of 1 / K a class weighs one image (Perks 1947).
     """
     num_classes = counts_GK.shape[1]
     gamma_GDK = [
@@ -119,8 +109,8 @@ def _shares(counts_GK: Floats) -> Floats:
     return drawn_DGK
 
 
-def _matrices(confusion_KK: NDArray[np.int64]) -> Floats:
-    """Draws (D, K, K) of the matrix, each row from its Dirichlet posterior as in `_shares`."""
+def _draw_matrices(confusion_KK: NDArray[np.int64]) -> Floats:
+    """Draws (D, K, K) of the matrix, each row from its Dirichlet posterior as in `_draw_shares`."""
     alpha_KK = confusion_KK + 1 / len(confusion_KK)
     drawn_DKK = np.random.default_rng(2).standard_gamma(alpha_KK, (DRAWS, *alpha_KK.shape))
     drawn_DKK /= drawn_DKK.sum(axis=2, keepdims=True)
@@ -135,8 +125,8 @@ def _ratio(shares: Floats, compliant_K: Bools, assessed_K: Bools) -> Floats:
     return ratio
 
 
-def _bounded(share_GK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Floats, Floats]:
-    """(shares, compliance) on the simplex, from the top down, of shares that sum to 1 and may be negative."""
+def _bound(share_GK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Floats, Floats]:
+    """(shares, compliance) on the simplex, bounded from the top down; shares sum to 1 but may be negative."""
     assessed_G = np.clip(share_GK @ assessed_K, 0, 1)
     compliance_G = np.clip(_ratio(share_GK, compliant_K, assessed_K), 0, 1)
     compliant_G = assessed_G * np.where(assessed_G > 0, compliance_G, 0)
@@ -159,7 +149,7 @@ def _quantiles(
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """(share low, share high, compliance low, compliance high) of draws that may lie outside [0, 1].
 
-    A draw in which nothing is assessed speaks for no compliance: it counts as 0 for low and as 1 for high.
+    A draw in which nothing is assessed counts as compliance 0 for low and 1 for high.
     """
     share_low_GK, share_high_GK = np.quantile(shares_DGK, (tail, 1 - tail), axis=0)
     compliance_DG = _ratio(shares_DGK, compliant_K, assessed_K)
@@ -171,8 +161,8 @@ def _quantiles(
 def _within(low: Floats, high: Floats, point: Floats, raw: Floats) -> tuple[Floats, Floats]:
     """The interval in [0, 1] and around its point.
 
-    One wholly beyond a bound says that this archive errs less than the held-out set did. Cut off, it would
-    have no width and seem sure, so it reaches back to the raw share.
+    An interval wholly beyond 0 or 1 means that the classifier errs less here than on the held-out set. Cut
+    off, it would have no width and seem sure, so it reaches back to the raw share.
     """
     low, high = np.where(low >= 1, raw, low), np.where(high <= 0, raw, high)
     return np.minimum(np.clip(low, 0, 1), point), np.maximum(np.clip(high, 0, 1), point)

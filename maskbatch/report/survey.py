@@ -1,12 +1,13 @@
-"""The one pass over committed rows, a local day at a time: cells, stretches, and what is worth a second look.
+"""The one pass over committed rows, a local day at a time: cells, stretches, and what people should judge.
 
-All that needs rows in the order of time is done here; every figure is made of what comes out. Memory is that
-of the largest local day, whatever the number of days.
+Whatever needs rows in the order of time is done here; every figure comes from the result. Memory is that of
+the largest local day, however many days there are.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -24,25 +25,21 @@ from maskbatch.review.queue import Collector, Selection
 from maskbatch.runs.committed import CommittedRun, File, file_date, order_files, read_files
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
-
-
 Numbers = NDArray[np.int64]
-
-
 COLUMNS = ("id", *cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What the rows of some runs say together."""
+    """What the rows of some runs hold together."""
 
     cells: pa.Table
     stretches: list[dict[str, Any]]
-    chosen: Selection
-    """What is worth a second look."""
-    first: Any
+    selection: Selection
+    """The images that people should judge."""
+    first: datetime | None
     """The earliest local time, None where no time is known."""
-    last: Any
+    last: datetime | None
 
 
 def survey_runs(runs: Sequence[CommittedRun]) -> Survey:
@@ -51,41 +48,41 @@ def survey_runs(runs: Sequence[CommittedRun]) -> Survey:
         _refuse_overlap(runs)
     keep_column, assessed = runs[0].keep_column, runs[0].meaning.assessed
     files = order_files(runs)
-    again = _Again(_repeated(files, "sha256", hash_digests, "duplicates"))
+    repeats = _Repeats(_repeated(files, "sha256", hash_digests, "duplicates"))
     cells: dict[str, list[pa.Table]] = defaultdict(list)
-    found, times, doubtful = [], [], Collector()
-    with step("report", _num_rows(files)) as shown:
+    stretches, times, collector = [], [], Collector()
+    with step("report", _num_rows(files)) as progress:
         for date, day, camera in _days(files, keep_column):
-            places = again.places(day)
-            condition = find_conditions(day, camera, again.seen(places), assessed)
+            places = repeats.places(day)
+            condition = find_conditions(day, camera, repeats.flag(places), assessed)
             cells[date].append(cells_module.count_cells(day, date, keep_column, condition))
-            found += find_stretches(day, camera, condition)
+            stretches += find_stretches(day, camera, condition)
             times += pc.min_max(day["captured_local"]).as_py().values()
-            doubtful.add(day, condition, places >= 0)
-            shown.advance(len(day))
+            collector.add(day, condition, places >= 0)
+            progress.advance(len(day))
     return Survey(
-        cells=_joined(cells.values()),
-        stretches=found,
-        chosen=doubtful.chosen(files, runs),
+        cells=_join_days(cells.values()),
+        stretches=stretches,
+        selection=collector.select(files, runs),
         first=min(filter(None, times), default=None),
         last=max(filter(None, times), default=None),
     )
 
 
-def _joined(days: Iterable[list[pa.Table]]) -> pa.Table:
-    """Cells of different days have nothing to add; those of one that came in parts have."""
+def _join_days(days: Iterable[list[pa.Table]]) -> pa.Table:
+    """One table of cells. Only cells of the same day can be equal, so only these are merged."""
     merged = [parts[0] if len(parts) == 1 else cells_module.merge_cells(parts) for parts in days]
     return pa.concat_tables([cells_module.SCHEMA.empty_table(), *merged])
 
 
-def _repeated(files: Sequence[File], column: str, hashed: Hash, name: str) -> Hashes:
+def _repeated(files: Sequence[File], column: str, hash_column: Hash, name: str) -> Hashes:
     """The hashes that more than one whole-image row of `files` has in `column`."""
-    with step(name, _num_rows(files)) as shown:
+    with step(name, _num_rows(files)) as progress:
 
         def parts() -> Iterator[Hashes]:
             for values in _column(files, column):
-                yield hashed(values)
-                shown.advance(len(values))
+                yield hash_column(values)
+                progress.advance(len(values))
 
         return find_repeated(parts())
 
@@ -103,27 +100,29 @@ def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
     shared = _repeated(order_files(runs), "uri", hash_texts, "overlap")
     for one in reversed(runs) if len(shared) else ():
         uris = _column(order_files([one]), "uri")
-        found = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
-        if found:
-            raise UsageError(
-                f"{one.run.path}: {found:,} of its images are in another run too; report them apart"
-            )
+        num = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
+        if num:
+            overlap = f"{num:,} of its images are in another run too"
+            raise UsageError(f"{one.run.path}: {overlap}; report them apart")
 
 
 def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table, Numbers]]:
-    """The whole-image rows of each local day by camera and time, else file by file; and their cameras."""
+    """(date, whole-image rows by camera and time, each row's camera) of each local day.
+
+    Rows without a date come file by file.
+    """
     columns = [*COLUMNS, *([keep_column] if keep_column else [])]
     parts: list[pa.Table] = []
     dates = [file_date(file) for _, file in files]
     for number, part in enumerate(read_files(files, columns)):
-        parts.append(_shortened(part, number))
+        parts.append(_compact(part, number))
         if dates[number] == schema.UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:
-            yield dates[number], *_sorted(pa.concat_tables(parts).unify_dictionaries())
+            yield dates[number], *_sort_day(pa.concat_tables(parts).unify_dictionaries())
             parts = []
 
 
-def _shortened(part: pa.Table, number: int) -> pa.Table:
-    """The whole-image rows of file `number`: short columns in the place of long ones, and where each lies."""
+def _compact(part: pa.Table, number: int) -> pa.Table:
+    """The whole-image rows of file `number`, with their places and with dictionaries and hashes for texts."""
     columns = {
         name: part[name].dictionary_encode() if part[name].type == pa.string() else part[name]
         for name in part.column_names
@@ -137,33 +136,34 @@ def _shortened(part: pa.Table, number: int) -> pa.Table:
     return pa.table(columns).filter(pc.equal(part["region"], 0))
 
 
-def _sorted(day: pa.Table) -> tuple[pa.Table, Numbers]:
-    """Sorted by camera, then time, then bytes, whatever the order of files; and each row's camera."""
+def _sort_day(day: pa.Table) -> tuple[pa.Table, Numbers]:
+    """Rows by camera, time and bytes, whatever the order of files; and each row's camera (N,)."""
     camera = cells_module.number_groups(day, ("site", "camera"))[1]
     time = pc.fill_null(day["captured_at"].cast(pa.int64()), 0).to_numpy()
     order = np.lexsort((day["digest"].to_numpy(), time, camera))
     return day.take(pa.array(order)), camera[order]
 
 
-class _Again:
-    """Which images have the bytes of one that came before."""
+class _Repeats:
+    """Which images have the bytes of an earlier one."""
 
-    def __init__(self, repeated: Hashes) -> None:
-        self._repeated, self._came = repeated, np.zeros(len(repeated), bool)
+    def __init__(self, hashes: Hashes) -> None:
+        """`hashes`: ascending, of all bytes that come more than once."""
+        self._hashes, self._came = hashes, np.zeros(len(hashes), bool)
 
     def places(self, day: pa.Table) -> Numbers:
-        """Which of the repeated hashes each row of `day` has (N,), -1 for none."""
-        if not len(self._repeated):
+        """The place (N,) of each row's hash among the repeated ones, -1 for none."""
+        if not len(self._hashes):
             return np.full(len(day), -1)
         digest = day["digest"].to_numpy()
-        place = np.minimum(np.searchsorted(self._repeated, digest), len(self._repeated) - 1)
-        return np.where(self._repeated[place] == digest, place, -1)
+        place = np.minimum(np.searchsorted(self._hashes, digest), len(self._hashes) - 1)
+        return np.where(self._hashes[place] == digest, place, -1)
 
-    def seen(self, places: Numbers) -> NDArray[np.bool_]:
-        """(N,) for rows at `places`, in their order; calls go on from each other."""
+    def flag(self, places: Numbers) -> NDArray[np.bool_]:
+        """Whether each row (N,) repeats an earlier one of this call or of calls before."""
         flags = places >= 0
         rows = np.flatnonzero(flags)
-        found, first = np.unique(places[rows], return_index=True)
-        flags[rows[first]] = self._came[found]
-        self._came[found] = True
+        different, first = np.unique(places[rows], return_index=True)
+        flags[rows[first]] = self._came[different]
+        self._came[different] = True
         return flags

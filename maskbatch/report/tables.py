@@ -25,20 +25,11 @@ GROUPINGS: dict[str, tuple[str, ...]] = {
     "by_camera_day": ("site", "camera", "date"),
 }
 """Weekdays are 1, Monday, to 7."""
-
-
 CAMERA_DAY = ("site", "camera", "date")
-
-
 KEYS = ("site", "camera", "date", "hour", "weekday", "kept")
-
-
+CORRECTED = ("corrected", "corrected_low", "corrected_high")
 KEY_TYPES = {"hour": pa.int64(), "weekday": pa.int64()}
-
-
 Row = dict[str, Any]
-
-
 Counts = NDArray[np.int64]
 
 
@@ -52,15 +43,15 @@ class Tables:
         confusion: Sequence[Sequence[int]] | None = None,
         exclude: Sequence[str] = (),
     ) -> None:
-        """`confusion` are held-out counts, true by predicted, if they can correct; `exclude` conditions."""
+        """`confusion`: held-out counts, true by predicted, if they can correct; `exclude`: conditions."""
         self.meaning = meaning
         self.confusion = None if confusion is None else np.array(confusion, np.int64)
-        self._frame = _counted(cells, meaning, exclude)
+        self._frame = _count(cells, meaning, exclude)
         self._counts = [name for name in self._frame if name not in ("_all", *KEYS)]
         self._one_day = len(self._frame.drop_duplicates(list(CAMERA_DAY))) <= 1
 
     def by(self, keys: tuple[str, ...]) -> pa.Table:
-        """One row for each group of `keys`, in their order, as `row_schema` has it, null for no data.
+        """One row for each group of `keys`, sorted, with the columns of `row_schema`; null for no data.
 
         A camera's single days are not corrected: they hold too few images, and there may be 100,000.
         """
@@ -69,12 +60,11 @@ class Tables:
         effects = self._effects(keys, groups.ngroup(), len(sums))
         self._rate(sums, effects, self.confusion if keys != CAMERA_DAY else None)
         target = row_schema(keys, self.meaning)
-        return pa.Table.from_pandas(
-            sums[target.names], target, preserve_index=False
-        ).replace_schema_metadata()
+        table = pa.Table.from_pandas(sums[target.names], target, preserve_index=False)
+        return table.replace_schema_metadata()
 
     def _effects(self, keys: tuple[str, ...], group: "pd.Series[int]", num_groups: int) -> DesignEffects:
-        """Design effects from camera-days; from the hours, where a group is inside one."""
+        """Design effects from camera-days, or from hours where groups lie inside one camera-day."""
         one_day = keys == CAMERA_DAY or self._one_day
         clusters = ["_group", *CAMERA_DAY, *(["hour"] if one_day else [])]
         frame = self._frame[["compliant", "assessed", *CAMERA_DAY, "hour"]].assign(_group=group)
@@ -88,7 +78,7 @@ class Tables:
         )
 
     def _rate(self, sums: pd.DataFrame, effects: DesignEffects, confusion: Counts | None) -> None:
-        """Add shares, compliance and what is said of it to `sums`, one row a group."""
+        """Add shares, and compliance with all that belongs to it, to `sums`, a row for each group."""
         sums["failed"] = sums["listed"] - sums["scored"]
         seen = sums["scored"] - sums["excluded"]
         for name in self.meaning.classes:
@@ -101,7 +91,7 @@ class Tables:
         sums["few_clusters"] = effects.num_clusters_G < FEW_CLUSTERS
         sums["mean_confidence"] = sums["confidence_sum"] / seen
         sums["share_review"] = sums["num_review"] / seen
-        sums["corrected"] = sums["corrected_low"] = sums["corrected_high"] = np.nan
+        sums[list(CORRECTED)] = np.nan
         if confusion is not None:
             counts_GK = sums[[f"num_{name}" for name in self.meaning.classes]].to_numpy(np.int64)
             fixed = correct_shares(counts_GK, effects, confusion, *self._roles())
@@ -114,70 +104,60 @@ class Tables:
         return np.isin(classes, self.meaning.compliant), ~np.isin(classes, self.meaning.not_assessed)
 
     def shares(self) -> list[Row]:
-        """Each class's share of all images seen, as counted and as corrected with its interval."""
+        """Each class's share of all images that count, as classified and corrected with its interval."""
         (overall,) = self.by(()).to_pylist()
         names = self.meaning.classes
         rows = [
-            {"class": name, "count": overall[f"num_{name}"], "share": overall[f"share_{name}"],
-             "corrected": None, "corrected_low": None, "corrected_high": None}
+            {"class": name, "count": overall[f"num_{name}"], "share": overall[f"share_{name}"]}
+            | dict.fromkeys(CORRECTED)
             for name in names
-        ]  # fmt: skip
+        ]
         if self.confusion is not None and overall["scored"] > overall["excluded"]:
             counts_GK = np.array([[overall[f"num_{name}"] for name in names]], np.int64)
             effects = self._effects((), self._frame["_all"], 1)
             fixed = correct_shares(counts_GK, effects, self.confusion, *self._roles())
+            shares = (fixed.share_GK, fixed.share_low_GK, fixed.share_high_GK)
             for k, row in enumerate(rows):
-                row["corrected"] = float(fixed.share_GK[0, k])
-                row["corrected_low"] = float(fixed.share_low_GK[0, k])
-                row["corrected_high"] = float(fixed.share_high_GK[0, k])
+                row |= {name: float(share_GK[0, k]) for name, share_GK in zip(CORRECTED, shares, strict=True)}
         return rows
 
 
-def _counted(cells: pa.Table, meaning: Meaning, exclude: Sequence[str]) -> pd.DataFrame:
-    """Cells as a frame: their keys, and what each cell adds to every count of the report."""
+def _count(cells: pa.Table, meaning: Meaning, exclude: Sequence[str]) -> pd.DataFrame:
+    """A row for each cell: its keys, and what it adds to every count of the report."""
     frame = cells.select([*cells_module.KEYS, "count", "confidence_sum"]).to_pandas()
     frame["hour"] = frame["hour"].astype("Int64")  # whole also where a time is unknown
     dates = pd.to_datetime(frame["date"].where(frame["date"] != UNKNOWN_DATE))
     frame["weekday"] = (dates.dt.day_of_week + 1).astype("Int64")
     count, ok, label = frame.pop("count"), frame["status"] == "ok", frame["label"]
     seen = ok & ~frame["condition"].isin(list(exclude))
-    out = frame[list(KEYS)].assign(_all=0, listed=count, scored=count.where(ok, 0))
+    counts = frame[list(KEYS)].assign(_all=0, listed=count, scored=count.where(ok, 0))
     for name in schema.STATUSES:
         if name != "ok":
-            out[f"failed_{name}"] = count.where(frame["status"] == name, 0)
-    out["excluded"] = count.where(ok & ~seen, 0)
+            counts[f"failed_{name}"] = count.where(frame["status"] == name, 0)
+    counts["excluded"] = count.where(ok & ~seen, 0)
     for name in meaning.classes:
-        out[f"num_{name}"] = count.where(seen & (label == name), 0)
-    out["assessed"] = count.where(seen & label.isin(meaning.assessed), 0)
-    out["compliant"] = count.where(seen & label.isin(meaning.compliant), 0)
-    out["num_review"] = count.where(seen & frame["needs_review"], 0)
-    out["confidence_sum"] = frame["confidence_sum"].where(seen, 0)
-    return out
+        counts[f"num_{name}"] = count.where(seen & (label == name), 0)
+    counts["assessed"] = count.where(seen & label.isin(meaning.assessed), 0)
+    counts["compliant"] = count.where(seen & label.isin(meaning.compliant), 0)
+    counts["num_review"] = count.where(seen & frame["needs_review"], 0)
+    counts["confidence_sum"] = frame["confidence_sum"].where(seen, 0)
+    return counts
 
 
 def row_schema(keys: Sequence[str], meaning: Meaning) -> pa.Schema:
     """The columns of a table grouped by `keys`."""
     whole_number, real = pa.int64(), pa.float64()
+    failed = [f"failed_{name}" for name in schema.STATUSES if name != "ok"]
+    labels = [f"num_{name}" for name in meaning.classes]
+    counts = ("listed", "scored", "failed", *failed, "excluded", "assessed", *labels)
+    rates = ("compliance", "compliance_low", "compliance_high", *CORRECTED)
     return pa.schema(
         [
             *[(key, KEY_TYPES.get(key, pa.string())) for key in keys],
-            ("listed", whole_number),
-            ("scored", whole_number),
-            ("failed", whole_number),
-            *[(f"failed_{name}", whole_number) for name in schema.STATUSES if name != "ok"],
-            ("excluded", whole_number),
-            ("assessed", whole_number),
-            *[(f"num_{name}", whole_number) for name in meaning.classes],
+            *[(name, whole_number) for name in counts],
             *[(f"share_{name}", real) for name in meaning.classes],
             ("compliant", whole_number),
-            ("compliance", real),
-            ("compliance_low", real),
-            ("compliance_high", real),
-            ("corrected", real),
-            ("corrected_low", real),
-            ("corrected_high", real),
-            ("design_effect", real),
-            ("degrees_of_freedom", real),
+            *[(name, real) for name in (*rates, "design_effect", "degrees_of_freedom")],
             ("num_clusters", whole_number),
             ("few_clusters", pa.bool_()),
             ("mean_confidence", real),

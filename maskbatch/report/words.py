@@ -1,4 +1,4 @@
-"""The report's figures in words, for a terminal and a log."""
+"""The figures of a report and of a comparison in words, for a terminal and a log."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,82 +6,12 @@ from typing import TYPE_CHECKING, Any
 from maskbatch.report.cells import group_name
 
 if TYPE_CHECKING:
+    from maskbatch.report.compare import Comparison
     from maskbatch.report.make import Report
 
 
-def trust(report: "Report") -> Iterator[str]:
-    """What is known of the archive itself, before its rates are read: a line each, none where all is well."""
-    coverage = report.values["coverage"]
-    cameras = [row for row in coverage["by_camera"] if row["coverage"] is not None]
-    if cameras:
-        least = min(cameras, key=lambda row: row["coverage"])
-        yield (
-            f"Coverage: {coverage['coverage']:.1%} of the snapshots due came; least {least['coverage']:.1%}, "
-            f"of {group_name(least, ('site', 'camera'))}; gaps: {coverage['num_gaps']:,}."
-        )
-    totals = report.values["quality"]["totals"]
-    found = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in totals.items() if count)
-    if found:
-        yield f"Doubtful images: {found}; --exclude leaves them out of the rates."
-
-
-def by_people(report: "Report") -> Iterator[str]:
-    """What the judged images say of all of them, where enough of them were judged."""
-    judged = report.values["judged"]
-    if judged is None:
-        return
-    if judged["reason"]:
-        num = sum(judged[f"num_{name}"] for name in ("judged", "waiting", "elsewhere"))
-        images = "image" if num == 1 else "images"
-        yield f"Judged by people: {num:,} {images}; no rate yet: {judged['reason']}."
-    else:
-        yield from _rate_by_people(judged)
-    for image in judged["waiting_for"]:
-        num = f"{image['num_waiting']:,} {image['stratum']}"
-        where = f"{group_name(image, ('site', 'camera'))}, {image['captured_local'] or 'unknown time'}"
-        yield (
-            f"Not counted yet: {num}, beyond one that nobody looked at: {where}, {image['uri']}; "
-            "`maskbatch ui --run` shows it first."
-        )
-
-
-def _rate_by_people(judged: Mapping[str, Any]) -> Iterator[str]:
-    of = " and ".join(f"{one['num_judged']:,} {one['stratum']}" for one in judged["strata"]) + " images"
-    moved = "" if judged["moved"] is None else f", {100 * judged['moved']:+.1f} points from as classified"
-    people = f"{judged['num_reviewers']:,} {'person' if judged['num_reviewers'] == 1 else 'people'}"
-    skipped = f", {judged['num_skipped']:,} skipped" if judged["num_skipped"] else ""
-    rate = _figure(judged["compliance"])
-    yield f"Compliance by people's review: {rate}{moved}, from {of} judged by {people}{skipped}."
-    yield f"Wrong labels: {_figure(judged['error_rate'], ' of the images')}."
-
-
-def second_figures(report: "Report") -> Iterator[str]:
-    """The rate in the other ways that it can be stated."""
-    overall, excluded = report.overall, report.values["settings"]["exclude"]
-    everything, corrected = report.values["everything"][0], report.values["corrected"]
-    if excluded:
-        yield (
-            f"Left out {overall['excluded']:,} images ({', '.join(excluded)}); with them compliance is "
-            f"{percent(everything['compliance'])} ({_interval(everything)})."
-        )
-    if overall["corrected"] is not None:
-        unlike = corrected["unlike_cameras"]
-        doubt = f"; pictures of {unlike:,} cameras look unlike that (PSI over 0.25)" if unlike else ""
-        yield (
-            f"Corrected for the classifier's errors: {overall['corrected']:.1%} "
-            f"({_interval(overall, 'corrected')}), if it errs here as on its held-out set{doubt}."
-        )
-    elif not corrected["identifiable"]:
-        yield f"Not corrected for the classifier's errors: {corrected['reason']}."
-
-
-def percent(rate: float | None) -> str:
-    """`94.2%`, or a dash where nothing was assessed."""
-    return "-" if rate is None else f"{rate:.1%}"
-
-
 def headline(report: "Report") -> str:
-    """The compliance rate in one line, with what it rests on."""
+    """The compliance rate in one line, with its counts and interval."""
     overall = report.overall
     compliant = " or ".join(report.values["compliant"])
     if not overall["scored"]:
@@ -90,33 +20,127 @@ def headline(report: "Report") -> str:
         return f"nothing to assess: none of {overall['scored']:,} scored images shows a face"
     text = (
         f"{overall['compliance']:.1%} {compliant} ({overall['compliant']:,} of {overall['assessed']:,} "
-        f"assessed), 95 % interval {_interval(overall)}"
+        f"assessed), 95 % interval {format_interval(overall)}"
     )
     if overall["few_clusters"]:
         text += "; few clusters, so the interval is likely too narrow"
     return text
 
 
-def star(row: dict[str, Any]) -> str:
-    """What marks an interval that rests on too few clusters."""
-    return "*" if row["few_clusters"] and row["assessed"] else ""
+def describe_archive(report: "Report") -> Iterator[str]:
+    """A line each on missing snapshots and on doubtful images; none where there are none."""
+    coverage = report.values["coverage"]
+    cameras = [row for row in coverage["by_camera"] if row["coverage"] is not None]
+    if cameras:
+        least = min(cameras, key=lambda row: row["coverage"])
+        lowest = f"{least['coverage']:.1%}, at {group_name(least, ('site', 'camera'))}"
+        arrived = f"{coverage['coverage']:.1%} of the expected snapshots arrived"
+        yield f"Coverage: {arrived}; lowest {lowest}; gaps: {coverage['num_gaps']:,}."
+    totals = report.values["quality"]["totals"]
+    doubtful = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in totals.items() if count)
+    if doubtful:
+        yield f"Doubtful images: {doubtful}; leave them out of the rates with --exclude."
 
 
-def _interval(row: dict[str, Any], rate: str = "compliance") -> str:
+def describe_review(report: "Report") -> Iterator[str]:
+    """The rates by people's review, or why there is none, and the image that each stratum waits for."""
+    judged = report.values["judged"]
+    if judged is None:
+        return
+    if judged["reason"]:
+        num = sum(judged[f"num_{name}"] for name in ("judged", "waiting", "elsewhere"))
+        images = "image" if num == 1 else "images"
+        yield f"Judged by people: {num:,} {images}; no rate yet: {judged['reason']}."
+    else:
+        of = " and ".join(f"{part['num_judged']:,} {part['stratum']}" for part in judged["strata"])
+        moved = "" if judged["moved"] is None else f", {100 * judged['moved']:+.1f} points from as classified"
+        people = f"{judged['num_reviewers']:,} {'person' if judged['num_reviewers'] == 1 else 'people'}"
+        skipped = f", {judged['num_skipped']:,} skipped" if judged["num_skipped"] else ""
+        rate = _format_estimate(judged["compliance"])
+        yield f"Compliance by people's review: {rate}{moved}; {of} images judged by {people}{skipped}."
+        yield f"Wrong labels: {_format_estimate(judged['error_rate'], ' of the images')}."
+    for image in judged["waiting_for"]:
+        num = f"{image['num_waiting']:,} {image['stratum']}"
+        where = f"{group_name(image, ('site', 'camera'))}, {image['captured_local'] or 'unknown time'}"
+        yield (
+            f"Not counted yet: {num}, until somebody judges or skips this image: {where}, {image['uri']}; "
+            "`maskbatch ui --run` shows it first."
+        )
+
+
+def describe_other_rates(report: "Report") -> Iterator[str]:
+    """Compliance with nothing left out, and corrected for the classifier's errors."""
+    overall, excluded = report.overall, report.values["settings"]["exclude"]
+    everything, corrected = report.values["everything"][0], report.values["corrected"]
+    if excluded:
+        yield (
+            f"Left out {overall['excluded']:,} images ({', '.join(excluded)}); with them compliance is "
+            f"{format_percent(everything['compliance'])} ({format_interval(everything)})."
+        )
+    if overall["corrected"] is not None:
+        num = corrected["unlike_cameras"]
+        unlike = f"the pictures of {num:,} cameras look unlike that set (PSI over 0.25)"
+        doubt = f"; doubtful: {unlike}" if num else ""
+        yield (
+            f"Corrected for the classifier's errors: {overall['corrected']:.1%} "
+            f"({format_interval(overall, 'corrected')}), if it errs here as on its held-out set{doubt}."
+        )
+    elif not corrected["identifiable"]:
+        yield f"Not corrected for the classifier's errors: {corrected['reason']}."
+
+
+def describe_overlap(comparison: "Comparison") -> Iterator[str]:
+    """How many images both runs share, and what is therefore compared."""
+    shared = f"{comparison.shared:,} images" if comparison.shared else "No image"
+    if comparison.kind == "images":
+        yield (
+            f"{shared} are in both ({comparison.only_first:,} only in the first, {comparison.only_second:,} "
+            f"only in the second); {comparison.changed:,} ({comparison.changed / comparison.shared:.1%}) "
+            "changed their label."
+        )
+        return
+    yield f"{shared} {'are' if comparison.shared else 'is'} in both, so two periods or places are compared."
+    if comparison.runs[0]["checkpoint"] != comparison.runs[1]["checkpoint"]:
+        yield "Their checkpoints differ, which alone may explain a difference."
+
+
+def describe_difference(comparison: "Comparison") -> Iterator[str]:
+    """Compliance on both sides, the difference with its interval and p, and the test behind them."""
+    overall = comparison.overall
+    on = f" on the {comparison.shared:,} images of both" if comparison.kind == "images" else ""
+    first, second = (format_percent(overall[f"compliance_{side}"]) for side in ("first", "second"))
+    p = "" if overall["p"] is None else f", p {format_p(overall['p'])}"
+    yield f"Compliance{on}: {first} -> {second}, difference {format_difference(overall)}{p}."
+    yield "Interval and p: t test of linearised rates over camera-days, whose own snapshots may be alike."
+    if any(row["few_clusters"] and row["p"] is not None for row in (overall, *comparison.by_camera)):
+        yield "* few clusters (under ten): the interval is likely too narrow and p too small"
+
+
+def format_percent(rate: float | None) -> str:
+    """`94.2%`, or a dash where nothing was assessed."""
+    return "-" if rate is None else f"{rate:.1%}"
+
+
+def format_interval(row: Mapping[str, Any], rate: str = "compliance") -> str:
+    """`91.0 to 96.3%`, or a dash where nothing was assessed."""
     if row[f"{rate}_low"] is None:
         return "-"
     return f"{100 * row[f'{rate}_low']:.1f} to {row[f'{rate}_high']:.1%}"
 
 
-def _figure(figure: Mapping[str, float | None], of: str = "") -> str:
-    value, low, high = (figure[name] for name in ("value", "low", "high"))
-    if value is None or low is None or high is None:
-        return "-"
-    return f"{value:.1%}{of}, 95 % interval {100 * low:.1f} to {high:.1%}"
+def format_rate(row: Mapping[str, Any]) -> str:
+    """`94.2% (91.0 to 96.3%)*`, or a dash where nothing was assessed."""
+    rate, interval = row["compliance"], format_interval(row)
+    return "-" if rate is None else f"{rate:.1%} ({interval}){format_star(row)}"
 
 
-def points(row: Mapping[str, Any]) -> str:
-    """`-3.1 points (-4.0 to -2.2)*`, or dashes for what cannot be had."""
+def format_star(row: Mapping[str, Any]) -> str:
+    """A star where the interval rests on too few clusters."""
+    return "*" if row["few_clusters"] and row["assessed"] else ""
+
+
+def format_difference(row: Mapping[str, Any]) -> str:
+    """`-3.1 points (-4.0 to -2.2)*`, with dashes where there are no values."""
     if row["difference"] is None:
         return "-"
     low, high = row["difference_low"], row["difference_high"]
@@ -125,6 +149,13 @@ def points(row: Mapping[str, Any]) -> str:
     return f"{100 * row['difference']:+.1f} points ({interval}){star}"
 
 
-def p_value(p: float | None) -> str:
-    """Three digits, or a dash for what cannot be had."""
+def format_p(p: float | None) -> str:
+    """Three digits, or a dash where there is none."""
     return "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _format_estimate(estimate: Mapping[str, float | None], of: str = "") -> str:
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return "-"
+    return f"{value:.1%}{of}, 95 % interval {100 * low:.1f} to {high:.1%}"

@@ -1,7 +1,7 @@
-"""What people said of images: each judgement is one new object in corrections/, and none is ever changed.
+"""What people say of images: each judgement is a new object in corrections/, and none ever changes.
 
-The last word of each person on each image counts; where the words of several differ, the image is disputed.
-A word without a label is none: the image was skipped, or a judgement taken back.
+The latest judgement of each person on each image counts; where those of several people differ, the image is
+disputed. A judgement without a label says nothing: the image was skipped, or an earlier judgement taken back.
 """
 
 import uuid
@@ -32,34 +32,26 @@ from maskbatch.stores.files import (
 )
 
 SCHEMA = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("region", pa.int16(), nullable=False),
-        ("label", pa.string()),
-        pa.field("was", pa.string(), nullable=False),
-        pa.field("by", pa.string(), nullable=False),
-        pa.field("at", pa.timestamp("us", tz="UTC"), nullable=False),
-        pa.field("stratum", pa.string(), nullable=False),
-        pa.field("probability", pa.float64(), nullable=False),
-    ]
-)
-"""`label`: what the person says, null where no judgement; `was`: what the classifier said; `by`, `at`: who
-and when; `stratum` and `probability` as in the queue of `review`."""
-
-
+    pa.field(name, kind, nullable=name == "label")
+    for name, kind in (
+        ("uri", pa.string()), ("sha256", pa.string()), ("region", pa.int16()), ("label", pa.string()),
+        ("was", pa.string()), ("by", pa.string()), ("at", pa.timestamp("us", tz="UTC")),
+        ("stratum", pa.string()), ("probability", pa.float64()),
+    )
+)  # fmt: skip
+"""`label`: the person's, null for none; `was`: the classifier's; `by`, `at`: who and when; `stratum` and
+`probability` as in the review queue."""
 MANY = 100
-"""Fewer are read in no time, without a word."""
-
-
+"""So many take time to read, so progress is shown."""
 IMAGE = ["uri", "sha256", "region"]
-"""What an image is known by; its bytes are told by sha256, so a picture that changed is another one."""
+"""What identifies an image; by its sha256 a changed picture is another image."""
 
 
 def write_judgement(folder: Location, row: Mapping[str, Any], after: datetime | None = None) -> datetime:
-    """Put one judgement into `folder`, whole or not at all; returns its `at`. Raises RunFailedError.
+    """Write one judgement to `folder`, whole or not at all, and return its time. Raises RunFailedError.
 
-    That is now, but later than `after`, the person's last word on the image: clocks are set back at times.
+    The time is now, but always later than `after`, the person's last judgement of the image: a clock may be
+    set back.
     """
     at = datetime.now(UTC)
     if after is not None:
@@ -72,20 +64,20 @@ def write_judgement(folder: Location, row: Mapping[str, Any], after: datetime | 
 
 
 def read_judgements(folder: Location, chosen: Collection[str] | None = None) -> pa.Table:
-    """All judgements in `folder` by time, or those of the objects `chosen` by name. Raises UsageError."""
-    found = object_names(folder) if chosen is None else sorted(chosen)
-    progress = step("corrections", len(found), "judgements") if len(found) >= MANY else nullcontext()
+    """All judgements in `folder` by time, or those in the objects `chosen` by name. Raises UsageError."""
+    names = list_objects(folder) if chosen is None else sorted(chosen)
+    progress = step("corrections", len(names), "judgements") if len(names) >= MANY else nullcontext()
     with progress as shown, ThreadPoolExecutor(num_threads(folder)) as pool:
         parts = [SCHEMA.empty_table()]
-        for part in pool.map(lambda name: _read(folder / name), found):
+        for part in pool.map(lambda name: _read(folder / name), names):
             parts.append(part)
             if shown:
                 shown.advance(1)
     return pa.concat_tables(parts).sort_by("at")
 
 
-def object_names(folder: Location) -> list[str]:
-    """Names of the objects in `folder`, none where it is not there."""
+def list_objects(folder: Location) -> list[str]:
+    """The names of the objects in `folder`, none where there is no folder."""
     return [name for name in list_names(folder) if name.endswith(".parquet") and not name.startswith(".")]
 
 
@@ -95,34 +87,33 @@ def _read(path: Location) -> pa.Table:
             table = pq.read_table(file, columns=SCHEMA.names).cast(SCHEMA)
         for row in table.select(["stratum", "probability"]).to_pylist():
             if row["stratum"] not in STRATA or not 0 < row["probability"] <= 1:
-                raise ValueError(f"no image is queued with {row}")
+                raise ValueError(f"not of the review queue: {row}")
         return table
     except (pa.ArrowException, KeyError, ValueError, *store_errors()) as error:
         message = f"{path} is not a correction ({explain(error)}); restore it, or move it away"
         raise UsageError(message) from error
 
 
-def read_of_run(one: CommittedRun) -> pa.Table:
-    """What is in the run's own folder and in those of the versions that it replaces. Raises UsageError."""
-    return pa.concat_tables(
-        [read_judgements(folder) for folder in list_folders(one.run, one.settings.replaces)]
-    )
+def read_run_judgements(one: CommittedRun) -> pa.Table:
+    """The judgements of a run and of the versions that it replaces. Raises UsageError."""
+    folders = list_folders(one.run, one.settings.replaces)
+    return pa.concat_tables([read_judgements(folder) for folder in folders])
 
 
 def list_folders(run: RunDir, replaces: str | None) -> list[Location]:
-    """corrections/ of the versions of a run up to itself, the oldest first."""
+    """The folders corrections/ of a run and of the versions before it, the oldest first."""
     versions = list_versions(run) if replaces else [run]
     paths = [str(version.path) for version in versions]
     return [version.corrections for version in versions[: paths.index(str(run.path)) + 1]]
 
 
-def find_last_words(rows: pa.Table) -> pd.DataFrame:
-    """The last row of each person on each image, those without a label too."""
+def find_latest_judgements(rows: pa.Table) -> pd.DataFrame:
+    """The latest row of each person on each image, also where it has no label."""
     frame = rows.to_pandas().sort_values("at", kind="stable")
     return frame.drop_duplicates([*IMAGE, "by"], keep="last").reset_index(drop=True)
 
 
-def find_disputes(words: pd.DataFrame) -> pd.DataFrame:
-    """Those of the last words that are about images with more than one label."""
-    labels = words.groupby(IMAGE)["label"].transform("nunique")
-    return words[labels > 1].dropna(subset="label").reset_index(drop=True)
+def find_disputes(judgements: pd.DataFrame) -> pd.DataFrame:
+    """The latest judgements of images that have more than one label."""
+    labels = judgements.groupby(IMAGE)["label"].transform("nunique")
+    return judgements[labels > 1].dropna(subset="label").reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Pictures of committed rows, read from the archive again: for --thumbnails, and to be judged."""
+"""Pictures of committed rows, read from the archive again, for --thumbnails and for review."""
 
 import hashlib
 import io
@@ -21,12 +21,8 @@ from maskbatch.stores.files import open_file
 from maskbatch.stores.options import StorageOptions
 
 SIDE_PX = 240
-
-
 QUALITY = 85
-
-
-OTHER = "it is not the picture that was scored any more"
+OTHER = "the archive no longer holds the picture that was scored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,32 +34,32 @@ class Preview:
 
 
 def find_plan_rows(one: CommittedRun, uris: Collection[str]) -> dict[str, PlanRow]:
-    """The rows of the plan for these uris, ready for `read_images`; the plan is searched for them."""
-    wanted, found = pa.array(sorted(uris), pa.string()), dict[str, PlanRow]()
+    """The plan's rows of `uris`, ready for `read_images`; this searches the whole plan."""
+    wanted, plan_rows = pa.array(sorted(uris), pa.string()), dict[str, PlanRow]()
     for first in range(0, one.success.planned, FILE_ROWS):
         with open_file(part_path(one.run.plan, first)) as file:
             parquet = pq.ParquetFile(file, pre_buffer=True)
             for group in range(parquet.num_row_groups):
-                here = pc.is_in(parquet.read_row_group(group, ["uri"])["uri"], wanted)
-                if pc.any(here).as_py():
-                    rows = parquet.read_row_group(group).select(READ_COLUMNS).filter(here)
-                    found |= {row["uri"]: row for row in rows.to_pylist()}
-    return found
+                is_wanted = pc.is_in(parquet.read_row_group(group, ["uri"])["uri"], wanted)
+                if pc.any(is_wanted).as_py():
+                    rows = parquet.read_row_group(group).select(READ_COLUMNS).filter(is_wanted)
+                    plan_rows |= {row["uri"]: row for row in rows.to_pylist()}
+    return plan_rows
 
 
 def read_pictures(
     one: CommittedRun, rows: Sequence[Mapping[str, Any]], options: StorageOptions, side_px: int
 ) -> Iterator[Preview]:
-    """The pictures of some rows of a run: upright, in their proportions, at most `side_px` a side."""
+    """The picture of each row, upright and in its proportions, with sides of at most `side_px`."""
     planned = pa.concat_tables([read_plan(one.run.plan, row["id"], row["id"] + 1) for row in rows])
-    found = read_images(
+    images = read_images(
         planned.select(READ_COLUMNS).to_pylist(), one.open_access(options), one.score.max_bytes
     )
-    for row, encoded in zip(rows, found, strict=True):
-        yield _shown(encoded, row["sha256"], side_px, one.score.max_pixels)
+    for row, encoded in zip(rows, images, strict=True):
+        yield _preview(encoded, row["sha256"], side_px, one.score.max_pixels)
 
 
-def _shown(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Preview:
+def _preview(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Preview:
     if encoded.data is None:
         return Preview(None, encoded.error)
     if hashlib.sha256(encoded.data).hexdigest() != sha256:
@@ -83,7 +79,7 @@ def draw_upright(data: bytes, box_px: tuple[int, int], max_pixels: int) -> Image
 
 
 def encode_jpeg(image: Image.Image) -> bytes:
-    """A picture encoded, for people to look at."""
+    """A picture as JPEG of QUALITY."""
     sink = io.BytesIO()
     image.save(sink, "JPEG", quality=QUALITY)
     return sink.getvalue()
@@ -92,14 +88,13 @@ def encode_jpeg(image: Image.Image) -> bytes:
 def make_thumbnails(
     candidates: Sequence[Mapping[str, Any]], runs: Sequence[CommittedRun], options: StorageOptions
 ) -> dict[int, bytes]:
-    """A JPEG of at most SIDE_PX by rank, of those of the candidates that can be read."""
-    found = {}
+    """By rank, JPEGs with sides of at most SIDE_PX of the candidates that can be read."""
+    thumbnails = {}
     for one in runs:
         wanted = [row for row in candidates if row["run"] == str(one.run.path)]
         wanted.sort(key=lambda row: int(row["id"]))  # rows of a Parquet file are read forward only
-        for row, shown in zip(
-            wanted, read_pictures(one, wanted, options, SIDE_PX) if wanted else (), strict=True
-        ):
-            if shown.jpeg is not None:
-                found[row["rank"]] = shown.jpeg
-    return found
+        previews = read_pictures(one, wanted, options, SIDE_PX) if wanted else ()
+        for row, preview in zip(wanted, previews, strict=True):
+            if preview.jpeg is not None:
+                thumbnails[row["rank"]] = preview.jpeg
+    return thumbnails

@@ -1,10 +1,10 @@
 """Which images people are asked to judge: the least certain ones, and a random sample of all others.
 
-The ok images of a run fall in two strata. `uncertain` are the least certain, as many as need review, a
-twentieth of all at least, NUM_UNCERTAIN at most: every one of them is queued. `random` are all others, of
-which NUM_RANDOM are queued by simple random sampling. Both come in a random order, in turn, so that what was
-judged at any time is a random sample of each stratum. The order is drawn from each image's bytes: whoever
-makes the queue makes the same one, and a later version of a run has most of it in common.
+The ok images of a run fall into two strata. `uncertain` holds the least certain: as many as need review, but
+at least a twentieth of all and at most NUM_UNCERTAIN. All of them are queued. `random` holds all others, of
+which NUM_RANDOM are queued by simple random sampling. Each stratum comes in a random order, and both take
+turns, so that at any time the judged images are a random sample of each stratum. The order depends on each
+image's bytes alone: every queue of a run is the same, and a later version's is mostly the same.
 """
 
 from collections.abc import Sequence
@@ -21,52 +21,31 @@ from maskbatch.runs.committed import CommittedRun, File, take_rows
 from maskbatch.stores.files import Location, open_file
 
 STRATA = RANDOM, UNCERTAIN = "random", "uncertain"
-
-
 NUM_UNCERTAIN = 1000
 """The least certain images, kept for review."""
-
-
 NUM_RANDOM = 500
 """With an error rate of 5 %, its 95 % interval is 4 points wide."""
-
-
 LEAST_SHARE = 0.05
-
-
 PLACE = [("file", pa.int32()), ("row", pa.int32())]
-
-
-KEPT = pa.schema(
-    [
-        ("confidence", pa.float32()),
-        ("digest", pa.uint64()),
-        ("order", pa.uint64()),
-        ("condition", pa.string()),
-        *PLACE,
-    ]
-)
-
-
+HASHES = [("digest", pa.uint64()), ("order", pa.uint64())]
+KEPT = pa.schema([("confidence", pa.float32()), *HASHES, ("condition", pa.string()), *PLACE])
 SHOWN_COLUMNS = ("id", "uri", "site", "camera", "captured_local", "label", "confidence")
-
-
 CANDIDATE_COLUMNS = ("rank", "run", *SHOWN_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is worth a second look among the images of some runs together."""
+    """The images of some runs that people should look at."""
 
     candidates: pa.Table
-    """CANDIDATE_COLUMNS, sha256 and probabilities of the least certain images, the least certain first."""
+    """The least certain images, the least certain first: CANDIDATE_COLUMNS, sha256 and probabilities."""
     queue: pa.Table
-    """What people are asked to judge, by `position`: SHOWN_COLUMNS, sha256, probabilities, `condition`,
-    `stratum`, and `probability`, the chance of an image of its stratum to be queued."""
+    """The images to judge, by `position`: SHOWN_COLUMNS, sha256, probabilities, `condition`, `stratum`, and
+    `probability`, the chance of an image of its stratum to be queued."""
 
 
 def queue_path(report: Location) -> Location:
-    """Where the queue of a run lies in the folder of its report."""
+    """The path of the queue in the folder of a report."""
     return report / "queue.parquet"
 
 
@@ -77,32 +56,25 @@ def read_queue(report: Location) -> pa.Table:
 
 
 class Collector:
-    """Collects, whatever the order that rows come in, the images that may be chosen."""
+    """Collects the images that may be selected, in whatever order rows come."""
 
     def __init__(self) -> None:
         self._least = self._drawn = KEPT.empty_table()
         self._num_ok = self._num_review = 0
 
     def add(self, day: pa.Table, condition: pa.Array, repeated: NDArray[np.bool_]) -> None:
-        """Rows of the survey, the condition (N,) of each, and whether its bytes come more than once (N,).
-
-        Rows that were not scored are passed over.
-        """
-        rows = day.append_column("order", pa.array(_order(day, repeated))).append_column(
-            "condition", condition
-        )
-        rows = rows.filter(pc.is_valid(rows["confidence"]))
+        """Add the scored rows of a day; `condition` (N,), `repeated` (N,): whether the bytes come again."""
+        rows = day.append_column("order", pa.array(_order(day, repeated)))
+        rows = rows.append_column("condition", condition).filter(pc.is_valid(rows["confidence"]))
         self._num_ok += len(rows)
         self._num_review += pc.sum(rows["needs_review"]).as_py() or 0
         rows = rows.select(KEPT.names).cast(KEPT)
-        self._least = _first(
-            pa.concat_tables([self._least, rows]), ["confidence", "digest", "file", "row"], NUM_UNCERTAIN
-        )
-        drawn = pa.concat_tables([self._drawn, rows])
+        least, drawn = (pa.concat_tables([kept, rows]) for kept in (self._least, self._drawn))
+        self._least = _first(least, ["confidence", "digest", "file", "row"], NUM_UNCERTAIN)
         self._drawn = _first(drawn, ["order"], NUM_UNCERTAIN + NUM_RANDOM)
 
-    def chosen(self, files: Sequence[File], runs: Sequence[CommittedRun]) -> Selection:
-        """Their rows, read again from the row groups where they lie."""
+    def select(self, files: Sequence[File], runs: Sequence[CommittedRun]) -> Selection:
+        """The selected rows, whole: only their row groups are read again."""
         shown = [*SHOWN_COLUMNS, "sha256", *(f"prob_{name}" for name in runs[0].meaning.classes)]
         wanted = pa.schema([schema.scores(runs[0].meaning.classes).field(name) for name in shown])
         queue, num_least = self._queue(), len(self._least)
@@ -118,17 +90,15 @@ class Collector:
         )
 
     def _queue(self) -> pa.Table:
-        """The places of the queued images, with their stratum and chance, in the queue's order."""
+        """The places of the queued images with their stratum and chance, in the queue's order."""
         most = max(self._num_review, int(np.ceil(LEAST_SHARE * self._num_ok)))
         uncertain = self._least.slice(0, most)
         others = ~np.isin(_codes(self._drawn), _codes(uncertain))
         random = self._drawn.filter(pa.array(others)).slice(0, NUM_RANDOM)
-        num_others = self._num_ok - len(uncertain)
+        num_others, shuffled = self._num_ok - len(uncertain), _first(uncertain, ["order"], len(uncertain))
+        strata = ((RANDOM, random, num_others), (UNCERTAIN, shuffled, len(uncertain)))
         parts = []
-        for first, stratum, rows, num in (
-            (0, RANDOM, random, num_others),
-            (1, UNCERTAIN, _first(uncertain, ["order"], len(uncertain)), len(uncertain)),
-        ):
+        for first, (stratum, rows, num) in enumerate(strata):
             turn = pa.array(np.arange(len(rows)) * 2 + first)
             chance = pa.repeat(len(rows) / num if num else 1.0, len(rows))
             part = rows.append_column("turn", turn).append_column("stratum", pa.repeat(stratum, len(rows)))
@@ -138,13 +108,13 @@ class Collector:
 
 
 def _order(day: pa.Table, repeated: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """A random number (N,) for each image, by its bytes, and by its id where those come more than once."""
-    own = _mixed(day["id"].to_numpy().astype(np.uint64))
-    return _mixed(day["digest"].to_numpy() ^ np.where(repeated, own, np.uint64(0)))
+    """A random number (N,) for each image, from its bytes, and from its id where they are repeated."""
+    own = _mix(day["id"].to_numpy().astype(np.uint64))
+    return _mix(day["digest"].to_numpy() ^ np.where(repeated, own, np.uint64(0)))
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Numbers whose bits each depend on all bits of `values`. Source: splitmix64, Steele et al. 2014."""
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Numbers (N,) whose bits each depend on all bits of a value. Source: splitmix64, Steele et al. 2014."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -158,18 +128,18 @@ def _first(rows: pa.Table, keys: Sequence[str], most: int) -> pa.Table:
 
 
 def _codes(rows: pa.Table) -> NDArray[np.int64]:
-    """One number (N,) for each row's place."""
+    """Each row's place as one number (N,)."""
     file, row = (rows[name].to_numpy().astype(np.int64) for name, _ in PLACE)
     codes: NDArray[np.int64] = file << 32 | row
     return codes
 
 
 def _rows(files: Sequence[File], places: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """The columns `wanted` of what lies at `places`, in their order, and the path of its `run`."""
+    """The columns `wanted` of the rows at `places`, in that order, and the path of each row's `run`."""
     number, row = (places[name].to_numpy().astype(np.int64) for name, _ in PLACE)
     order = np.argsort(number, kind="stable")
     by_file = {k: row[number == k] for k in np.unique(number).tolist()}
     taken = [part.cast(wanted) for part in take_rows(files, by_file, wanted.names)]
-    found = pa.concat_tables([wanted.empty_table(), *taken]).take(pa.array(np.argsort(order, kind="stable")))
+    rows = pa.concat_tables([wanted.empty_table(), *taken]).take(pa.array(np.argsort(order, kind="stable")))
     runs = [str(files[k][0].run.path) for k in number]
-    return found.append_column("run", pa.array(runs, pa.string()))
+    return rows.append_column("run", pa.array(runs, pa.string()))

@@ -36,7 +36,7 @@ from maskbatch.errors import (
 )
 from maskbatch.progress import say, step
 from maskbatch.report.alerts import NOWHERE, find_camera_falls, find_fall
-from maskbatch.report.compare import compare_runs
+from maskbatch.report.compare import make_comparison
 from maskbatch.report.drift import HISTORY_NIGHTS, RECENT_NIGHTS
 from maskbatch.report.make import make_report
 from maskbatch.report.words import headline
@@ -98,7 +98,7 @@ def _against_before(
     config = make_config(ReportConfig, {**settings, "own_days": True})
     folder = schedule.run(f"trailing/{day}").report
     try:
-        made = compare_runs(compared, run, own_days=True)
+        made = make_comparison(compared, [run], own_days=True)
         trailing = make_report([*before.values(), run], folder, config, schedule.options)
     except (MaskbatchError, *store_errors()) as error:
         return [*alerts, _alert("comparison", f"not held against the nights before: {error}")], {}

@@ -54,7 +54,7 @@ class Judgements:
         elsewhere = False
         with self._lock:
             for folder, known in self._names.items():
-                names = set(corrections.object_names(folder)) - known
+                names = set(corrections.list_objects(folder)) - known
                 rows = corrections.read_judgements(folder, names)
                 known |= names
                 self._table = pa.concat_tables([self._table, rows])
@@ -80,5 +80,5 @@ class Judgements:
         return SKIPPED if self._judgements.get(position) else TO_JUDGE
 
     def find_last(self) -> pd.DataFrame:
-        """The last judgement of each reviewer of each image, as read so far, by `corrections.last_words`."""
-        return corrections.find_last_words(self._table)
+        """The latest judgement of each reviewer of each image, as read so far."""
+        return corrections.find_latest_judgements(self._table)

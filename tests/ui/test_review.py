@@ -270,7 +270,7 @@ def test_the_report_is_shown_and_updated_in_the_run(page: Page, server: Server, 
     page.get_by_role("button", name="Update the report").click()
     expect(page.get_by_text(f"Report updated in {run}/report")).to_be_visible()
     assert (run / "report/report.html").stat().st_mtime_ns > before
-    last = corrections.find_last_words(corrections.read_judgements(run / "corrections"))
+    last = corrections.find_latest_judgements(corrections.read_judgements(run / "corrections"))
     judged = json.loads((run / "report/report.json").read_text())["judged"]
     assert judged["num_judged"] + judged["num_waiting"] == last.dropna(subset="label")["uri"].nunique() > 0
 

@@ -314,7 +314,7 @@ def test_the_last_judgement_counts_though_the_clock_was_set_back(
         read = Judgements(queue.rows, order[0], order[1:])
         read.read_new()
         assert (read.get_labels(0), read.get_labels(1)) == ({}, {"anna": "with_mask"})
-    last = corrections.find_last_words(corrections.read_judgements(folders[0]))
+    last = corrections.find_latest_judgements(corrections.read_judgements(folders[0]))
     assert last["label"].isna().tolist() == [False, True]
 
 

@@ -31,7 +31,7 @@ from samples import (
     write_files,
 )
 
-from maskbatch import terminal
+from maskbatch.cli import terminal
 from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build

@@ -32,8 +32,6 @@ VALUES = {
     ],
     "by_day": [row(0.5, few=True, date="2026-10-03")],
 }
-
-
 NO_DRIFT = {"tests": []}
 
 

@@ -17,7 +17,7 @@ from scipy.stats import false_discovery_control, ttest_ind, ttest_rel
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.report.compare import COUNTS, FAILED, compare_runs, estimate_difference
+from maskbatch.report.compare import COUNTS, FAILED, compare_runs, estimate_difference, make_comparison
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location
 
@@ -165,7 +165,7 @@ def labels_of(run: RunDir) -> pd.DataFrame:
 
 
 def test_two_checkpoints_are_compared_on_the_images_of_both(committed: Run, other: Run) -> None:
-    made = compare_runs(committed.run, other.run)
+    made = make_comparison([committed.run], [other.run])
     joined = labels_of(committed.run).merge(labels_of(other.run)["label"].rename("label_2"), on="uri")
     assert (made.kind, made.shared, made.only_first, made.only_second) == ("images", 66, 36, 0)
     assert {(row["first"], row["second"]): row["count"] for row in made.crossed} == Counter(
@@ -190,7 +190,7 @@ def test_two_checkpoints_are_compared_on_the_images_of_both(committed: Run, othe
 
 
 def test_the_comparison_is_plain_json_and_names_the_runs(committed: Run, other: Run) -> None:
-    made = compare_runs(committed.run, other.run).as_dict()
+    made = make_comparison([committed.run], [other.run]).as_dict()
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     times = read_scores(committed.run)["captured_local"].drop_null().to_pylist()
     first, second = made["runs"]
@@ -200,9 +200,14 @@ def test_the_comparison_is_plain_json_and_names_the_runs(committed: Run, other: 
     assert set(COUNTS) < made["overall"].keys() < made["by_camera"][0].keys()
 
 
+def test_runs_are_compared_by_their_paths(committed: Run, other: Run) -> None:
+    compared = compare_runs(str(committed.run.path), str(other.run.path))
+    assert compared == make_comparison([committed.run], [other.run])
+
+
 def test_a_run_in_a_store_is_compared_like_a_local_one(committed: Run, other: Run, root: Location) -> None:
-    local, there = compare_runs(committed.run, other.run), committed.copy(root / "run").run
-    made = compare_runs(there, other.run)
+    local, there = make_comparison([committed.run], [other.run]), committed.copy(root / "run").run
+    made = make_comparison([there], [other.run])
     assert (made.crossed, made.overall, made.by_camera) == (local.crossed, local.overall, local.by_camera)
 
 
@@ -211,7 +216,7 @@ def test_runs_without_a_common_image_are_two_periods(
 ) -> None:
     before = period(tmp_path / "1", month, checkpoint, until="2026-10-02", camera=("gate-1", "gate-2"))
     after = period(tmp_path / "2", month, checkpoint, since="2026-10-02", camera=("gate-2", "dock"))
-    made = compare_runs(before, after)
+    made = make_comparison([before], [after])
     rows = [labels_of(run) for run in (before, after)]
     assert (made.kind, made.shared, made.crossed, made.changed) == ("periods", 0, [], 0)
     assert (made.only_first, made.only_second) == (len(rows[0]), len(rows[1]))
@@ -235,7 +240,7 @@ def test_the_hours_are_the_clusters_of_a_single_camera_day(
         period(tmp_path / since, month, checkpoint, since=since, until=until, camera=("gate-1",))
         for since, until in days
     ]
-    made = compare_runs(*runs)
+    made = make_comparison(runs[:1], runs[1:])
     assert made.overall["num_clusters"] == 3  # hours 0, 9 and 21
     assert made.overall["p"] == made.by_camera[0]["p"] == made.by_camera[0]["q"]
 
@@ -245,7 +250,7 @@ def test_periods_that_share_a_few_undated_images_are_still_periods(
 ) -> None:
     before = period(tmp_path / "1", month, checkpoint, until="2026-10-02")
     after = period(tmp_path / "2", month, checkpoint, since="2026-10-02")
-    made = compare_runs(before, after)
+    made = make_comparison([before], [after])
     undated = labels_of(before)["captured_local"].isna().sum()
     assert (made.kind, made.shared, made.changed) == ("periods", undated, 0)
     assert undated > 0
@@ -263,18 +268,18 @@ def test_several_runs_together_compare_like_one_over_all_their_images(
     ]
     whole = period(tmp_path / "both", month, checkpoint, until=days[2], camera=CAMERAS)
     for pooled, alone, kind in (
-        (compare_runs(nights, last), compare_runs(whole, last), "periods"),
-        (compare_runs(last, nights[::-1]), compare_runs(last, whole), "periods"),
-        (compare_runs(nights, other.run), compare_runs(whole, other.run), "images"),
+        (make_comparison(nights, [last]), make_comparison([whole], [last]), "periods"),
+        (make_comparison([last], nights[::-1]), make_comparison([last], [whole]), "periods"),
+        (make_comparison(nights, [other.run]), make_comparison([whole], [other.run]), "images"),
     ):
         assert pooled.as_dict() | {"runs": None} == alone.as_dict() | {"runs": None}
         assert pooled.kind == kind and pooled.overall["assessed_first"] > 0
-    together, single = compare_runs(nights, last).runs
+    together, single = make_comparison(nights, [last]).runs
     assert together["path"] == ", ".join(str(run.path) for run in nights)
-    assert together | {"path": ""} == compare_runs(whole, last).runs[0] | {"path": ""}
+    assert together | {"path": ""} == make_comparison([whole], [last]).runs[0] | {"path": ""}
     assert single["path"] == str(last.path)
     with pytest.raises(UsageError, match="are the same run; name two"):
-        compare_runs(nights, nights[1])
+        make_comparison(nights, nights[1:])
 
 
 def test_nights_compared_by_their_own_days_leave_out_the_images_of_unknown_time(
@@ -285,7 +290,7 @@ def test_nights_compared_by_their_own_days_leave_out_the_images_of_unknown_time(
         period(tmp_path / since, month, checkpoint, since=since, until=until)
         for since, until in pairwise(days)
     ]
-    made = compare_runs(runs[:2], runs[2], own_days=True)
+    made = make_comparison(runs[:2], runs[2:], own_days=True)
     timed = [int(labels_of(run)["captured_local"].notna().sum()) for run in runs]
     assert (made.shared, made.only_first, made.only_second) == (0, timed[0] + timed[1], timed[2])
     assert [side["planned"] for side in made.runs] == [timed[0] + timed[1], timed[2]]
@@ -296,14 +301,15 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(
     committed: Run, other: Run, staged: Run, month: Path, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="are the same run; name two"):
-        compare_runs(committed.run, committed.run)
+        make_comparison([committed.run], [committed.run])
     with pytest.raises(UsageError, match="are the same run; name two"):
-        compare_runs(committed.run, committed.copy(tmp_path / "copy").run)
+        make_comparison([committed.run], [committed.copy(tmp_path / "copy").run])
     with pytest.raises(UsageError, match="not finished"):
-        compare_runs(committed.run, staged.run)
+        make_comparison([committed.run], [staged.run])
     elsewhere = period(tmp_path / "2", month, checkpoint, camera=("gate-2",))
     assert (
-        compare_runs(elsewhere, period(tmp_path / "3", month, checkpoint, camera=("dock",))).by_camera == []
+        make_comparison([elsewhere], [period(tmp_path / "3", month, checkpoint, camera=("dock",))]).by_camera
+        == []
     )
     with pytest.raises(UsageError, match="share few images and their labels do not mean the same; compare"):
-        compare_runs(elsewhere, other.run)
+        make_comparison([elsewhere], [other.run])

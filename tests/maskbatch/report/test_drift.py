@@ -16,9 +16,9 @@ from maskbatch.report.drift import (
     HISTORY_NIGHTS,
     LEAST_NIGHTS,
     RECENT_NIGHTS,
+    count_recent,
     find_drift_alerts,
     measure_drift,
-    num_recent,
     rank_test,
     stability_index,
 )
@@ -90,7 +90,7 @@ def simulated(rng: np.random.Generator, reports: int, cameras: int, nights: int,
 def p_values(measures: Floats) -> Floats:
     """(reports, tests)."""
     rows = measures.reshape(-1, measures.shape[-1])
-    return rank_test(rows, num_recent(rows.shape[1])).reshape(len(measures), -1)
+    return rank_test(rows, count_recent(rows.shape[1])).reshape(len(measures), -1)
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,16 @@ from test_tables import COUNTS
 from maskbatch.config import ReportConfig
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint
-from maskbatch.report import make as report_module
-from maskbatch.report.make import FLAT, make_report
+from maskbatch.report import figures
+from maskbatch.report.figures import LIST_TABLES
+from maskbatch.report.make import make_report, report_runs
 from maskbatch.report.tables import GROUPINGS
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, list_names
 
 FILES = {
     "report.json", "report.html", "alerts.json",
-    *(f"{name}.parquet" for name in (*GROUPINGS, *FLAT, "cells", "review", "queue", "corrections")),
+    *(f"{name}.parquet" for name in (*GROUPINGS, *LIST_TABLES, "cells", "review", "queue", "corrections")),
 }  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_a_run_in_a_store_gives_the_report_of_a_local_one(
     assert report.overall == local.overall
     assert report.values["runs"][0]["path"] == str(made.path)
     assert list_names(made.report) == list_names(tmp_path / "report")
-    for name in ("cells", *GROUPINGS, *FLAT):
+    for name in ("cells", *GROUPINGS, *LIST_TABLES):
         path = made.report / f"{name}.parquet"
         assert path.read_bytes() == (tmp_path / "report" / path.name).read_bytes()
 
@@ -132,11 +133,29 @@ def test_a_month_of_nightly_runs_gives_the_report_of_one_run_of_the_month(
             assert together.values[name] == one.values[name], name
     assert one.values["quality"]["by_camera"][1]["duplicate"] == 1
     assert one.values["drift"]["tests"], "twelve nights are enough to be tested"
-    for name in (*GROUPINGS, *FLAT, "cells"):
+    for name in (*GROUPINGS, *LIST_TABLES, "cells"):
         paths = [tmp_path / folder / f"{name}.parquet" for folder in ("one", "together")]
         assert paths[0].read_bytes() == paths[1].read_bytes(), name
     rows = [report.values["review"]["candidates"] for report in (one, together)]
     assert [row["uri"] for row in rows[0]] == [row["uri"] for row in rows[1]]
+
+
+def test_runs_are_reported_by_their_paths(nightly: tuple[Run, list[Run]], tmp_path: Path) -> None:
+    first, second, newer = (
+        night.copy(tmp_path / name).run
+        for night, name in zip((*nightly[1][:2], nightly[1][0]), ("1", "2", "1.v2"), strict=True)
+    )
+    edit_json(newer.run_json, replaces=str(first.path))
+    report = report_runs([str(first.path)])
+    assert report.folder == first.report
+    assert json.loads((first.report / "report.json").read_text()) == report.values
+    assert report_runs([str(first.path)], latest=True).folder == newer.report
+    both = report_runs([str(first.path), str(second.path)], str(tmp_path / "both"))
+    assert (both.folder, both.overall["listed"]) == (tmp_path / "both", 16)
+    with pytest.raises(UsageError, match="--out is missing"):
+        report_runs([str(first.path), str(second.path)])
+    with pytest.raises(UsageError, match="a run is there"):
+        report_runs([str(first.path)], str(second.path))
 
 
 def test_nights_of_an_archive_with_images_of_unknown_time_add_up_by_their_own_days(
@@ -289,7 +308,7 @@ def test_a_fleet_has_every_camera_day_in_its_parquet_file_and_the_busiest_in_the
     }
     run = stage_run(tmp_path / "run", write_files(tmp_path / "archive", files), checkpoint)
     run.commit()
-    monkeypatch.setattr(report_module, "MAPPED_CAMERAS", 2)
+    monkeypatch.setattr(figures, "MAPPED_CAMERAS", 2)
     report = make_report([run.run], run.run.report)
     days = pq.read_table(run.run.report / "by_camera_day.parquet")
     assert days.num_rows == 6

@@ -21,8 +21,9 @@ from maskbatch import schema
 from maskbatch.config import ReportConfig
 from maskbatch.report import page, plots
 from maskbatch.report.drift import LEAST_CHANGE
+from maskbatch.report.figures import MAPPED_CAMERAS, UNLIKE_PSI
 from maskbatch.report.intervals import DesignEffects, wilson
-from maskbatch.report.make import MAPPED_CAMERAS, UNLIKE_PSI, make_report
+from maskbatch.report.make import make_report
 from maskbatch.schema import CONDITIONS
 from tests.conftest import headless_chromium
 
@@ -45,7 +46,7 @@ def sample(
     keep_column: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """A report.json as report.py makes it: cameras that see someone every few minutes, and what went wrong."""
+    """The values of a report: cameras that see someone every few minutes, and what went wrong."""
     rng = np.random.default_rng(5)
     not_assessed = [name for name in classes if name == "no_face"]
     shares = {2: (0.94, 0.06), 4: (0.56, 0.03, 0.012, 0.398)}[len(classes)]
@@ -428,20 +429,20 @@ class Parsed(HTMLParser):
 
 @given(st.floats(1e-6, 1 - 1e-6))
 def test_a_rate_says_its_value_and_is_nought_or_all_only_where_it_is(value: float) -> None:
-    text = page.rate(value)
+    text = page.format_rate(value)
     assert says(text, value)
     assert 0 < float(text.removesuffix("\u202f%")) < 100
-    assert (page.rate(0), page.rate(1)) == ("0.0\u202f%", "100.0\u202f%")
+    assert (page.format_rate(0), page.format_rate(1)) == ("0.0\u202f%", "100.0\u202f%")
 
 
 @given(st.floats(0.01, 1e7))
 def test_seconds_in_words_are_short_by_less_than_their_last_unit(value: float) -> None:
-    assert says(page.seconds(value), value)
+    assert says(page.format_seconds(value), value)
 
 
 @given(st.sets(st.integers(0, 23), min_size=1))
 def test_hours_are_written_as_ranges_that_hold_just_these_hours(chosen: set[int]) -> None:
-    assert says(page.hours(sorted(chosen)), sorted(chosen))
+    assert says(page.format_hours(sorted(chosen)), sorted(chosen))
 
 
 def says(text: str, value: Any) -> bool:
@@ -523,8 +524,8 @@ def test_a_fleet_is_cut_short_and_the_rest_is_counted() -> None:
 
 def test_what_was_asked_for_is_what_the_page_speaks_of() -> None:
     month, two, none = (rendered(name) for name in ("a month", "two classes", "no image"))
-    assert "With nothing left out" in month
-    assert "With nothing left out" not in two
+    assert "With these images" in month
+    assert "With these images" not in two
     assert "By lane" in month
     assert "By lane" not in two
     assert 'data-figure="not_assessed' in month
@@ -532,7 +533,7 @@ def test_what_was_asked_for_is_what_the_page_speaks_of() -> None:
     assert "of any <data" in month
     assert "No lower limit was set" in two
     assert "No alert fired" in none
-    assert "Not identifiable" in none
+    assert "Cannot be corrected" in none
     assert "nothing could be assessed" in none
 
 
@@ -545,9 +546,9 @@ def test_the_archive_is_judged_before_the_rates() -> None:
     month, none, failed, one = (
         flat(rendered(name)) for name in ("a month", "no image", "all failed", "one image")
     )
-    line = "The archive: of the snapshots due, 98.3 % came; 2 gaps. 56 frozen, 10 duplicate images."
+    line = "The archive holds 98.3 % of the expected snapshots, with 2 gaps. 56 frozen, 10 duplicate images."
     assert 0 < month.index(line) < month.index("as classified")
-    unknown = "The archive: how many snapshots were due is not known. No "
+    unknown = "The archive: how many snapshots to expect is unknown. No "
     assert all(f"{unknown}image could be read." in text for text in (none, failed))
     values = one_image()
     values["quality"]["by_camera"] = [
@@ -559,13 +560,13 @@ def test_the_archive_is_judged_before_the_rates() -> None:
 
 
 def test_archives_runs_and_time_zones_stand_under_the_title() -> None:
-    assert "/archive/2026-10; local times, Europe/Paris" in flat(rendered("a month"))
+    assert "/archive/2026-10; local times in Europe/Paris" in flat(rendered("a month"))
     values = sample(num_days=1)
     values["runs"] = [
         values["runs"][0] | {"archives": [f"/in/{day}", "/all"], "timezone": zones}
         for day, zones in enumerate([["UTC"], ["UTC"], ["south=Asia/Tokyo"], []])
     ]
-    under = "/in/0, /all, /in/1 and 2 more; 4 runs; local times, UTC, south=Asia/Tokyo The archive"
+    under = "/in/0, /all, /in/1 and 2 more; 4 runs; local times in UTC, south=Asia/Tokyo The archive"
     assert under in flat(page.render(values))
 
 
@@ -595,20 +596,20 @@ def test_a_rate_by_review_comes_first_and_is_drawn_only_where_there_is_one() -> 
     assert 0 < month.index('data-figure="judged/compliance/value"') < month.index("overall/0/compliance")
     text = flat(month)
     assert (
-        "from 214 random and 310 uncertain images judged by 2 people; for these images, not for other days"
+        "2 people judged 214 random and 310 uncertain images; valid for these images, not for other days"
         in text
     )
-    assert "12 skipped, which are taken to be like those judged of their kind and label" in text
     assert (
-        "5 more random images that were judged count once somebody judges or skips this one: camera dock"
+        "12 were skipped; we assume that skipped images resemble the judged ones of their kind and label"
         in text
     )
+    assert "5 more judged random images count once somebody judges or skips this one: camera dock" in text
     assert "1 was given a label that the checkpoint does not know" in text
     assert "wrong / judged, divided by the sum of stands for" in text
     assert "An image that people disagree on counts in equal parts" in text
-    assert "No rate by people yet: 18 of 30 random judged, in the order of the queue." in flat(two)
-    assert "No rate by people yet" not in flat(month)
-    assert "No rate follows from it: 18 of 30 random judged" in flat(two)
+    assert "review yet: 18 of 30 random judged, in the order of the queue." in flat(two)
+    assert "review yet" not in flat(month)
+    assert "These judgements give no rate: 18 of 30 random judged" in flat(two)
     assert "maskbatch ui --run /runs/2026-10 shows a random sample" in flat(none)
     for name, drawn in (("a month", True), ("two classes", False), ("a fleet", False)):
         plotted = page._plots(VALUES[name])

@@ -7,7 +7,7 @@ from samples import CLASSES, Run, read_scores, speckle, stage_run, write_files
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
-from maskbatch.report.survey import Survey, _sorted, survey_runs
+from maskbatch.report.survey import Survey, _sort_day, survey_runs
 from maskbatch.runs.committed import open_committed, open_together, order_files, read_files
 
 
@@ -34,7 +34,7 @@ def test_the_cells_of_a_run_hold_every_planned_image(committed: Run) -> None:
 
 
 def test_the_least_certain_images_come_first_with_what_was_said_of_them(committed: Run) -> None:
-    candidates = surveyed(committed).chosen.candidates
+    candidates = surveyed(committed).selection.candidates
     rows = read_scores(committed.run)
     rows = rows.filter(pc.is_valid(rows["confidence"]))
     assert candidates["rank"].to_pylist() == list(range(1, len(rows) + 1))
@@ -102,4 +102,4 @@ def test_pictures_of_one_second_come_in_the_order_of_their_bytes() -> None:
     ]
     kinds = [("site", "string"), ("camera", "string"), ("captured_at", "timestamp[us]"), ("digest", "uint64")]
     day = pa.Table.from_pylist(rows, pa.schema(kinds))
-    assert _sorted(day)[0]["digest"].to_pylist() == [7, 9, 2, 3, 1]
+    assert _sort_day(day)[0]["digest"].to_pylist() == [7, 9, 2, 3, 1]

@@ -41,9 +41,9 @@ def test_no_folder_is_no_correction(tmp_path: Path) -> None:
 
 def test_only_the_objects_that_are_asked_for_are_read(tmp_path: Path) -> None:
     corrections.write_judgement(tmp_path, ROW)
-    known = corrections.object_names(tmp_path)
+    known = corrections.list_objects(tmp_path)
     corrections.write_judgement(tmp_path, ROW | {"by": "bob"})
-    new = set(corrections.object_names(tmp_path)) - set(known)
+    new = set(corrections.list_objects(tmp_path)) - set(known)
     assert corrections.read_judgements(tmp_path, new)["by"].to_pylist() == ["bob"]
 
 
@@ -60,7 +60,7 @@ def test_the_last_word_of_each_person_counts_and_different_words_are_a_dispute(t
         corrections.write_judgement(tmp_path, ROW | {"by": by, "label": label})
     for label in ("with_mask", None):
         corrections.write_judgement(tmp_path, ROW | {"uri": "file:///a/2.jpg", "label": label})
-    words = corrections.find_last_words(corrections.read_judgements(tmp_path))
+    words = corrections.find_latest_judgements(corrections.read_judgements(tmp_path))
     said = {(row.uri[-5], row.by): row.label for row in words.replace({float("nan"): None}).itertuples()}
     assert said == {
         ("1", "ann"): "without_mask",
@@ -77,14 +77,14 @@ def test_a_later_word_counts_where_the_clock_was_set_back(tmp_path: Path) -> Non
     corrections.write_judgement(
         tmp_path, ROW | {"label": None}, after=corrections.read_judgements(tmp_path)["at"][0].as_py()
     )
-    (word,) = corrections.find_last_words(corrections.read_judgements(tmp_path)).itertuples()
+    (word,) = corrections.find_latest_judgements(corrections.read_judgements(tmp_path)).itertuples()
     assert (pd.isna(word.label), word.at - ahead) == (True, timedelta(microseconds=2))
 
 
 def test_a_picture_that_changed_is_another_image(tmp_path: Path) -> None:
     corrections.write_judgement(tmp_path, ROW)
     corrections.write_judgement(tmp_path, ROW | {"sha256": "cd" * 32, "label": "no_face", "by": "bob"})
-    words = corrections.find_last_words(corrections.read_judgements(tmp_path))
+    words = corrections.find_latest_judgements(corrections.read_judgements(tmp_path))
     assert len(words) == 2
     assert corrections.find_disputes(words).empty
 

@@ -15,7 +15,7 @@ from maskbatch.runs.committed import open_committed
 
 
 def queue_of(run: Run) -> pa.Table:
-    return survey_runs([open_committed(run.run)]).chosen.queue
+    return survey_runs([open_committed(run.run)]).selection.queue
 
 
 def test_the_queue_holds_the_least_certain_and_a_random_sample_of_all_others(

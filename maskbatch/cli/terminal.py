@@ -1,0 +1,175 @@
+"""Reports, comparisons, predictions and listings as tables and lines in a terminal."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from maskbatch.progress import add_up
+from maskbatch.report import words
+from maskbatch.report.cells import group_name
+
+if TYPE_CHECKING:
+    from maskbatch.report.compare import Comparison
+    from maskbatch.report.make import Report
+
+MAX_ROWS = 31
+MAX_CAMERAS = 12
+TABLE: dict[str, Any] = {
+    "title_justify": "left", "title_style": "bold", "header_style": "", "box": SIMPLE_HEAD, "padding": 0,
+}  # fmt: skip
+
+
+def stdout_console() -> Console:
+    """A console for tables on stdout, as wide as the terminal, or 120 columns where there is none."""
+    console = Console(highlight=False, markup=False)  # a camera may be named [lobby]
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
+
+
+def print_report(report: "Report", console: Console) -> None:
+    """The report's tables of rates but that by camera and day, then its figures in words and its alerts."""
+    _print_lines(console, words.describe_archive(report))
+    names = [name for name in report.keys if name != "by_camera_day"]
+    for name in names:
+        rows = report.values[name]
+        if name == "overall" or len(rows) > 1:
+            title = name.replace("_", " ").capitalize()
+            console.print(_table_of_rates(title, report.keys[name], rows[:MAX_ROWS], report))
+            if len(rows) > MAX_ROWS:
+                console.print(f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet")
+    if any(words.format_star(row) for name in names for row in report.values[name]):
+        console.print("* few clusters (under ten): the interval uses all groups and is likely too narrow")
+    overall = report.overall
+    failed = {name: num for name, num in overall.items() if name.startswith("failed_") and num}
+    failed = {name.removeprefix("failed_"): num for name, num in failed.items()}
+    console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(failed)}.")
+    review = list(words.describe_review(report))
+    name = "As classified" if review else "Compliance"
+    lines = (*review, f"{name}: {words.headline(report)}.", *words.describe_other_rates(report))
+    _print_lines(console, lines)
+    for alert in report.values["alerts"]:
+        console.print(f"ALERT {alert['sentence']}.", soft_wrap=True)
+
+
+def print_comparison(comparison: "Comparison", console: Console) -> None:
+    """Both runs, then what changed from the first to the second, over all and by camera, with its test."""
+    for name, run in zip(("First ", "Second"), comparison.runs, strict=True):
+        when = f", {run['first_time']} to {run['last_time']}" if run["first_time"] else ""
+        images = f"{run['planned']:,} images{when}"
+        console.print(f"{name}: {run['path']}, {images}, checkpoint {run['checkpoint'][:12]}.")
+    _print_lines(console, words.describe_overlap(comparison))
+    if comparison.kind == "images":
+        console.print(_table_of_labels(comparison))
+    if len(comparison.by_camera) > 1:
+        console.print(_table_of_differences(comparison.by_camera[:MAX_ROWS]))
+        if len(comparison.by_camera) > MAX_ROWS:
+            console.print(f"  ... {len(comparison.by_camera) - MAX_ROWS:,} more cameras with --json")
+    _print_lines(console, words.describe_difference(comparison))
+
+
+def print_predictions(summary: Mapping[str, Any], console: Console) -> None:
+    """A row for each image: its label and every class's probability, or its status and the reason."""
+    names = [image["uri"].removeprefix("file://") for image in summary["images"]]
+    local = all(image["uri"].startswith("file://") for image in summary["images"])
+    folder = commonprefix(names).rpartition("/")[0] if local else ""  # noqa: RUF071  up to a `/`
+    if folder:
+        console.print(f"In {folder}:", soft_wrap=True)
+    table = Table(**TABLE)
+    table.add_column("image", overflow="fold")
+    table.add_column("label", no_wrap=True)
+    for name in summary["classes"]:
+        parts = name.split("_")
+        table.add_column(" ".join(parts), justify="right", width=max(len("100.0%"), *map(len, parts)))
+    table.add_column("")
+    for uri, image in zip(names, summary["images"], strict=True):
+        name = uri.removeprefix(f"{folder}/") if folder else uri
+        if image["status"] == "ok":
+            shares = [words.format_percent(image["probs"][name]) for name in summary["classes"]]
+            label = f"{image['label'].replace('_', ' ')} {words.format_percent(image['confidence'])}"
+            table.add_row(name, label, *shares, "review" if image["needs_review"] else "")
+        else:
+            table.add_row(f"{name}: {image['error']}", image["status"])
+    console.print(table)
+
+
+def print_listing(listing: Mapping[str, Any], console: Console) -> None:
+    """What planning found, and what it left out."""
+    size = f", {listing['num_bytes'] / 2**20:,.1f} MiB" if listing["num_bytes"] else ""
+    when = f", {listing['first_time']} to {listing['last_time']}" if listing["first_time"] else ""
+    console.print(f"Planned {listing['num_images']:,} images{size}{when}.")
+    cameras = sorted(listing["cameras"].items())
+    shown = ", ".join(f"{name} {count:,}" for name, count in cameras[:MAX_CAMERAS])
+    more = f" and {len(cameras) - MAX_CAMERAS:,} more" if len(cameras) > MAX_CAMERAS else ""
+    console.print(f"Cameras: {shown}{more}.")
+    for title, part in (("Not images", "skipped"), ("Left out", "filtered"), ("Noted", "notes")):
+        if listing[part]:
+            items = sorted(listing[part].items(), key=lambda item: -item[1])
+            console.print(f"{title}: {', '.join(f'{count:,} {name}' for name, count in items)}.")
+    if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):
+        example = f"No path names a camera, for example '{listing['example']}'"
+        console.print(f"{example}: describe the paths with --layout.")
+
+
+def _print_lines(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line)
+
+
+def _table_of_rates(
+    title: str, keys: Sequence[str], rows: Sequence[Mapping[str, Any]], report: "Report"
+) -> Table:
+    table = Table(title=title, **TABLE)
+    for key in keys:
+        table.add_column(key, no_wrap=True)
+    classes = report.values["classes"]
+    for name in ("listed", "failed", "assessed", *classes, "compliance (95 %)", "review"):
+        title, is_class = name.replace("_", " "), name in classes
+        least = max(map(len, title.split())) if is_class else len(title)
+        table.add_column(title, justify="right", no_wrap=not is_class, min_width=least)
+    counts = ("listed", "failed", "assessed", *(f"num_{name}" for name in classes))
+    for row in rows:
+        table.add_row(
+            *[group_name(row, (key,)) for key in keys],
+            *[f"{row[name]:,}" for name in counts],
+            words.format_rate(row),
+            f"{row['num_review']:,}",
+        )
+    return table
+
+
+def _table_of_labels(comparison: "Comparison") -> Table:
+    counts = {(pair["first"], pair["second"]): pair["count"] for pair in comparison.crossed}
+    first, second = (list(dict.fromkeys(pair[side] for pair in counts)) for side in (0, 1))
+    table = Table(title="Labels: first run down, second across", **TABLE)
+    table.add_column("", no_wrap=True)
+    for label in second:
+        table.add_column(label.replace("_", " "), justify="right")
+    for label in first:
+        cells = [f"{counts.get((label, other), 0):,}" for other in second]
+        table.add_row(label.replace("_", " "), *cells)
+    return table
+
+
+def _table_of_differences(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title="By camera (q: p corrected for the number of cameras)", **TABLE)
+    for name in ("site", "camera"):
+        table.add_column(name, no_wrap=True)
+    sides = [f"{name} {side}" for side in ("1st", "2nd") for name in ("assessed", "compliance")]
+    for name in (*sides, "difference (95 %)", "p", "q"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            *[group_name(row, (key,)) for key in ("site", "camera")],
+            *[
+                text
+                for side in ("first", "second")
+                for text in (f"{row[f'assessed_{side}']:,}", words.format_percent(row[f"compliance_{side}"]))
+            ],
+            words.format_difference(row),
+            words.format_p(row["p"]),
+            words.format_p(row["q"]),
+        )
+    return table

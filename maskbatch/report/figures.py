@@ -1,0 +1,193 @@
+"""Every figure of a report, from the survey of its runs: the tables, and the values of report.json."""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from maskbatch.config import Expect, ReportConfig
+from maskbatch.report.alerts import find_alerts
+from maskbatch.report.cells import Camera
+from maskbatch.report.coverage import measure_coverage
+from maskbatch.report.drift import measure_drift
+from maskbatch.report.provenance import Confusion, describe_runs, find_period, find_skipped_hours, read_card
+from maskbatch.report.survey import Survey
+from maskbatch.report.tables import GROUPINGS, Tables
+from maskbatch.review import corrections
+from maskbatch.review.queue import CANDIDATE_COLUMNS, UNCERTAIN
+from maskbatch.review.rate import estimate_rates
+from maskbatch.runs.committed import CommittedRun
+from maskbatch.schema import CONDITIONS, UNKNOWN_DATE
+
+MAX_LISTED = 100
+"""Gaps, stretches and drift tests in report.json; their Parquet files have all."""
+MAPPED_CAMERAS = 60
+"""Cameras on the page's maps, with single days in report.json; by_camera_day.parquet has all."""
+UNLIKE_PSI = 0.25
+"""A population stability index above it is commonly read as another population."""
+SHOWN_CANDIDATES = 24
+"""The least certain of the review candidates; review.parquet has 1,000."""
+CAMERA = [("site", pa.string()), ("camera", pa.string())]
+LIST_TABLES = {
+    "coverage": [
+        *CAMERA, ("cadence_s", pa.float64()), ("source", pa.string()), ("hours", pa.list_(pa.int64())),
+        ("expected", pa.int64()), ("snapshots", pa.int64()), ("coverage", pa.float64()),
+        ("num_gaps", pa.int64()), ("longest_gap_s", pa.float64()),
+    ],
+    "gaps": [
+        *CAMERA, ("from", pa.timestamp("us")), ("to", pa.timestamp("us")), ("seconds", pa.int64()),
+        ("missing", pa.int64()),
+    ],
+    "quality": [*CAMERA, ("scored", pa.int64()), *[(name, pa.int64()) for name in CONDITIONS]],
+    "stretches": [
+        *CAMERA, ("condition", pa.string()), ("from", pa.timestamp("us")), ("to", pa.timestamp("us")),
+        ("snapshots", pa.int64()),
+    ],
+    "drift": [
+        *CAMERA, ("measure", pa.string()), ("nights", pa.int64()), ("history", pa.int64()),
+        ("recent", pa.float64()), ("before", pa.float64()), ("p", pa.float64()), ("q", pa.float64()),
+        ("alert", pa.bool_()),
+    ],
+}  # fmt: skip
+"""The lists of report.json that are Parquet tables too, with their columns."""
+
+
+def group_keys(keep_column: str | None) -> dict[str, tuple[str, ...]]:
+    """What each table of rates is grouped by, by its name; the last is that of the kept column."""
+    return GROUPINGS | ({f"by_{keep_column}": (keep_column,)} if keep_column else {})
+
+
+def select_candidates(survey: Survey) -> pa.Table:
+    """The least certain images to show. Random ones are left out: people judge them without their labels."""
+    num_uncertain = survey.selection.queue["stratum"].to_pylist().count(UNCERTAIN)
+    return survey.selection.candidates.slice(0, min(SHOWN_CANDIDATES, num_uncertain))
+
+
+def collect_figures(
+    runs: Sequence[CommittedRun],
+    survey: Survey,
+    config: ReportConfig,
+    judgements: pd.DataFrame,
+    confusion: Confusion | None,
+    reason: str | None,
+) -> tuple[dict[str, Any], dict[str, pa.Table]]:
+    """(values of report.json, tables by name) of `runs`, from their survey and people's latest judgements.
+
+    `confusion`: counts, true by predicted, that correct the rates, or None for the `reason`.
+    """
+    meaning, cells, keep_column = runs[0].meaning, survey.cells, runs[0].keep_column
+    keys = group_keys(keep_column)
+    rates = Tables(cells, meaning, confusion, config.exclude)
+    tables = {name: rates.by(own) for name, own in GROUPINGS.items()}
+    if keep_column:
+        tables[f"by_{keep_column}"] = rates.by(("kept",)).rename_columns({"kept": keep_column})
+    mapped = _mapped_cameras(tables["by_camera"])
+    expect = Expect.parse(config.expect) if config.expect else None
+    parts = {
+        "coverage": measure_coverage(cells, expect, find_skipped_hours(runs), find_period(runs), mapped),
+        "quality": _quality(survey),
+        "drift": measure_drift(cells, meaning.classes, read_card(runs, "reference") or {}),
+    }
+    tables |= _list_tables(parts) | {"cells": cells, "review": survey.selection.candidates}
+    tables["corrections"] = pa.Table.from_pandas(judgements, corrections.SCHEMA, preserve_index=False)
+    if len(runs) == 1:
+        tables["queue"] = survey.selection.queue
+    rows = {name: tables[name].to_pylist() for name in keys if name != "by_camera_day"}
+    rows["by_camera_day"] = _rows_of(tables["by_camera_day"], mapped).to_pylist()
+    everything = Tables(cells, meaning, confusion) if config.exclude else rates
+    overall = rows["overall"][0]
+    values: dict[str, Any] = {
+        **describe_runs(runs, config),
+        "period": _period(survey),
+        **rows,
+        "everything": everything.by(()).to_pylist(),
+        "corrected": {
+            "identifiable": confusion is not None,
+            "reason": reason,
+            "confusion": confusion,
+            "shares": rates.shares(),
+            "unlike_cameras": _num_unlike(parts["drift"]),
+        },
+        "judged": estimate_rates(judgements, tables.get("queue"), overall, meaning, config.exclude),
+        **parts,
+        "review": {
+            "num_review": overall["num_review"],
+            "threshold": read_card(runs, "review_threshold"),
+            "candidates": select_candidates(survey).select(CANDIDATE_COLUMNS).to_pylist(),
+        },
+    }
+    values["alerts"] = find_alerts(tables, keys, parts["drift"], config)
+    return _shorten(values), tables
+
+
+def _mapped_cameras(by_camera: pa.Table) -> set[Camera]:
+    """The cameras with the most assessed images, as many as a map has room for."""
+    rows = by_camera.sort_by([("assessed", "descending"), ("site", "ascending"), ("camera", "ascending")])
+    rows = rows.slice(0, MAPPED_CAMERAS)
+    return set(zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True))
+
+
+def _rows_of(rows: pa.Table, cameras: Collection[Camera]) -> pa.Table:
+    names = zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
+    return rows.filter(pa.array([name in cameras for name in names], pa.bool_()))
+
+
+def _num_unlike(drift: dict[str, Any]) -> int:
+    """How many cameras have pictures unlike those that the checkpoint was tested on."""
+    return len({(row["site"], row["camera"]) for row in drift["psi"] if row["psi"] > UNLIKE_PSI})
+
+
+def _period(survey: Survey) -> dict[str, Any]:
+    cells = survey.cells.select(["date", "count"]).to_pandas()
+    unknown = cells["date"] == UNKNOWN_DATE
+    return {
+        "first": survey.first,
+        "last": survey.last,
+        "days": int(cells["date"][~unknown].nunique()),
+        "unknown_time": int(cells["count"][unknown].sum()),
+    }
+
+
+def _quality(survey: Survey) -> dict[str, Any]:
+    """Images by condition, over all and by camera, and stretches of them."""
+    frame = survey.cells.select(["site", "camera", "status", "condition", "count"]).to_pandas()
+    frame = frame[frame["status"] == "ok"]
+    for name in CONDITIONS:
+        frame[name] = frame["count"].where(frame["condition"] == name, 0)
+    sums = frame.groupby(["site", "camera"], dropna=False)[["count", *CONDITIONS]].sum().reset_index()
+    by_camera = pa.Table.from_pandas(sums.rename(columns={"count": "scored"}), preserve_index=False)
+    return {
+        "conditions": list(CONDITIONS),
+        "totals": {name: int(sums[name].sum()) for name in CONDITIONS},
+        "by_camera": by_camera.to_pylist(),
+        "stretches": survey.stretches,
+    }
+
+
+def _list_tables(parts: dict[str, Any]) -> dict[str, pa.Table]:
+    """LIST_TABLES with all their rows."""
+    rows = {
+        "coverage": parts["coverage"]["by_camera"],
+        "gaps": parts["coverage"]["gaps"],
+        "quality": parts["quality"]["by_camera"],
+        "stretches": parts["quality"]["stretches"],
+        "drift": parts["drift"]["tests"],
+    }
+    return {name: pa.Table.from_pylist(rows[name], pa.schema(LIST_TABLES[name])) for name in LIST_TABLES}
+
+
+def _shorten(values: dict[str, Any]) -> dict[str, Any]:
+    """The values as JSON has them: times in ISO 8601, and the first MAX_LISTED of long lists."""
+    orders: dict[tuple[str, str], Callable[[dict[str, Any]], Any]] = {
+        ("coverage", "gaps"): lambda gap: -gap["seconds"],
+        ("quality", "stretches"): lambda stretch: -stretch["snapshots"],
+        ("drift", "tests"): lambda test: (not test["alert"], test["p"]),
+    }
+    for (part, name), order in orders.items():
+        rows = values[part][name]
+        values[part] |= {f"num_{name}": len(rows), name: sorted(rows, key=order)[:MAX_LISTED]}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=datetime.isoformat))
+    return plain
