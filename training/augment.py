@@ -1,6 +1,6 @@
-"""The train preset: what a gate camera does to a face, on whole batches of tensors.
+"""Random changes to training pictures, like those a gate camera makes, on whole batches of tensors.
 
-Evaluation has no preset of its own: it is scoring's decode, resized and nothing else.
+Evaluation changes nothing: it decodes and resizes as scoring does.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
-    """How far a training picture may differ from its original; a chance is per picture."""
+    """How far a training picture may differ from its original. Each chance is per picture."""
 
     flip: bool = True
     zoom: Range = (0.75, 1.2)
-    """Size of the content; below 1 the picture's surroundings are its mirror image."""
+    """Size of the content. Below 1, mirror images of the picture fill the space around it."""
     rotation_deg: float = 12.0
     shift: float = 0.08
-    """Standard deviation, in picture sides."""
+    """Standard deviation, as a share of the side."""
     squash_chance: float = 0.4
     squash: float = 1.78
-    """Aspect ratios up to it and its inverse: 16:9 and 9:16 frames pressed into a square."""
+    """Largest aspect ratio, or its inverse: scoring presses 16:9 and 9:16 frames into a square."""
     gain: Range = (0.55, 1.5)
     gamma: Range = (0.6, 1.7)
     night_chance: float = 0.1
@@ -38,10 +38,10 @@ class Augmentation:
     """Infrared pictures have no colour."""
     blur_chance: float = 0.25
     blur_px: tuple[int, int] = (20, 72)
-    """A blurred picture is one seen at so few pixels a side."""
+    """To blur a picture, shrink it to a side in this range and enlarge it again."""
     noise_chance: float = 0.3
     noise: float = 0.06
-    """Largest standard deviation, of values in [0, 1]."""
+    """Largest standard deviation; pixel values are in [0, 1]."""
     jpeg_chance: float = 0.2
     jpeg_quality: tuple[int, int] = (20, 80)
     erase_chance: float = 0.2
@@ -62,31 +62,31 @@ PRESETS = {
 }
 
 
-def augment(images_NHWC: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
-    """Random versions of RGB images (N, H, W, 3) uint8: (N, 3, size, size) float32 in [0, 1].
+def augment_images(images_NHWC: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
+    """Turn RGB images (N, H, W, 3) uint8 into random versions (N, 3, size, size) float32 in [0, 1].
 
-    On the device of the images, but for JPEG artefacts, which a CPU makes.
+    Runs on the device of the images, except for JPEG artefacts, which need the CPU.
     """
     images = images_NHWC.permute(0, 3, 1, 2).float() / 255
-    images = _degrade(_light(_warp(images, size, preset), preset), preset)
+    images = _degrade(_relight(_warp(images, size, preset), preset), preset)
     return _erase(images, preset)
 
 
-def _uniform(like: torch.Tensor, bounds: Range) -> torch.Tensor:
+def _draw_uniform(like: torch.Tensor, bounds: Range) -> torch.Tensor:
     return torch.empty(len(like), 1, 1, 1, device=like.device).uniform_(*bounds)
 
 
-def _chosen(like: torch.Tensor, chance: float) -> torch.Tensor:
+def _draw_mask(like: torch.Tensor, chance: float) -> torch.Tensor:
     return torch.rand(len(like), 1, 1, 1, device=like.device) < chance
 
 
 def _warp(images: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
     """Zoom, squash, flip, rotate and shift in one bilinear resampling."""
     num, reach = len(images), log(preset.squash) / 2
-    zoom = _uniform(images, (log(preset.zoom[0]), log(preset.zoom[1]))).exp()
-    squash = (_uniform(images, (-reach, reach)) * _chosen(images, preset.squash_chance)).exp()
-    flip = 1 - 2 * _chosen(images, 0.5 if preset.flip else 0).float()
-    angle = _uniform(images, (-preset.rotation_deg, preset.rotation_deg)).deg2rad()
+    zoom = _draw_uniform(images, (log(preset.zoom[0]), log(preset.zoom[1]))).exp()
+    squash = (_draw_uniform(images, (-reach, reach)) * _draw_mask(images, preset.squash_chance)).exp()
+    flip = 1 - 2 * _draw_mask(images, 0.5 if preset.flip else 0).float()
+    angle = _draw_uniform(images, (-preset.rotation_deg, preset.rotation_deg)).deg2rad()
     wide, tall = flip / (zoom * squash), squash / zoom
     turn = [angle.cos() * wide, -angle.sin() * wide, angle.sin() * tall, angle.cos() * tall]
     shift = (torch.randn(num, 2, device=images.device) * 2 * preset.shift)[:, :, None]
@@ -95,19 +95,19 @@ def _warp(images: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def _light(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
-    """Exposure by day or night, colour cast, saturation and gamma."""
-    night = _chosen(images, preset.night_chance)
-    gain = torch.where(night, _uniform(images, preset.night_gain), _uniform(images, preset.gain))
+def _relight(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
+    """Change exposure (day or night), colour cast, saturation and gamma."""
+    night = _draw_mask(images, preset.night_chance)
+    gain = torch.where(night, _draw_uniform(images, preset.night_gain), _draw_uniform(images, preset.gain))
     gain = gain * (torch.randn(len(images), 3, 1, 1, device=images.device) * preset.cast).exp()
-    saturation = _uniform(images, preset.saturation) * ~_chosen(images, preset.grey_chance)
+    saturation = _draw_uniform(images, preset.saturation) * ~_draw_mask(images, preset.grey_chance)
     grey = images.mean(dim=1, keepdim=True)
     coloured = (grey + (images - grey) * saturation).clamp(1e-4, 1)
-    return (coloured ** _uniform(images, preset.gamma) * gain).clamp(0, 1)
+    return (coloured ** _draw_uniform(images, preset.gamma) * gain).clamp(0, 1)
 
 
 def _degrade(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
-    """Blur (one degree a group of four), noise, JPEG artefacts."""
+    """Add blur (each group of four shares its strength), noise and JPEG artefacts."""
     images = images.clone()
     for part in images.split(4):
         chosen = torch.rand(len(part)) < preset.blur_chance
@@ -115,9 +115,9 @@ def _degrade(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
             side = int(torch.randint(*preset.blur_px, ()))
             small = F.interpolate(part[chosen], side, mode="bilinear", antialias=True)
             part[chosen] = F.interpolate(small, part.shape[-1], mode="bilinear")
-    strength = _uniform(images, (0, preset.noise)) * _chosen(images, preset.noise_chance)
+    strength = _draw_uniform(images, (0, preset.noise)) * _draw_mask(images, preset.noise_chance)
     images = (images + torch.randn_like(images) * strength).clamp(0, 1)
-    for i in _chosen(images, preset.jpeg_chance).flatten().nonzero().flatten().tolist():
+    for i in _draw_mask(images, preset.jpeg_chance).flatten().nonzero().flatten().tolist():
         quality = int(torch.randint(*preset.jpeg_quality, ()))
         pixels_HWC = (images[i] * 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         jpeg = simplejpeg.encode_jpeg(pixels_HWC, quality, colorsubsampling="420")
@@ -127,9 +127,9 @@ def _degrade(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
 
 
 def _erase(images: torch.Tensor, preset: Augmentation) -> torch.Tensor:
-    """A hand, a badge, a sign before the lens: one rectangle of one colour."""
+    """Cover part of the picture with one coloured rectangle, like a hand, a badge or a sign."""
     size = images.shape[-1]
-    for i in _chosen(images, preset.erase_chance).flatten().nonzero().flatten().tolist():
+    for i in _draw_mask(images, preset.erase_chance).flatten().nonzero().flatten().tolist():
         area = float(torch.empty(()).uniform_(*preset.erase_area)) * size**2
         height = min(size, round(sqrt(area) * exp(float(torch.randn(()) * 0.3))))
         width = min(size, round(area / height))

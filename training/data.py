@@ -1,11 +1,10 @@
-"""Labelled pictures from anywhere, as one table, and their pixels by scoring's own decode.
+"""Labelled pictures from anywhere as one table, and their pixels, decoded as scoring does.
 
 A source is a folder with a folder for each class (or `train/CLASS/`, `val/CLASS/`), a CSV or Parquet
-manifest of `uri,label[,split,cluster,source,suspect]`, or a folder that holds a manifest.csv, each on any
-fsspec URL. What people corrected in runs comes by `corrected`.
+manifest of `uri,label[,split,cluster,source,suspect]`, or a folder that holds manifest.csv, on any fsspec
+URL. `corrections` adds what people corrected in runs.
 """
 
-import math
 import os
 import re
 import warnings
@@ -25,116 +24,108 @@ from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Preset
 from maskbatch.progress import say, step
 from maskbatch.score.decode import decode_batch
-from training.reading import READING, reader
+from training.reader import READ_ERRORS, open_reader
 
 COLUMNS = {
     "uri": "", "label": "", "split": "", "cluster": "", "source": "", "suspect": "0", "sha256": "", "run": "",
 }  # fmt: skip
-"""Of every table of pictures, with what stands where a source says nothing."""
+"""The columns of every table of pictures, with their defaults."""
 CORRECTIONS = "corrections"
-"""The source of what --corrections gives."""
+"""The `source` of what --corrections adds."""
 SPLITS = {
     "train": "train", "fit": "train", "slice": "slice", "extra": "extra", "train_extra": "extra",
     "val": "val", "valid": "val", "validation": "val", "test": "val",
 }  # fmt: skip
 Pictures = tuple[NDArray[np.uint8], pd.DataFrame]
 """Pixels (M, H, W, 3) uint8 RGB, and the rows whose `pixel` points into them."""
+DECODED = ("status", "error", "width", "height", "brightness", "sharpness", "dhash")
 THREADS = 16
 CHUNK = 32
 
 
 def load(sources: Sequence[str]) -> pd.DataFrame:
-    """The pictures of all sources: COLUMNS, every one a string. Raises UsageError."""
-    tables = [_load(source) for source in sources]
-    table = pd.concat(tables, ignore_index=True)
-    repeated = int(table["uri"].duplicated().sum())
-    if repeated:
-        say(
-            f"{repeated:,} pictures are listed twice: the last label counts, with the split that either names"
-        )
-        told = table.replace("", None).groupby("uri", sort=False)
-        last, first = told.last(), told.first()
-        keep = ["split", "cluster", "source"]
-        table = last.assign(**first[keep]).reset_index().fillna("")[list(COLUMNS)]
+    """List the pictures of all sources: COLUMNS, all strings. Raises UsageError."""
+    table = pd.concat([_load_source(source) for source in sources], ignore_index=True)
+    if repeated := int(table["uri"].duplicated().sum()):
+        say(f"{repeated:,} pictures are listed twice: their last label counts, and their first split")
+        pictures = table.replace("", None).groupby("uri", sort=False)
+        first = pictures.first()[["split", "cluster", "source"]]
+        table = pictures.last().assign(**first).reset_index().fillna("")[list(COLUMNS)]
     return table
 
 
-def _load(source: str) -> pd.DataFrame:
+def _load_source(source: str) -> pd.DataFrame:
     try:
         files, path = fsspec.core.url_to_fs(source)
         if files.isfile(path):
-            table = _manifest(source)
+            table = _read_manifest(source)
         elif files.isfile(f"{path}/run.json"):
-            message = "a run is no training data; what people corrected in it is taken by --corrections"
-            raise UsageError(f"training data {source}: {message}")
+            remedy = "give --corrections RUN to learn what people corrected in it"
+            raise UsageError(f"training data {source}: a run is not training data; {remedy}")
         elif files.isfile(f"{path}/manifest.csv"):
-            table = _manifest(f"{source.rstrip('/')}/manifest.csv")
+            table = _read_manifest(f"{source.rstrip('/')}/manifest.csv")
         elif files.exists(path):
-            table = _folder(source, files, path)
+            table = _list_classes(source, files, path)
         else:
             raise UsageError(f"training data {source}: no such file or folder; check --data")
-    except (*READING, pd.errors.ParserWarning) as error:
+    except (*READ_ERRORS, pd.errors.ParserWarning) as error:
         raise UsageError(f"training data {source}: cannot be read ({error}); check --data") from error
-    for name, default in COLUMNS.items():
-        if name not in table:
-            table[name] = default
-    table = table[list(COLUMNS)].astype(str)
+    table = pd.DataFrame({name: table.get(name, default) for name, default in COLUMNS.items()}).astype(str)
     plain = table["uri"].str.removeprefix("file://")
-    table["uri"] = plain.where(
-        table["run"] == "", table["uri"]
-    )  # a run's plan knows an image by its whole uri
+    # The plan of a run knows an image by its whole uri.
+    table["uri"] = plain.where(table["run"] == "", table["uri"])
     return table
 
 
-def _folder(source: str, files: Any, path: str) -> pd.DataFrame:
-    """`CLASS/*` or `SPLIT/CLASS/*`, at any depth below the class."""
+def _list_classes(source: str, files: Any, path: str) -> pd.DataFrame:
+    """List `CLASS/*` and `SPLIT/CLASS/*`, at any depth below the class."""
     rows = []
-    for file in sorted(_find(files, path)):
+    for file in sorted(_find_files(files, path)):
         parts = PurePosixPath(file).relative_to(path).parts
         if PurePosixPath(file).suffix.lower() in IMAGE_EXTENSIONS and len(parts) > 1:
             split = SPLITS.get(parts[0].lower(), "") if len(parts) > 2 else ""
             label = parts[1] if split else parts[0]
             rows.append({"uri": files.unstrip_protocol(file), "label": label, "split": split})
     if not rows:
-        message = "no picture in a class's folder; give a folder with one for each class, or a manifest"
+        message = "no picture in the folder of a class; give a folder with one for each class, or a manifest"
         raise UsageError(f"training data {source}: {message}")
     return pd.DataFrame(rows)
 
 
-def _find(files: Any, path: str) -> list[str]:
-    """Every file below `path`; a local folder may be a link."""
-    if "file" in files.protocol:
-        walked = _walk(path)
-        found = [str(Path(folder, name)) for folder, _, names in walked for name in names]
-        told = [file for file in found if file.isascii() or not re.search("[\udc80-\udcff]", file)]
-        if len(told) < len(found):
-            say(f"{len(found) - len(told):,} files are left out: their names are not UTF-8")
-        return told
-    return list(files.find(path))
+def _find_files(files: Any, path: str) -> list[str]:
+    """List every file below `path`, following links to local folders."""
+    if "file" not in files.protocol:
+        return list(files.find(path))
+    paths = [str(Path(folder, name)) for folder, _, names in _walk(path) for name in names]
+    readable = [file for file in paths if not re.search("[\udc80-\udcff]", file)]
+    if num := len(paths) - len(readable):
+        say(f"{num:,} files are left out: their names are not UTF-8")
+    return readable
 
 
 def _walk(path: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk through links, each real folder once."""
+    """Walk through links, each real folder once and none above `path`."""
     seen: set[str] = set()
     for folder, below, names in os.walk(path, followlinks=True):
-        if os.path.realpath(folder) in seen or os.path.realpath(path).startswith(
-            os.path.realpath(folder) + os.sep
-        ):
+        real = os.path.realpath(folder)
+        if real in seen or os.path.realpath(path).startswith(real + os.sep):
             below.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        yield folder, below, names
+        else:
+            seen.add(real)
+            yield folder, below, names
 
 
-def _manifest(source: str) -> pd.DataFrame:
-    """A CSV or Parquet table; a uri that is no URL and not absolute is relative to the table's folder."""
+def _read_manifest(source: str) -> pd.DataFrame:
+    """Read a CSV or Parquet table. Relative paths are relative to the folder of the table."""
     options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "index_col": False}
     with warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)  # a row longer than the header
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # of a row longer than the header
         table = pd.read_parquet(source) if source.endswith(".parquet") else pd.read_csv(source, **options)
     table = table.rename(columns={"file": "uri"} if "uri" not in table else {})
     table = table.astype(object).where(table.notna(), "").astype(str)
-    _require(table, {"uri", "label"}, source)
+    if missing := sorted({"uri", "label"} - {*table}):
+        message = f"no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}"
+        raise UsageError(f"training data {source}: {message}")
     if "split" not in table:
         table["split"] = [SPLITS.get(str(uri).partition("/")[0].lower(), "") for uri in table["uri"]]
     else:
@@ -147,77 +138,59 @@ def _manifest(source: str) -> pd.DataFrame:
     return table
 
 
-def _require(table: pd.DataFrame, names: set[str], source: str) -> None:
-    if missing := sorted(names - set(table.columns)):
-        message = f"no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}"
-        raise UsageError(f"training data {source}: {message}")
-
-
 def select(
     table: pd.DataFrame, classes: Sequence[str], drop: Sequence[str], leave_out: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The rows whose label is one of `classes`, with their index in `target`. Raises UsageError."""
+    """Select the rows whose label is one of `classes`; `target` is its index there. Raises UsageError."""
     unknown = table[~table["label"].isin([*classes, *drop])]
     if len(unknown):
         first = unknown.iloc[0]
-        message = (
+        raise UsageError(
             f"{len(unknown):,} pictures have a label that is neither in classes ({', '.join(classes)}) nor "
             f"in drop, first {first['label']!r} of {first['uri']}; add it to one of them in the recipe"
         )
-        raise UsageError(message)
     table = table[table["label"].isin(classes) & ~table["source"].isin(leave_out)].reset_index(drop=True)
     present = [name for name in classes if (table["label"] == name).any()]
     if len(present) < 2:
-        held = f"all pictures are {present[0]!r}" if present else "no picture is left"
-        raise UsageError(f"{held}; pictures of at least 2 of {', '.join(classes)} are needed")
+        problem = f"all pictures are {present[0]!r}" if present else "no picture is left"
+        raise UsageError(f"{problem}; give pictures of at least 2 of {', '.join(classes)}")
     if absent := [name for name in classes if name not in present]:
-        say(f"no picture is labelled {', '.join(absent)}: nothing is learned or measured of it")
+        say(f"no picture is labelled {', '.join(absent)}: the network cannot learn that")
     table["target"] = table["label"].map({name: k for k, name in enumerate(classes)}).astype(int)
     return table
 
 
 def decode(table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = None) -> Pictures:
-    """The pictures as scoring would see them, and the rows of those that can be decoded.
+    """Decode pictures as scoring does; returns their pixels and the rows of those that can be decoded.
 
-    The table gains width, height, brightness
-    and dhash. What cannot be decoded is said and left out. With `cache` the pixels lie in that file
-    and not in memory.
+    The rows gain width, height, brightness, sharpness and dhash. With `cache` the pixels lie in that file
+    instead of memory. Raises UsageError where no picture can be read.
     """
     shape = (len(table), *preset.input_size, 3)
-    pixels: NDArray[np.uint8]
-    if cache:
-        with cache.open("wb") as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk shows now, and not as a crash later
-                os.posix_fallocate(file.fileno(), 0, math.prod(shape))
-            file.truncate(math.prod(shape))
-        pixels = np.memmap(cache, np.uint8, "r+", shape=shape)
-    else:
-        pixels = np.zeros(shape, np.uint8)
+    pixels = np.memmap(cache, np.uint8, "w+", shape=shape) if cache else np.zeros(shape, np.uint8)
+    if cache and hasattr(os, "posix_fallocate"):  # without it a full disk crashes the process later
+        with cache.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, pixels.nbytes)
     rows = list(table[["uri", "sha256", "run"]].itertuples(index=False, name=None))
-    read, chunks = reader(table), range(0, len(rows), CHUNK)
+    read = open_reader(table)
 
-    def work(start: int) -> dict[str, list[object]]:
+    def decode_chunk(start: int) -> dict[str, list[object]]:
         part = rows[start : start + CHUNK]
         decoded = decode_batch(read(part), len(part), preset, PILLOW_LIMIT_PIXELS)
         pixels[start : start + len(part)] = decoded.images_NHWC
         return decoded.columns
 
-    columns: dict[str, list[object]] = {
-        key: [] for key in ("status", "error", "width", "height", "brightness", "sharpness", "dhash")
-    }
+    columns: dict[str, list[object]] = {name: [] for name in DECODED}
     with step(name, len(rows)) as progress, ThreadPoolExecutor(THREADS) as pool:
-        for start, found in zip(chunks, pool.map(work, chunks), strict=True):
+        for chunk in pool.map(decode_chunk, range(0, len(rows), CHUNK)):
             for key, values in columns.items():
-                values += found[key]
-            progress.advance(len(rows[start : start + CHUNK]))
-    whole = table.reset_index(drop=True).assign(**columns, pixel=range(len(table)))
-    bad = whole[whole["status"] != "ok"]
+                values += chunk[key]
+            progress.advance(len(chunk["status"]))
+    table = table.reset_index(drop=True).assign(**columns, pixel=range(len(table)))
+    bad = table[table["status"] != "ok"]
     if len(bad):
         first = bad.iloc[0]
-        say(
-            f"{len(bad):,} pictures cannot be used, first {first['uri']}: {first['error']}; they are left out"
-        )
-    if len(bad) == len(whole):
-        raise UsageError(f"none of {len(whole):,} pictures can be read; the first: {bad.iloc[0]['error']}")
-    good = whole[whole["status"] == "ok"].reset_index(drop=True)
-    return pixels, good.drop(columns=["status", "error"])
+        say(f"{len(bad):,} unreadable pictures are left out, first {first['uri']}: {first['error']}")
+        if len(bad) == len(table):
+            raise UsageError(f"none of {len(table):,} pictures can be read; the first: {first['error']}")
+    return pixels, table.drop(index=bad.index, columns=["status", "error"]).reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""The training loop: epochs of augmented batches, the best one by the slice, resumable after each."""
+"""The training loop: it keeps the epoch that is best on the slice, and can resume after each epoch."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 @dataclass(slots=True)
 class Progress:
-    """Where a training stands: what is saved after each epoch."""
+    """How far a training is; saved after each epoch."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -38,57 +38,57 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def fit(
+def train_epochs(
     model: nn.Module, head: nn.Module, inputs: Inputs, recipe: Recipe, device: torch.device, saved: Path
 ) -> Progress:
-    """Train `model`, of which `head` is the new part; goes on from `saved` where there is one.
+    """Train `model`, of which `head` is the new part, and go on from `saved` where that file exists.
 
-    The epoch with the lowest class-balanced cross entropy on the slice is kept. Raises RunFailedError
-    where the loss is not finite.
+    Keeps the epoch with the lowest class-balanced cross entropy on the slice. Raises RunFailedError where
+    the loss is not finite.
     """
     model = model.to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
     num_steps = max(1, (recipe.samples_per_epoch or len(inputs.labels)) // recipe.batch_size)
-    optimizer, schedule = _optimizer(model, recipe, recipe.epochs * num_steps)
+    optimizer, schedule = _make_optimizer(model, recipe, recipe.epochs * num_steps)
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
-    now = _resume(saved, parts, device)
-    weights = (
-        _class_weights(inputs, len(recipe.classes)).to(device) if recipe.imbalance == "weights" else None
-    )
-    while now.epoch < recipe.epochs and not _stopped(now, recipe):
-        now.epoch += 1
-        torch.manual_seed(recipe.seed * 1000 + now.epoch)
-        _set_learning(model, head, recipe, now.epoch)
+    progress = _resume(saved, parts, device)
+    weights = None
+    if recipe.imbalance == "weights":
+        weights = _compute_class_weights(inputs, len(recipe.classes)).to(device)
+    while progress.epoch < recipe.epochs and not _should_stop(progress, recipe):
+        progress.epoch += 1
+        torch.manual_seed(recipe.seed * 1000 + progress.epoch)
+        _freeze(model, head, recipe, progress.epoch)
         began, total_loss, hits = time.monotonic(), 0.0, 0
-        order = _order(inputs, num_steps * recipe.batch_size)
-        with step(f"epoch {now.epoch} of {recipe.epochs}", len(order)) as progress:
-            for chosen in order.split(recipe.batch_size):
-                labels = inputs.labels[chosen].to(device)
+        order = _draw_order(inputs, num_steps * recipe.batch_size)
+        with step(f"epoch {progress.epoch} of {recipe.epochs}", len(order)) as bar:
+            for batch in order.split(recipe.batch_size):
+                labels = inputs.labels[batch].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    logits = model(inputs.batch(chosen)).float()
+                    logits = model(inputs.batch(batch)).float()
                 loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=recipe.label_smoothing)
                 value = loss.item()
-                _refuse_nan(value, now.epoch, recipe)
+                _refuse_nan(value, progress.epoch, recipe)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 average.update_parameters(model)
-                total_loss += value * len(chosen)
+                total_loss += value * len(batch)
                 hits += int((logits.argmax(dim=1) == labels).sum())
-                progress.advance(len(chosen))
-        row = {"epoch": now.epoch, "loss": total_loss / len(order), "accuracy": hits / len(order)}
-        _judge(now, row, average, inputs)
-        _refuse_nan(row["slice_loss"], now.epoch, recipe)
-        now.history.append(row | {"seconds": time.monotonic() - began})
-        _save(saved, parts, now)
-    return now
+                bar.advance(len(batch))
+        row = {"epoch": progress.epoch, "loss": total_loss / len(order), "accuracy": hits / len(order)}
+        _measure_slice(progress, row, average, inputs)
+        _refuse_nan(row["slice_loss"], progress.epoch, recipe)
+        progress.history.append(row | {"seconds": time.monotonic() - began})
+        _save(saved, parts, progress)
+    return progress
 
 
-def _optimizer(
+def _make_optimizer(
     model: nn.Module, recipe: Recipe, num_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """The recipe's optimizer and learning rate by step; biases and norms do not decay."""
+    """Make the recipe's optimizer and learning-rate schedule; biases and norms do not decay."""
     matrices, vectors = (
         [weight for weight in model.parameters() if (weight.ndim > 1) is matrix] for matrix in (True, False)
     )
@@ -97,38 +97,36 @@ def _optimizer(
         lr=recipe.learning_rate, weight_decay=recipe.weight_decay,
     )  # fmt: skip
     if recipe.schedule == "one_cycle":
-        rate = recipe.learning_rate
         one_cycle = torch.optim.lr_scheduler.OneCycleLR
-        return optimizer, one_cycle(optimizer, rate, total_steps=num_steps + 1, pct_start=0.1)
+        return optimizer, one_cycle(optimizer, recipe.learning_rate, total_steps=num_steps + 1, pct_start=0.1)
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
 def _refuse_nan(loss: float, epoch: int, recipe: Recipe) -> None:
     if not isfinite(loss):
-        message = (
+        raise RunFailedError(
             f"the loss is {loss} in epoch {epoch}; give another --out and a smaller learning rate, "
             f"such as --set learning_rate={recipe.learning_rate / 3:.1g}"
         )
-        raise RunFailedError(message)
 
 
-def _judge(now: Progress, row: dict[str, float], average: AveragedModel, inputs: Inputs) -> None:
-    """Measure the averaged weights on the slice, complete `row` with it, keep the best."""
+def _measure_slice(progress: Progress, row: dict[str, float], average: AveragedModel, inputs: Inputs) -> None:
+    """Measure the averaged weights on the slice, add the result to `row`, and keep the best weights."""
     logits = predict(average, inputs.slice_batches())
-    loss = row["slice_loss"] = balanced_loss(logits, inputs.slice_labels)
+    loss = row["slice_loss"] = compute_balanced_loss(logits, inputs.slice_labels)
     row["slice_accuracy"] = float((logits.argmax(dim=1) == inputs.slice_labels).float().mean())
-    if not now.best_epoch or loss < now.best_loss:
-        now.best_epoch, now.best_loss = now.epoch, loss
+    if not progress.best_epoch or loss < progress.best_loss:
+        progress.best_epoch, progress.best_loss = progress.epoch, loss
         state = average.module.state_dict()
-        now.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        progress.best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     say(
-        f"epoch {now.epoch}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}; "
-        f"slice loss {loss:.3f}, accuracy {row['slice_accuracy']:.3f}; best epoch {now.best_epoch}"
+        f"epoch {progress.epoch}: loss {row['loss']:.3f}, accuracy {row['accuracy']:.3f}; "
+        f"slice loss {loss:.3f}, accuracy {row['slice_accuracy']:.3f}; best epoch {progress.best_epoch}"
     )
 
 
-def _set_learning(model: nn.Module, head: nn.Module, recipe: Recipe, epoch: int) -> None:
-    """Let learn what the recipe lets in this epoch."""
+def _freeze(model: nn.Module, head: nn.Module, recipe: Recipe, epoch: int) -> None:
+    """Freeze the weights that the recipe does not train in this epoch, and no others."""
     only_head = epoch <= recipe.head_epochs
     for name, weight in model.named_parameters():
         weight.requires_grad_(not only_head and not name.startswith(recipe.frozen or ("\0",)))
@@ -137,55 +135,55 @@ def _set_learning(model: nn.Module, head: nn.Module, recipe: Recipe, epoch: int)
     model.train()
 
 
-def _order(inputs: Inputs, num: int) -> torch.Tensor:
-    """Row numbers of an epoch: drawn by weight, or each in turn."""
+def _draw_order(inputs: Inputs, num: int) -> torch.Tensor:
+    """Draw the row numbers of an epoch: by their chances, or each row in turn."""
     if inputs.chances is not None:
         return torch.multinomial(inputs.chances, num, replacement=True)
     return torch.cat([torch.randperm(len(inputs.labels)) for _ in range(-(-num // len(inputs.labels)))])[:num]
 
 
-def _stopped(now: Progress, recipe: Recipe) -> bool:
-    return bool(recipe.patience) and now.epoch - now.best_epoch >= recipe.patience
+def _should_stop(progress: Progress, recipe: Recipe) -> bool:
+    return bool(recipe.patience) and progress.epoch - progress.best_epoch >= recipe.patience
 
 
-def _class_weights(inputs: Inputs, num_classes: int) -> torch.Tensor:
-    """1 / (K s_k) of each class of share s_k of what is drawn. Source: scikit-learn's `balanced`."""
+def _compute_class_weights(inputs: Inputs, num_classes: int) -> torch.Tensor:
+    """Weigh class k, which is drawn with share s_k, by 1 / (K s_k). Source: scikit-learn's `balanced`."""
     chances = torch.ones(len(inputs.labels)) if inputs.chances is None else inputs.chances
     drawn = inputs.labels.bincount(chances, minlength=num_classes)
     return (drawn.sum() / (num_classes * drawn)).float().where(drawn > 0, 0.0)
 
 
-def balanced_loss(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
-    """Cross entropy in which every class that occurs weighs the same."""
+def compute_balanced_loss(logits_NK: torch.Tensor, labels: torch.Tensor) -> float:
+    """Compute the cross entropy in which every class that occurs weighs the same."""
     losses = F.cross_entropy(logits_NK, labels, reduction="none")
     return float(torch.stack([losses[labels == k].mean() for k in labels.unique()]).mean())
 
 
-def _save(saved: Path, parts: dict[str, Any], now: Progress) -> None:
-    values = {name: part.state_dict() for name, part in parts.items()}
-    progress = {name: getattr(now, name) for name in Progress.__slots__}
+def _save(saved: Path, parts: dict[str, Any], progress: Progress) -> None:
+    values = {"progress": {name: getattr(progress, name) for name in Progress.__slots__}}
+    values |= {name: part.state_dict() for name, part in parts.items()}
     with write_whole(saved, durable=True) as partial:
         try:
-            torch.save({"progress": progress, **values}, partial)
-        except RuntimeError as error:  # torch's writer says so of a full disk
+            torch.save(values, partial)
+        except RuntimeError as error:  # torch raises this where the disk is full
             raise OSError(str(error).splitlines()[0]) from error
 
 
 def _resume(saved: Path, parts: dict[str, Any], device: torch.device) -> Progress:
-    for left in saved.parent.glob(f".{saved.name}.*"):  # of a training that was killed as it saved
-        left.unlink()
+    for partial in saved.parent.glob(f".{saved.name}.*"):  # a training that was killed while saving left it
+        partial.unlink()
     if not saved.exists():
         return Progress()
     values = _load(saved, device)
     for name, part in parts.items():
         part.load_state_dict(values[name])
-    now = Progress(**values["progress"])
-    say(f"going on after epoch {now.epoch}")
-    return now
+    progress = Progress(**values["progress"])
+    say(f"going on after epoch {progress.epoch}")
+    return progress
 
 
 def load_progress(saved: Path) -> Progress:
-    """Where the training that `saved` is of stands. Raises UsageError."""
+    """Read how far a training is. Raises UsageError."""
     return Progress(**_load(saved, torch.device("cpu"))["progress"])
 
 
@@ -194,5 +192,5 @@ def _load(saved: Path, device: torch.device) -> dict[str, Any]:
         values: dict[str, Any] = torch.load(saved, map_location=device, weights_only=True)
         _ = values["progress"]
         return values
-    except Exception as error:  # a cut-off or foreign file: torch's unpickler raises many
+    except Exception as error:  # torch raises many kinds for a foreign or truncated file
         raise UsageError(f"{saved}: not the state of a training; remove it or name another --out") from error

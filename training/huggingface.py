@@ -1,7 +1,8 @@
-"""A Hugging Face image classifier as a checkpoint: its weights, config, labels and preprocessing."""
+"""Import a Hugging Face image classifier: its weights, config, labels and preprocessing."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ NOT_OF_THE_NETWORK = (
     "architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version",
 )  # fmt: skip
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
-"""By Pillow's number, which is what an image processor holds."""
+"""By their numbers in Pillow, which an image processor holds."""
 
 
 def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence[str], path: Path) -> Card:
-    """A Hugging Face image classifier, from a folder or hub name, as a checkpoint. Raises UsageError.
+    """Import a Hugging Face image classifier, from a folder or hub name. Raises UsageError.
 
-    `names` maps its labels to ours; its own are kept in the card. What its image processor does that
-    scoring cannot is refused.
+    `names` maps its labels to ours; the card keeps its own. Refuses an image processor that does what scoring
+    cannot.
     """
     try:
         from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -33,83 +34,65 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
         auto: Any = AutoModelForImageClassification
         model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
         processor = AutoImageProcessor.from_pretrained(source).to_dict()
+        image_processor = json.loads(json.dumps(processor, default=str))
     except (OSError, ValueError, KeyError) as error:
         first = str(error).splitlines()[0]
-        message = (
-            f"{source}: no image classifier can be had there ({first}); give a local folder or a hub name"
-        )
+        message = f"{source}: no image classifier there ({first}); give a local folder or a hub name"
         raise UsageError(message) from error
-    originals = [model.config.id2label[k] for k in range(model.config.num_labels)]
-    classes = tuple(names.get(label, label) for label in originals)
-    if unknown := [label for label in names if label not in originals]:
-        raise UsageError(f"--class {unknown[0]}=...: its labels are {', '.join(originals)}")
-    for label, name in zip(originals, classes, strict=True):
-        if (label not in names and name not in LABELS) or not CLASS_NAME.fullmatch(name):
-            message = (
-                f"label {label!r} of {source} is not one of {', '.join(LABELS)}; "
-                f"say which it is with --class '{label}=with_mask' or a name like [a-z][a-z0-9_]*"
-            )
-            raise UsageError(message)
+    labels = [model.config.id2label[k] for k in range(model.config.num_labels)]
+    classes = _name_classes(source, labels, names)
+    config = model.config.to_diff_dict() | {"model_type": model.config.model_type}
     try:
-        card = _card(model.config, classes, compliant, *_preprocessing(source, processor))
+        preset, mean, std = _read_preprocessing(source, processor)
+        card = Card(
+            architecture="transformers",
+            options={"config": {key: it for key, it in config.items() if key not in NOT_OF_THE_NETWORK}},
+            classes=classes,
+            compliant=tuple(compliant),
+            not_assessed=("no_face",) if "no_face" in classes else (),
+            **asdict(preset),
+            mean=mean,
+            std=std,
+            confusion=((0,) * len(classes),) * len(classes),
+            recipe={"source": source, "labels": labels, "image_processor": image_processor},
+        )
     except ValueError as error:
-        raise UsageError(
-            f"{source}: cannot become a checkpoint: {error}; check --class and --compliant"
-        ) from error
-    card.recipe.update(
-        source=source, labels=originals, image_processor=json.loads(json.dumps(processor, default=str))
-    )
+        message = f"{source}: cannot become a checkpoint: {error}; check --class and --compliant"
+        raise UsageError(message) from error
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     save_checkpoint(path, card, state, halved=False)
     return card
 
 
-def _card(
-    settings: Any,
-    classes: tuple[str, ...],
-    compliant: Sequence[str],
-    preset: Preset,
-    mean: Triple,
-    std: Triple,
-) -> Card:
-    config = {
-        key: value for key, value in settings.to_diff_dict().items()
-        if key not in NOT_OF_THE_NETWORK
-    } | {"model_type": settings.model_type}  # fmt: skip
-    return Card(
-        architecture="transformers",
-        options={"config": config},
-        classes=classes,
-        compliant=tuple(compliant),
-        not_assessed=("no_face",) if "no_face" in classes else (),
-        input_size=preset.input_size,
-        resize=preset.resize,
-        crop_share=preset.crop_share,
-        interpolation=preset.interpolation,
-        mean=mean,
-        std=std,
-        confusion=((0,) * len(classes),) * len(classes),
-    )
+def _name_classes(source: str, labels: Sequence[str], names: Mapping[str, str]) -> tuple[str, ...]:
+    """Name the class of each label. Raises UsageError for a label or a name that maskbatch cannot use."""
+    if unknown := [label for label in names if label not in labels]:
+        raise UsageError(f"--class {unknown[0]}=...: its labels are {', '.join(labels)}")
+    classes = tuple(names.get(label, label) for label in labels)
+    for label, name in zip(labels, classes, strict=True):
+        if (label not in names and name not in LABELS) or not CLASS_NAME.fullmatch(name):
+            raise UsageError(
+                f"label {label!r} of {source} is not one of {', '.join(LABELS)}; "
+                f"name it with --class '{label}=with_mask' or another name like [a-z][a-z0-9_]*"
+            )
+    return classes
 
 
-def _preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Preset, Triple, Triple]:
-    """What an image processor does, in our terms. Raises UsageError for what scoring cannot do."""
-    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
-    resample = INTERPOLATIONS.get(int(processor.get("resample", 2) or 0), "bilinear")
-    share, resize = 1.0, "squash"
+def _read_preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Preset, Triple, Triple]:
+    """Express an image processor as a preset, mean and std. Raises UsageError for what scoring cannot do."""
     if not processor.get("do_resize", True):
-        raise UsageError(f"{source}: its image processor resizes nothing; scoring needs one input size")
+        raise UsageError(f"{source}: its image processor does not resize; scoring needs one input size")
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+    share, resize = 1.0, "squash"
     if "height" in size:
         shape = (int(size["height"]), int(size["width"]))
         if processor.get("do_center_crop") and crop and (crop["height"], crop["width"]) != shape:
-            raise UsageError(
-                f"{source}: it squashes to {shape} and then crops to {crop}; only one can be kept"
-            )
+            raise UsageError(f"{source}: it squashes to {shape} and crops to {crop}; scoring can do only one")
     elif "shortest_edge" in size:
         edge = int(size["shortest_edge"])
         shape = (edge, edge)
-        if "crop_pct" in processor and processor["crop_pct"] is not None:
-            if edge < 384:  # ConvNeXT's rule: larger inputs are squashed
+        if processor.get("crop_pct") is not None:
+            if edge < 384:  # ConvNeXT squashes larger inputs
                 resize, share = "crop", float(processor["crop_pct"])
         elif processor.get("do_center_crop"):
             shape = (int(crop["height"]), int(crop["width"]))
@@ -119,16 +102,12 @@ def _preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Preset, T
                 f"{source}: it keeps every aspect ratio without a crop; scoring needs one input size"
             )
     else:
-        raise UsageError(f"{source}: an image size that is not understood: {dict(size)}")
-    normalised = processor.get("do_normalize", True)
-    mean, std = (
-        tuple(map(float, processor[key])) if normalised else plain
-        for key, plain in (("image_mean", (0.0,) * 3), ("image_std", (1.0,) * 3))
-    )
-    if (
-        not processor.get("do_rescale", True)
-        or abs(float(processor.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-6
-        or len(mean) != 3
-    ):
-        raise UsageError(f"{source}: pixels of RGB scaled by 1/255 are expected")
+        raise UsageError(f"{source}: unknown image size {dict(size)}")
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if processor.get("do_normalize", True):
+        mean, std = (tuple(map(float, processor[key])) for key in ("image_mean", "image_std"))
+    factor = float(processor.get("rescale_factor") or 1 / 255)
+    if not processor.get("do_rescale", True) or abs(factor - 1 / 255) > 1e-6 or len(mean) != 3:
+        raise UsageError(f"{source}: RGB pixels scaled by 1/255 expected")
+    resample = INTERPOLATIONS.get(int(processor.get("resample", 2) or 0), "bilinear")
     return Preset(shape, resize, share, resample), mean, std  # type: ignore[return-value]

@@ -1,8 +1,9 @@
-"""What a network learns from: batches of augmented pictures, or features of them that are computed once."""
+"""What a network learns from: batches of augmented pictures, or their features, computed once."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,53 +12,52 @@ from torch import nn
 
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
-from training.augment import augment
+from training.augment import augment_images
 from training.data import CORRECTIONS, Pictures
-from training.network import backbone_of, batches, normalise, predict
+from training.network import copy_backbone, iterate_batches, normalise, predict
 from training.recipe import Recipe
 
-MOST_WEIGHT = 10
-"""Of a correction."""
+MAX_WEIGHT = 10
+"""Of a correction: more would let a few pictures fill the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Functions of row numbers, so that no batch is held before it is needed."""
+    """Functions that make a batch when it is needed."""
 
     batch: Callable[[torch.Tensor], torch.Tensor]
-    """Row numbers (N,) to network inputs on the device."""
+    """From row numbers (N,) to network inputs on the device."""
     labels: torch.Tensor
     """(M,) int64 of all rows."""
     chances: torch.Tensor | None
-    """(M,) float64: the chance of a row to be drawn; None: each row once an epoch."""
+    """(M,) float64: the chance that a row is drawn. None: draw each row once per epoch."""
     slice_batches: Callable[[], Iterator[torch.Tensor]]
     slice_labels: torch.Tensor
 
 
-def image_inputs(
+def make_image_inputs(
     model: nn.Module, fit_on: Pictures, held: Pictures, recipe: Recipe, device: torch.device
 ) -> Inputs:
-    """Augmented pictures, for a network that learns as a whole."""
+    """Make augmented pictures, for training the whole network."""
     pixels, rows = fit_on
     where = rows["pixel"].to_numpy()
+    labels, slice_labels = (torch.tensor(it["target"].to_numpy()) for it in (rows, held[1]))
 
     def batch(chosen: torch.Tensor) -> torch.Tensor:
         images = torch.from_numpy(pixels[where[chosen.numpy()]]).to(device)
-        return normalise(augment(images, recipe.input_px, recipe.augmenter), recipe)
+        return normalise(augment_images(images, recipe.input_px, recipe.augmenter), recipe)
 
     slice_pixels = held[0][held[1]["pixel"].to_numpy()]
-    return Inputs(
-        batch, targets(rows), _chances(rows, recipe),
-        lambda: batches(slice_pixels, recipe, device), targets(held[1]),
-    )  # fmt: skip
+    slice_batches = partial(iterate_batches, slice_pixels, recipe, device)
+    return Inputs(batch, labels, _compute_chances(rows, recipe), slice_batches, slice_labels)
 
 
-def feature_inputs(
+def make_feature_inputs(
     model: nn.Module, fit_on: Pictures, held: Pictures, recipe: Recipe, device: torch.device
 ) -> Inputs:
-    """Features of the frozen backbone of `model`, of `views` augmented versions of each picture."""
-    pictures = image_inputs(model, fit_on, held, recipe, device)
-    backbone = backbone_of(model, recipe)
+    """Make features by the frozen backbone of `model`, from `views` augmented versions of each picture."""
+    pictures = make_image_inputs(model, fit_on, held, recipe, device)
+    backbone = copy_backbone(model, recipe)
     torch.manual_seed(recipe.seed)
     order = torch.arange(len(pictures.labels)).repeat(recipe.views)
     rows = fit_on[1].iloc[order.numpy()]
@@ -70,60 +70,54 @@ def feature_inputs(
 
         features, labels = predict(backbone, batch_by_batch()), pictures.labels[order]
     if recipe.imbalance == "smote":
-        features, labels = _smote(features, labels, recipe)
-        made = pd.DataFrame({"source": "", "target": labels[len(rows) :].numpy()})
-        rows = pd.concat([rows, made], ignore_index=True)
+        features, labels = _oversample(features, labels, recipe)
+        synthetic = pd.DataFrame({"source": "", "target": labels[len(rows) :].numpy()})
+        rows = pd.concat([rows, synthetic], ignore_index=True)
     slice_features = predict(backbone, pictures.slice_batches())
     return Inputs(
-        lambda chosen: features[chosen].to(device), labels, _chances(rows, recipe),
+        lambda chosen: features[chosen].to(device), labels, _compute_chances(rows, recipe),
         lambda: (part.to(device) for part in slice_features.split(512)), pictures.slice_labels,
     )  # fmt: skip
 
 
-def targets(rows: pd.DataFrame) -> torch.Tensor:
-    """Class indices (N,) int64."""
-    return torch.tensor(rows["target"].to_numpy())
-
-
-def _chances(rows: pd.DataFrame, recipe: Recipe) -> torch.Tensor | None:
-    """The chance (N,) of each row to be drawn; None: each once an epoch. Raises UsageError.
-
-    A correction stands for 1 / probability images of its archive. More than MOST_WEIGHT of them would
-    let few pictures fill the epoch.
-    """
-    taught = (rows["source"] == CORRECTIONS).to_numpy()
-    if not (recipe.shares or recipe.imbalance == "sampler" or taught.any()):
+def _compute_chances(rows: pd.DataFrame, recipe: Recipe) -> torch.Tensor | None:
+    """Compute `Inputs.chances`. A correction stands for 1 / probability images. Raises UsageError."""
+    corrected = (rows["source"] == CORRECTIONS).to_numpy()
+    balanced = recipe.shares or recipe.imbalance == "sampler"
+    if not (balanced or corrected.any()):
         return None
     chances = np.ones(len(rows))
-    if recipe.shares or recipe.imbalance == "sampler":
-        chances[~taught] = _label_by_label(rows[~taught], recipe)
-    if taught.any():
-        weights = np.minimum(1 / rows["probability"][taught].to_numpy(float), MOST_WEIGHT)
-        chances[taught] = recipe.corrections_share * weights / weights.sum()
-        chances[~taught] *= (1 - recipe.corrections_share) / chances[~taught].sum()
+    if balanced:
+        chances[~corrected] = _balance_labels(rows[~corrected], recipe)
+    if corrected.any():
+        weights = np.minimum(1 / rows["probability"][corrected].to_numpy(float), MAX_WEIGHT)
+        chances[corrected] = recipe.corrections_share * weights / weights.sum()
+        chances[~corrected] *= (1 - recipe.corrections_share) / chances[~corrected].sum()
     return torch.from_numpy(chances)
 
 
-def _label_by_label(rows: pd.DataFrame, recipe: Recipe) -> list[float]:
-    """The chance (N,) of each row where labels are drawn alike, within its source if those have shares."""
+def _balance_labels(rows: pd.DataFrame, recipe: Recipe) -> list[float]:
+    """Give all labels the same chance: within each source where sources have shares, or else overall."""
     sources = rows["source"] if recipe.shares else pd.Series("", index=rows.index)
     shares = recipe.shares or {"": 1.0}
     if missing := sorted({*sources} - {*shares}):
-        message = f"source {missing[0]!r} of the data has no share in the recipe ({', '.join(shares)})"
-        raise UsageError(f"{message}; give it one, or --set shares={{}}")
+        message = f"the recipe gives source {missing[0]!r} of the data no share (only {', '.join(shares)})"
+        raise UsageError(f"{message}; add one, or --set shares={{}}")
     keys = list(zip(sources, rows["target"], strict=True))
     counts = Counter(keys)
     labels = Counter(source for source, _ in counts)
     return [shares[key[0]] / labels[key[0]] / counts[key] for key in keys]
 
 
-def _smote(features: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """As many rows of every class, the missing ones between neighbours. Source: Chawla et al. 2002."""
+def _oversample(
+    features: torch.Tensor, labels: torch.Tensor, recipe: Recipe
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add rows between neighbours until every class has as many. Source: SMOTE, Chawla et al. 2002."""
     from imblearn.over_sampling import SMOTE
 
     try:
-        more, found = SMOTE(random_state=recipe.seed).fit_resample(features.numpy(), labels.numpy())
+        rows, targets = SMOTE(random_state=recipe.seed).fit_resample(features.numpy(), labels.numpy())
     except ValueError as error:
         message = f"SMOTE cannot oversample ({error}); add pictures, or set imbalance=sampler"
         raise UsageError(message) from error
-    return torch.from_numpy(np.ascontiguousarray(more)), torch.from_numpy(found)
+    return torch.from_numpy(np.ascontiguousarray(rows)), torch.from_numpy(targets)

@@ -1,4 +1,4 @@
-"""Figures of a classifier from labels, probabilities and groups; intervals resample whole groups.
+"""Measure a classifier from labels, probabilities and groups. Intervals resample whole groups.
 
 K classes; `probs` are (N, K) in the order of the classes, `labels` and `groups` (N,) integers.
 """
@@ -18,23 +18,23 @@ from sklearn.model_selection import GroupKFold
 NUM_BINS = 15
 NUM_RESAMPLES = 1000
 NUM_FLIPS = 10_000
-MOST_EXACT = 13
-"""Groups whose signs are all tried: 8,192 ways."""
+MAX_EXACT = 13
+"""Up to so many groups, try all signs: 8,192 ways."""
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
 Figure = tuple[Floats, Callable[[Floats], Floats]]
-"""What each row (N, ...) counts, and a function of sums (..., ...) of such rows."""
+"""What each row (N, ...) counts, and the figure of sums (..., ...) of such rows."""
 
 
-def rates(
+def measure_rates(
     labels: Ints, probs: Floats, groups: Ints, classes: Sequence[str], assessed: Sequence[str]
 ) -> dict[str, Any]:
-    """Every figure of one set of pictures, each as {value, low, high}: 95 % by a cluster bootstrap.
+    """Measure every figure of one set of pictures as {value, low, high}: 95 % by a cluster bootstrap.
 
-    balanced_accuracy is the mean recall of the `assessed` classes that occur; `two_way` the accuracy
-    on with_mask and without_mask when only these two are asked for. Source: Efron & Tibshirani 1993,
-    chapter 13 (percentile interval), groups resampled.
+    balanced_accuracy is the mean recall of the `assessed` classes that occur. `two_way` is the accuracy on
+    with_mask and without_mask if the classifier chooses between these two alone. Source: Efron & Tibshirani
+    1993, chapter 13 (percentile interval), with groups resampled.
     """
     num_classes = len(classes)
     predicted = probs.argmax(axis=1)
@@ -56,9 +56,9 @@ def rates(
         )  # fmt: skip
     if {"with_mask", "without_mask"} <= set(classes):
         pair = [classes.index("with_mask"), classes.index("without_mask")]
-        asked = np.isin(labels, pair)
-        right = asked & (labels == np.array(pair)[probs[:, pair].argmax(axis=1)])
-        figures["two_way"] = (np.stack([right, asked], axis=1), lambda c: _ratio(c[..., 0], c[..., 1]))
+        counted = np.isin(labels, pair)
+        right = counted & (labels == np.array(pair)[probs[:, pair].argmax(axis=1)])
+        figures["two_way"] = (np.stack([right, counted], axis=1), lambda c: _ratio(c[..., 0], c[..., 1]))
     out: dict[str, Any] = {"num": len(labels), "num_groups": len(np.unique(groups))}
     out |= _resample(figures, groups)
     for name, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
@@ -69,13 +69,13 @@ def rates(
     return out
 
 
-def ece(labels: Ints, probs: Floats, groups: Ints) -> dict[str, float]:
-    """Expected calibration error as {value, low, high}, as in `rates`."""
+def measure_ece(labels: Ints, probs: Floats, groups: Ints) -> dict[str, float]:
+    """Measure the expected calibration error as {value, low, high}, as `measure_rates` does."""
     return _resample({"ece": (_calibration_sums(labels, probs), _ece)}, groups)["ece"]
 
 
 def _resample(figures: Mapping[str, Figure], groups: Ints) -> dict[str, dict[str, float]]:
-    """Each figure with its interval; one that is no number is left out."""
+    """Give each figure its interval, and leave out those that are not a number."""
     members = np.unique(groups, return_inverse=True)[1]
     num_groups = int(members.max()) + 1
     rng = np.random.default_rng(0)
@@ -89,8 +89,7 @@ def _resample(figures: Mapping[str, Figure], groups: Ints) -> dict[str, dict[str
             value = float(figure(flat.sum(axis=0).reshape(rows.shape[1:])))
             resampled = figure((drawn @ sums).reshape(NUM_RESAMPLES, *rows.shape[1:]))
         if np.isfinite(value):
-            low, high = np.nanpercentile(resampled, [2.5, 97.5])
-            out[name] = {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+            out[name] = _round(value, *np.nanpercentile(resampled, [2.5, 97.5]))
     return out
 
 
@@ -99,7 +98,7 @@ def _ratio(over: Floats, under: Floats) -> Floats:
 
 
 def _mean(values: Floats) -> Floats:
-    """Over the last axis, of what is a number; nan where nothing is."""
+    """Average the numbers of the last axis; nan where there are none."""
     return _ratio(np.nansum(values, axis=-1), np.isfinite(values).sum(axis=-1))
 
 
@@ -107,15 +106,8 @@ def _recall(cells: Floats) -> Floats:
     return _ratio(np.diagonal(cells, axis1=-2, axis2=-1), cells.sum(axis=-1))
 
 
-def confusion_matrix(labels: Ints, predicted: Ints, num_classes: int) -> tuple[tuple[int, ...], ...]:
-    """Counts (K, K), true by predicted."""
-    counts = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
-    return tuple(map(tuple, counts.tolist()))
-
-
 def _calibration_sums(labels: Ints, probs: Floats) -> Floats:
-    """(N, NUM_BINS, 3): confidence, hit and 1 of each row, in the bin of its confidence."""
+    """Put confidence, hit and 1 of each row into the bin of its confidence: (N, NUM_BINS, 3)."""
     confidence, hits = probs.max(axis=1), probs.argmax(axis=1) == labels
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
     sums = np.zeros((len(labels), NUM_BINS, 3))
@@ -124,13 +116,13 @@ def _calibration_sums(labels: Ints, probs: Floats) -> Floats:
 
 
 def _ece(sums: Floats) -> Floats:
-    """Expected calibration error of sums (..., NUM_BINS, 3). Source: Guo et al. 2017, equation 3."""
-    gaps: Floats = np.abs(sums[..., 0] - sums[..., 1]).sum(axis=-1) / sums[..., 2].sum(axis=-1)
-    return gaps
+    """The expected calibration error of sums (..., NUM_BINS, 3). Source: Guo et al. 2017, equation 3."""
+    gaps: Floats = np.abs(sums[..., 0] - sums[..., 1]).sum(axis=-1)
+    return gaps / sums[..., 2].sum(axis=-1)
 
 
-def reliability(labels: Ints, probs: Floats) -> list[dict[str, float]]:
-    """Mean confidence, accuracy and count of each bin of confidence that has any."""
+def bin_by_confidence(labels: Ints, probs: Floats) -> list[dict[str, float]]:
+    """Give the mean confidence, accuracy and count of each bin of confidence that is not empty."""
     sums = _calibration_sums(labels, probs).sum(axis=0)
     return [
         {"confidence": confidence / num, "accuracy": hits / num, "num": num}
@@ -139,16 +131,16 @@ def reliability(labels: Ints, probs: Floats) -> list[dict[str, float]]:
 
 
 def fit_temperature(logits: Floats, labels: Ints) -> float:
-    """The divisor of the logits (N, K) with the lowest cross entropy. Source: Guo et al. 2017."""
+    """Find the divisor of the logits (N, K) with the lowest cross entropy. Source: Guo et al. 2017."""
     rows = np.arange(len(labels))
-    found = minimize_scalar(
+    best = minimize_scalar(
         lambda t: -log_softmax(logits / t, axis=1)[rows, labels].mean(), bounds=(0.1, 10), method="bounded"
     )
-    return round(float(found.x), 4)
+    return round(float(best.x), 4)
 
 
 def cross_fit(logits: Floats, labels: Ints, groups: Ints) -> Floats:
-    """Calibrated probabilities (N, K): each fold of groups by the temperature of the others."""
+    """Calibrate probabilities (N, K), each fold of groups by the temperature of the others."""
     probs = np.zeros_like(logits, dtype=np.float64)
     num_folds = min(5, len(np.unique(groups)))
     for others, fold in GroupKFold(num_folds).split(logits, labels, groups):
@@ -157,51 +149,44 @@ def cross_fit(logits: Floats, labels: Ints, groups: Ints) -> Floats:
 
 
 def find_threshold(confidence: Floats, hits: NDArray[np.bool_], target: float) -> float:
-    """The lowest confidence from which on `target` of the pictures (N,) are right; 1 where none is."""
+    """Find the lowest confidence above which a share `target` of the pictures (N,) is right; 1 for none."""
     order = np.argsort(-confidence, kind="stable")
     ordered = confidence[order]
     accuracy = np.cumsum(hits[order]) / np.arange(1, len(hits) + 1)
-    last = np.append(ordered[1:] != ordered[:-1], True)  # of those with the same confidence
+    last = np.append(ordered[1:] != ordered[:-1], True)  # of equal confidences
     good = np.flatnonzero(last & (accuracy >= target))
     return float(ordered[good[-1]]) if len(good) else 1.0
 
 
-def by_bin(
+def measure_bins(
     values: Floats, edges: Sequence[float], hits: NDArray[np.bool_], unit: str
 ) -> list[dict[str, Any]]:
-    """Accuracy of the pictures whose value lies between each two edges."""
+    """Measure the accuracy of the pictures whose value lies between each two edges."""
     rows = []
     for low, high in itertools.pairwise(edges):
         chosen = (values >= low) & ((values < high) | (high == edges[-1]))
         if num := int(chosen.sum()):
-            exact = binomtest(int(hits[chosen].sum()), num).proportion_ci(method="wilson")
-            accuracy = round(float(hits[chosen].mean()), 4)
-            interval = {"low": round(float(exact.low), 4), "high": round(float(exact.high), 4)}
-            rows.append(
-                {
-                    "from": low,
-                    "to": high if np.isfinite(high) else None,
-                    "unit": unit,
-                    "num": num,
-                    "value": accuracy,
-                    **interval,
-                }
-            )
+            interval = binomtest(int(hits[chosen].sum()), num).proportion_ci(method="wilson")
+            bounds = {"from": low, "to": high if np.isfinite(high) else None, "unit": unit}
+            rows.append(bounds | {"num": num} | _round(hits[chosen].mean(), interval.low, interval.high))
     return rows
 
 
-def sign_flip(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Ints) -> dict[str, Any]:
-    """Whether two classifiers differ on the same pictures: hits (N,) of each; two-sided p.
+def _round(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": round(float(value), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
-    Were they alike, the difference of each group would as soon have the other sign, however alike the
-    pictures of a group are. All signs are tried up to MOST_EXACT groups that differ, else NUM_FLIPS
-    drawn ones. With a picture a group it is McNemar's exact test. Source: Fisher 1935, section 21;
-    Winkler et al. 2015 (whole blocks).
+
+def flip_signs(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Ints) -> dict[str, Any]:
+    """Test whether two classifiers differ on the same pictures, from the hits (N,) of each; two-sided p.
+
+    If they do not, the difference of each group is as likely to have the other sign, however alike its
+    pictures are. Tries all signs for up to MAX_EXACT groups that differ, or else draws NUM_FLIPS. With one
+    picture per group it is McNemar's exact test. Source: Fisher 1935, section 21; Winkler et al. 2015.
     """
     members = np.unique(groups, return_inverse=True)[1]
     sums = np.bincount(members, ours.astype(np.int64) - theirs)
     sums = sums[sums != 0]
-    exact = len(sums) <= MOST_EXACT
+    exact = len(sums) <= MAX_EXACT
     if exact:
         signs = np.array(list(itertools.product((-1, 1), repeat=len(sums))))
     else:
@@ -215,10 +200,10 @@ def sign_flip(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Ints) 
     }
 
 
-def paired(
+def measure_pair(
     old: NDArray[np.bool_], new: NDArray[np.bool_], groups: Ints, weights: Floats
 ) -> dict[str, dict[str, float]]:
-    """Accuracy `old` and `new`, from hits (N,) that count by weight, and the `difference`, as in `rates`."""
+    """Measure accuracy `old`, `new` and their `difference`, from hits (N,) that count by weight."""
     sums = np.stack([old, new, np.ones(len(old))], axis=1) * weights[:, None]
     figures: dict[str, Figure] = {
         "old": (sums, lambda s: _ratio(s[..., 0], s[..., 2])),
@@ -228,18 +213,18 @@ def paired(
     return _resample(figures, groups)
 
 
-def stratified_difference(
+def estimate_difference(
     old: NDArray[np.bool_],
     new: NDArray[np.bool_],
     groups: Ints,
     strata: NDArray[Any],
     sizes: Mapping[str, float],
 ) -> dict[str, float]:
-    """How much more of an archive `new` has right, {value, low, high}, from hits (N,) on samples of strata.
+    """Estimate how much more of an archive `new` has right, from hits (N,) on samples of its strata.
 
-    `sizes` of all its strata, none without a picture. An adjusted Wald interval: a stratum in which nothing
-    changed is not taken for certain; wider where pictures of a group are alike. Source: Bonett & Price 2012
-    (one change more of each kind); Kish 1965 (design effect).
+    `sizes` has all strata, and each needs a picture. The adjusted Wald interval allows for changes where a
+    stratum shows none, and widens where pictures of a group are alike. Source: Bonett & Price 2012 (one more
+    change of each kind); Kish 1965 (design effect).
     """
     change = new.astype(np.float64) - old
     residuals = np.zeros(len(change))
@@ -256,5 +241,4 @@ def stratified_difference(
     simple, clustered = (residuals**2).sum(), (np.bincount(members, residuals) ** 2).sum()
     effect = max(1.0, clustered / simple) if simple else 1.0
     half = t.ppf(0.975, max(1, members.max())) * np.sqrt(variance * effect)
-    low, high = max(-1.0, centre - half), min(1.0, centre + half)
-    return {"value": round(value, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+    return _round(value, max(-1.0, centre - half), min(1.0, centre + half))

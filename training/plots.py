@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, PNG."""
+"""Plots of an evaluation, as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +27,8 @@ def _axes(columns: int, width: float = 4.2, height: float = 3.6) -> tuple[Figure
     return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
-def curves(history: Sequence[Mapping[str, float]], best_epoch: int, path: Path) -> None:
-    """Loss and accuracy by epoch, of what is learned from and of the slice."""
+def draw_curves(history: Sequence[Mapping[str, float]], best_epoch: int, path: Path) -> None:
+    """Draw loss and accuracy by epoch, on what is learned from and on the slice."""
     figure, axes = _axes(2)
     epochs = [row["epoch"] for row in history]
     for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
@@ -41,8 +41,8 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int, path: Path) 
     _save(figure, path)
 
 
-def confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """The confusion matrix: counts, coloured by the share of the true class."""
+def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Draw the confusion matrix, coloured by the share of the true class."""
     figure, (ax,) = _axes(1, 1.6 + 1.1 * len(classes), 1.2 + 0.9 * len(classes))
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -58,8 +58,8 @@ def confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path) -> 
     _save(figure, path)
 
 
-def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Accuracy by confidence: `bins` by the name of a calibration. The size of a point is its count."""
+def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+    """Draw accuracy by confidence for each calibration in `bins`. The size of a point shows its count."""
     figure, (ax,) = _axes(1, 4.6, 4.2)
     ax.plot([0, 1], [0, 1], color="grey", lw=0.8, ls=":")
     for name, rows in bins.items():
@@ -72,10 +72,10 @@ def reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -
     _save(figure, path)
 
 
-def roc_and_pr(
+def draw_roc_and_pr(
     labels: NDArray[np.int64], probs: NDArray[np.floating[Any]], classes: Sequence[str], path: Path
 ) -> None:
-    """Each class against the others."""
+    """Draw the ROC and precision-recall curves of each class against the others."""
     figure, (roc, pr) = _axes(2, 4.8, 4.4)
     for k, name in enumerate(classes):
         if 0 < (labels == k).sum() < len(labels):
@@ -89,8 +89,8 @@ def roc_and_pr(
     _save(figure, path)
 
 
-def sheet(pixels_NHWC: NDArray[np.uint8], titles: Sequence[str], path: Path) -> None:
-    """Pictures (N, H, W, 3) with a title each; at most as many as GRID holds."""
+def draw_sheet(pixels_NHWC: NDArray[np.uint8], titles: Sequence[str], path: Path) -> None:
+    """Draw pictures (N, H, W, 3) with a title each, at most as many as GRID holds."""
     rows = min(GRID[0], -(-len(titles) // GRID[1])) or 1
     figure = Figure(figsize=(1.9 * GRID[1], 2.25 * rows), layout="constrained")
     for ax in figure.subplots(rows, GRID[1], squeeze=False).flat:

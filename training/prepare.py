@@ -3,9 +3,9 @@
     python -m training.prepare ../shared --out DIR
     python -m training.prepare --out DIR                  without photographs: drawings alone
 
-Writes DIR/manifest.csv: `uri,label,split,cluster,source,suspect`. Cut from the photographs are faces in
-as much context as a camera shows (`scenes`) and pictures without a face (`empty`); `drawn` are the
-demo's. Split `extra` is only ever learned from; `context` and `drawn` are more sets to measure on.
+Writes DIR/manifest.csv: `uri,label,split,cluster,source,suspect`. The photographs give faces with as much
+context as a camera shows (`scenes`) and pictures without a face (`empty`); `drawn` is as in the demo. Split
+`extra` is for learning alone; `context` and `drawn` are further splits to measure on.
 """
 
 import shutil
@@ -19,38 +19,39 @@ import pandas as pd
 import typer
 from PIL import Image
 
+from maskbatch.cli.program import run_program
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
 from maskbatch.stores.files import write_whole
-from training.console import one_sentence
 
 CUTS = {"train": 6, "val": 2}
-"""Windows a face, and windows without a face a photograph, by split."""
+"""Windows per face, and windows without a face per photograph, by split."""
 MIN_FACE_PX = 28
 ASPECTS = log(0.56), log(1.78)
-"""Frames of 9:16 to 16:9 are squashed to the square input, so windows take every such shape."""
+"""Scoring squashes frames of 9:16 to 16:9 to the square input, so windows take all these shapes."""
 DRAWN = {"train": (500, 7, ((320, 240), (640, 480))), "drawn": (250, 20_000, ((640, 480),))}
-"""Drawings a label, their seed and their sizes, by split."""
+"""Drawings per label, their seed and their sizes, by split."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 Box = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax in pixels."""
 Window = tuple[int, int, int, int]
 Cut = tuple[Image.Image, dict[str, Any]]
-"""A picture, and its row of the manifest but for the uri."""
+"""A picture, and its row of the manifest without the uri."""
 
 
-def prepare(root: Path, out: Path, only: str | None = None) -> pd.DataFrame:
-    """Write the pictures that are cut and drawn to `out`, and the manifest of all, or of split `only`."""
+def prepare_photographs(root: Path, out: Path, only: str | None = None) -> pd.DataFrame:
+    """Cut and draw pictures into `out`, and write the manifest of all pictures, or of split `only`."""
     faces = pd.read_csv(root / "data/faces/manifest.csv", dtype=str, keep_default_na=False)
     boxes = pd.read_csv(root / "data/scenes/boxes.csv")
     if only:
-        if only not in set(boxes["split"]):
-            raise UsageError(
-                f"--only {only}: the photographs have splits {', '.join(sorted(set(boxes['split'])))}"
-            )
+        names = sorted(set(boxes["split"]))
+        if only not in names:
+            raise UsageError(f"--only {only}: the photographs have splits {', '.join(names)}")
         boxes = boxes[boxes["split"] == only]
-    rows = [_face(root / "data/faces", row) for row in faces.to_dict("records")]
+    rows = [_convert_face(root / "data/faces", row) for row in faces.to_dict("records")]
     _clear(out)
     scenes = dict(iter(boxes.groupby("file")))
     with step("cut", len(scenes), "photographs") as progress:
@@ -58,18 +59,19 @@ def prepare(root: Path, out: Path, only: str | None = None) -> pd.DataFrame:
             for k, (picture, row) in enumerate(cut_scene(root / "data/scenes", file, group, faces)):
                 rows.append(row | {"uri": _write(picture, out, f"{Path(file).stem}-{row['split']}-{k}")})
             progress.advance()
-    manifest = pd.DataFrame(rows if only else [*rows, *_drawings(out)])
+    manifest = pd.DataFrame(rows if only else [*rows, *_write_drawings(out)])
     if only:
         manifest = manifest[manifest["split"] == only]
-    made = manifest["source"].isin(["scenes", "drawn"])
-    manifest.loc[(manifest["split"] == "train") & made, "split"] = "extra"
-    return _list(manifest, out)
+    is_extra = manifest["source"].isin(["scenes", "drawn"]) & (manifest["split"] == "train")
+    manifest.loc[is_extra, "split"] = "extra"
+    return _write_manifest(manifest, out)
 
 
-def prepare_drawn(out: Path) -> pd.DataFrame:
-    """The same of drawings alone, which are then what is learned from and measured on."""
+def prepare_drawings(out: Path) -> pd.DataFrame:
+    """Do the same with drawings alone, to learn from and to measure on."""
     _clear(out)
-    return _list(pd.DataFrame(_drawings(out)).replace({"split": {"drawn": "val"}}), out)
+    manifest = pd.DataFrame(_write_drawings(out)).replace({"split": {"drawn": "val"}})
+    return _write_manifest(manifest, out)
 
 
 def _clear(out: Path) -> None:
@@ -77,8 +79,8 @@ def _clear(out: Path) -> None:
     (out / "pictures").mkdir(parents=True)
 
 
-def _drawings(out: Path) -> Iterator[dict[str, Any]]:
-    """Write the drawings of DRAWN; their rows of the manifest."""
+def _write_drawings(out: Path) -> Iterator[dict[str, Any]]:
+    """Write the drawings of DRAWN; yields their rows of the manifest."""
     for split, (num_each, seed, sizes) in DRAWN.items():
         with step("draw", num_each * len(LABELS), "pictures") as progress:
             for k, (picture, label) in enumerate(draw(num_each, seed, sizes)):
@@ -87,15 +89,14 @@ def _drawings(out: Path) -> Iterator[dict[str, Any]]:
                 progress.advance()
 
 
-def _list(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
+def _write_manifest(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
     manifest = rows[["uri", "label", "split", "cluster", "source", "suspect"]]
     with write_whole(out / "manifest.csv") as partial:
         manifest.to_csv(partial, index=False)
     return manifest
 
 
-def _face(folder: Path, row: dict[str, str]) -> dict[str, Any]:
-    """A row of the faces' own manifest as one of ours."""
+def _convert_face(folder: Path, row: dict[str, str]) -> dict[str, Any]:
     split = row["file"].partition("/")[0].removeprefix("train_")
     return {
         "uri": str((folder / row["file"]).resolve()),
@@ -108,15 +109,14 @@ def _face(folder: Path, row: dict[str, str]) -> dict[str, Any]:
 
 
 def _write(picture: Image.Image, out: Path, name: str) -> str:
-    path = out / "pictures" / f"{name}.jpg"
-    picture.save(path, quality=92)
-    return f"pictures/{path.name}"
+    picture.save(out / "pictures" / f"{name}.jpg", quality=92)
+    return f"pictures/{name}.jpg"
 
 
 def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame) -> Iterator[Cut]:
-    """The faces of a photograph in random context, and windows of it without a face.
+    """Cut the faces of a photograph in random context, and windows without a face.
 
-    Faces with a suspect label, or so small that nobody could tell, are not cut.
+    Leaves out faces with a suspect label, and those too small to tell.
     """
     split, stem = str(group["split"].iloc[0]), Path(file).stem
     own = faces[faces["file"].str.contains(f"/{stem}_", regex=False)]
@@ -127,15 +127,15 @@ def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame)
     with Image.open(folder / file) as picture:
         scene = picture.convert("RGB")
     row = {"cluster": cluster, "suspect": 0}
+    where = {"split": "context" if split == "val" else split, "source": "scenes"}
     for face, box in zip(group["face"], boxes, strict=True):
         label = sound.get(f"{stem}_{int(face):02d}")
         if label is None or max(box[2] - box[0], box[3] - box[1]) < MIN_FACE_PX:
             continue
         others = [other for other in boxes if other is not box]
-        where = {"split": "context" if split == "val" else split, "source": "scenes", "label": label}
         for _ in range(CUTS[split]):
             if window := place_window(box, others, scene.size, rng):
-                yield scene.crop(window), row | where
+                yield scene.crop(window), row | where | {"label": label}
     for window in place_empty(boxes, scene.size, rng, CUTS[split]):
         yield scene.crop(window), row | {"split": split, "source": "empty", "label": "no_face"}
 
@@ -143,7 +143,7 @@ def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame)
 def place_window(
     box: Box, others: Sequence[Box], size: tuple[int, int], rng: np.random.Generator
 ) -> Window | None:
-    """A window of a scene of `size` (W, H), 1.2 to 3 times as long as `box`, clear of others."""
+    """Place a window in a scene of `size` (W, H), 1.2 to 3 times as long as `box`, clear of others."""
     for _ in range(8):
         side = max(box[2] - box[0], box[3] - box[1]) * exp(rng.uniform(0.18, 1.1))
         stretch = exp(rng.uniform(*ASPECTS) / 2)
@@ -161,7 +161,7 @@ def place_window(
 def place_empty(
     boxes: Iterable[Box], size: tuple[int, int], rng: np.random.Generator, num: int
 ) -> list[Window]:
-    """At most `num` windows of a scene of `size` (W, H), clear of every box widened 1.3 times."""
+    """Place at most `num` windows in a scene of `size` (W, H), clear of every box widened 1.3 times."""
     widened = [
         (x0 - 0.15 * (x1 - x0), y0 - 0.15 * (y1 - y0), x1 + 0.15 * (x1 - x0), y1 + 0.15 * (y1 - y0))
         for x0, y0, x1, y1 in boxes
@@ -184,12 +184,10 @@ def overlaps(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def draw(
-    num_each: int, seed: int, sizes: Sequence[tuple[int, int]] = ((320, 240), (640, 480))
-) -> Iterator[tuple[Image.Image, str]]:
-    """`num_each` drawn pictures a label, day to night, each at a gate of its own.
+def draw(num_each: int, seed: int, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Image.Image, str]]:
+    """Draw `num_each` pictures of each label, day to night, each at its own gate.
 
-    To no_face come a tenth as many frames of a covered or dark lens.
+    no_face gets a tenth as many more: frames of a covered or dark lens.
     """
     rng = np.random.default_rng([seed, 3])
     for label in LABELS:
@@ -201,26 +199,23 @@ def draw(
         yield Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)), "no_face"
 
 
+@app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and manifest.csv.")],
     root: Annotated[
-        Path | None,
-        typer.Argument(help="Folder that holds data/faces and data/scenes; without it, drawings alone."),
+        Path | None, typer.Argument(help="Folder above data/faces and data/scenes [drawings alone].")
     ] = None,
-    only: Annotated[
-        str | None, typer.Option(help="One split alone: val, to measure and not to train.")
-    ] = None,
+    only: Annotated[str | None, typer.Option(help="Prepare one split alone: val, to measure on.")] = None,
 ) -> None:
     """Cut and draw the default classifier's training data."""
-    with one_sentence():
-        if only and not root:
-            raise UsageError("--only is a split of photographs; give the folder above data/ too")
-        for table in ("data/faces/manifest.csv", "data/scenes/boxes.csv"):
-            if root and not (root / table).is_file():
-                raise UsageError(f"training data {root / table}: no such file; give the folder above data/")
-        manifest = prepare(root, out, only) if root else prepare_drawn(out)
-        say(f"{out / 'manifest.csv'}: {len(manifest):,} pictures")
+    if only and not root:
+        raise UsageError("--only is a split of photographs; give the folder above data/ too")
+    for table in ("data/faces/manifest.csv", "data/scenes/boxes.csv"):
+        if root and not (root / table).is_file():
+            raise UsageError(f"training data {root / table}: no such file; give the folder above data/")
+    manifest = prepare_photographs(root, out, only) if root else prepare_drawings(out)
+    say(f"{out / 'manifest.csv'}: {len(manifest):,} pictures")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_program(app, "python -m training.prepare --help")

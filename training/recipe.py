@@ -1,4 +1,4 @@
-"""A recipe: everything that decides a training but the data, one TOML file of `training/recipes`."""
+"""A recipe: all settings of a training except the data, in one TOML file of `training/recipes`."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,20 @@ CHOICES = {
     "schedule": ("constant", "one_cycle"),
     "augmentation": tuple(PRESETS),
 }
+AT_LEAST = {"epochs": 1, "batch_size": 1, "views": 1} | dict.fromkeys(
+    ("weight_decay", "patience", "head_epochs", "samples_per_epoch", "seed"), 0
+)
+OF_THE_CARD = ("architecture", "options", "classes", "compliant", "not_assessed", "mean", "std")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a classifier is made; a field is a key of the TOML file."""
+    """How to make a classifier. Each field is a key of the TOML file."""
 
     architecture: str
     """A name that `maskbatch.architectures.build` knows."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What it is built with; `head` are dense layers before the logits."""
+    """Its options; `head` gives dense layers before the logits."""
     weights: str = "none"
     """`imagenet`: torchvision's, or the file that --weights names; `none`: from scratch."""
 
@@ -37,11 +41,11 @@ class Recipe:
     compliant: tuple[str, ...] = ("with_mask",)
     not_assessed: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
-    """Labels of the data that are left out."""
+    """Labels of the data to leave out."""
 
     input_px: int
     stored_px: int = 0
-    """Side at which training pictures are kept, so that zooming in shows detail; 0: input_px."""
+    """Side of the training pictures in the cache, larger so that zooming in shows detail; 0: input_px."""
     resize: str = "squash"
     crop_share: float = 1.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -51,23 +55,23 @@ class Recipe:
     """Fields of `Augmentation` that differ from that preset."""
 
     train: str = "all"
-    """`head`: the backbone is frozen, and its features are computed once."""
+    """`head`: freeze the backbone, and compute its features once."""
     frozen: tuple[str, ...] = ()
-    """Beginnings of names of weights that do not learn; running means of batch norms still move."""
+    """Prefixes of the names of weights to freeze; running means of batch norms still move."""
     head_epochs: int = 0
-    """At the start only the head learns, for so many epochs."""
+    """For so many epochs at the start, only the head learns."""
     views: int = 1
-    """With train = head: augmented versions of each picture whose features are learned from."""
+    """With train = head: augmented versions of each picture to compute features of."""
     imbalance: str = "none"
-    """`sampler`: labels are drawn alike; `weights`: in the loss, by how often each label is drawn;
-    `smote`: on the features."""
+    """`sampler`: draw all labels alike; `weights`: weigh the loss by how often each label is drawn;
+    `smote`: oversample the features."""
     shares: dict[str, float] = field(default_factory=dict)
-    """Of the pictures of an epoch, by source; within a source every label is drawn alike."""
+    """Share of each source in an epoch; within a source, all labels are drawn alike."""
     corrections_share: float = 0.25
-    """Of the pictures of an epoch, those that --corrections gives. Each is drawn as often as the images that
-    it stands for, whatever its label: `sampler`, `smote` and `shares` order the others among themselves."""
+    """Share of --corrections in an epoch. Each is drawn as often as the images that it stands for, whatever
+    its label; `sampler`, `smote` and `shares` apply to the other pictures alone."""
     leave_out: tuple[str, ...] = ()
-    """Sources that are not learned from."""
+    """Sources of the data to leave out."""
 
     epochs: int
     samples_per_epoch: int = 0
@@ -80,91 +84,80 @@ class Recipe:
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
-    """Of the averaged weights, a step; they are what is exported. 0: the last weights."""
+    """Per step, for the averaged weights, which are exported; 0: export the last weights."""
     patience: int = 0
     """Stop after so many epochs without a better loss on the slice; 0: never."""
     target_accuracy: float = 0.98
-    """Of what is not marked for review."""
+    """Of pictures that are not marked for review."""
     seed: int = 7
     notes: str = ""
-    """What the model card must say of the data, its licences and its limits, Markdown."""
+    """For the model card: the data, its licences and its limits, as Markdown."""
 
     def __post_init__(self) -> None:
         check_types(self)
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} = {getattr(self, name)!r}, one of {', '.join(allowed)} expected")
+        for name, least in AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)}, {least} or more expected")
+        can_oversample = self.train == "head" and not self.shares
         checks = {
-            "imbalance = 'smote' needs train = 'head' and no shares": self.imbalance != "smote"
-            or (self.train == "head" and not self.shares),
+            "imbalance = 'smote' needs train = 'head' and no shares": can_oversample
+            or self.imbalance != "smote",
             "corrections_share must be above 0 and below 1": 0 < self.corrections_share < 1,
-            "epochs, batch_size and views must be 1 or more": min(self.epochs, self.batch_size, self.views)
-            > 0,
             "learning_rate must be above 0": self.learning_rate > 0,
-            "ema_decay and label_smoothing must be in [0, 1)": 0 <= self.ema_decay < 1
-            and 0 <= self.label_smoothing < 1,
+            "ema_decay must be in [0, 1)": 0 <= self.ema_decay < 1,
+            "label_smoothing must be in [0, 1)": 0 <= self.label_smoothing < 1,
             "target_accuracy must be in (0, 1]": 0 < self.target_accuracy <= 1,
-            "weight_decay, patience, head_epochs, samples_per_epoch and seed must be 0 or more": min(
-                self.weight_decay, self.patience, self.head_epochs, self.samples_per_epoch, self.seed
-            )
-            >= 0,
             "a label cannot be both in classes and in drop": not {*self.classes} & {*self.drop},
         }
         for message, holds in checks.items():
             if not holds:
                 raise ValueError(message)
-        _ = self.card(), self.stored, self.augmenter
+        _ = self.card(), self.stored, self.augmenter  # which check themselves
 
     @property
     def preset(self) -> Preset:
-        """The evaluation transform, which is scoring's decode."""
+        """How scoring and evaluation decode a picture."""
         return Preset((self.input_px, self.input_px), self.resize, self.crop_share)
 
     @property
     def stored(self) -> Preset:
-        """The same at the side that training pictures are kept at."""
+        """The same at the side of the cached training pictures."""
         side = self.stored_px or self.input_px
         return Preset((side, side), self.resize, self.crop_share)
 
     @property
     def augmenter(self) -> Augmentation:
-        values = asdict(PRESETS[self.augmentation]) | {
-            key: tuple(it) if isinstance(it, list) else it for key, it in self.augment.items()
-        }
-        made = Augmentation(**values)
-        check_types(made)
-        return made
+        augmentation = Augmentation(**(asdict(PRESETS[self.augmentation]) | _make_tuples(self.augment)))
+        check_types(augmentation)
+        return augmentation
 
     def card(self) -> Card:
         """The card of a checkpoint of this recipe, before anything is measured."""
-        return Card(
-            architecture=self.architecture,
-            options=self.options,
-            classes=self.classes,
-            compliant=self.compliant,
-            not_assessed=self.not_assessed,
-            input_size=self.preset.input_size,
-            resize=self.resize,
-            crop_share=self.crop_share,
-            mean=self.mean,
-            std=self.std,
-            confusion=((0,) * len(self.classes),) * len(self.classes),
-        )
+        confusion = ((0,) * len(self.classes),) * len(self.classes)
+        values = {name: getattr(self, name) for name in OF_THE_CARD}
+        return Card(**values, **asdict(self.preset), confusion=confusion)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Recipe":
-        """A recipe from what TOML or JSON holds of it. Raises ValueError or TypeError."""
-        return cls(**{key: tuple(it) if isinstance(it, list) else it for key, it in values.items()})
+        """Make a recipe from the values of TOML or JSON. Raises ValueError or TypeError."""
+        return cls(**_make_tuples(values))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
-def read_recipe(name: str, changes: Sequence[str] = (), **flags: Any) -> Recipe:
-    """The recipe of a name in `training/recipes` or of a TOML file, with `key=value` changes.
+def _make_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
-    `flags` that are not None win. Raises UsageError.
+
+def read_recipe(name: str, changes: Sequence[str] = (), **flags: Any) -> Recipe:
+    """Read a recipe of `training/recipes` by name, or a TOML file. Raises UsageError.
+
+    `key=value` changes win over the file, and `flags` that are not None win over both.
     """
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     known = {item.name for item in fields(Recipe)}
@@ -174,33 +167,31 @@ def read_recipe(name: str, changes: Sequence[str] = (), **flags: Any) -> Recipe:
             key, equals, text = change.partition("=")
             if not equals:
                 raise ValueError(f"--set {change}: KEY=VALUE expected")
-            values[key] = _value(text)
+            values[key] = _parse_value(text)
         values |= {key: value for key, value in flags.items() if value is not None}
         if unknown := sorted(values.keys() - known):
-            raise ValueError(f"{unknown[0]!r} is no setting; it has {', '.join(sorted(known))}")
+            raise ValueError(f"{unknown[0]!r} is not a setting; it has {', '.join(sorted(known))}")
         return Recipe.of(values)
     except OSError as error:
         names = ", ".join(sorted(file.stem for file in FOLDER.glob("*.toml")))
-        message = f"recipe {name}: {error.strerror}; give a TOML file or one of {names}"
-        raise UsageError(message) from error
+        raise UsageError(f"recipe {name}: {error.strerror}; give a TOML file or one of {names}") from error
     except (TypeError, ValueError) as error:
         message = str(error).removeprefix("Recipe.__init__() ")
         raise UsageError(f"recipe {name}: {message}") from error
 
 
-def _value(text: str) -> Any:
-    """`text` as a TOML value, or as the string it is."""
+def _parse_value(text: str) -> Any:
+    """Parse a TOML value; any other text is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
 
 
-def describe(recipe: Recipe | Mapping[str, Any]) -> str:
-    """A recipe in a few words."""
-    values = recipe.as_dict() if isinstance(recipe, Recipe) else recipe
-    what = "the head" if values["train"] == "head" else "all weights"
+def describe(recipe: Mapping[str, Any]) -> str:
+    """Describe a recipe's values in a few words."""
+    what = "the head" if recipe["train"] == "head" else "all weights"
     return (
-        f"{values['architecture']} at {values['input_px']} px, {what}, {values['epochs']} epochs, "
-        f"{values['optimizer']}, seed {values['seed']}"
+        f"{recipe['architecture']} at {recipe['input_px']} px, {what}, {recipe['epochs']} epochs, "
+        f"{recipe['optimizer']}, seed {recipe['seed']}"
     )

@@ -12,11 +12,9 @@ from maskbatch.cli.flags import JSON_LOGS
 from maskbatch.errors import DONE, INTERRUPTED, MaskbatchError, UsageError
 from maskbatch.progress import log_json, say
 
-RESUME = "what is scored stays if it is a run's; give the same command again"
 
-
-def run_program(program: typer.Typer, usage: str, *, resume: str = RESUME) -> NoReturn:
-    """Run a whole command line, and exit. `resume` says what Ctrl-C leaves, and how to go on."""
+def run_program(program: typer.Typer, usage: str) -> NoReturn:
+    """Run a whole command line, and exit."""
     signal.signal(signal.SIGTERM, _interrupt)
     if JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
         log_json()
@@ -29,7 +27,8 @@ def run_program(program: typer.Typer, usage: str, *, resume: str = RESUME) -> No
     except Exception as error:
         code = _tell(error, usage)
     if code == INTERRUPTED:
-        say(f"maskbatch: interrupted; {resume}", "error", exit_code=INTERRUPTED)
+        message = "what is scored stays if it is a run's; give the same command again"
+        say(f"maskbatch: interrupted; {message}", "error", exit_code=INTERRUPTED)
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # a thread that still asks a hung store would hold the process for minutes
     sys.exit(code if isinstance(code, int) else DONE)

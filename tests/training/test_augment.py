@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.augment import PRESETS, Augmentation, augment
+from training.augment import PRESETS, Augmentation, augment_images
 from training.prepare import draw
 
 ALWAYS = Augmentation(
@@ -28,7 +28,7 @@ def plain(images: torch.Tensor) -> torch.Tensor:
 
 def seeded(seed: int, images: torch.Tensor, size: int, preset: Augmentation) -> torch.Tensor:
     torch.manual_seed(seed)
-    return augment(images, size, preset)
+    return augment_images(images, size, preset)
 
 
 @pytest.mark.parametrize("size", [32, 48, 64])
@@ -45,7 +45,7 @@ def test_pictures_come_out_at_the_input_size_as_floats_from_0_to_1(
 
 def test_the_preset_none_changes_pixels_by_rounding_alone(images: torch.Tensor) -> None:
     torch.manual_seed(3)
-    made = augment(images, 48, STILL)
+    made = augment_images(images, 48, STILL)
     assert (made - plain(images)).abs().max() <= 0.5 / 255
 
 

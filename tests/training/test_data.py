@@ -179,7 +179,7 @@ def test_a_picture_that_two_sources_list_keeps_the_last_label_and_it_is_said(
         "1.jpg": "x", "2.jpg": "y", "3.jpg": "y",
     }  # fmt: skip
     assert list(table.index) == [0, 1, 2]
-    assert "1 pictures are listed twice: the last label counts" in capsys.readouterr().err
+    assert "1 pictures are listed twice: their last label counts" in capsys.readouterr().err
 
 
 # other file systems
@@ -229,7 +229,7 @@ def test_an_empty_folder_and_one_that_is_not_there_are_refused_with_what_is_want
 
 def test_a_run_is_no_data_and_the_flag_for_its_corrections_is_named(tmp_path: Path) -> None:
     write(tmp_path / "run.json", "{}")
-    assert "what people corrected in it is taken by --corrections" in refusal(tmp_path)
+    assert "a run is not training data; give --corrections RUN" in refusal(tmp_path)
 
 
 def test_the_source_that_cannot_be_read_is_the_one_that_is_named(faces_root: Path, tmp_path: Path) -> None:
@@ -322,8 +322,8 @@ def test_pictures_that_cannot_be_read_are_left_out_and_said(
     assert len(pixels) == 44 and len(rows) == 40 and list(rows.index) == list(range(40))
     assert rows["uri"].tolist() == [uri for uri in table["uri"] if not uri.startswith(str(spoilt.parent))]
     said = capsys.readouterr().err
-    assert f"4 pictures cannot be used, first {spoilt.parent}/cut.jpg: " in said
-    assert "they are left out" in said and "decode: 44 images" in said
+    assert f"4 unreadable pictures are left out, first {spoilt.parent}/cut.jpg: " in said
+    assert "decode: 44 images" in said
 
 
 def test_every_row_points_at_the_pixels_that_scoring_would_see(spoilt: Path) -> None:

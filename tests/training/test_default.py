@@ -26,12 +26,12 @@ def test_the_default_checkpoint_is_small_and_states_what_it_reaches() -> None:
 
 @pytest.mark.slow
 def test_the_default_checkpoint_does_on_val_what_its_card_states(shared: Path, tmp_path: Path) -> None:
-    prepare.prepare(shared, tmp_path / "prepared", only="val")
+    prepare.prepare_photographs(shared, tmp_path / "prepared", only="val")
     checkpoint = open_checkpoint()
-    table = evaluate.held_out([str(tmp_path / "prepared")], CLASSES, (), "val", None)
+    table = evaluate.choose_rows([str(tmp_path / "prepared")], CLASSES, (), "val", None)
     pixels, rows = data.decode(table, checkpoint.card.preset, "decode")
-    rows = rows.assign(group=splits.groups_of(rows))
-    figures, _ = evaluate.measure(evaluate.Opened.of(checkpoint), checkpoint.card, rows, pixels)
+    rows = rows.assign(group=splits.find_groups(rows))
+    figures, _ = evaluate.measure(checkpoint, checkpoint.card, (pixels, rows))
     assert figures["confusion"] == checkpoint.card.confusion
     stated = checkpoint.card.recipe["figures"]
     assert figures["faces"]["num_groups"] == stated["faces"]["num_groups"]

@@ -15,12 +15,12 @@ from .test_splits import table_of
 
 
 def test_rows_without_a_split_beside_a_given_one_are_learned_from() -> None:
-    table = splits.assign(table_of(140, split=["train"] * 80 + ["val"] * 20 + [""] * 40), 1)
+    table = splits.assign_parts(table_of(140, split=["train"] * 80 + ["val"] * 20 + [""] * 40), 1)
     assert "fit" in set(table["part"][100:])
 
 
 def test_a_train_without_val_gives_a_fifth_of_itself() -> None:
-    table = splits.assign(table_of(140, split="train"), 1)
+    table = splits.assign_parts(table_of(140, split="train"), 1)
     assert 20 <= (table["part"] == "val").sum() <= 36
 
 
@@ -37,13 +37,13 @@ def test_the_threshold_of_very_sure_pictures_keeps_them() -> None:
 
 
 def test_the_last_edge_belongs_to_the_last_bin() -> None:
-    bins = metrics.by_bin(np.array([0.9, 1.0]), (0.0, 0.65, 1.0), np.ones(2, bool), "of 1")
+    bins = metrics.measure_bins(np.array([0.9, 1.0]), (0.0, 0.65, 1.0), np.ones(2, bool), "of 1")
     assert sum(row["num"] for row in bins) == 2
 
 
 def test_resamples_without_an_assessed_class_warn_of_nothing() -> None:
     labels = np.array([0] + [2] * 9)
-    metrics.rates(labels, np.eye(3)[labels], np.arange(10), ("a", "b", "c"), ("a", "b"))
+    metrics.measure_rates(labels, np.eye(3)[labels], np.arange(10), ("a", "b", "c"), ("a", "b"))
 
 
 def test_a_picture_on_a_store_whose_library_is_missing_is_left_out(faces_root: Path, tmp_path: Path) -> None:

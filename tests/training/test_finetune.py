@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from maskbatch import runner
 from maskbatch.config import PlanConfig
@@ -24,6 +23,8 @@ from maskbatch.model.classifier import Classifier
 from training import data, evaluate, export, finetune, fit
 from training.card import model_card
 from training.recipe import FOLDER, Recipe, read_recipe
+
+from .conftest import Invoke
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("weights=none", "input_px=32", "stored_px=0", "shares={}", "samples_per_epoch=0", "head_epochs=0",
@@ -36,13 +37,7 @@ def small(name: str, *changes: str, epochs: int = 2) -> Recipe:
 
 
 def train(recipe: Recipe, faces: Path, out: Path, **options: Any) -> dict[str, Any]:
-    return finetune.finetune(recipe, [str(faces)], out, device="cpu", title="test", command="test", **options)
-
-
-def invoke(module: Any, *arguments: object) -> Any:
-    app = module.typer.Typer()
-    app.command()(module.main)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return finetune.train(recipe, [str(faces)], out, device="cpu", title="test", command="test", **options)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +109,7 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
         train(small(name), faces_root, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"split.parquet", "training.json", "state.pt"}
     monkeypatch.setattr(fit, "_save", keep)
-    monkeypatch.setattr(finetune, "finish", lambda *_: {})
+    monkeypatch.setattr(finetune, "export_best_epoch", lambda *_: {})
     train(small(name), faces_root, tmp_path)
     whole, resumed = (fit.load_progress(folder / "state.pt") for folder in (trained[name], tmp_path))
     assert [row["epoch"] for row in resumed.history] == [1, 2]
@@ -123,9 +118,23 @@ def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(
         assert torch.allclose(weight, resumed.best_state[key], atol=1e-5), key
 
 
+def test_an_interrupted_command_says_that_it_goes_on(
+    invoke: Invoke, faces_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "train", interrupt)
+    result = invoke(finetune, "--data", faces_root, "--out", tmp_path)
+    assert result.exit_code == 130
+    assert result.stderr == (
+        "maskbatch: interrupted; the same command goes on after the training's last whole epoch\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["densenet201", "plain_cnn"])
 def test_an_interrupted_training_is_exported_as_it_stands(
-    name: str, trained: dict[str, Path], tmp_path: Path
+    invoke: Invoke, name: str, trained: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "cut"
     folder.mkdir()
@@ -142,9 +151,9 @@ def test_an_interrupted_training_is_exported_as_it_stands(
 
 def test_another_recipe_in_the_same_folder_is_refused(trained: dict[str, Path], faces_root: Path) -> None:
     before = (trained["plain_cnn"] / "training.json").read_text()
-    with pytest.raises(UsageError, match=r"a training of other settings: learning_rate 0\.5 instead of"):
+    with pytest.raises(UsageError, match=r"a training with other settings: learning_rate 0\.5 instead of"):
         train(small("plain_cnn", "learning_rate=0.5"), faces_root, trained["plain_cnn"])
-    with pytest.raises(UsageError, match="a training of other data"):
+    with pytest.raises(UsageError, match="a training with other data"):
         train(small("plain_cnn"), faces_root, trained["plain_cnn"], limit=13)
     assert (trained["plain_cnn"] / "training.json").read_text() == before
 
@@ -164,7 +173,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
     limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash", *map(str, command)]
     result = subprocess.run(limited, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    errors = [line for line in result.stderr.splitlines() if line.startswith("maskbatch: ")]
     assert len(errors) == 1 and "state.pt" in errors[0] and "Traceback" not in result.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"split.parquet", "training.json"}
 
@@ -176,20 +185,20 @@ def test_weights_load_strictly_below_a_new_head(tmp_path: Path) -> None:
     torch.save(pretrained, tmp_path / "good.pth")
     recipe = small("default", "architecture=mobilenet_v3_small", "weights=imagenet")
     for name in ("good.safetensors", "good.pth"):
-        state = finetune.start(recipe, tmp_path / name).state_dict()
+        state = finetune.start_network(recipe, tmp_path / name).state_dict()
         assert torch.equal(state["features.0.0.weight"], pretrained["features.0.0.weight"])
         assert state["classifier.3.weight"].shape == (4, 1024)
     save_file(
         {key: it for key, it in pretrained.items() if "features.3" not in key}, tmp_path / "bad.safetensors"
     )
     with pytest.raises(UsageError, match=r"do not fit mobilenet_v3_small: .*features.3"):
-        finetune.start(recipe, tmp_path / "bad.safetensors")
+        finetune.start_network(recipe, tmp_path / "bad.safetensors")
 
 
 def test_weights_with_dense_layers_above_them_keep_their_backbone(tmp_path: Path) -> None:
     save_file(build("resnet18", 1000).state_dict(), tmp_path / "resnet.safetensors")
     recipe = small("resnet152", "architecture=resnet18")
-    model = finetune.start(recipe, tmp_path / "resnet.safetensors")
+    model = finetune.start_network(recipe, tmp_path / "resnet.safetensors")
     assert torch.equal(
         model.state_dict()["conv1.weight"], load_file(tmp_path / "resnet.safetensors")["conv1.weight"]
     )
@@ -198,7 +207,7 @@ def test_weights_with_dense_layers_above_them_keep_their_backbone(tmp_path: Path
 
 def test_a_checkpoint_of_the_same_classes_is_gone_on_from_with_its_head(trained: dict[str, Path]) -> None:
     weights = trained["plain_cnn"] / "checkpoint.safetensors"
-    state = finetune.start(small("plain_cnn"), weights).state_dict()
+    state = finetune.start_network(small("plain_cnn"), weights).state_dict()
     assert all(torch.equal(state[key], it.float()) for key, it in load_file(weights).items())
 
 
@@ -209,7 +218,7 @@ def test_weights_that_are_no_tensors_are_one_sentence(content: Any, tmp_path: Pa
     else:
         torch.save(content, tmp_path / "w.pth")
     with pytest.raises(UsageError, match="not a file of tensors alone"):
-        finetune.start(small("plain_cnn"), tmp_path / "w.pth")
+        finetune.start_network(small("plain_cnn"), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +227,7 @@ def test_weights_that_are_no_tensors_are_one_sentence(content: Any, tmp_path: Pa
 def test_a_network_that_cannot_learn_from_such_pictures_is_one_sentence(name: str, expected: str) -> None:
     size, options = (96, "{init_weights = true}") if name == "googlenet" else (32, "{}")
     with pytest.raises(UsageError, match=rf"{name} .*{expected}"):
-        finetune.start(
+        finetune.start_network(
             small("plain_cnn", f"architecture={name}", f"input_px={size}", f"options={options}"), None
         )
 
@@ -231,10 +240,10 @@ def test_unreachable_weights_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(_api, "load_state_dict_from_url", refuse)
     with pytest.raises(UsageError, match=r"no route to host.*--weights FILE.*--set weights=none"):
-        finetune.start(small("default", "weights=imagenet"), None)
+        finetune.start_network(small("default", "weights=imagenet"), None)
 
 
-def test_a_device_that_is_not_there_is_one_sentence(faces_root: Path, tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_one_sentence(invoke: Invoke, faces_root: Path, tmp_path: Path) -> None:
     missing = "cuda" if not torch.cuda.is_available() else "mps"
     result = invoke(finetune, "--data", faces_root, "--out", tmp_path / "o", "--device", missing)
     assert result.exit_code == 2
@@ -247,7 +256,7 @@ def test_a_device_that_is_not_there_is_one_sentence(faces_root: Path, tmp_path: 
     [("pictures", "2 pictures in 2 groups"), ("classes", "neither in classes"), ("one", "all pictures are")],
 )
 def test_data_that_cannot_be_trained_on_is_one_sentence(
-    name: str, expected: str, faces_root: Path, tmp_path: Path
+    invoke: Invoke, name: str, expected: str, faces_root: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "data"
     for label in ("with_mask",) if name == "one" else ("with_mask", "without_mask"):
@@ -261,11 +270,13 @@ def test_data_that_cannot_be_trained_on_is_one_sentence(
     result = invoke(finetune, "--recipe", "plain_cnn", "--data", root, "--out", tmp_path / "out", *changes)
     assert result.exit_code == 2
     error = result.stderr.splitlines()[-1]
-    assert error.startswith("error: ") and expected in error
+    assert error.startswith("maskbatch: ") and expected in error
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_two_checkpoints_are_compared_on_the_same_pictures(trained: dict[str, Path], tmp_path: Path) -> None:
+def test_two_checkpoints_are_compared_on_the_same_pictures(
+    invoke: Invoke, trained: dict[str, Path], tmp_path: Path
+) -> None:
     first, second = (trained[name] / "checkpoint.safetensors" for name in ("plain_cnn", "mobilenet_scratch"))
     result = invoke(
         evaluate, "--checkpoint", first, "--checkpoint", second, "--data", trained["plain_cnn"] / "split.parquet",
@@ -277,10 +288,12 @@ def test_two_checkpoints_are_compared_on_the_same_pictures(trained: dict[str, Pa
     test = summary["test"]
     assert test["only_first_right"] == int((tables[0] & ~tables[1]).sum())
     assert test["only_second_right"] == int((~tables[0] & tables[1]).sum())
-    assert "the first alone is right on" in result.stderr
+    assert "Only the first is right on" in result.stderr
 
 
-def test_checkpoints_of_other_classes_are_not_compared(trained: dict[str, Path], faces_root: Path) -> None:
+def test_checkpoints_of_other_classes_are_not_compared(
+    invoke: Invoke, trained: dict[str, Path], faces_root: Path
+) -> None:
     first, second = (trained[name] / "checkpoint.safetensors" for name in ("plain_cnn", "densenet201"))
     result = invoke(evaluate, "--checkpoint", first, "--checkpoint", second, "--data", faces_root)
     assert result.exit_code == 2 and "two checkpoints of the same classes" in result.stderr

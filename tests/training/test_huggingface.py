@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint
@@ -15,6 +14,8 @@ from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 from training import export
 from training.huggingface import import_checkpoint
+
+from .conftest import Invoke
 
 transformers = pytest.importorskip("transformers")
 NAMES = {"WithMask": "with_mask", "WithoutMask": "without_mask"}
@@ -84,15 +85,13 @@ def test_canonical_labels_need_no_name(tmp_path: Path) -> None:
     assert card.classes == ("without_mask", "with_mask", "incorrect_mask")
 
 
-def test_the_command_imports_a_folder(tmp_path: Path) -> None:
+def test_the_command_imports_a_folder(invoke: Invoke, tmp_path: Path) -> None:
     folder = save(tmp_path / "hf", "vit")
-    app = export.typer.Typer()
-    app.command()(export.main)
     named = [item for pair in NAMES.items() for item in ("--class", "=".join(pair))]
-    result = CliRunner().invoke(app, [str(folder), *named, "--out", str(tmp_path / "mine.safetensors")])
+    result = invoke(export, folder, *named, "--out", tmp_path / "mine.safetensors")
     assert result.exit_code == 0, result.stderr
     assert "classes with_mask, without_mask" in result.stderr
-    nowhere = CliRunner().invoke(app, [str(tmp_path), "--out", str(tmp_path / "no.safetensors")])
+    nowhere = invoke(export, tmp_path, "--out", tmp_path / "no.safetensors")
     assert (
         nowhere.exit_code == 2 and nowhere.stderr.count("\n") == 1 and "no image classifier" in nowhere.stderr
     )

@@ -4,15 +4,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from typer.testing import CliRunner
 
 from maskbatch.drawing import LABELS
 from maskbatch.model.checkpoint import Preset
 from training import data, prepare, splits
+
+from .conftest import Invoke
 
 SIZE = (320, 240)
 CUTS = {"train": 3, "val": 2}
@@ -114,7 +114,7 @@ def prepared(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepare, "CUTS", CUTS)
         patch.setattr(prepare, "DRAWN", DRAWN)
-        prepare.prepare(drawn_root, out)
+        prepare.prepare_photographs(drawn_root, out)
     return out
 
 
@@ -172,7 +172,7 @@ def test_a_face_whose_label_is_suspect_is_listed_so_and_never_cut(table: pd.Data
 def test_what_is_prepared_can_be_split_and_leaks_nothing(table: pd.DataFrame) -> None:
     chosen = data.select(table, LABELS, ())
     _, rows = data.decode(chosen, Preset((32, 32)), "decode")
-    told = splits.assign(rows, seed=1)
+    told = splits.assign_parts(rows, seed=1)
     parts = [set(told.loc[told["part"] == part, "group"]) for part in ("fit", "slice", "val")]
     assert all(parts)
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
@@ -189,67 +189,67 @@ def test_faces_too_small_to_tell_are_not_cut(drawn_root: Path) -> None:
         assert all(isinstance(picture, Image.Image) for picture, _ in cuts)
 
 
-def run(*arguments: object) -> tuple[int, str]:
-    app = typer.Typer()
-    app.command()(prepare.main)
-    result = CliRunner().invoke(app, list(map(str, arguments)))
-    return result.exit_code, result.stderr
-
-
 def test_preparing_again_gives_the_same_pictures_and_leaves_none_of_before(
-    drawn_root: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, drawn_root: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "CUTS", CUTS)
     monkeypatch.setattr(prepare, "DRAWN", DRAWN)
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "old.jpg").write_bytes(b"x")
-    code, said = run(drawn_root, "--out", tmp_path)
+    result = invoke(prepare, drawn_root, "--out", tmp_path)
     made, before = (
         {path.name: path.read_bytes() for path in (out / "pictures").iterdir()}
         for out in (tmp_path, prepared)
     )
-    assert code == 0 and made == before
+    assert result.exit_code == 0 and made == before
     assert (tmp_path / "manifest.csv").read_bytes() == (prepared / "manifest.csv").read_bytes()
-    assert f"{tmp_path / 'manifest.csv'}: {len(data.load([str(tmp_path)]))} pictures" in said
+    assert f"{tmp_path / 'manifest.csv'}: {len(data.load([str(tmp_path)]))} pictures" in result.stderr
 
 
 def test_one_split_alone_is_what_the_whole_has_of_it(
-    drawn_root: Path, table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, drawn_root: Path, table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "CUTS", CUTS)
-    code, _ = run(drawn_root, "--only", "val", "--out", tmp_path)
+    result = invoke(prepare, drawn_root, "--only", "val", "--out", tmp_path)
     alone = data.load([str(tmp_path)])
     whole = table[table["split"] == "val"]
-    assert code == 0 and set(alone["split"]) == {"val"}
+    assert result.exit_code == 0 and set(alone["split"]) == {"val"}
     for name in ("label", "source", "cluster", "suspect"):
         assert alone[name].tolist() == whole[name].tolist()
     assert len(data.decode(alone, Preset((16, 16)), "decode")[1]) == len(alone)
 
 
 def test_without_photographs_drawings_are_learned_from_and_held_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "DRAWN", DRAWN)
-    code, said = run("--out", tmp_path)
+    result = invoke(prepare, "--out", tmp_path)
     table = data.load([str(tmp_path)])
-    assert code == 0 and f"{len(table)} pictures" in said
+    assert result.exit_code == 0 and f"{len(table)} pictures" in result.stderr
     counts = table.groupby("split")["label"].value_counts().to_dict()
     assert counts == {(split, label): n for split, n in (("train", 2), ("val", 1)) for label in LABELS}
     assert len(data.decode(table, Preset((16, 16)), "decode")[1]) == len(table)
 
 
-def test_a_split_of_no_photographs_is_one_sentence(tmp_path: Path) -> None:
-    code, said = run("--only", "val", "--out", tmp_path / "out")
-    assert code == 2 and "--only is a split of photographs" in said and not (tmp_path / "out").exists()
+def test_a_split_of_no_photographs_is_one_sentence(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke(prepare, "--only", "val", "--out", tmp_path / "out")
+    assert (
+        result.exit_code == 2
+        and "--only is a split of photographs" in result.stderr
+        and not (tmp_path / "out").exists()
+    )
 
 
 @pytest.mark.parametrize("missing", ["data/faces/manifest.csv", "data/scenes/boxes.csv"])
 def test_a_folder_without_the_tables_ends_in_one_sentence(
-    drawn_root: Path, tmp_path: Path, missing: str
+    invoke: Invoke, drawn_root: Path, tmp_path: Path, missing: str
 ) -> None:
     for name in {"data/faces/manifest.csv", "data/scenes/boxes.csv"} - {missing}:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes((drawn_root / name).read_bytes())
-    code, said = run(tmp_path, "--out", tmp_path / "out")
-    assert code == 2 and not (tmp_path / "out").exists()
-    assert said == f"error: training data {tmp_path / missing}: no such file; give the folder above data/\n"
+    result = invoke(prepare, tmp_path, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert (
+        result.stderr
+        == f"maskbatch: training data {tmp_path / missing}: no such file; give the folder above data/\n"
+    )

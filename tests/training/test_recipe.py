@@ -99,15 +99,15 @@ def test_a_choice_that_is_none_is_refused_with_those_that_are(name: str) -> None
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        (["epoch=3"], "'epoch' is no setting; it has architecture,"),
+        (["epoch=3"], "'epoch' is not a setting; it has architecture,"),
         (["epochs"], "--set epochs: KEY=VALUE expected"),
         (["imbalance=smote"], "imbalance = 'smote' needs train = 'head'"),
         (["corrections_share=1"], "corrections_share must be above 0 and below 1"),
-        (["epochs=0"], "epochs, batch_size and views must be 1 or more"),
-        (["views=0"], "epochs, batch_size and views must be 1 or more"),
+        (["epochs=0"], "epochs = 0, 1 or more expected"),
+        (["seed=-1"], "seed = -1, 0 or more expected"),
         (["learning_rate=0"], "learning_rate must be above 0"),
-        (["ema_decay=1.0"], "ema_decay and label_smoothing must be in [0, 1)"),
-        (["label_smoothing=-0.1"], "ema_decay and label_smoothing must be in [0, 1)"),
+        (["ema_decay=1.0"], "ema_decay must be in [0, 1)"),
+        (["label_smoothing=-0.1"], "label_smoothing must be in [0, 1)"),
         (['drop=["no_face"]'], "a label cannot be both in classes and in drop"),
         (["input_px=4"], "input_size (4, 4), 8 to 2048 pixels expected"),
         (["resize=stretch"], "resize 'stretch'"),
@@ -146,10 +146,9 @@ def test_a_recipe_without_what_it_needs_names_what_is_missing(tmp_path: Path) ->
     assert "'input_px', 'epochs', and 'learning_rate'" in sentence and "__init__" not in sentence
 
 
-def test_a_recipe_is_told_in_a_few_words_whether_it_is_one_or_its_dict() -> None:
-    recipe = read_recipe("densenet201")
-    assert describe(recipe) == "densenet201 at 224 px, the head, 30 epochs, adam, seed 7"
-    assert describe(recipe.as_dict()) == describe(recipe)
+def test_a_recipe_is_described_in_a_few_words() -> None:
+    words = describe(read_recipe("densenet201").as_dict())
+    assert words == "densenet201 at 224 px, the head, 30 epochs, adam, seed 7"
 
 
 @pytest.mark.parametrize(

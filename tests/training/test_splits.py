@@ -68,7 +68,7 @@ def test_two_hashes_share_a_group_where_few_bits_differ_and_both_say_something(
 ) -> None:
     other = flipped(word, bits)
     near = len(bits) <= splits.NEAR_BITS and not is_plain(word) and not is_plain(other)
-    first, second = splits.near_duplicates([word, other])
+    first, second = splits.group_near_duplicates([word, other])
     assert (first == second) == near
 
 
@@ -76,7 +76,7 @@ def test_two_hashes_share_a_group_where_few_bits_differ_and_both_say_something(
 def test_hashes_of_the_plain_surface_never_join_not_even_equal_ones(bits: set[int]) -> None:
     for surface in (bytes(8), b"\xff" * 8):
         words = [surface, surface, flipped(surface, bits), HALF]
-        assert len(set(splits.near_duplicates(words))) == 4
+        assert len(set(splits.group_near_duplicates(words))) == 4
 
 
 @settings(max_examples=50)
@@ -84,7 +84,7 @@ def test_hashes_of_the_plain_surface_never_join_not_even_equal_ones(bits: set[in
 def test_groups_are_the_chains_of_near_hashes_in_any_order(steps: list[set[int]], random: Any) -> None:
     words = [flipped(HALF, bits) for bits in steps]
     random.shuffle(words)
-    groups = splits.near_duplicates(words)
+    groups = splits.group_near_duplicates(words)
     expected = list(range(len(words)))  # the slow way: let numbers spread until none changes
     for _ in words:
         for i, one in enumerate(words):
@@ -99,9 +99,9 @@ def test_groups_are_the_chains_of_near_hashes_in_any_order(steps: list[set[int]]
 def test_the_ends_of_a_chain_share_a_group_though_they_are_far_apart() -> None:
     chain = [flipped(HALF, set(range(5 * k))) for k in range(6)]
     assert distance(chain[0], chain[-1]) == 25
-    assert len(set(splits.near_duplicates(chain))) == 1
+    assert len(set(splits.group_near_duplicates(chain))) == 1
     del chain[3]
-    assert splits.near_duplicates(chain).tolist() == [0, 0, 0, 1, 1]
+    assert splits.group_near_duplicates(chain).tolist() == [0, 0, 0, 1, 1]
 
 
 def test_a_group_is_a_cluster_or_near_duplicates_where_none_is_named() -> None:
@@ -110,7 +110,7 @@ def test_a_group_is_a_cluster_or_near_duplicates_where_none_is_named() -> None:
     table = pd.DataFrame(
         {"cluster": ["a", "a", "", "", "b", ""], "dhash": [*far, HALF, HALF, HALF, bytes(8)]}
     )
-    groups = splits.groups_of(table)
+    groups = splits.find_groups(table)
     assert groups[0] == groups[1] and groups[2] == groups[3]
     assert len({groups[k] for k in (0, 2, 4, 5)}) == 4
 
@@ -125,14 +125,14 @@ def test_no_group_is_in_two_of_fit_slice_and_val(seed: int, num_copies: int) -> 
     words = [rng.bytes(8) for _ in range(60)]
     copies = [flipped(word, {k}) for k in range(num_copies) for word in words]
     table = table_of(60 * num_copies, dhash=copies)
-    told = splits.assign(table, seed)
+    told = splits.assign_parts(table, seed)
     check_apart(told)
     assert set(told["part"]) <= {"fit", "slice", "val", ""}
     assert told.drop(columns=["group", "part"]).equals(table)
 
 
 def test_without_a_given_split_val_is_a_fifth_and_the_slice_an_eighth_of_the_rest() -> None:
-    table = splits.assign(table_of(400), 1)
+    table = splits.assign_parts(table_of(400), 1)
     counts = table["part"].value_counts()
     assert counts["val"] == pytest.approx(80, abs=6) and counts["slice"] == pytest.approx(40, abs=6)
     assert counts["fit"] + counts["slice"] + counts["val"] == 400
@@ -141,13 +141,13 @@ def test_without_a_given_split_val_is_a_fifth_and_the_slice_an_eighth_of_the_res
 
 
 def test_a_seed_repeats_its_split_and_another_gives_another() -> None:
-    first, again, other = (splits.assign(table_of(200), seed)["part"] for seed in (1, 1, 2))
+    first, again, other = (splits.assign_parts(table_of(200), seed)["part"] for seed in (1, 1, 2))
     assert first.equals(again) and not first.equals(other)
 
 
 def test_a_given_split_is_kept_and_only_train_gives_the_slice() -> None:
     given_split = ["train"] * 80 + ["val"] * 20 + ["drawn"] * 10
-    table = splits.assign(table_of(110, split=given_split), 1)
+    table = splits.assign_parts(table_of(110, split=given_split), 1)
     assert table["part"][80:100].tolist() == ["val"] * 20
     assert set(table["part"][:80]) == {"fit", "slice"}
     assert table["part"][100:].tolist() == [""] * 10
@@ -156,14 +156,14 @@ def test_a_given_split_is_kept_and_only_train_gives_the_slice() -> None:
 def test_suspects_are_never_learned_from_or_chosen_by_but_are_measured_on() -> None:
     suspect = ["1" if i % 8 < 2 else "0" for i in range(120)]
     for split in ([""] * 120, ["train"] * 80 + ["val"] * 40):
-        table = splits.assign(table_of(120, suspect=suspect, split=split), 1)
+        table = splits.assign_parts(table_of(120, suspect=suspect, split=split), 1)
         parts = table.loc[table["suspect"] == "1", "part"]
         assert set(parts) == {"", "val"} and (parts == "val").sum() >= 4
 
 
 def test_the_split_extra_is_only_learned_from() -> None:
     for rest in (["train"] * 60 + ["val"] * 20, [""] * 80):
-        table = splits.assign(table_of(120, split=["extra"] * 40 + rest), 1)
+        table = splits.assign_parts(table_of(120, split=["extra"] * 40 + rest), 1)
         assert set(table["part"][:40]) == {"fit"}
         assert set(table["part"][40:]) == {"fit", "slice", "val"}
 
@@ -172,7 +172,7 @@ def test_extra_relatives_of_the_slice_are_not_learned_from() -> None:
     clusters = [f"{i // 2}" for i in range(80)]
     table = table_of(140, cluster=clusters + [f"{i}" for i in range(40)] + [f"v{i}" for i in range(20)])
     table["split"] = ["train"] * 80 + ["extra"] * 40 + ["val"] * 20
-    told = splits.assign(table, 1)
+    told = splits.assign_parts(table, 1)
     check_apart(told)
     extra = told[told["split"] == "extra"]
     in_slice = extra["group"].isin(groups_in(told, "slice"))
@@ -191,17 +191,17 @@ def test_near_duplicates_of_val_leave_train_whatever_their_clusters_and_are_said
     for row, bits in planted.items():
         table.at[row, "dhash"] = flipped(table.at[90 + row % 30, "dhash"], bits)
     table.at[5, "dhash"] = flipped(table.at[95, "dhash"], set(range(splits.NEAR_BITS + 1)))
-    told = splits.assign(table, 1)
+    told = splits.assign_parts(table, 1)
     assert set(told.loc[list(planted), "part"]) == {""}
     assert (told["part"][:90] == "").sum() == len(planted) and set(told["part"][90:]) == {"val"}
     said = capsys.readouterr().err
-    assert "3 pictures are near-duplicates of val and are not learned from" in said
+    assert "3 pictures are near-duplicates of val and are left out" in said
 
 
 def test_plain_pictures_of_val_take_nothing_from_train() -> None:
     table = table_of(120, split=["train"] * 90 + ["val"] * 30)
     table.loc[[1, 2, 91, 92], "dhash"] = [bytes(8)] * 4
-    assert "" not in set(splits.assign(table, 1)["part"])
+    assert "" not in set(splits.assign_parts(table, 1)["part"])
 
 
 # what cannot be split
@@ -209,7 +209,7 @@ def test_plain_pictures_of_val_take_nothing_from_train() -> None:
 
 def refusal(table: pd.DataFrame) -> str:
     with pytest.raises(UsageError) as refused:
-        splits.assign(table, 1)
+        splits.assign_parts(table, 1)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -219,7 +219,7 @@ def test_a_class_of_two_pictures_is_refused_with_its_name_and_what_to_do(split: 
     table = table_of(102, label=["a", "b"] * 50 + ["rare"] * 2, target=[0, 1] * 50 + [2] * 2, split=split)
     sentence = refusal(table)
     assert sentence.startswith(
-        "class 'rare': 2 pictures in 2 groups of near-duplicates, 10 or more are needed"
+        "class 'rare': 2 pictures in 2 groups of near-duplicates, 10 or more groups expected"
     )
     assert "drop" in sentence
 
@@ -231,7 +231,7 @@ def test_a_class_of_many_pictures_of_few_people_is_refused() -> None:
 
 def test_a_val_of_one_class_is_refused() -> None:
     table = table_of(100, split=["train"] * 80 + ["val", ""] * 10)
-    assert refusal(table).startswith("one class or one group only in val")
+    assert refusal(table).startswith("only one class or one group in val")
 
 
 def test_only_extra_beside_val_is_nothing_to_choose_by() -> None:
@@ -277,18 +277,18 @@ def test_only_the_copies_count_as_leaked() -> None:
 
 
 def test_a_training_goes_on_from_its_own_split_with_the_same_parts() -> None:
-    first = splits.assign(table_of(200), 1)
+    first = splits.assign_parts(table_of(200), 1)
     again = first.assign(
         split=first["part"].replace("fit", "train"), cluster="a-" + first["group"].astype(str)
     ).drop(columns=["part", "group"])
     grown = pd.concat(
         [again, table_of(60, seed=9).assign(uri=lambda t: "new/" + t["uri"])], ignore_index=True
     )
-    second = splits.assign(grown, 2)
+    second = splits.assign_parts(grown, 2)
     assert second["part"][: len(first)].tolist() == first["part"].tolist()
     assert set(second["part"][len(first) :]) <= {"fit", ""} and (second["part"][len(first) :] == "fit").any()
 
 
 def test_splits_that_nobody_knows_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    splits.assign(table_of(140, split=["train"] * 100 + ["val"] * 30 + ["archive"] * 10), 1)
+    splits.assign_parts(table_of(140, split=["train"] * 100 + ["val"] * 30 + ["archive"] * 10), 1)
     assert "10 pictures of split archive take no part" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from samples import encode, make_tar, stage_run
-from typer.testing import CliRunner
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
@@ -23,8 +22,11 @@ from maskbatch.report.make import make_report
 from maskbatch.review import corrections
 from maskbatch.review.queue import read_queue
 from maskbatch.runs.directory import RunDir
-from training import corrected, data, evaluate, finetune, inputs, splits, teach
+from training import data, evaluate, finetune, inputs, splits, teach
+from training.corrections import load_corrections
 from training.recipe import Recipe, read_recipe
+
+from .conftest import Invoke, Result
 
 RED, BLUE, YELLOW = (200, 60, 60), (60, 60, 200), (200, 180, 60)
 LAYOUT = "{site}/{camera}/{captured_at:%Y-%m-%d/%H%M%S}.jpg"
@@ -65,7 +67,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def old(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("old")
-    finetune.finetune(recipe(), [str(faces)], out, device="cpu")
+    finetune.train(recipe(), [str(faces)], out, device="cpu")
     return out
 
 
@@ -101,12 +103,11 @@ def judged(run: Path, tmp_path: Path) -> Iterator[Any]:
     yield judge
 
 
-def invoke(*arguments: object) -> Any:
-    app = finetune.typer.Typer()
-    app.command()(finetune.main)
+@pytest.fixture
+def teach_cnn(invoke: Invoke) -> Callable[..., Result]:
     changes = [item for change in SMALL for item in ("--set", change)]
-    command = ["--recipe", "plain_cnn", *changes, "--epochs", "8", "--device", "cpu", *arguments]
-    return CliRunner().invoke(app, [str(item) for item in command])
+    command = ["--recipe", "plain_cnn", *changes, "--epochs", "8", "--device", "cpu"]
+    return lambda *arguments: invoke(finetune, *command, *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -115,10 +116,10 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_corrections_that_teach_something_give_a_checkpoint_that_is_called_better(
-    faces: Path, run: Path, old: Path, judged: Any, tmp_path: Path
+    teach_cnn: Callable[..., Result], faces: Path, run: Path, old: Path, judged: Any, tmp_path: Path
 ) -> None:
     out = tmp_path / "new"
-    result = invoke("--data", faces, "--corrections", run, "--corrections", judged(), "--out", out)
+    result = teach_cnn("--data", faces, "--corrections", run, "--corrections", judged(), "--out", out)
     assert result.exit_code == 0, result.stderr
     found = json.loads((out / "comparison.json").read_text())
     gain = found["exam"]["archive"]["difference"]
@@ -156,11 +157,13 @@ def check_parts(out: Path, old: Path) -> None:
 
 
 def test_random_labels_are_refused_the_word_better(
-    faces: Path, run: Path, judged: Any, tmp_path: Path
+    teach_cnn: Callable[..., Result], faces: Path, run: Path, judged: Any, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
     folder = judged(120, lambda row: str(rng.choice(["with_mask", "without_mask"])))
-    result = invoke("--data", faces, "--corrections", folder, "--corrections", run, "--out", tmp_path / "new")
+    result = teach_cnn(
+        "--data", faces, "--corrections", folder, "--corrections", run, "--out", tmp_path / "new"
+    )
     assert result.exit_code == 4, result.stderr
     found = json.loads((tmp_path / "new" / "comparison.json").read_text())
     assert not found["better"] and found["verdict"] in result.stderr
@@ -171,9 +174,9 @@ def test_random_labels_are_refused_the_word_better(
 
 
 def test_a_few_corrections_are_learned_from_and_show_nothing(
-    faces: Path, run: Path, judged: Any, tmp_path: Path
+    teach_cnn: Callable[..., Result], faces: Path, run: Path, judged: Any, tmp_path: Path
 ) -> None:
-    result = invoke("--data", faces, "--corrections", run, "--corrections", judged(30), "--out", tmp_path / "n",
+    result = teach_cnn("--data", faces, "--corrections", run, "--corrections", judged(30), "--out", tmp_path / "n",
                     "--epochs", "1")  # fmt: skip
     assert result.exit_code == 4
     assert "30 corrections could be used, 50 or more are needed to show anything" in result.stderr
@@ -190,7 +193,7 @@ def test_the_last_word_of_each_person_counts_and_skipped_and_disputed_images_are
     judged(2, lambda row: "without_mask", by="bob")
     judged(1, lambda row: None, by="ann")  # took hers back: bob's stands
     folder = judged(7, lambda row: None, by="cat")
-    found = corrected.load([str(folder), str(run)])
+    found = load_corrections([str(folder), str(run)])
     queue = read_queue(run / "report").slice(0, 7).to_pylist()
     expected = {row["uri"]: "with_mask" for row in queue[2:5]}
     expected |= {queue[0]["uri"]: "without_mask", queue[5]["uri"]: "without_mask"}
@@ -200,7 +203,7 @@ def test_the_last_word_of_each_person_counts_and_skipped_and_disputed_images_are
     assert set(found.table["run"]) == {str(run)} and set(found.table["split"]) == {"corrections"}
     days = found.table["uri"].str.extract(r"(\d{4}-\d\d-\d\d)")[0]
     assert (found.table["day"] == "gate/a " + days).all()
-    assert "7 images were judged; 1 skipped and 1 disputed are left out" in capsys.readouterr().err
+    assert "People judged 7 images. 1 skipped and 1 disputed ones are left out" in capsys.readouterr().err
 
 
 def test_pictures_of_no_run_are_read_by_their_uri_and_need_an_old_checkpoint(
@@ -217,17 +220,17 @@ def test_pictures_of_no_run_are_read_by_their_uri_and_need_an_old_checkpoint(
         | {"uri": f"file://{tmp_path}/100%25.jpg", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()},
     )
     corrections.write_judgement(folder, row | {"uri": f"file://{faces}/with_mask/1.jpg", "sha256": "0" * 64})
-    with pytest.raises(UsageError, match=r"the corrections are of no run; name .*: --against FILE"):
-        corrected.load([str(folder)])
-    found = corrected.load([str(folder)], old / "checkpoint.safetensors")
+    with pytest.raises(UsageError, match=r"the corrections name no run; name .*: --against FILE"):
+        load_corrections([str(folder)])
+    found = load_corrections([str(folder)], old / "checkpoint.safetensors")
     rows = data.decode(found.table, recipe().preset, "decode")[1]
     assert rows["uri"].tolist() == [str(file)] and set(rows["day"]) == {""}
-    assert "it is not the picture that was corrected any more" in capsys.readouterr().err
+    assert "the picture has changed since it was corrected" in capsys.readouterr().err
 
 
 def test_a_run_without_corrections_is_one_sentence(run: Path) -> None:
-    with pytest.raises(UsageError, match=r"no correction that can be used; judge some first"):
-        corrected.load([str(run)])
+    with pytest.raises(UsageError, match=r"no usable correction; judge some first"):
+        load_corrections([str(run)])
 
 
 def test_an_old_checkpoint_that_has_gone_names_the_way_out(
@@ -236,46 +239,48 @@ def test_an_old_checkpoint_that_has_gone_names_the_way_out(
     folder, file = judged(3), old / "checkpoint.safetensors"
     file.rename(tmp_path / "kept.safetensors")
     try:
-        with pytest.raises(UsageError, match=r"is not there any more; name a copy of it.*--against FILE"):
-            corrected.load([str(run), str(folder)])
-        found = corrected.load([str(run), str(folder)], tmp_path / "kept.safetensors")
+        with pytest.raises(UsageError, match=r"is gone; name a copy of it.*--against FILE"):
+            load_corrections([str(run), str(folder)])
+        found = load_corrections([str(run), str(folder)], tmp_path / "kept.safetensors")
     finally:
         (tmp_path / "kept.safetensors").rename(file)
     assert found.old.path == str(tmp_path / "kept.safetensors")
 
 
 def test_an_archive_that_has_gone_is_one_sentence(
-    faces: Path, run: Path, judged: Any, tmp_path: Path
+    teach_cnn: Callable[..., Result], faces: Path, run: Path, judged: Any, tmp_path: Path
 ) -> None:
     tar = Path(json.loads((run / "run.json").read_text())["plan"]["archives"][0])
     tar.rename(tmp_path / "kept.tar")
     try:
-        result = invoke(
+        result = teach_cnn(
             "--data", faces, "--corrections", run, "--corrections", judged(5), "--out", tmp_path / "n"
         )
     finally:
         (tmp_path / "kept.tar").rename(tar)
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == (
-        "error: none of the corrected pictures can be read; put their archive back where it was"
+        "maskbatch: none of the corrected pictures can be read; put their archive back where it was"
     )
 
 
-def test_what_only_corrections_need_is_refused_without_them(faces: Path, old: Path, tmp_path: Path) -> None:
-    result = invoke("--data", faces, "--against", old / "checkpoint.safetensors", "--out", tmp_path / "n")
+def test_what_only_corrections_need_is_refused_without_them(
+    teach_cnn: Callable[..., Result], faces: Path, old: Path, tmp_path: Path
+) -> None:
+    result = teach_cnn("--data", faces, "--against", old / "checkpoint.safetensors", "--out", tmp_path / "n")
     assert result.exit_code == 2 and "give --corrections too" in result.stderr
 
 
 def test_a_checkpoint_of_other_class_names_is_nothing_to_be_better_than(
-    faces: Path, run: Path, old: Path, judged: Any, tmp_path: Path
+    teach_cnn: Callable[..., Result], faces: Path, run: Path, old: Path, judged: Any, tmp_path: Path
 ) -> None:
     other = open_checkpoint(str(old / "checkpoint.safetensors"))
     card = replace(other.card, classes=("masked", "without_mask"), compliant=("masked",))
     save_checkpoint(tmp_path / "other.safetensors", card, load_file(other.path))
-    result = invoke("--data", faces, "--corrections", run, "--corrections", judged(60), "--out", tmp_path / "n",
+    result = teach_cnn("--data", faces, "--corrections", run, "--corrections", judged(60), "--out", tmp_path / "n",
                     "--against", tmp_path / "other.safetensors")  # fmt: skip
     assert result.exit_code == 2 and not (tmp_path / "n" / "state.pt").exists()
-    assert "other.safetensors has no class 'with_mask', which pictures held out have" in result.stderr
+    assert "other.safetensors has no class 'with_mask', which pictures of val or exam have" in result.stderr
 
 
 @pytest.mark.parametrize("num", [20, 100])
@@ -283,19 +288,19 @@ def test_strata_are_as_large_as_the_queue_says_however_far_people_came(
     run: Path, judged: Any, num: int
 ) -> None:
     rows = pd.concat([pd.read_parquet(file) for file in (run / "scores").rglob("*.parquet")])
-    found = corrected.load([str(run), str(judged(num))])
+    found = load_corrections([str(run), str(judged(num))])
     assert sum(found.sizes.values()) == pytest.approx((rows["status"] == "ok").sum())
 
 
 def test_corrections_of_no_run_count_as_if_all_that_was_queued_had_been_judged(
     run: Path, old: Path, judged: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = corrected.load([str(judged(20))], old / "checkpoint.safetensors")
+    found = load_corrections([str(judged(20))], old / "checkpoint.safetensors")
     queue = read_queue(run / "report").slice(0, 20).to_pandas()
     assert found.sizes == {
         name: pytest.approx((1 / rows["probability"]).sum()) for name, rows in queue.groupby("stratum")
     }
-    assert "no queue of a run is there" in capsys.readouterr().err
+    assert "No queue of a run is given" in capsys.readouterr().err
 
 
 # how they are cut
@@ -315,7 +320,7 @@ def corrections_table(num_days: int, a_day: int = 4, seed: int = 0) -> pd.DataFr
 
 def own_table(num: int = 80) -> pd.DataFrame:
     rows = corrections_table(num // 4, seed=1).assign(split="", source="", day="")
-    return splits.assign(rows.assign(uri=[f"own{i}" for i in range(num)]), 7)
+    return splits.assign_parts(rows.assign(uri=[f"own{i}" for i in range(num)]), 7)
 
 
 @pytest.mark.parametrize(("num_days", "num_held"), [(20, 10), (30, 10), (60, 12), (100, 20)])
@@ -345,7 +350,7 @@ def test_a_few_days_are_held_out_by_group_of_near_duplicates(capsys: pytest.Capt
     taught = table[table["source"] == "corrections"]
     assert taught["group"].nunique() == 50 and (taught["part"] == "exam").sum() == 20
     assert taught.groupby("group")["part"].nunique().eq(1).all()
-    assert "held out by group of near-duplicates" in capsys.readouterr().err
+    assert "groups of near-duplicates are held out instead" in capsys.readouterr().err
 
 
 def test_near_duplicates_of_what_is_held_out_are_not_learned_from(capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,20 +383,20 @@ def drawn_rows() -> pd.DataFrame:
 )
 def test_corrections_are_their_share_of_an_epoch_each_by_the_images_it_stands_for(changes: list[str]) -> None:
     rows = drawn_rows()
-    chances = inputs._chances(rows, recipe("corrections_share=0.4", *changes))
+    chances = inputs._compute_chances(rows, recipe("corrections_share=0.4", *changes))
     assert chances is not None and chances.sum() == pytest.approx(1)
     assert (chances[6:] / 0.4).tolist() == pytest.approx(np.array([1, 2, 10, 10]) / 23)
-    own = inputs._chances(rows[:6], recipe(*changes))
+    own = inputs._compute_chances(rows[:6], recipe(*changes))
     expected = np.full(6, 1 / 6) if own is None else own.numpy()
     assert (chances[:6] / 0.6).tolist() == pytest.approx(expected)
 
 
 def test_what_smote_makes_is_drawn_beside_corrections(
-    faces: Path, run: Path, judged: Any, tmp_path: Path
+    teach_cnn: Callable[..., Result], faces: Path, run: Path, judged: Any, tmp_path: Path
 ) -> None:
     changes = ["--set", "train=head", "--set", "imbalance=smote", "--epochs", "1"]
     folder = judged(60)
-    result = invoke(
+    result = teach_cnn(
         "--data", faces, "--corrections", run, "--corrections", folder, "--out", tmp_path / "n", *changes
     )
     assert result.exit_code in (0, 4), result.stderr
@@ -400,7 +405,7 @@ def test_what_smote_makes_is_drawn_beside_corrections(
 def test_corrections_of_other_chances_are_other_data() -> None:
     rows = drawn_rows().assign(dhash=[bytes([k]) * 8 for k in range(10)], label="x", part="fit")
     changed = rows.assign(probability=rows["probability"].replace(0.5, 0.6))
-    prints = [finetune._facts(table)["fingerprint"] for table in (rows, rows, changed)]
+    prints = [finetune._describe_data(table)["fingerprint"] for table in (rows, rows, changed)]
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -434,24 +439,24 @@ TAUGHT = {"source": "corrections", "stratum": ["random"] * 2 + ["uncertain"] * 1
 def test_only_what_is_shown_is_called_better(
     num: int, val: dict[str, Any], old: list[int], new: list[int], doubt: str | None
 ) -> None:
-    found = teach._doubt(num, val, measured(old, new, **TAUGHT))
+    found = teach._find_doubt(num, val, measured(old, new, **TAUGHT))
     assert found is None if doubt is None else re.search(doubt, str(found))
 
 
 def test_too_few_groups_held_out_show_nothing() -> None:
     exam = measured([0] * 9, [1] * 9, source="corrections", stratum="random")
-    assert teach._doubt(60, VAL, exam) == "9 groups of corrections were held out, 10 or more are needed"
-    assert teach._doubt(60, VAL, None) == "0 groups of corrections were held out, 10 or more are needed"
+    assert teach._find_doubt(60, VAL, exam) == "9 groups of corrections were held out, 10 or more are needed"
+    assert teach._find_doubt(60, VAL, None) == "0 groups of corrections were held out, 10 or more are needed"
 
 
 def test_a_stratum_without_a_picture_held_out_leaves_the_archive_in_doubt() -> None:
     exam = measured([0] * 20, [1] * 20, source="corrections", stratum="uncertain")
-    assert "lack random or uncertain images" in str(teach._doubt(60, VAL, exam))
+    assert "lack random or uncertain images" in str(teach._find_doubt(60, VAL, exam))
 
 
 def test_a_recipe_of_other_classes_starts_as_it_says(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = open_checkpoint(str(old / "checkpoint.safetensors"))
-    assert teach.starting_weights(checkpoint, recipe()) == old / "checkpoint.safetensors"
+    assert teach.choose_weights(checkpoint, recipe()) == old / "checkpoint.safetensors"
     other = recipe('classes=["with_mask", "without_mask", "no_face"]', "drop=[]")
-    assert teach.starting_weights(checkpoint, other) is None
+    assert teach.choose_weights(checkpoint, other) is None
     assert "the training starts as the recipe says" in capsys.readouterr().err
