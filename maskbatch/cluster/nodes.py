@@ -9,12 +9,8 @@ from typing import NamedTuple
 SCORER_CPUS = 0.001
 """Enough that one core of a GPU node is never filled with decoding, and so little that Ray Data, which keeps
 cores for actors that may come, keeps none."""
-
-
 UNBOUNDED = 10**6
 """More nodes of a kind than anyone means: Kubernetes has 2**31 - 1 where no maximum is set."""
-
-
 LAUNCHER_CONFIG = Path("~/ray_bootstrap_config.yaml")
 """What `ray up` leaves on the head."""
 

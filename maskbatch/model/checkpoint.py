@@ -23,17 +23,9 @@ if TYPE_CHECKING:
 
 
 FORMAT_VERSION = 1
-
-
 METADATA_KEY = "maskbatch"
-
-
 RESIZES = ("squash", "crop")
-
-
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-
-
 CLASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -176,7 +168,7 @@ class Checkpoint:
 
 def default_path() -> str:
     """The checkpoint inside the package."""
-    return str(resources.files("maskbatch") / "checkpoints" / "default.safetensors")
+    return str(resources.files("maskbatch.model") / "checkpoints" / "default.safetensors")
 
 
 def open_checkpoint(path: str | None = None) -> Checkpoint:

@@ -24,17 +24,9 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import list_names, store_errors, write_json
 
 RENEW_S = 20.0
-
-
 STALE_S = 180.0
-
-
 RELEASE_S = 10.0
-
-
 FIELDS = {"owner": str, "host": str, "pid": int, "expires_at": str, "live": dict}
-
-
 LIVE_FIELDS = {
     "phase": str,
     "unit": str,

@@ -11,8 +11,6 @@ import pyarrow.parquet as pq
 from maskbatch.stores.files import Location, list_names, num_threads, open_file, write_whole
 
 SUMMARY_KEY = b"maskbatch"
-
-
 NAME = re.compile(r"(\d{8,})\.parquet")
 
 

@@ -36,8 +36,6 @@ from maskbatch.score import quality
 from maskbatch.score.read import Encoded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
-
-
 SIGNATURES = {
     b"\xff\xd8": "JPEG",
     b"\x89PNG": "PNG",
@@ -47,16 +45,10 @@ SIGNATURES = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
 }
-
-
 JPEG_HEADROOM = 1.5
-
-
 # Some webcams write a few stray bytes before the end marker of a sound picture; data that went
 # out of step leaves tens of them.
 STRAY_BYTES = re.compile(r"Corrupt JPEG data: [1-4] extraneous bytes before marker 0xd9")
-
-
 TURN = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
     3: (Image.Transpose.ROTATE_180,),

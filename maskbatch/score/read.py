@@ -25,38 +25,20 @@ from maskbatch.stores.uris import SCHEME, local_path
 
 LOCAL_THREADS = 8
 """Files read at a time in one worker; more than a local disk needs, enough for a network mount."""
-
-
 AHEAD_BYTES = 48 * 2**20
 """Read ahead of the decoder in one worker."""
-
-
 GAP_BYTES = 2**16
 """Members nearer to each other than this are read by one request: a request costs more than the gap."""
-
-
 MERGED_BYTES = 4 * 2**20
-
-
 HEADER_BYTES = 2**18
 """A zip's member may be so much longer than its data; a hostile one claims any length."""
-
-
 GROUP_ROWS = 256
 """Rows of a row group read at once, of a size that nobody knows before."""
-
-
 OPEN_READERS = 2
 """Parquet files that a worker keeps open; each holds a page, some 100 MB as pyarrow writes them."""
-
-
 UNKNOWN_BYTES = 2**20
 """What an image of unknown size is counted as."""
-
-
 PlanRow = Mapping[str, Any]
-
-
 READ_COLUMNS = [
     "uri", "container", "offset", "length", "encoding", "num_bytes", "version", "fetch", "status", "error",
 ]  # fmt: skip

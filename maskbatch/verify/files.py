@@ -37,8 +37,6 @@ from maskbatch.verify.rows import check_ids, check_kinds, check_rows, check_stat
 
 COLUMNS = ("id", "captured_local", "region", "status")
 """Of the scores, what is read where the classes are not known."""
-
-
 LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
 """Dot names: what a `write_whole` that was cut off leaves, and what a desktop writes."""
 

@@ -10,8 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Values: TypeAlias = pa.Array | pa.ChunkedArray
-
-
 KEPT = 100
 """Differences that are kept; all are counted."""
 

@@ -14,8 +14,6 @@ from maskbatch.runs.committed import CommittedRun
 from maskbatch.verify.result import Difference, Verification
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 QUARTER = timedelta(minutes=15)
 """Zones have changed their offset, since EARLIEST, only at whole quarters of an hour."""
 

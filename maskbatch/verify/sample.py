@@ -21,20 +21,12 @@ from maskbatch.verify.result import Verification
 
 TOLERANCE = 0.02
 """Between probabilities of one image on two devices; a label may differ where its two best are that close."""
-
-
 MEASURE_TOLERANCE = 1e-3
 """Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
-
-
 ELSEWHERE = ("id", "uri", "site", "camera", "error", "label", "confidence", "needs_review")
 """Checked in every row against the plan or the probabilities; a reason is in a library's words."""
-
-
 CHUNK_ROWS = 256
 """Images read and scored at a time."""
-
-
 Row = Mapping[str, Any]
 
 
