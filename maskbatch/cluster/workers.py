@@ -76,12 +76,7 @@ def decode(batch: Batch, work: Work) -> Batch:
     for table in (planned, columns):
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-    return {
-        "shard": [shard],
-        "rows": [sink.getvalue()],
-        "images": [decoded.images_NHWC.tobytes()],
-        **report,
-    }
+    return {"shard": [shard], "rows": [sink.getvalue()], "images": [decoded.images_NHWC.tobytes()], **report}
 
 
 class Scorer:

@@ -74,8 +74,7 @@ def check_run(
             raise UsageError(f"{flag} {value}: 0 or more expected")
     committed, counts = _open(run)
     result = Verification(
-        success_sha256=committed.success_sha256,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
+        success_sha256=committed.success_sha256, seed=secrets.randbelow(2**31) if seed is None else seed
     )
     with step("verify", len(committed.success.files), "files") as shown:
         sound = _check_plan(committed, result, shown)

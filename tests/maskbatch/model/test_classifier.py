@@ -84,10 +84,7 @@ def test_temperature_divides_the_logits(
     np.testing.assert_allclose(hot.probs(images), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    ["nope", "../weights", "", "raft_large"],
-)
+@pytest.mark.parametrize("architecture", ["nope", "../weights", "", "raft_large"])
 def test_an_architecture_that_is_no_classifier_is_refused(architecture: str) -> None:
     with pytest.raises(UsageError, match="architecture"):
         build(architecture, 3)

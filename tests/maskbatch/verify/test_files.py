@@ -195,10 +195,7 @@ def a_row_repeated(made: Run) -> list[Difference]:
 
 def a_row_of_no_planned_id(made: Run) -> list[Difference]:
     before = forge(made, setting("id", {0: 5000})).to_pylist()[0]
-    return [
-        Difference(FIRST, 5000, "rows", "0", "1"),
-        Difference(RANGE, before["id"], "rows", "1", "0"),
-    ]
+    return [Difference(FIRST, 5000, "rows", "0", "1"), Difference(RANGE, before["id"], "rows", "1", "0")]
 
 
 def another_uri(made: Run) -> list[Difference]:
