@@ -40,15 +40,16 @@ class Run:
         Reads only the files that `_SUCCESS` lists, when rows are asked for. The column `date` is the local
         day, YYYY-MM-DD or `unknown`, always a string. Raises UsageError where the run is not committed.
         """
-        folder = self.directory.path
-        paths = [folder / file.name for file in open_committed(self.directory).score_files()]
-        is_local = isinstance(folder, Path)
+        folder, filesystem = self.directory.path, None
+        base = str(folder)
+        if not isinstance(folder, Path):
+            base, filesystem = folder.path, folder.fs
         return ds.dataset(
-            [str(path) if is_local else path.path for path in paths],
+            [f"{base}/{file.name}" for file in open_committed(self.directory).score_files()],
             format="parquet",
-            filesystem=None if is_local else folder.fs,
+            filesystem=filesystem,
             partitioning=ds.partitioning(pa.schema([("date", pa.string())]), flavor="hive"),
-            partition_base_dir=str(folder) if is_local else folder.path,
+            partition_base_dir=base,
         )
 
     @property
@@ -60,7 +61,7 @@ class Run:
         return values
 
     def table(self, name: str) -> pa.Table:
-        """A table of the report, such as `by_camera_day` or `cells`. Raises UsageError where it is not there."""
+        """A table of the report, such as `by_camera_day`. Raises UsageError where it is not there."""
         folder = self.directory.report
         names = [n.removesuffix(".parquet") for n in list_names(folder) if n.endswith(".parquet")]
         if name not in names:

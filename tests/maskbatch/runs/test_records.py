@@ -49,13 +49,13 @@ def test_a_later_version_may_write_more_and_an_earlier_one_wrote_less(staged: Ru
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"plan": None}, "plan is None, PlanConfig expected"),
+        ({"plan": None}, "plan is None, an object expected"),
         ({"plan": {"archives": ["/a"], "timezone": ["Mars/Dome"]}}, "Mars/Dome"),
         ({"created_at": "soon"}, "Invalid isoformat string: 'soon'"),
         ({"reuse": [{"path": "/a"}]}, "it lacks 'success_sha256'"),
-        ({"reuse_counts": {"carried": True}}, "reuse_counts carried is True, int expected"),
-        ({"versions": ["3.11"]}, "versions is .*, dict expected"),
-        ({"replaces": 2}, "replaces is 2, str expected"),
+        ({"reuse_counts": {"carried": True}}, "reuse_counts carried is True, a whole number expected"),
+        ({"versions": ["3.11"]}, "versions is .*, an object expected"),
+        ({"replaces": 2}, "replaces is 2, a string expected"),
     ],
 )
 def test_a_value_that_is_wrong_is_named_with_its_file(
@@ -67,6 +67,6 @@ def test_a_value_that_is_wrong_is_named_with_its_file(
 
 
 def test_a_commit_has_no_fewer_than_no_images(committed: Run) -> None:
-    values = committed.run.read_success().to_json() | {"planned": -1}
+    values = json.loads(committed.run.success.read_text()) | {"planned": -1}
     with pytest.raises(UsageError, match=r"_SUCCESS is damaged: planned -1, 0 or more expected; restore it"):
         Success.from_json(values, committed.run.success)

@@ -33,7 +33,7 @@ def test_its_report_and_tables_are_there_once_they_are_made(staged_at: Run) -> N
     run = open_run(str(staged_at.run.path))
     assert (run.path, run.status.state) == (str(staged_at.run.path), "committed")
     for ask in (lambda: run.report, lambda: run.table("by_camera")):
-        with pytest.raises(UsageError, match="make (one|it) with `maskbatch report"):
+        with pytest.raises(UsageError, match=r"make (one|it) with `maskbatch report"):
             ask()
     report = make_report([staged_at.run], staged_at.run.report)
     assert run.report == report.values

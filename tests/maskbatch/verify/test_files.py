@@ -26,7 +26,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.schema import MAY_HEAL, STATUSES, TIMESTAMP
 from maskbatch.verify.files import check_run
 from maskbatch.verify.result import KEPT, Difference, Verification
-from maskbatch.verify.rows import _check_as_planned, _check_local_times, check_ids
+from maskbatch.verify.rows import _check_local_times, _check_plan_columns, check_ids
 from maskbatch.verify.sample import _compare
 
 NUM_IMAGES = 102
@@ -491,7 +491,7 @@ def test_a_kept_column_and_a_time_that_the_plan_lacks_are_held_to_it() -> None:
     times = pa.array([None, at], rows["captured_at"].type)
     planned = pa.table({**same, "kept": ["1", "2"], "captured_at": times, "time_source": [None, "path"]})
     found = Verification(success_sha256="", seed=0)
-    _check_as_planned(rows, planned, "lane", found)
+    _check_plan_columns(rows, planned, "lane", found)
     assert found.differences == [Difference("f", 1, "lane", "2", "3")]
 
 
