@@ -1,6 +1,6 @@
 """Run directories: OUT, its versions, how a run is begun and committed, and how it is read afterwards.
 
-- `directory`: the names in OUT. `records`: run.json and `_SUCCESS` as dataclasses, checked where they are read.
+- `directory`: the names in OUT. `records`: run.json and `_SUCCESS`, checked where they are read.
 - `versions`: OUT, OUT.v2, OUT.v3 ... `lease`: one driver at a time.
 - `request`: what a call asks for, and where. `begin`: settings and plan, found there or written.
 - `draft`: which images earlier runs hold unchanged. `carry`: their rows, copied at the commit.
