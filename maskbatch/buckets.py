@@ -1,4 +1,4 @@
-"""Hashes on disk, compared one bucket at a time: any number of them in bounded memory."""
+"""Any number of hashes, compared in bounded memory: on disk, one bucket at a time."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -18,18 +18,16 @@ NUM_BUCKETS = 64
 """Plain hashes of 50 million rows make buckets of 6 MB."""
 SHIFT = np.uint64(58)
 """The upper bits of a hash name its bucket, so that buckets are in the order of the hashes."""
-HEX_DIGIT = np.zeros(256, np.uint64)
-HEX_DIGIT[np.frombuffer(b"0123456789abcdef", np.uint8)] = np.arange(16, dtype=np.uint64)
 
 
 class Buckets:
     """Records of one dtype in NUM_BUCKETS files of a temporary folder, by the 64-bit hash in field `key`.
 
-    Write inside the `with` block and read inside it too: the folder goes with the block.
+    Write and read inside the `with` block: the folder goes with it.
     """
 
     def __init__(self, dtype: DTypeLike, key: str | None = None, folder: Path | None = None) -> None:
-        """`key` None: the records are the hashes themselves. `folder`: where the temporary one is made."""
+        """`key` None: the records are the hashes themselves. `folder`: holds the temporary one."""
         self._dtype, self._key, self._folder = np.dtype(dtype), key, folder
         self._stack = ExitStack()
 
@@ -60,7 +58,7 @@ class Buckets:
 
 
 def find_repeated(parts: Iterable[Hashes]) -> Hashes:
-    """The values that come more than once in all `parts` together, sorted."""
+    """The values that occur more than once in all `parts` together, sorted."""
     with Buckets(np.uint64) as buckets:
         for hashes in parts:
             buckets.write(hashes)
@@ -73,14 +71,10 @@ def _find_repeated(hashes: Hashes) -> Hashes:
 
 
 def hash_digests(sha256: pa.ChunkedArray) -> Hashes:
-    """The first 64 bits of each sha256 in lower-case hex, (N,) uint64; 0 where it is null."""
+    """The first 64 bits of each sha256 in hex, (N,) uint64; 0 for a null."""
     texts = sha256.fill_null("0" * 64).combine_chunks()
-    start, stop = texts.offset * 64, (texts.offset + len(texts)) * 64
-    digits = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[start:stop].reshape(-1, 64)[:, :16]
-    hashes = np.zeros(len(digits), np.uint64)
-    for k in range(16):
-        hashes = hashes << np.uint64(4) | HEX_DIGIT[digits[:, k]]
-    return hashes
+    text = str(texts.buffers()[2] or b"", "ascii")[texts.offset * 64 :][: len(texts) * 64]
+    return np.frombuffer(bytes.fromhex(text), ">u8")[::4].astype(np.uint64)
 
 
 def hash_texts(texts: pa.ChunkedArray) -> Hashes:

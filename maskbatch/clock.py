@@ -1,4 +1,4 @@
-"""Local camera times: archives write wall-clock time, reports count in it, rows also carry UTC."""
+"""Local camera times: archives and reports use wall-clock time, rows carry UTC too."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 
 
 def now() -> datetime:
-    """The present, UTC, to the second: what `tomorrow` is counted from in a run."""
+    """The present, UTC, to the second. A run counts `tomorrow` from it."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
@@ -21,21 +21,21 @@ class Clock:
     """The zones of an archive's sites, and which times are believable."""
 
     latest: datetime
-    """Times after it, a day past planning, are unknown."""
+    """Later times, a day past planning, are unknown."""
     default: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))
     by_site: dict[str, ZoneInfo] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, timezones: Sequence[str], now: datetime) -> "Clock":
-        """From `ZONE` and `SITE=ZONE` options; without any, times are taken as UTC."""
+        """From `ZONE` and `SITE=ZONE` options; without any, times are UTC."""
         default, by_site = ZoneInfo("UTC"), {}
         for option in timezones:
             site, equals, name = option.rpartition("=")
             try:
                 zone = ZoneInfo(name)
             except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-                message = f"--timezone {option}: no such zone; write it like Europe/Paris or gate2=Asia/Tokyo"
-                raise UsageError(message) from error
+                remedy = "write it like Europe/Paris or gate2=Asia/Tokyo"
+                raise UsageError(f"--timezone {option}: no such zone; {remedy}") from error
             if equals:
                 by_site[site] = zone
             else:
@@ -43,13 +43,13 @@ class Clock:
         return cls(now + timedelta(days=1), default, by_site)
 
     def zone(self, site: str | None) -> ZoneInfo:
-        """The zone of `site`, or the default one."""
+        """The zone of `site`, or else the default."""
         return self.by_site.get(site, self.default) if site else self.default
 
     def to_utc(self, time: datetime | None, site: str | None) -> datetime | None:
-        """UTC of a local (naive) or aware time; None where it is unknown or not believable.
+        """UTC of a local (naive) or aware time; None if it is unknown or not believable.
 
-        An ambiguous hour takes the first, an hour that a change of clocks skips the one after it.
+        An ambiguous hour is the first of the two, an hour that a clock change skips is the next one.
         """
         if time is None:
             return None
@@ -79,9 +79,9 @@ def parse_bound(option: str, value: str | None) -> datetime | None:
 
 
 def parse_time(value: object) -> datetime | None:
-    """A time as manifests and sidecars write it: local and naive, or aware; None for anything else.
+    """A time from a manifest or a sidecar: local and naive, or aware; None for anything else.
 
-    ISO 8601 text, a datetime, or a number (or its digits) of seconds since 1970 in UTC, milliseconds
+    ISO 8601 text, a datetime, or a number (or its digits) of seconds since 1970 in UTC, of milliseconds
     beyond 1e11. Eight digits are a date.
     """
     if isinstance(value, datetime):

@@ -1,6 +1,6 @@
 """Progress of every long step, on stderr: a bar on a terminal, plain lines elsewhere, or JSON lines.
 
-What a step shows, the lease carries too, for whoever watches the run from elsewhere.
+The lease carries it too, for people who watch the run from elsewhere.
 """
 
 import io
@@ -18,17 +18,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 LINE_EVERY_S = 10.0
-
-
 _consoles = [Console(stderr=True, highlight=False)]
-"""The one to write to is the last."""
-
-
+"""The last one is in use."""
 _logs_json = False
 
 
 class _Messages(io.TextIOWrapper):
-    """A stderr for libraries and tracebacks: each line that they write becomes one JSON message."""
+    """A stderr for libraries and tracebacks: each line becomes one JSON message."""
 
     _begun = ""
 
@@ -41,7 +37,7 @@ class _Messages(io.TextIOWrapper):
 
 
 def log_json() -> None:
-    """From here on each line on stderr is one JSON object, and no bar is drawn."""
+    """From now on write JSON lines to stderr, and draw no bars."""
     global _logs_json
     if not _logs_json:
         _consoles[0] = Console(file=sys.stderr, highlight=False)
@@ -50,7 +46,7 @@ def log_json() -> None:
 
 
 def event(kind: str, **fields: Any) -> None:
-    """One JSON line on stderr where they were asked for, nothing otherwise."""
+    """Write one JSON line to stderr, after `log_json` only."""
     if _logs_json:
         file = _consoles[-1].file
         file.write(_json_line(kind, fields))
@@ -64,7 +60,7 @@ def _json_line(kind: str, fields: Mapping[str, Any]) -> str:
 
 @contextmanager
 def quiet_output() -> Iterator[None]:
-    """Keep what others write to stdout and stderr away while the block runs; `say` still comes through.
+    """Silence stdout and stderr for all but `say` while the block runs.
 
     Ray's C++ core writes to the file descriptors themselves, past every setting of Python's logging.
     """
@@ -87,7 +83,7 @@ def quiet_output() -> Iterator[None]:
 
 
 def say(message: str, kind: str = "message", **fields: Any) -> None:
-    """One line for a person, on stderr; as JSON it is an event of this kind, with these fields."""
+    """Write one line for a person to stderr, or a JSON event of this kind with these fields."""
     if _logs_json:
         event(kind, message=message, **fields)
     else:
@@ -95,24 +91,24 @@ def say(message: str, kind: str = "message", **fields: Any) -> None:
 
 
 class Step:
-    """One step that counts up to `total`, or to an end not known yet."""
+    """One step that counts up to `total`, or to an unknown end."""
 
     def __init__(self, name: str, total: int | None, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done = 0
         self.statuses: Counter[str] = Counter()
-        """Images by status, in a step that knows it."""
+        """Images by status, if the step knows."""
         self._before = 0
-        """Done before the rate is counted from."""
+        """Done before the rate starts to count."""
         self._rated: float | None = None
-        self._began = self._spoke = time.monotonic()
+        self._spoke = time.monotonic()
 
     def start_at(self, done: int) -> None:
-        """Count `done` as there already: shown, and left out of the rate."""
+        """Show `done` as done before, and leave it out of the rate."""
         self.done = self._before = done
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done; the first ones, which waited for the start, are left out of the rate."""
+        """`count` more are done. The rate leaves out the first ones, which waited for the start."""
         if self._rated is None:
             self._before, self._rated = self.done + count, time.monotonic()
         self.done += count
@@ -121,10 +117,10 @@ class Step:
     def _show(self) -> None:
         if time.monotonic() - self._spoke >= LINE_EVERY_S:
             self._spoke = time.monotonic()
-            say(self.line(), "progress", **self.live())
+            say(describe_step(self.live()), "progress", **self.live())
 
     def rate(self) -> float:
-        """Per second, since the first ones were done; 0 before there are any."""
+        """Per second, since the first ones were done; 0 before."""
         if self._rated is None:
             return 0.0
         return (self.done - self._before) / max(time.monotonic() - self._rated, 1e-9)
@@ -142,20 +138,12 @@ class Step:
             "eta_s": round(min((self.total - self.done) / rate, 1e8)) if self.total and rate else None,
         }
 
-    def line(self) -> str:
-        return describe_step(self.live())
-
-    def finish(self) -> None:
-        took_s = time.monotonic() - self._began
-        message = f"{self.name}: {self.done:,} {self.unit} in {took_s:.1f} s"
-        say(message, "step", phase=self.name, unit=self.unit, done=self.done, took_s=round(took_s, 3))
-
     def close(self) -> None:
-        """Take off the screen what the step drew there."""
+        """Remove what the step drew on the screen."""
 
 
 def describe_step(step: Mapping[str, Any]) -> str:
-    """Where a step stands, in one line, from what `Step.live` says of it."""
+    """One line from `Step.live`."""
     done, total, rate = step["done"], step["total"], step["rate"]
     if not total:
         return f"{step['phase']}: {done:,} {step['unit']}, {rate:,.0f}/s" if done else step["phase"]
@@ -194,18 +182,18 @@ class BarStep(Step):
 
 
 _open: list[Step] = [Step("start", None, "images")]
-"""Steps that go on, the innermost last; before and between them, something is being started."""
+"""Running steps, the innermost last. Before and between them, something starts."""
 
 
 def live_step() -> dict[str, Any]:
-    """Where the innermost step of this process stands, as `Step.live` says it."""
+    """`Step.live` of the innermost step of this process."""
     return _open[-1].live()
 
 
 @contextmanager
 def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
-    """Show a step while the block runs; it ends with a line that says how long it took."""
-    drawn = _consoles[-1].is_terminal and not _logs_json
+    """Show a step while the block runs, and at the end a line with its duration."""
+    began, drawn = time.monotonic(), _consoles[-1].is_terminal and not _logs_json
     shown = (BarStep if drawn else Step)(name, total, unit)
     _open.append(shown)
     try:
@@ -213,7 +201,9 @@ def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[
     finally:
         _open.remove(shown)
         shown.close()
-    shown.finish()
+    took_s = time.monotonic() - began
+    message = f"{name}: {shown.done:,} {unit} in {took_s:.1f} s"
+    say(message, "step", phase=name, unit=unit, done=shown.done, took_s=round(took_s, 3))
 
 
 def add_up(counts: Mapping[str, int]) -> str:

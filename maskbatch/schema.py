@@ -1,4 +1,4 @@
-"""The columns of the plan and of the scores: what every hop agrees on."""
+"""The columns of the plan and of the scores, and the names in them, which every hop shares."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ STATUSES = (
     "ok", "missing", "read_error", "timeout", "unsupported", "truncated", "corrupt", "too_large",
     "score_error",
 )  # fmt: skip
-"""Every image has exactly one. All but `ok` are failures, each with its reason in `error`."""
+"""Every image has exactly one. All but `ok` are failures, with the reason in `error`."""
 MAY_HEAL = ("missing", "read_error", "timeout", "score_error")
-"""Failures that an image may not have when it is read again."""
+"""Failures that reading the image again may mend."""
 CONDITIONS = {
     "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
     "duplicate": "the bytes of another image, in this archive once already",
@@ -20,80 +20,54 @@ CONDITIONS = {
     "covered": "luma hardly varies: its standard deviation is under 0.03 of white",
     "blurred": "the variance of the Laplacian is under 5 grey levels squared",
 }
-"""What may be wrong with a camera's view, and what each name means."""
-
+"""What may be wrong with a camera's view."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
-PLAN = pa.schema(
-    [
-        pa.field("id", pa.int64(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        ("container", pa.string()),
-        ("offset", pa.int64()),
-        ("length", pa.int64()),
-        pa.field("encoding", pa.string(), nullable=False),
-        ("num_bytes", pa.int64()),
-        ("version", pa.string()),
-        ("site", pa.string()),
-        ("camera", pa.string()),
-        ("captured_at", TIMESTAMP),
-        ("time_source", pa.string()),
-        ("kept", pa.string()),
-        ("fetch", pa.string()),
-        ("status", pa.string()),
-        ("error", pa.string()),
-        ("reuse_run", pa.int16()),
-        ("reuse_id", pa.int64()),
-    ]
-)
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+PLAN = pa.schema([
+    _required("id", pa.int64()), _required("uri", pa.string()), ("container", pa.string()),
+    ("offset", pa.int64()), ("length", pa.int64()), _required("encoding", pa.string()),
+    ("num_bytes", pa.int64()), ("version", pa.string()),
+    ("site", pa.string()), ("camera", pa.string()), ("captured_at", TIMESTAMP), ("time_source", pa.string()),
+    ("kept", pa.string()), ("fetch", pa.string()), ("status", pa.string()), ("error", pa.string()),
+    ("reuse_run", pa.int16()), ("reuse_id", pa.int64()),
+])  # fmt: skip
 """One row an image, `id` 0..N-1; those to score come first.
 
 The bytes are the whole file at `uri`, or `length` bytes of `container` from `offset`; with encoding `row`,
-row `length` of row group `offset` of a Parquet file. A range of a zip begins at the member's local
-header. `kept` is the value of --keep-column. `fetch` is the whole URL where `uri` lacks a query or
-user-info; it is dropped at commit. `status` and `error` only on rows refused at planning.
-`reuse_run` is the place in run.json's `reuse` of the run that an image's row is carried over from, and
-`reuse_id` its id there; both are null for an image that is scored.
+row `length` of row group `offset` of a Parquet file. A range of a zip begins at the member's local header.
+`kept`: the value of --keep-column. `fetch`: the whole URL, if `uri` lacks a query or a login; until commit.
+`status`, `error`: only for rows refused at planning. `reuse_run`: the index in run.json's `reuse` of the run
+to copy the row from. `reuse_id`: its id there. Both are null for an image to score.
 """
 
 
 def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
-    """The columns of staging/ and scores/; one row an image (region 0), joined to the plan by `id`."""
-    return pa.schema(
-        [
-            pa.field("id", pa.int64(), nullable=False),
-            pa.field("uri", pa.string(), nullable=False),
-            ("site", pa.string()),
-            ("camera", pa.string()),
-            ("captured_at", TIMESTAMP),
-            ("captured_local", pa.timestamp("us")),
-            ("time_source", pa.string()),
-            pa.field("region", pa.int16(), nullable=False),
-            ("box", pa.list_(pa.float32(), 4)),
-            pa.field("status", pa.string(), nullable=False),
-            ("error", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("num_bytes", pa.int64()),
-            ("sha256", pa.string()),
-            ("brightness", pa.float32()),
-            ("contrast", pa.float32()),
-            ("sharpness", pa.float32()),
-            ("dhash", pa.binary(8)),
-            ("label", pa.string()),
-            *[(f"prob_{name}", pa.float32()) for name in classes],
-            ("confidence", pa.float32()),
-            pa.field("needs_review", pa.bool_(), nullable=False),
-            *([(keep_column, pa.string())] if keep_column else []),
-        ]
-    )
+    """The columns of staging/ and scores/: one row an image (region 0), with the `id` of the plan."""
+    return pa.schema([
+        _required("id", pa.int64()), _required("uri", pa.string()),
+        ("site", pa.string()), ("camera", pa.string()),
+        ("captured_at", TIMESTAMP), ("captured_local", pa.timestamp("us")), ("time_source", pa.string()),
+        _required("region", pa.int16()), ("box", pa.list_(pa.float32(), 4)),
+        _required("status", pa.string()), ("error", pa.string()),
+        ("width", pa.int32()), ("height", pa.int32()), ("num_bytes", pa.int64()), ("sha256", pa.string()),
+        ("brightness", pa.float32()), ("contrast", pa.float32()), ("sharpness", pa.float32()),
+        ("dhash", pa.binary(8)),
+        ("label", pa.string()), *[(f"prob_{name}", pa.float32()) for name in classes],
+        ("confidence", pa.float32()), _required("needs_review", pa.bool_()),
+        *([(keep_column, pa.string())] if keep_column else []),
+    ])  # fmt: skip
 
 
 UNKNOWN_DATE = "unknown"
 
 
 def local_days(rows: pa.Table) -> pa.ChunkedArray:
-    """The local day of each of some scores rows, as the folders of scores/ name it: (N,) string."""
+    """The local day of each scores row, (N,) string, as in the folder names of scores/."""
     seconds = rows["captured_local"].cast(pa.timestamp("s"), safe=False)
     return pc.fill_null(pc.strftime(seconds, "%Y-%m-%d"), UNKNOWN_DATE)
 
@@ -107,4 +81,4 @@ RESERVED_COLUMNS = frozenset(
         "file", "row", "digest",
     ]
 )  # fmt: skip
-"""What --keep-column cannot be called."""
+"""Names that --keep-column cannot have."""

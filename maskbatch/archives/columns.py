@@ -1,4 +1,4 @@
-"""What the columns of a table of images are called, and their values as text."""
+"""Column names of manifests and of Parquet files of images, and their values as text."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -11,20 +11,18 @@ from maskbatch.clock import parse_time
 from maskbatch.stores.uris import redact
 
 Row = dict[str, str | None]
-"""One row by the names of COLUMNS, and `kept`; blanks are None."""
-
-
+"""One row by the names of COLUMNS and `kept`; blanks are None."""
 COLUMNS = {
     "uri": ("uri",), "bucket": ("bucket",), "key": ("key",), "site": ("site",), "camera": ("camera",),
     "captured_at": ("captured_at",), "num_bytes": ("num_bytes", "size"),
     "version": ("version", "etag", "e_tag"), "is_latest": ("is_latest", "islatest"),
     "is_delete_marker": ("is_delete_marker", "isdeletemarker"),
 }  # fmt: skip
-"""What a column may be called, in any case; the first that is there counts."""
+"""Names that a column may have, in any case; the first one present counts."""
 
 
 def describe_row(row: Row, notes: Counter[str]) -> dict[str, Any]:
-    """What a row says of Entry's `site`, `camera`, `time`, `kept`; a time that cannot be read is counted."""
+    """`site`, `camera`, `time`, `kept` of an Entry. Counts a time that cannot be read."""
     text = row.get("captured_at")
     time = parse_time(text)
     if text and time is None:
@@ -34,11 +32,11 @@ def describe_row(row: Row, notes: Counter[str]) -> dict[str, Any]:
 
 @lru_cache(maxsize=64)
 def choose_columns(names: tuple[str, ...], keep_column: str | None) -> dict[str, str]:
-    """The names that a table has for those of COLUMNS and for `kept`."""
+    """A table's own names for those of COLUMNS that it has, and for `kept`."""
     by_lower = {name.strip().lower(): name for name in reversed(names)}
     wanted = COLUMNS | ({"kept": (keep_column.strip().lower(),)} if keep_column else {})
-    found = {column: next(filter(by_lower.get, known), None) for column, known in wanted.items()}
-    chosen = {column: by_lower[known] for column, known in found.items() if known}
+    present = {column: next(filter(by_lower.get, known), None) for column, known in wanted.items()}
+    chosen = {column: by_lower[known] for column, known in present.items() if known}
     if keep_column in names:
         chosen["kept"] = keep_column
     if "uri" in chosen:
@@ -48,19 +46,19 @@ def choose_columns(names: tuple[str, ...], keep_column: str | None) -> dict[str,
 
 
 def check_columns(chosen: Collection[str], names: Sequence[str], keep_column: str | None) -> None:
-    """Raises ValueError naming the columns where the one to keep is not among them."""
+    """Raises ValueError if the column to keep is missing."""
     if keep_column is not None and "kept" not in chosen:
         raise ValueError(f"has no column {keep_column} to keep, but {redact(', '.join(names))}")
 
 
 def clean_row(columns: Collection[str], values: Sequence[str | None]) -> Row:
-    """Blanks become None; blanks around a value go, but for a key, which is literal."""
+    """Blanks become None. Strips values, but not a key, which is literal."""
     pairs = zip(columns, values, strict=True)
     return {c: (v if c == "key" else v.strip()) if v and not v.isspace() else None for c, v in pairs}
 
 
 def to_texts(column: pa.Array) -> list[str | None]:
-    """A column's values as text; times in ISO 8601 to the microsecond, with `Z` where the type has a zone."""
+    """A column's values as text; times in ISO 8601 to the microsecond, with `Z` if the type has a zone."""
     kind = column.type
     if not pa.types.is_timestamp(kind):
         return cast(list[str | None], column.cast(pa.string()).to_pylist())

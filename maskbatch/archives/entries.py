@@ -1,4 +1,4 @@
-"""One image as a listing finds it, whatever kind of archive it lies in."""
+"""One image as listing finds it, in any kind of archive."""
 
 import os
 from dataclasses import dataclass
@@ -11,36 +11,35 @@ IMAGE_EXTENSIONS = frozenset(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One image of an archive, or one that can never be read and why."""
+    """One image of an archive. If it can never be read, `status` and `error` say why."""
 
     uri: str
-    """As the plan and the reports show it: no user-info, no query."""
+    """As the plan and the reports show it: no login, no query."""
     relative: str
-    """Path below the archive, encoded like the uri; a member's goes on from its container's."""
+    """Path below the archive, encoded like the uri; a member's continues its container's."""
     inner: str | None = None
-    """A member's path inside its container, which a layout is tried on first."""
+    """A member's path inside its container. A layout tries it before `relative`."""
     container: str | None = None
-    """The uri of the file that holds it as a range of bytes or a row."""
+    """Uri of the file that holds it as a range of bytes or a row."""
     offset: int | None = None
     length: int | None = None
     encoding: str = "raw"
     num_bytes: int | None = None
     version: str | None = None
-    """Changes whenever the file, or the member's container, does: an etag, or the mtime in nanoseconds."""
+    """Changes with the file, or the member's container: an etag, or the mtime in nanoseconds."""
     status: str | None = None
-    """Of an image that is never read; `error` says why."""
     error: str | None = None
     site: str | None = None
-    """What a manifest or a sidecar says goes before what the path says; so for `camera` and `time`."""
+    """From a manifest or a sidecar, as `camera` and `time`: it wins over the path."""
     camera: str | None = None
     time: datetime | None = None
     """Local and naive, or aware."""
     kept: str | None = None
     """The value of --keep-column."""
     fetch: str | None = None
-    """The whole uri where `uri` had to lose its query or user-info."""
+    """The whole uri, if `uri` had to lose its query or login."""
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name is one of an image."""
+    """Whether a file's name is an image's."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS

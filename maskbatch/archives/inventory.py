@@ -49,7 +49,7 @@ def _parse(text: bytes) -> tuple[str, str, list[str], list[str]]:
 
 def _open_data(manifest: Manifest, stored: Place) -> tuple[str, BinaryIO]:
     """A data file: in its bucket, or near a manifest that was copied with its data."""
-    name, folder = posixpath.basename(stored.path), manifest.folder
+    name, folder = posixpath.basename(stored.path), manifest.place.folder
     places = [locate(f"{way}{name}", folder) for way in ("data/", "../data/", "./")]
     if folder.root == stored.root:
         places.insert(0, stored)
@@ -65,7 +65,7 @@ def _open_data(manifest: Manifest, stored: Place) -> tuple[str, BinaryIO]:
 
 
 def _image_rows(rows: Rows, kind: str, skipped: Counter[str]) -> Rows:
-    """Rows of images, and of no object at all. Keys in CSV are URL-encoded, a space as `+`; in Parquet not."""
+    """Rows of images, and of no object at all. CSV, unlike Parquet, has URL-encoded keys, a space as `+`."""
     for where, row in rows:
         key = row["key"] = unquote_plus(row["key"] or "") if kind == "csv" else row["key"] or ""
         if key and not key.endswith("/") and not is_image(key):

@@ -1,7 +1,7 @@
-"""Every file below a folder of any store, in a stable order, nothing opened and never all of it in memory.
+"""Every file below a folder of any store, in a stable order, without opening a file or holding all in memory.
 
-Local folders are walked; a bucket is listed by prefix, several prefixes at a time, each a few
-pages ahead, and put together in the order of the keys.
+Walks local folders. In a bucket, lists several prefixes at a time, each some pages ahead, and merges them in
+the order of the keys.
 """
 
 import os
@@ -12,24 +12,25 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
 from maskbatch.errors import UsageError
 from maskbatch.stores.access import Access
 from maskbatch.stores.filesystem import Fsspec, fsspec_info
-from maskbatch.stores.uris import encode_name, local_path
+from maskbatch.stores.uris import SCHEME, encode_name, local_path
 
 PAGES_AHEAD = 16
-"""Pages of 1,000 keys that each of them may be ahead of what was taken: 50 MB in all."""
+"""Pages of 1,000 keys that each prefix may be ahead: 50 MB in all."""
+Pages = queue.Queue[Page | BaseException | None]
 
 
 def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[File]:
-    """The files of `tree`, by path bytewise. What can be no file is counted in `skipped`.
+    """The files of `tree`, by path bytewise. Counts what cannot be a file in `skipped`.
 
     Raises UsageError for a folder that cannot be listed.
     """
-    if tree.base.startswith("file://"):
+    if tree.base.startswith(SCHEME):
         yield from _walk(tree, tree.lead, skipped)
         return
     store = access.store(tree.base)
@@ -46,31 +47,39 @@ def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:
     folder = Path(os.fsdecode(local_path(tree.base + below)))
     try:
         with os.scandir(folder) as found:
-            items = [(encode_name(item.name), item) for item in found]
+            items = [(encode_name(item.name), item.is_dir(follow_symlinks=False), item) for item in found]
     except OSError as error:
         if below == tree.lead != "" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
             return  # a day of a template that has no folder
         message = f"cannot list {folder}: {error.strerror}; mend it, or name the folders that can be read"
         raise UsageError(message) from error
-    # A folder sorts as `name/`, which makes the walk's order the bytewise order of whole paths.
-    names = [(f"{name}/" if item.is_dir(follow_symlinks=False) else name, item) for name, item in items]
-    for name, item in sorted(names, key=lambda pair: pair[0].encode()):
+    for relative, exact, item in _select(tree, below, items):
+        if exact is None:
+            yield from _walk(tree, relative, skipped)
+        else:
+            yield from _local_file(item, tree.base + relative, relative, exact, skipped)
+
+
+def _select(
+    tree: Tree, below: str, items: Iterable[tuple[str, bool, Any]]
+) -> Iterator[tuple[str, bool | None, Any]]:
+    """Of (name, is_folder, info), what may match: (path, exact or None for a folder, info)."""
+    # A folder sorts as `name/`, which gives the bytewise order of whole paths.
+    named = [(f"{name}/" if is_folder else name, item) for name, is_folder, item in items]
+    for name, item in sorted(named, key=lambda pair: pair[0].encode()):
         if name.endswith("/"):
             if tree.enters(below + name):
-                yield from _walk(tree, below + name, skipped)
-        else:
-            exact = tree.takes(below + name)
-            if exact is not None:
-                yield from _local_file(item, tree, below + name, exact, skipped)
+                yield below + name, None, item
+        elif (exact := tree.takes(below + name)) is not None:
+            yield below + name, exact, item
 
 
 def _local_file(
-    item: "os.DirEntry[str]", tree: Tree, relative: str, exact: bool, skipped: Counter[str]
+    item: "os.DirEntry[str]", uri: str, relative: str, exact: bool, skipped: Counter[str]
 ) -> Iterator[File]:
-    uri = tree.base + relative
     try:
         info = item.stat()
-    except OSError:  # a dangling link, or gone since: planned, and found missing when it is read
+    except OSError:  # a dangling link, or a file gone since: plan it, reading will report it missing
         yield File(uri, relative, exact=exact)
         return
     if stat.S_ISDIR(info.st_mode):
@@ -82,7 +91,7 @@ def _local_file(
 
 
 def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
-    """A folder's files, and its folders to be listed, in the order of their paths."""
+    """A folder's files, and its folders still to list, in the order of their paths."""
     folder = tree.base + below
     try:
         found = store.files.ls(store.path(folder), detail=True)
@@ -91,29 +100,21 @@ def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
             return
         raise UsageError(f"archive {folder}: nothing is there; check the URL") from None
     except Exception as error:  # each file system has its own
-        message = (
-            f"cannot list {folder}: {type(error).__name__}: {error}; check the URL and your access to it"
-        )
-        raise UsageError(message) from error
-    names = []
-    own = store.path(folder).rstrip("/")
+        what = f"cannot list {folder}: {type(error).__name__}: {error}"
+        raise UsageError(f"{what}; check the URL and your access to it") from error
+    own, items = store.path(folder).rstrip("/"), []
     for info in found:
-        if str(info["name"]).rstrip("/") == own:
-            continue  # the folder's own marker, or a file in its place
-        name = encode_name(str(info["name"]).rstrip("/").rpartition("/")[2])
-        names.append((f"{name}/" if info["type"] == "directory" else name, info))
-    for name, info in sorted(names, key=lambda pair: pair[0].encode()):
-        relative = below + name
-        if name.endswith("/"):
-            if tree.enters(relative):
-                yield partial(_below, tree, store, relative)
+        path = str(info["name"]).rstrip("/")
+        if path != own:  # the folder's own marker, or a file in its place
+            items.append((encode_name(path.rpartition("/")[2]), info["type"] == "directory", info))
+    for relative, exact, info in _select(tree, below, items):
+        if exact is None:
+            yield partial(_list_folder, tree, store, relative)
         else:
-            exact = tree.takes(relative)
-            if exact is not None:
-                yield [File(tree.base + relative, relative, *fsspec_info(info), exact=exact)]
+            yield [File(tree.base + relative, relative, *fsspec_info(info), exact=exact)]
 
 
-def _below(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
+def _list_folder(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
     for part in _fsspec_parts(tree, store, folder):
         if callable(part):
             yield from part()
@@ -122,9 +123,9 @@ def _below(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
 
 
 def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
-    """The files of `parts`, in their order; PREFIXES of those still to be listed run at a time, ahead."""
+    """The files of `parts`, in their order. Lists up to PREFIXES of them at a time, ahead."""
     stop = threading.Event()
-    ahead: deque[Page | queue.Queue[Page | BaseException | None]] = deque()
+    ahead: deque[Page | Pages] = deque()
     todo, running = iter(parts), 0
     try:
         while True:
@@ -133,8 +134,8 @@ def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
                 if part is None:
                     break
                 if callable(part):
-                    pages: queue.Queue[Page | BaseException | None] = queue.Queue(PAGES_AHEAD)
-                    # Not a pool's: Ctrl-C would wait for the patience that they have with a hung store.
+                    pages = Pages(PAGES_AHEAD)
+                    # No pool: Ctrl-C would wait for its threads, as long as they wait for a hung store.
                     threading.Thread(target=_fill, args=(part, pages, stop), daemon=True).start()
                     ahead.append(pages)
                     running += 1
@@ -152,27 +153,19 @@ def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
         stop.set()
 
 
-def _fill(
-    listing: Callable[[], Iterator[Page]],
-    pages: "queue.Queue[Page | BaseException | None]",
-    stop: threading.Event,
-) -> None:
+def _fill(list_part: Callable[[], Iterator[Page]], pages: Pages, stop: threading.Event) -> None:
     last: BaseException | None = None
     try:
-        for page in listing():
+        for page in list_part():
             _put(pages, page, stop)
             if stop.is_set():
                 return
-    except BaseException as error:  # whatever ends this thread must reach the one that waits
+    except BaseException as error:  # the waiting thread must hear of whatever ends this one
         last = error
     _put(pages, last, stop)
 
 
-def _put(
-    pages: "queue.Queue[Page | BaseException | None]",
-    item: Page | BaseException | None,
-    stop: threading.Event,
-) -> None:
+def _put(pages: Pages, item: Page | BaseException | None, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             pages.put(item, timeout=0.5)
@@ -181,7 +174,7 @@ def _put(
         return
 
 
-def _drain(pages: "queue.Queue[Page | BaseException | None]") -> Iterator[File]:
+def _drain(pages: Pages) -> Iterator[File]:
     while (page := pages.get()) is not None:
         if isinstance(page, BaseException):
             raise page

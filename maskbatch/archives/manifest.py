@@ -57,21 +57,21 @@ class Manifest:
     notes: Counter[str]
 
     @property
-    def folder(self) -> Place:
-        """Where it lies. Relative uris start there."""
-        own = locate(self.uri)
-        if not own.root.startswith(("file", "http")):
-            own = own._replace(path=os.fsdecode(decode_name(own.path)))
-        return own.folder
+    def place(self) -> Place:
+        """Where it lies. Relative uris start in its folder."""
+        place = locate(self.uri)
+        if place.root.startswith(("file", "http")):
+            return place
+        return place._replace(path=os.fsdecode(decode_name(place.path)))
 
     @property
     def bounds(self) -> list[Place]:
         """Where its rows may point."""
-        return [self.folder, *map(parse_prefix, self.allow_prefix)]
+        return [self.place.folder, *map(parse_prefix, self.allow_prefix)]
 
     def entries(self, rows: Rows) -> Iterator[Entry]:
         """The images of `rows`. Raises ValueError naming the row for one that may not be read."""
-        folder, bounds = self.folder, self.bounds
+        folder, bounds = self.place.folder, self.bounds
         for where, row in rows:
             reason = _no_image(row)
             if reason:
@@ -83,7 +83,7 @@ class Manifest:
                 raise ValueError(f"{where}: {redact(_name(row))} {error}") from error
 
     def _entry(self, row: Row, folder: Place, bounds: list[Place]) -> Entry:
-        """`relative` begins at the archive inside the manifest's folder, else at the bucket, the host or `/`."""
+        """`relative` is below the archive inside the manifest's folder, else below bucket, host or `/`."""
         place = locate(_name(row), folder) if "uri" in row else object_place(row["bucket"], row["key"])
         if not any(bound.covers(place) for bound in bounds):
             top = shlex.quote(place.folder.uri if place.root == SCHEME else f"{place.root}/")
@@ -106,7 +106,7 @@ class Manifest:
 def list_manifest(manifest: Manifest) -> Iterator[Entry]:
     """Every image of a table, in its order. Raises UsageError naming the row that may not be read."""
     with explain_damage(manifest.uri), manifest.open_file(manifest.uri) as file:
-        yield from manifest.entries(read_rows(file, manifest.uri, manifest.keep_column))
+        yield from manifest.entries(read_rows(file, manifest.place.path, manifest.keep_column))
 
 
 @contextmanager

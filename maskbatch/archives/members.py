@@ -1,8 +1,7 @@
-"""Members of a tar or zip as byte ranges of it, so that any worker reads any member with one request.
+"""Members of a tar or zip as byte ranges, so that any worker reads any member with one request.
 
-Nothing is ever extracted. Bytes from an archive are hostile: no size that they claim is allocated or
-believed, what cannot be read becomes a status, and a container that is damaged somewhere yields
-one more row that says so.
+Nothing is ever extracted. Bytes from an archive are hostile: never believe a size that they claim.
+What cannot be read becomes a status, and a damaged container gives one more row that says so.
 """
 
 import os
@@ -17,30 +16,29 @@ from maskbatch.stores.uris import encode_name
 
 READ_BYTES = 16 << 20
 """The most that one read asks of a store."""
-
-
 UNSAFE_NAME = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)|.*[\\\0]", re.DOTALL)
-
-
 UNSAFE = "its name is absolute, or has a '..', a drive letter, a backslash or a NUL"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Container:
-    """A tar or zip open for its index."""
+    """A tar, zip or Parquet file open for its index, and what was counted in it."""
 
     file: BinaryIO
     size: int
     uri: str
-    """Percent-encoded, such as `s3://bucket/2026-10.tar`."""
+    """Percent-encoded."""
     relative: str
     """Its path below the archive argument."""
     version: str | None
+    keep_column: str | None = None
+    skipped: Counter[str] = field(default_factory=Counter)
+    """What is not an image."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What a person should know of it, counted."""
+    """What a person should know about it."""
 
     def read(self, offset: int, num_bytes: int) -> bytes:
-        """At most `num_bytes` from `offset`, fewer at the end. Raises RunFailedError where reading fails."""
+        """At most `num_bytes` from `offset`, fewer at the end. Raises RunFailedError."""
         pieces, left = [], min(num_bytes, self.size - offset)
         try:
             if left > 0:
@@ -53,25 +51,25 @@ class Container:
         return b"".join(pieces)
 
     def damage(self, error: str) -> Entry:
-        """The row that stands for members nobody knows of."""
+        """The row that stands for the unknown members."""
         return Entry(
             uri=self.uri, relative=self.relative, version=self.version, status="corrupt", error=error
         )
 
 
 def make_entry(
-    container: Container, scheme: str, name: str, skipped: Counter[str], refusal: str | None, **place: Any
+    container: Container, scheme: str, name: str, refusal: str | None, **place: Any
 ) -> Entry | None:
-    """The entry of a file called `name`; None, and counted, where it is no image.
+    """The entry of a file with its bytes at `place`, unless it is refused for `refusal` or its name.
 
-    `place` is where its bytes are, unless it is refused for its name or for `refusal`.
+    Counts the file and returns None if it is not an image.
     """
     encoded = encode_name(name)
     if is_apple_double(name):
-        skipped["AppleDouble"] += 1
+        container.skipped["AppleDouble"] += 1
         return None
     if not is_image(name):
-        skipped[os.path.splitext(encoded)[1].lower() or "no extension"] += 1
+        container.skipped[os.path.splitext(encoded)[1].lower() or "no extension"] += 1
         return None
     refusal = UNSAFE if UNSAFE_NAME.match(name) else refusal
     return Entry(
@@ -85,7 +83,7 @@ def make_entry(
 
 
 def is_apple_double(name: str) -> bool:
-    """Whether a member is what macOS keeps beside a file."""
+    """Whether a member is the AppleDouble file that macOS keeps beside another one."""
     return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
 
 

@@ -1,6 +1,6 @@
 """The images of every ARCHIVE argument as one stream of entries.
 
-Order: the arguments', then by path bytewise; inside a tar, zip, Parquet file or manifest, its own.
+Order: by argument, then by path bytewise; inside a tar, zip, Parquet file or manifest, its own.
 """
 
 import io
@@ -35,11 +35,7 @@ NO_RANGES = "its server does not serve ranges; copy it to a folder or a bucket"
 
 
 def list_entries(
-    sources: Sequence[Source],
-    config: PlanConfig,
-    access: Access,
-    skipped: Counter[str],
-    notes: Counter[str],
+    sources: Sequence[Source], config: PlanConfig, access: Access, skipped: Counter[str], notes: Counter[str]
 ) -> Iterator[Entry]:
     """Every image of the archives, each uri once. Counts the rest in `skipped`. Raises UsageError."""
     readers = [_Reader(source, config, access, skipped, notes) for source in sources]
@@ -102,7 +98,7 @@ class _Reader:
             if self.source.dated:
                 return iter(())
             raise UsageError(f"archive {file.uri}: nothing is there; check the path") from error
-        except RefusedError:  # a server without ranges: what it has is seen when it is read
+        except RefusedError:  # a server without ranges: reading will show what it has
             return iter([file])
         except UNREACHABLE as error:
             raise explain_unreachable(file.uri, error) from error
@@ -113,56 +109,47 @@ class _Reader:
             yield from self._listed(file)
             return
         try:
-            opened = self._open(file.uri, file)
+            opened = self._open(file.uri)
         except FileNotFoundError as error:
             where = file.uri.removeprefix(SCHEME)
             raise UsageError(f"archive {where}: nothing is there; check the path") from error
         with closing(opened):
             if isinstance(opened, io.BytesIO) and kind != ".parquet":
                 raise UsageError(f"archive {file.uri}: {NO_RANGES}")
-            version = file.version or (opened.info.version if isinstance(opened, RemoteFile) else None)
-            file = file._replace(num_bytes=opened.seek(0, io.SEEK_END), version=version)
-            opened.seek(0)
-            if kind == ".parquet":
-                yield from self._rows(opened, file)
-                return
             container = members.Container(
                 file=opened,
-                size=file.num_bytes or 0,
+                size=opened.seek(0, io.SEEK_END),
                 uri=file.uri,
                 relative=file.relative,
-                version=version,
+                version=file.version or (opened.info.version if isinstance(opened, RemoteFile) else None),
+                keep_column=self.config.keep_column,
+                skipped=self.skipped,
                 notes=self.notes,
             )
-            index = tars.list_tar if kind == ".tar" else zips.list_zip
-            yield from index(container, self.skipped, self.config.keep_column)
+            opened.seek(0)
+            if kind == ".parquet":
+                yield from self._rows(container, file)
+            else:
+                yield from tars.list_tar(container) if kind == ".tar" else zips.list_zip(container)
 
-    def _rows(self, opened: BinaryIO, file: File) -> Iterator[Entry]:
+    def _rows(self, container: members.Container, file: File) -> Iterator[Entry]:
         """The images in the rows of a Parquet file, or those that it lists."""
         lists, named = False, self.source.file or self.source.name.endswith(".parquet")
         with suppress(pa.ArrowException, OSError):
-            schema = pq.read_schema(opened)
+            schema = pq.read_schema(container.file)
             columns = set(map(str.lower, schema.names))
             lists = "uri" in columns or rowfiles.find_image_column(schema) is None
             own = {"id", "uri", "status", "error"} <= columns  # a run's table, under a pattern like `**`
             if not named and lists and (own or not ("uri" in columns or {"bucket", "key"} <= columns)):
                 self.skipped[".parquet of no images"] += 1
                 return
-        opened.seek(0)
+        container.file.seek(0)
         if lists:
             yield from self._listed(file)
-        elif isinstance(opened, io.BytesIO):
+        elif isinstance(container.file, io.BytesIO):
             raise UsageError(f"archive {file.uri}: {NO_RANGES}")
         else:
-            yield from rowfiles.list_rows(
-                opened,
-                file.uri,
-                file.relative,
-                file.version,
-                self.config.keep_column,
-                self.skipped,
-                self.notes,
-            )
+            yield from rowfiles.list_rows(container)
 
     def _listed(self, file: File) -> Iterator[Entry]:
         is_inventory = file.uri.rpartition("/")[2].lower() == "manifest.json"
@@ -179,16 +166,16 @@ class _Reader:
             )
         )
 
-    def _open(self, uri: str, file: File | None = None) -> BinaryIO:
-        """A file of any store for reading, seekable; `file` is what is known of it.
-
-        Raises UsageError, FileNotFoundError, OSError.
-        """
+    def _open(self, uri: str) -> BinaryIO:
+        """A file of any store for reading, seekable. Raises UsageError, FileNotFoundError, OSError."""
         if uri.startswith(SCHEME):
             return open(local_path(uri), "rb")
+        known = self.source.file
         try:
-            known = file is not None and file.num_bytes is not None
-            info = Info(file.num_bytes, file.version) if known else fetch_info(self.access, uri)
+            if known and known.uri == uri and known.num_bytes is not None:
+                info = Info(known.num_bytes, known.version)
+            else:  # not by what a listing said: fsspec's may give another version
+                info = fetch_info(self.access, uri)
             return cast(BinaryIO, RemoteFile(self.access, uri, info))
         except RefusedError:  # a server without ranges
             return io.BytesIO(self._read_whole(uri))

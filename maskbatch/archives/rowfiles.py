@@ -1,9 +1,8 @@
-"""Images that are rows of a Parquet file, as Hugging Face's data sets and WebDataset's exports have them.
+"""Images in rows of a Parquet file, as in Hugging Face's data sets and WebDataset's exports.
 
-Planning reads the footer and the light columns only; images are read a row group at a time, page by page.
+Planning reads only the footer and the light columns. Workers read images a row group at a time, page by page.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
 from typing import BinaryIO
@@ -14,48 +13,33 @@ import pyarrow.parquet as pq
 
 from maskbatch.archives.columns import Row, check_columns, choose_columns, clean_row, describe_row, to_texts
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.members import Container
 from maskbatch.errors import UsageError
 from maskbatch.stores.uris import encode_name
 
 IMAGE_COLUMNS = ("image", "bytes", "data", "content", "jpg", "jpeg", "png")
-"""What a column of images is likely called, the likeliest first."""
-
-
+"""Likely names of a column of images, the likeliest first."""
 NAME_COLUMNS = ("path", "file_name", "filename", "name", "key", "__key__")
-
-
 MAX_GROUP_BYTES = 8 << 30
-
-
 MAX_GROUP_ROWS = 1 << 24
-"""A row costs a hostile footer nothing, so its word for their number has a bound."""
-
-
+"""A hostile footer can claim any number of rows at no cost."""
 PAGE_BYTES = 1 << 20
-
-
 NO_PARQUET = "this is no Parquet file, or it is damaged"
-
-
 DAMAGED = "the columns beside the image are damaged"
-
-
 TOO_MANY_ROWS = f"one of its row groups claims more than {MAX_GROUP_ROWS:,} rows"
-
-
 TOO_LARGE = f"its row group claims more than {MAX_GROUP_BYTES >> 30} GiB of images; write smaller row groups"
 
 
 def find_image_column(schema: pa.Schema) -> str | None:
-    """The column that holds encoded images: a binary one, or a struct with a binary field `bytes`.
+    """The column of encoded images: a binary one, or a struct with a binary field `bytes`. None without one.
 
-    None if there is none; raises UsageError where several might be it.
+    Raises UsageError if there are several candidates.
     """
     found = [field.name for field in schema if _is_binary(field.type) or _is_image_struct(field.type)]
     likely = [name for known in IMAGE_COLUMNS for name in found if name.lower() == known]
     if not likely and len(found) > 1:
-        names = ", ".join(found)
-        raise UsageError(f"any of the columns {names} may hold the images; name the right one image")
+        what = f"any of the columns {', '.join(found)} may hold the images"
+        raise UsageError(f"{what}; name the right one image")
     return next(iter(likely or found), None)
 
 
@@ -85,36 +69,29 @@ def _open_parquet(file: BinaryIO) -> pq.ParquetFile:
     return pq.ParquetFile(file, buffer_size=PAGE_BYTES, pre_buffer=False)
 
 
-def list_rows(
-    file: BinaryIO,
-    uri: str,
-    relative: str,
-    version: str | None,
-    keep_column: str | None,
-    skipped: Counter[str],
-    notes: Counter[str],
-) -> Iterator[Entry]:
-    """Every row of a Parquet file as an image: none is skipped, and no image is read.
+def list_rows(container: Container) -> Iterator[Entry]:
+    """Every row of a Parquet file as an image. Skips no row and reads no image.
 
     Raises UsageError for a file without a column of images or without `keep_column`.
     """
+    uri = container.uri
     try:
-        parquet = _open_parquet(file)
+        parquet = _open_parquet(container.file)
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the disk or the store: Arrow's own has no number
-        yield Entry(uri=uri, relative=relative, version=version, status="corrupt", error=NO_PARQUET)
+            raise  # from the disk or the store: Arrow's own errors have no number
+        yield container.damage(NO_PARQUET)
         return
     try:
         image = _image_path(parquet.schema_arrow)
-        light, names = _light_columns(parquet.schema_arrow, image, keep_column)
+        light, names = _light_columns(parquet.schema_arrow, image, container.keep_column)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{uri}: {error}") from error
     first = 0
     for group in range(parquet.num_row_groups):
         num_rows, num_bytes = _group_size(parquet.metadata.row_group(group), image)
         if not 0 <= num_rows <= MAX_GROUP_ROWS:
-            yield Entry(uri=uri, relative=relative, version=version, status="corrupt", error=TOO_MANY_ROWS)
+            yield container.damage(TOO_MANY_ROWS)
             return
         rows = _light_rows(parquet, group, light, names)
         damaged: tuple[Row | None, str | None] = (None, None)
@@ -125,16 +102,16 @@ def list_rows(
             inner = encode_name(name).lstrip("/") if name else str(first + i)
             yield Entry(
                 uri=f"parquet://{first + i}::{uri}",
-                relative=f"{relative}/{inner}",
+                relative=f"{container.relative}/{inner}",
                 inner=inner,
                 container=uri,
                 offset=group,
                 length=i,
                 encoding="row",
-                version=version,
+                version=container.version,
                 status=status,
                 error=problem,
-                **describe_row(row or {}, notes),
+                **describe_row(row or {}, container.notes),
             )
         first += num_rows
 
@@ -142,7 +119,7 @@ def list_rows(
 def _light_columns(
     schema: pa.Schema, image: str, keep_column: str | None
 ) -> tuple[dict[str, str], list[str]]:
-    """The columns of site, camera, time and of what is kept; and those of names, the likeliest first."""
+    """The columns of site, camera, time and --keep-column; and those with names, the likeliest first."""
     top = find_image_column(schema)
     others = [field for field in schema if field.name != top and not pa.types.is_nested(field.type)]
     chosen = choose_columns(tuple(field.name for field in others), keep_column)
@@ -154,7 +131,7 @@ def _light_columns(
 
 
 def _group_size(group: pq.RowGroupMetaData, image: str) -> tuple[int, int]:
-    """Its rows, and the bytes of its images, as it claims."""
+    """Its rows and the bytes of its images, as it claims."""
     columns = [group.column(i) for i in range(group.num_columns)]
     return group.num_rows, sum(c.total_uncompressed_size for c in columns if c.path_in_schema == image)
 
@@ -162,7 +139,7 @@ def _group_size(group: pq.RowGroupMetaData, image: str) -> tuple[int, int]:
 def _light_rows(
     parquet: pq.ParquetFile, group: int, light: dict[str, str], names: list[str]
 ) -> Iterator[tuple[Row, str | None]]:
-    """What the rows of a group say and are called, as far as it can be read."""
+    """The rows of a group and their names, as far as they can be read."""
     paths = [*light.values(), *names]
     if not paths:
         yield from repeat(({}, None), parquet.metadata.row_group(group).num_rows)
@@ -187,9 +164,9 @@ def _column(batch: pa.RecordBatch, path: str) -> pa.Array:
 
 
 class GroupReader:
-    """Reads a row group forward, a few rows at a time: its pages have to be read in their order.
+    """Reads a row group forward, a few rows at a time, because its pages must be read in order.
 
-    Raises ArrowException or OSError where the file is damaged.
+    Raises ArrowException or OSError if the file is damaged.
     """
 
     def __init__(self, file: BinaryIO, row_group: int) -> None:
@@ -204,9 +181,9 @@ class GroupReader:
         """The first row that can still be read."""
 
     def read(self, rows: Sequence[int], max_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-        """The images in `rows`, ascending from `first`; None for a null, nothing for one that is not there.
+        """The images in `rows`, ascending from `first`; None for a null, nothing for a row that is not there.
 
-        Of an image of more than `max_bytes` come max_bytes + 1: the caller sees it, and no copy is made.
+        Cuts a longer image at max_bytes + 1, so that the caller can tell.
         """
         for row in rows:
             if row < self.first:

@@ -1,4 +1,4 @@
-"""The index of a tar: its headers, and small `.json` or `.cls` members beside images, in one pass.
+"""The index of a tar in one pass: its headers, and small `.json` or `.cls` members beside images.
 
 Holds one sample at a time, whatever the size of the tar.
 """
@@ -20,41 +20,20 @@ from maskbatch.clock import parse_time
 from maskbatch.errors import UsageError
 
 MAX_HEADER_BYTES = 1 << 20
-"""The longest PAX header or GNU long name that is read; real ones have a few KiB."""
-
-
+"""The longest PAX header or GNU long name to read; real ones have a few KiB."""
 MAX_SIDECAR_BYTES = 64 << 10
-
-
 MAX_SAMPLE_IMAGES = 64
-"""Images of one key that wait for a sidecar behind them."""
-
-
+"""Images of one key that may wait for a sidecar behind them."""
 BLOCK = tarfile.BLOCKSIZE
-
-
-END_BYTES = 128 * BLOCK  # how far behind a tar's end another one is looked for: the longest usual record
-
-
+END_BYTES = 128 * BLOCK
+"""How far behind a tar's end to look for another one: the longest usual record."""
 PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
-
-
 EXTENSION_TYPES = (*PAX_TYPES, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-
-
 SPARSE_KEYS = {b"GNU.sparse.major", b"GNU.sparse.map", b"GNU.sparse.size"}
-
-
 PAX_KEYS = {b"path", b"size", b"GNU.sparse.name", *SPARSE_KEYS}
-"""What is kept of a PAX header, so that no number of them fills the memory."""
-
-
+"""What to keep of a PAX header, so that no number of keys fills the memory."""
 PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]{1,1000})=")
-
-
 NO_END = "tar without an end mark (perhaps cut off between two members)"
-
-
 COMPRESSIONS = {
     "gzip": (re.compile(rb"\x1f\x8b\x08"), (".tar.gz", ".tgz")),
     "bzip2": (re.compile(rb"BZh[1-9](1AY&SY|\x17\x72\x45\x38\x50\x90)"), (".tar.bz2", ".tbz2", ".tbz")),
@@ -64,38 +43,36 @@ COMPRESSIONS = {
 
 
 def explain_compression(name: str, head: bytes) -> str | None:
-    """Why a tar with these first bytes, or without any this name, cannot be used, and what to do; or None."""
+    """Why a compressed tar, known by its first bytes or else by its name, cannot be used; None for others."""
     for tool, (magic, extensions) in COMPRESSIONS.items():
         extension = next((end for end in extensions if name.lower().endswith(end)), None)
         if magic.match(head) if head else extension:
             stem = name[: -len(extension)] if extension else f"{os.path.splitext(name)[0]}.plain"
-            plain = f"{stem}.tar"
-            command = f"{tool} -dc {shlex.quote(name)} > {shlex.quote(plain)}"
-            return (
-                f"{name}: a tar compressed with {tool} has no ranges to read; make it a plain one: {command}"
-            )
+            command = f"{tool} -dc {shlex.quote(name)} > {shlex.quote(f'{stem}.tar')}"
+            what = f"a tar compressed with {tool} has no ranges to read"
+            return f"{name}: {what}; make it a plain one: {command}"
     return None
 
 
 class _TarMember(NamedTuple):
     name: str
     offset: int
-    """Of its first byte, behind all its headers."""
+    """Of its first byte, after all its headers."""
     size: int
     refusal: str | None
-    """Why it is no ordinary file."""
+    """Why it is not an ordinary file."""
 
     @property
     def key(self) -> str:
-        """WebDataset's: the path up to the first dot of the file's name."""
+        """WebDataset's key: the path up to the first dot of the file's name."""
         folder, slash, base = self.name.rpartition("/")
         return folder + slash + base[:1] + base[1:].partition(".")[0]
 
 
-def list_tar(container: Container, skipped: Counter[str], keep_column: str | None = None) -> Iterator[Entry]:
-    """Every image of an uncompressed tar, in its order; the rest is counted in `skipped`.
+def list_tar(container: Container) -> Iterator[Entry]:
+    """Every image of an uncompressed tar, in its order. Counts the rest.
 
-    `.json` and `.cls` members beside an image with the same key give it columns, as in WebDataset.
+    `.json` and `.cls` members with the key of an image give it columns, as in WebDataset.
     Raises UsageError for a compressed tar, RunFailedError where reading fails.
     """
     head = container.read(0, BLOCK)
@@ -107,35 +84,34 @@ def list_tar(container: Container, skipped: Counter[str], keep_column: str | Non
         return
     members = _TarMembers(container)
     for key, sample in groupby(members, lambda member: member.key):
-        yield from _sample_entries(container, key, sample, skipped, keep_column)
-    if members.damaged_after is not None:
-        yield container.damage(
-            f"the tar is damaged after byte {members.damaged_after}; members behind it are not known"
-        )
+        yield from _sample_entries(container, key, sample)
+    after = members.damaged_after
+    if after is not None:
+        yield container.damage(f"the tar is damaged after byte {after}; members behind it are not known")
 
 
 class _TarMembers:
     """The files of a tar, header by header.
 
-    Parsing single headers is tarfile's; following them is not, because TarFile takes a damaged header
-    for the end, recurses once for each extension header and allocates whatever size one claims.
+    tarfile parses single headers. It does not follow them: TarFile takes a damaged header for the end,
+    recurses once for each extension header and allocates whatever size one claims.
     """
 
     def __init__(self, container: Container) -> None:
         self.damaged_after: int | None = None
-        """Set at the end: the first byte that no sound member was found at."""
+        """The first byte without a sound member; set at the end."""
         self._container = container
 
     def __iter__(self) -> Iterator[_TarMember]:
         sound = 0
         try:
-            while found := self._next(sound):
-                member, behind = found
+            while step := self._next(sound):
+                member, end = step
                 if member.name:
                     yield member
                 if member.offset + member.size > self._container.size:
                     raise tarfile.ReadError
-                sound = behind
+                sound = end
         except tarfile.TarError:
             self.damaged_after = sound
 
@@ -188,7 +164,7 @@ class _TarMembers:
         return _TarMember(name, at, size, refusal), at + _padded(size)
 
     def _goes_on(self, at: int) -> bool:
-        """Whether a zero block before `at` is not the end: a lone one, or one of several tars in a row."""
+        """Whether the zero block before `at` is not the end: a lone one, or between two tars in one file."""
         rest = self._container.read(at, END_BYTES)
         zeros = len(rest) - len(rest.lstrip(b"\0"))
         start = zeros // BLOCK * BLOCK
@@ -221,33 +197,27 @@ def _pax_records(data: bytes) -> dict[bytes, bytes]:
     return records
 
 
-def _sample_entries(
-    container: Container,
-    key: str,
-    sample: Iterator[_TarMember],
-    skipped: Counter[str],
-    keep_column: str | None,
-) -> Iterator[Entry]:
-    """The images of consecutive members with one key, with the columns that its sidecars give."""
+def _sample_entries(container: Container, key: str, sample: Iterator[_TarMember]) -> Iterator[Entry]:
+    """The images of consecutive members with one key, with the columns from their sidecars."""
     images: list[Entry] = []
     columns: dict[str, Any] = {}
     sidecars: Counter[str] = Counter()
     has_image = False
     for member in sample:
         suffix = member.name[len(key) :].lower()
-        is_sidecar = suffix == ".json" or (suffix == ".cls" and keep_column == "cls")
+        is_sidecar = suffix == ".json" or (suffix == ".cls" and container.keep_column == "cls")
         if is_sidecar and not is_apple_double(member.name):
-            found = _sidecar(container, member, suffix, keep_column)
-            if found is None:
-                skipped[f"unreadable {suffix}"] += 1
+            values = _sidecar(container, member, suffix)
+            if values is None:
+                container.skipped[f"unreadable {suffix}"] += 1
             else:
                 sidecars[suffix] += 1
-                columns |= found
+                columns |= values
             continue
         place: dict[str, Any] = {"offset": member.offset, "length": member.size, "num_bytes": member.size}
         if member.offset + member.size > container.size:
             place = {"status": "truncated", "error": "the tar ends inside this member"}
-        entry = make_entry(container, "tar", member.name, skipped, member.refusal, **place)
+        entry = make_entry(container, "tar", member.name, member.refusal, **place)
         if entry is not None:
             images.append(entry)
             has_image = True
@@ -256,13 +226,11 @@ def _sample_entries(
             images.clear()
     yield from (replace(image, **columns) if columns else image for image in images)
     if not has_image:
-        skipped.update(sidecars)
+        container.skipped.update(sidecars)
 
 
-def _sidecar(
-    container: Container, member: _TarMember, suffix: str, keep_column: str | None
-) -> dict[str, Any] | None:
-    """The fields of an entry that a sidecar gives; None where it cannot be read."""
+def _sidecar(container: Container, member: _TarMember, suffix: str) -> dict[str, Any] | None:
+    """The fields of an entry from a sidecar; None if it cannot be read."""
     if member.refusal or member.size > MAX_SIDECAR_BYTES:
         return None
     data = container.read(member.offset, member.size)
@@ -273,14 +241,14 @@ def _sidecar(
         return None
     if len(data) < member.size or not isinstance(values, dict):
         return None
-    named = {"site": "site", "camera": "camera", "kept": keep_column}
+    named = {"site": "site", "camera": "camera", "kept": container.keep_column}
     fields: dict[str, Any] = {field: _text(values.get(key)) for field, key in named.items()}
     fields["time"] = parse_time(values.get("captured_at"))
     return {field: value for field, value in fields.items() if value is not None}
 
 
 def _text(value: object) -> str | None:
-    """A JSON value as a column's text; None for nothing, an object or a list."""
+    """A JSON value as the text of a column; None for nothing, an object or a list."""
     if value is None or isinstance(value, (dict, list)):
         return None
     text = value if isinstance(value, str) else json.dumps(value)

@@ -1,4 +1,4 @@
-"""What lies below a folder of any store, or matches a pattern below it."""
+"""The files below a folder of any store, or those that match a pattern below it."""
 
 import fnmatch
 import re
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 MAGIC = re.compile(r"[*?\[]")
-
-
 PREFIXES = 16
-"""Prefixes of a bucket listed at a time."""
+"""Prefixes of a bucket to list at a time."""
 
 
 class File(NamedTuple):
@@ -22,21 +20,19 @@ class File(NamedTuple):
     num_bytes: int | None = None
     version: str | None = None
     error: str | None = None
-    """Why it can never be read, for what is no regular file."""
+    """Why it can never be read, if it is not a regular file."""
     exact: bool = False
     """The pattern names this file itself, not a folder above it."""
 
 
 Page = list[File]
-
-
 Part = Page | Callable[[], Iterator[Page]]
-"""Files, or what lists them when it is called."""
+"""Files, or a function that lists them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What lies below a folder, or what of it matches a pattern: `*`, `?` and `[...]` in a name, `**`."""
+    """A folder, and a pattern below it: `*`, `?` and `[...]` in a name, `**`. Without one, all below."""
 
     base: str
     """Uri of the folder, ending in `/`."""
@@ -44,7 +40,7 @@ class Tree:
 
     @property
     def lead(self) -> str:
-        """The folders that every match lies in, below the base, ending in `/` or empty."""
+        """The folders below the base that hold every match, ending in `/` or empty."""
         lead = []
         for segment in self.pattern[:-1]:
             if MAGIC.search(segment):
@@ -54,17 +50,21 @@ class Tree:
 
     @property
     def stem(self) -> str:
-        """What every matching path below the base begins with: the lead, and more of the next name."""
-        return (
-            self.lead + MAGIC.split("/".join(self.pattern)[len(self.lead) :].partition("/")[0], maxsplit=1)[0]
-        )
+        """How every matching path below the base begins: the lead, and some of the next name."""
+        next_name = "/".join(self.pattern)[len(self.lead) :].partition("/")[0]
+        return self.lead + MAGIC.split(next_name, maxsplit=1)[0]
 
     def enters(self, folder: str) -> bool:
         """Whether something below `folder`, a path below the base ending in `/`, may match."""
-        return self._begins(folder.split("/")[:-1])
+        for name, segment in zip(folder.split("/")[:-1], self.pattern, strict=False):
+            if segment == "**":
+                return True
+            if not fnmatch.fnmatchcase(name, segment):
+                return False
+        return True
 
     def takes(self, relative: str) -> bool | None:
-        """None for a file that does not match; else whether the pattern names it itself."""
+        """Whether the pattern names the file itself, or (False) a folder above it; None without a match."""
         if not self.pattern:
             return False
         segments = relative.split("/")
@@ -73,17 +73,9 @@ class Tree:
         below = any(_matches(segments[:k], self.pattern) for k in range(1, len(segments)))
         return False if below else None
 
-    def _begins(self, folders: list[str]) -> bool:
-        for name, segment in zip(folders, self.pattern, strict=False):
-            if segment == "**":
-                return True
-            if not fnmatch.fnmatchcase(name, segment):
-                return False
-        return True
-
 
 def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path's names follow a pattern; `**` is any number of folders, at the end any path."""
+    """Whether a path's names match a pattern; `**` is any number of folders, at the end any path."""
     for i, segment in enumerate(pattern):
         if segment == "**":
             rest = pattern[i + 1 :]

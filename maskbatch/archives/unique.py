@@ -1,12 +1,13 @@
-"""Every uri once, however many archives and manifests list it, for any number of them.
+"""Every uri once, for any number of archives and manifests that list it.
 
-Entries are spooled to a temporary file; 128-bit hashes of their uris are compared in buckets on disk.
+Spools entries to a temporary file, and compares 128-bit hashes of their uris in buckets on disk.
 """
 
 import pickle
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
 from typing import BinaryIO
@@ -19,42 +20,33 @@ from maskbatch.buckets import Buckets
 from maskbatch.progress import Step
 
 SPOOL_ENTRIES = 4096
-
-
 HASH = np.dtype([("hash", "<u8"), ("rest", "<u8"), ("row", "<i8"), ("offset", "<i8")])
 """10 million rows make buckets of 5 MB."""
-
-
 TWICE = "listed twice (planned once)"
-
-
 REPLACED = "replaced by a later member of the same name"
 
 
 def keep_unique(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
-    """`stream` with every uri once; all else is counted in `skipped`.
+    """`stream` with every uri once. Counts the rest in `skipped`.
 
-    The first that comes is taken, but the last of the members of one container that share a name:
-    so does whoever unpacks it.
+    Keeps the first; but the last of members of one container that share a name, as unpacking it does.
     """
     with tempfile.TemporaryFile(prefix="maskbatch-") as spool:
         repeated, replaced = _spool(stream, spool)
         counts = {REPLACED: replaced, TWICE: len(repeated) - replaced}
         skipped.update({what: count for what, count in counts.items() if count})
         upcoming = iter(repeated.tolist())
-        drop, row = next(upcoming, -1), 0
+        drop = next(upcoming, -1)
         spool.seek(0)
-        while batch := _next_batch(spool):
-            for entry in batch:
-                if row == drop:
-                    drop = next(upcoming, -1)
-                else:
-                    yield entry
-                row += 1
+        for row, entry in enumerate(_read_spool(spool)):
+            if row == drop:
+                drop = next(upcoming, -1)
+            else:
+                yield entry
 
 
 def keep_first(stream: Iterable[Entry], skipped: Counter[str]) -> Iterator[Entry]:
-    """As `unique`, at once and in memory, the first of each: what is behind a --limit is not to be read."""
+    """As `keep_unique`, but in memory and always the first: a --limit stops reading early."""
     seen: set[bytes] = set()
     for entry in stream:
         digest = _digest(entry)
@@ -70,7 +62,7 @@ def _digest(entry: Entry) -> bytes:
 
 
 def _spool(stream: Iterable[Entry], spool: BinaryIO) -> tuple[NDArray[np.int64], int]:
-    """Write the entries to `spool`; the rows to leave out, ascending, and how many a later one replaces."""
+    """Write the entries to `spool`. Returns the rows to drop, ascending, and how many later ones replace."""
     row, stream, shown = 0, iter(stream), Step("list", None, "images")
     with Buckets(HASH, "hash") as buckets:
         while batch := list(islice(stream, SPOOL_ENTRIES)):
@@ -99,9 +91,7 @@ def _find_repeated_rows(buckets: Buckets) -> tuple[NDArray[np.int64], int]:
     return np.sort(np.concatenate(found)), replaced
 
 
-def _next_batch(spool: BinaryIO) -> list[Entry]:
-    try:
-        batch: list[Entry] = pickle.load(spool)  # noqa: S301  written above
-    except EOFError:
-        return []
-    return batch
+def _read_spool(spool: BinaryIO) -> Iterator[Entry]:
+    with suppress(EOFError):
+        while True:
+            yield from pickle.load(spool)  # noqa: S301  written above

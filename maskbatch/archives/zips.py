@@ -1,4 +1,4 @@
-"""The index of a zip, from its directory, and a member's bytes from its range."""
+"""The index of a zip from its directory, and a member's bytes from its range."""
 
 import bisect
 import os
@@ -6,7 +6,6 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO, Any, cast
@@ -17,33 +16,25 @@ from maskbatch.errors import ImageError
 
 MAX_DIRECTORY_BYTES = 512 << 20
 """The longest directory of a zip, about five million members."""
-
-
-END_RECORD_BYTES = 22 + (1 << 16)  # of a zip, with its comment: where zipfile looks for it
-
-
+END_RECORD_BYTES = 22 + (1 << 16)
+"""With the comment: how far back zipfile looks for the record."""
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-
-
 ZIP_ENCODINGS = {zipfile.ZIP_STORED: "raw", zipfile.ZIP_DEFLATED: "deflate"}
-
-
 ZIP_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 
 
 class _ZipWindow:
-    """The file that zipfile reads a directory through; it gives no more than a believable one."""
+    """The file that zipfile reads a directory from. It refuses to read an unbelievably long one."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
         self._at = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        at = (0, self._at, self._container.size)[whence] + offset
-        if at < 0:
+        self._at = (0, self._at, self._container.size)[whence] + offset
+        if self._at < 0:
             raise OSError("a seek before the file's begin")
-        self._at = at
-        return at
+        return self._at
 
     def tell(self) -> int:
         return self._at
@@ -58,11 +49,11 @@ class _ZipWindow:
         return data
 
 
-def list_zip(container: Container, skipped: Counter[str], keep_column: str | None = None) -> Iterator[Entry]:
-    """Every image of a zip, in the order of its bytes; the rest is counted in `skipped`.
+def list_zip(container: Container) -> Iterator[Entry]:
+    """Every image of a zip, in the order of its bytes. Counts the rest.
 
-    A range begins at the member's local header and ends at the next one's: only the header itself
-    says where the data begins, and `member_bytes` reads it. Raises RunFailedError where reading fails.
+    A range goes from a member's local header to the next one. Only the header says where the data begins:
+    `extract_member` reads it. Raises RunFailedError if reading fails.
     """
     try:
         archive = zipfile.ZipFile(cast(IO[bytes], _ZipWindow(container)))
@@ -77,7 +68,7 @@ def list_zip(container: Container, skipped: Counter[str], keep_column: str | Non
         name = _zip_name(info)
         if name:
             place = _zip_place(info, bounds, archive.start_dir)
-            entry = make_entry(container, "zip", name, skipped, _zip_refusal(info), **place)
+            entry = make_entry(container, "zip", name, _zip_refusal(info), **place)
             if entry is not None:
                 yield entry
     tail = container.read(max(container.size - END_RECORD_BYTES, 0), END_RECORD_BYTES)
@@ -87,7 +78,7 @@ def list_zip(container: Container, skipped: Counter[str], keep_column: str | Non
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The whole name, as UTF-8 wherever it can be: macOS and old zip tools write it without its flag."""
+    """The whole name, as UTF-8 if possible: macOS and old zip tools write UTF-8 without its flag."""
     name: str = info.orig_filename
     if not info.flag_bits & 0x800:
         with suppress(UnicodeError):  # then it is as DOS wrote it
@@ -97,7 +88,7 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 def _zip_place(info: zipfile.ZipInfo, bounds: list[int], start_dir: int) -> dict[str, Any]:
     offset, room = info.header_offset, start_dir - info.header_offset - LOCAL_HEADER.size
-    # Deflate makes 1,032 bytes of one at most.
+    # One byte of Deflate becomes 1,032 at most.
     if offset < 0 or info.compress_size > room or info.file_size > 1032 * info.compress_size:
         return {"status": "corrupt", "error": "the zip's directory contradicts itself about this member"}
     until = bounds[bisect.bisect_right(bounds, offset)]
@@ -124,9 +115,9 @@ def _zip_refusal(info: zipfile.ZipInfo) -> str | None:
 
 
 def extract_member(data: bytes, uri: str, encoding: str, num_bytes: int | None, max_bytes: int) -> bytes:
-    """The member of a tar or zip whose range of it is `data`; `encoding` and `num_bytes` as in its Entry.
+    """The member of a tar or zip from its range `data`; `encoding` and `num_bytes` as in its Entry.
 
-    Never makes more than `max_bytes` + 1 bytes. Every member of a zip has a `num_bytes`. Raises ImageError.
+    Never allocates more than `max_bytes` + 1. Every member of a zip has a `num_bytes`. Raises ImageError.
     """
     is_tar = uri.startswith("tar://")
     size = num_bytes or 0

@@ -1,7 +1,10 @@
-"""Scoring on a Ray cluster: nothing else imports Ray.
+"""Scoring on a Ray cluster; only this package imports Ray.
 
-- `connection`: a cluster, started or joined. `nodes`: its nodes by shape. `launcher`: Ray's launcher files.
-- `pipeline`: the Ray Data job, its pools of actors, CPUs and GPUs.
-- `workers`: what runs there: decode tasks and scoring actors. `metrics`: what they count.
-- `ray_internals`: what we use of Ray that is not public.
+connection      a cluster, started or joined
+nodes           its nodes by shape
+launcher        node types and prices in files of Ray's cluster launcher
+pipeline        the Ray Data job; sizes of pools, CPUs, GPUs
+workers         what runs there: decode tasks and scoring actors
+metrics         what they count, on Ray's metrics pages
+ray_internals   what we use of Ray that is not public
 """

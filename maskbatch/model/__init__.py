@@ -1,7 +1,7 @@
-"""Classifiers.
+"""Classifiers: images in, probabilities out.
 
-- `checkpoint`: one .safetensors file: weights, and a card of everything that scoring must know.
-- `architectures`: every network that a card can name.
-- `classifier`: uint8 images to probabilities, on a CPU or GPU.
-- `checkpoints/`: the packaged checkpoint and its model card.
+checkpoint      one .safetensors file: weights, and a card of what scoring must know
+architectures   every network that a card can name
+classifier      a model on its CPU or GPU
+checkpoints/    the packaged checkpoint, and its model card
 """

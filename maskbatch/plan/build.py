@@ -1,4 +1,4 @@
-"""List the archive once: one numbered row an image, nothing opened. After it nothing lists again."""
+"""List the archive once: one numbered row an image. Later steps read only the plan."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -18,12 +18,12 @@ from maskbatch.stores.access import Access
 def plan_rows(
     sources: Sequence[Source], config: PlanConfig, clock: Clock, listing: Listing, access: Access
 ) -> Iterator[Row]:
-    """Every image of the archives, filtered and parsed, in the plan's order; `listing` counts along.
+    """Every image of the archives, filtered and parsed, in the plan's order. Counts in `listing`.
 
     Raises UsageError for an archive or a layout that cannot be used.
     """
     template = Template(config.layout) if config.layout else None
-    since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
+    bounds = parse_bound("--since", config.since), parse_bound("--until", config.until)
     matched = num_kept = 0
     for entry in reader.list_entries(sources, config, access, listing.skipped, listing.notes):
         listing.example = listing.example or entry.relative
@@ -33,9 +33,9 @@ def plan_rows(
         matched += fits
         time = clock.to_utc(parsed.time, parsed.site)
         local = clock.to_local(time, parsed.site)
-        left_out = _left_out(config, parsed, local, since, until)
-        if left_out:
-            listing.filtered[left_out] += 1
+        flag = _find_filter(config, parsed, local, *bounds)
+        if flag:
+            listing.filtered[flag] += 1
             continue
         if config.limit is not None and listing.num_images >= config.limit:
             listing.filtered["--limit (the listing stops there)"] += 1
@@ -50,14 +50,10 @@ def plan_rows(
         raise UsageError(f"--keep-column {config.keep_column}: no image has it; it is a column of {where}")
 
 
-def _left_out(
-    config: PlanConfig,
-    parsed: Parsed,
-    local: datetime | None,
-    since: datetime | None,
-    until: datetime | None,
+def _find_filter(
+    config: PlanConfig, parsed: Parsed, local: datetime | None, since: datetime | None, until: datetime | None
 ) -> str | None:
-    """The filter that leaves this image out, or None; an unknown time passes the time filters."""
+    """The flag that leaves this image out, or None. An unknown time passes the time filters."""
     if config.camera and not {parsed.camera, f"{parsed.site}/{parsed.camera}"} & set(config.camera):
         return "--camera"
     if local and since and local < since:

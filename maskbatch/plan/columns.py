@@ -1,4 +1,4 @@
-"""What a path, a manifest or a sidecar says of one image, as a row of the plan."""
+"""One image as a row of the plan, from its path, manifest or sidecar."""
 
 from datetime import datetime
 from typing import Any
@@ -7,10 +7,23 @@ from maskbatch.archives.entries import Entry
 from maskbatch.layout import Parsed, Template, parse_hive
 
 Row = dict[str, Any]
+FROM_ENTRY = (
+    "uri",
+    "container",
+    "offset",
+    "length",
+    "encoding",
+    "num_bytes",
+    "version",
+    "kept",
+    "fetch",
+    "status",
+    "error",
+)
 
 
 def parse_entry(entry: Entry, template: Template | None) -> Parsed | None:
-    """What the entry's path says; a member's is read from inside its container first."""
+    """Parse the entry's path; for a member, first the path inside its container."""
     if template is None:
         return parse_hive(entry.relative)
     inside = template.parse(entry.inner) if entry.inner else None
@@ -18,7 +31,7 @@ def parse_entry(entry: Entry, template: Template | None) -> Parsed | None:
 
 
 def overlay(entry: Entry, parsed: Parsed) -> Parsed:
-    """`parsed`, over it what a manifest or a sidecar says."""
+    """`parsed`, but a manifest or a sidecar wins."""
     if not (entry.site or entry.camera or entry.time):
         return parsed
     return Parsed(
@@ -33,21 +46,11 @@ def make_row(number: int, entry: Entry, parsed: Parsed, time: datetime | None) -
     """A row of `schema.PLAN`."""
     return {
         "id": number,
-        "uri": entry.uri,
-        "container": entry.container,
-        "offset": entry.offset,
-        "length": entry.length,
-        "encoding": entry.encoding,
-        "num_bytes": entry.num_bytes,
-        "version": entry.version,
+        **{name: getattr(entry, name) for name in FROM_ENTRY},
         "site": parsed.site,
         "camera": parsed.camera,
         "captured_at": time,
         "time_source": ("manifest" if entry.time else "path") if time else None,
-        "kept": entry.kept,
-        "fetch": entry.fetch,
-        "status": entry.status,
-        "error": entry.error,
         "reuse_run": None,
         "reuse_id": None,
     }

@@ -1,4 +1,4 @@
-"""The plan's Parquet files: workers read the rows of their shard from them by row group."""
+"""The plan's Parquet files. Workers read the rows of their shard by row group."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,9 +15,7 @@ from maskbatch.progress import Step
 from maskbatch.stores.files import Location, open_file, write_whole
 
 GROUP_ROWS = 16_384
-"""Rows of a row group: what a worker reads at a time, a few milliseconds."""
-
-
+"""Rows of a row group, which a worker reads at a time in a few milliseconds."""
 FILE_ROWS = 64 * GROUP_ROWS
 
 
@@ -27,13 +25,13 @@ def part_path(folder: Location, first: int) -> Location:
 
 
 def write_plan(folder: Location, rows: Iterator[Row], step: Step) -> None:
-    """Write `rows` to `folder` as they come, in files of FILE_ROWS named by their first id."""
+    """Write `rows` to `folder` as they come, in files of FILE_ROWS, named by first id."""
     batches = iter(lambda: list(islice(rows, GROUP_ROWS)), [])
     write_groups(folder, (pa.Table.from_pylist(batch, schema.PLAN) for batch in batches), step)
 
 
 def write_groups(folder: Location, groups: Iterator[pa.Table], step: Step) -> None:
-    """As `write_plan`, of tables that have GROUP_ROWS rows each, the last one fewer or as many."""
+    """As `write_plan`, from tables of GROUP_ROWS rows, the last one of fewer or as many."""
     first = 0
     for group in groups:
         with (
@@ -65,7 +63,7 @@ def read_plan(folder: Location, start: int, stop: int) -> pa.Table:
 
 @lru_cache(maxsize=2)
 def _read_group(path: Location, version: str, group: int) -> pa.Table:
-    """One row group; `version` keeps the cache from serving a plan that was thrown away."""
+    """One row group; `version` keeps the cache from serving a deleted plan."""
     with open_file(path) as file:
         return pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
 

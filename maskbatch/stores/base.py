@@ -1,10 +1,12 @@
-"""What every store answers, and how it fails: all are called from threads."""
+"""The interface of all stores, and how they fail. Threads share a store."""
 
 from typing import NamedTuple, Protocol
 
+CHANGED = "the file that holds it changed since it was planned"
+
 
 class TransientError(Exception):
-    """The request failed in a way that may heal: a reset, a server error, a body that ends early."""
+    """The request failed, but another try may help: a reset, a server error, a body that ends early."""
 
 
 class ThrottledError(TransientError):
@@ -12,22 +14,22 @@ class ThrottledError(TransientError):
 
 
 class RefusedError(Exception):
-    """The store answered, and another try would give the same; the message becomes the image's error."""
+    """The store refuses, and would again. The message becomes the image's error."""
 
 
 class TooLargeError(Exception):
-    """The file has more bytes than allowed; none was read."""
+    """The file has more bytes than allowed; none are returned."""
 
 
 class Info(NamedTuple):
-    """What a store says of a file without reading it."""
+    """A file, without reading it."""
 
     size: int
     version: str | None
 
 
 class Store(Protocol):
-    """One store. Every method takes a uri as the plan has it."""
+    """One store. Every method takes a uri of the plan."""
 
     def info(self, uri: str) -> Info:
         """Size and version of a file. Raises FileNotFoundError."""
@@ -35,14 +37,11 @@ class Store(Protocol):
     def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
         """The whole file, or its bytes from span[0] to before span[1].
 
-        With a span, a file that is not of `version` any more is a RefusedError.
+        With a span, RefusedError if the file is no longer of `version`.
         Raises FileNotFoundError, PermissionError, RefusedError, TooLargeError, TransientError.
         """
 
 
-CHANGED = "the file that holds it changed since it was planned"
-
-
 def plain_etag(etag: str | None) -> str | None:
-    """An etag without its quotes, and without the mark of a weak one."""
+    """An etag without its quotes and the mark of a weak one."""
     return etag.removeprefix("W/").strip('"') if etag else None

@@ -1,7 +1,7 @@
-"""One request for a file's bytes: tried again while that may help, and so many at once.
+"""Requests for a file's bytes: which to repeat, and how many at once.
 
-The number of requests in flight is halved when the store throttles and grows by one for each
-window of successes, as TCP does (V. Jacobson, "Congestion Avoidance and Control", 1988).
+The number of requests in flight halves when the store throttles, and grows by one for each window of
+successes, as in TCP (V. Jacobson, "Congestion Avoidance and Control", 1988).
 """
 
 import threading
@@ -15,7 +15,7 @@ from maskbatch.stores.retry import MAX_TRIES, keep_trying
 
 
 class Window:
-    """How many requests one worker keeps in flight: halved by a throttling store, growing back after."""
+    """How many requests one worker keeps in flight."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -35,7 +35,7 @@ class Window:
             yield
         except ThrottledError:
             with self._free:
-                if began >= self._halved_at:  # not again for requests sent before the last halving
+                if began >= self._halved_at:  # requests sent before the last halving do not count
                     self.limit = max(1.0, self.limit / 2)
                     self._halved_at = time.monotonic()
             raise
@@ -66,13 +66,11 @@ def fetch_bytes(
     num_bytes: int | None = None,
     max_bytes: int = 2**62,
 ) -> bytes:
-    """The bytes of a file, or of its `span`, tried again while that may help.
+    """The bytes of a file, or of its `span`. Tries again while that may help.
 
-    `num_bytes`: the size that was listed; a whole file that comes shorter or longer is asked for again,
-    unless the store says that this is its size now.
-
-    Raises what `Store.read` does; TimeoutError once `access.image_timeout_s` is used up, the last
-    failure once MAX_TRIES are.
+    If a whole file has another size than `num_bytes`, which was listed, asks again, unless the store says
+    that this is its size now. Raises what `Store.read` does, TimeoutError after `access.image_timeout_s`, and
+    the last failure after MAX_TRIES.
     """
     store, limits = access.store(uri), shared_window(access)
     expected = span[1] - span[0] if span else num_bytes
@@ -83,14 +81,14 @@ def fetch_bytes(
         if expected is None or len(data) == expected:
             return data
         if span is None and _size_now(store, uri) in (None, len(data)):
-            return data  # it was written anew since it was listed, or a manifest says another size
+            return data  # the file was replaced since it was listed, or its manifest is wrong
         raise TransientError(f"{expected:,} bytes expected, the store sent others")
 
     return keep_trying(ask, access.image_timeout_s)
 
 
 def _size_now(store: Store, uri: str) -> int | None:
-    """None from a web server without ranges, whose short answers are noticed by their Content-Length."""
+    """None from a web server without ranges. Its Content-Length shows short answers."""
     try:
         return store.info(uri).size
     except RefusedError:
@@ -98,6 +96,6 @@ def _size_now(store: Store, uri: str) -> int | None:
 
 
 def fetch_info(access: Access, uri: str, tries: int = MAX_TRIES) -> Info:
-    """Size and version of a file, asked for again while that may help. Raises what `fetch` does."""
+    """Size and version of a file. Tries again and raises as `fetch_bytes`."""
     store = access.store(uri)
     return keep_trying(lambda: store.info(uri), access.image_timeout_s, tries)

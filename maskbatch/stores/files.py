@@ -1,6 +1,6 @@
-"""Files of a run directory, in a local folder or below a store's prefix, each made whole.
+"""Files of a run directory, in a local folder or below a store's prefix. Each appears whole, or not at all.
 
-No rename of anything visible is relied on, and no listing where a name is known.
+Relies on no rename of anything visible, and lists nothing whose name is known.
 """
 
 import errno
@@ -31,10 +31,8 @@ STORE_ERRORS = (
     ("google.auth.exceptions", "GoogleAuthError"),
     ("azure.core.exceptions", "AzureError"),
 )
-
-
 Location = Path | UPath
-"""A path of this machine, or what a store's URL names."""
+"""A path of this machine or of a store."""
 
 
 def locate_folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
@@ -58,32 +56,32 @@ def locate_folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What reading or writing a Location may raise; a store's own kinds where its library is loaded."""
+    """What reading or writing a Location may raise; a store's own errors once its library is loaded."""
     known = ((sys.modules.get(module), name) for module, name in STORE_ERRORS)
-    # a library that another thread is importing has some of its names only
+    # while another thread imports a library, it has only some of its names
     return (OSError, *(getattr(module, name) for module, name in known if hasattr(module, name)))
 
 
 def explain(error: BaseException) -> str:
-    """The first line of what an error, or the store's answer behind it, says."""
+    """The first line of an error's message, or of the store's answer behind it."""
     answer = _answer(error).get("Error", {})
     said = answer.get("Message") or answer.get("Code") or getattr(error, "strerror", None) or str(error)
     return next(iter(str(said).strip().splitlines()), type(error).__name__)
 
 
 def _answer(error: BaseException) -> dict[str, Any]:
-    """S3's answer, where s3fs made its error from one."""
+    """S3's answer, if s3fs made its error from one."""
     answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
     return answer
 
 
 @contextmanager
 def write_whole(path: Location, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
-    """A temporary local path that becomes `path` when the block ends well, and otherwise leaves nothing.
+    """A temporary local path that becomes `path` if the block ends well, and otherwise leaves nothing.
 
-    In a store it becomes one object by one put. With `durable` its bytes are on the disk before its
-    name is. With `exclusive`, FileExistsError where `path` is there already, decided by the file
-    system or the store. A full or read-only disk, or a refused put, raises RunFailedError.
+    In a store it becomes one object by one put. `durable`: its bytes are on the disk before its name.
+    `exclusive`: FileExistsError if the file system or the store says that `path` exists. A full or read-only
+    disk, or a refused put, raises RunFailedError.
     """
     try:
         with _moved(path, exclusive, durable) if isinstance(path, Path) else _put(path, exclusive) as partial:
@@ -121,13 +119,13 @@ def _put(path: UPath, exclusive: bool) -> Iterator[Path]:
             path.fs.pipe_file(path.path, partial.read_bytes(), **({"mode": "create"} if exclusive else {}))
         except OSError as error:
             if _answer(error).get("ResponseMetadata", {}).get("HTTPStatusCode") == 412:
-                # s3fs knows it by a part of the answer that only AWS sends
+                # s3fs recognises this by a part of the answer that only AWS sends
                 raise FileExistsError(str(path)) from error
             raise
 
 
 def _create(path: Path, partial: Path) -> None:
-    """Make `path` from `partial` where it is not there; FileExistsError where it is."""
+    """Make `path` from `partial`. Raises FileExistsError if it exists."""
     try:
         os.link(partial, path)
     except OSError as error:
@@ -138,19 +136,19 @@ def _create(path: Path, partial: Path) -> None:
 
 
 def write_json(path: Location, values: dict[str, Any], *, exclusive: bool = False) -> None:
-    """Write `values` as sorted JSON, whole and on the disk."""
+    """Write `values` as sorted JSON, durably."""
     with write_whole(path, exclusive=exclusive, durable=True) as partial:
         partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")
 
 
 def open_file(path: Location) -> IO[bytes]:
-    """`path` for reading; in a store, each range that is read is one request."""
+    """`path` for reading; in a store, each range is one request."""
     file: IO[bytes] = path.open("rb") if isinstance(path, Path) else path.open("rb", cache_type="none")
     return file
 
 
 def list_names(folder: Location, at_most: int | None = None) -> list[str]:
-    """Names directly below `folder`, sorted, of a store the first ones; none where it is not there."""
+    """Names directly below `folder`, sorted, of a store only the first ones; none if it does not exist."""
     try:
         if isinstance(folder, Path):
             return sorted(item.name for item in folder.iterdir())
@@ -167,7 +165,7 @@ def num_threads(folder: Location) -> int:
 
 
 def remove_tree(folder: Location) -> None:
-    """Remove a folder and all below it, where it is there. Raises RunFailedError where a store refuses."""
+    """Remove a folder and all below it, if it exists. Raises RunFailedError if a store refuses."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return

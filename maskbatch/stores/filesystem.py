@@ -1,6 +1,7 @@
-"""Stores that fsspec opens (gs:// and az:// with extras, memory:// ...). Only here are its private names used.
+"""Stores that fsspec opens: gs:// and az:// with their extras, memory:// ...
 
-tests/maskbatch/stores/test_internals.py says what breaks when one of them changes.
+Only this module uses private names of fsspec. tests/maskbatch/stores/test_internals.py says what breaks when
+one of them changes.
 """
 
 from collections.abc import Callable, Mapping

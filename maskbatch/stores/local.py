@@ -7,7 +7,7 @@ from maskbatch.stores.uris import local_path
 
 
 class Local:
-    """Files of this machine, and mounts."""
+    """The store of this machine's files."""
 
     def info(self, uri: str) -> Info:
         found = os.stat(local_path(uri))  # noqa: PTH116  bytes

@@ -1,4 +1,4 @@
-"""A remote file as Python's files are, read ahead in blocks."""
+"""A remote file that reads like a local one, in blocks and ahead."""
 
 import errno
 import io
@@ -10,19 +10,15 @@ from maskbatch.stores.base import Info, RefusedError, TransientError
 from maskbatch.stores.fetch import fetch_bytes
 
 BLOCK_BYTES = 4 * 2**20
-
-
 BLOCKS_AHEAD = 4
-
-
 MAX_READ_BYTES = 2**30
-"""One read of a container's index; a header that claims more is not believed."""
+"""The most that one read of a container's index can need; a header that claims more is wrong."""
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of a store, seekable, read in blocks that are asked for ahead while reading goes forward.
+    """A seekable file of a store. Fetches blocks ahead while reading goes forward.
 
-    Holds at most BLOCKS_AHEAD + 2 blocks. One read of more than MAX_READ_BYTES is an OSError, as is
+    Holds at most BLOCKS_AHEAD + 2 blocks. Reading more than MAX_READ_BYTES at once is an OSError, and so is
     what the store refuses.
     """
 
@@ -86,7 +82,7 @@ class RemoteFile(io.RawIOBase):
         try:
             return self._blocks[number].result()
         except (TransientError, RefusedError, OSError) as error:
-            # With a number, which Arrow's own errors of a damaged file have not.
+            # With a number: Arrow's own errors for a damaged file have none.
             raise OSError(errno.EIO, str(error) or type(error).__name__, self.uri) from error
 
     def _fetch(self, number: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Which requests are worth another try, and when."""
+"""When to try a request again."""
 
 import random
 import time
@@ -8,17 +8,13 @@ from typing import TypeVar
 from maskbatch.stores.base import TransientError
 
 Answer = TypeVar("Answer")
-
-
 MAX_TRIES = 12
-
-
 FIRST_TRIES = 6
-"""Of the first requests to a store, which may not be there at all: 2 s."""
+"""For the first request to a store, which may not exist: 2 s."""
 
 
 def backoff_s(attempt: int) -> float:
-    """How long to wait after failed `attempt` 0, 1, ...: exponential, with full jitter, 10 s at most.
+    """Seconds to wait after failed `attempt` 0, 1, ...: exponential, with full jitter, 10 s at most.
 
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
@@ -26,7 +22,7 @@ def backoff_s(attempt: int) -> float:
 
 
 def keep_trying(ask: Callable[[], Answer], patience_s: float, tries: int = MAX_TRIES) -> Answer:
-    """`ask()`, called again while its failures may heal. Raises the last of them, or TimeoutError."""
+    """Call `ask` until it succeeds. Raises the last failure, or TimeoutError."""
     deadline = time.monotonic() + patience_s
     for attempt in range(tries):
         try:

@@ -7,11 +7,11 @@ import tarfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
 from maskbatch import runner
-from maskbatch.archives.manifest import Manifest
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.model.checkpoint import Card, Checkpoint
@@ -34,7 +33,6 @@ from maskbatch.score.shard import decode_shard, make_rows, read_shard
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import Location, list_names, write_json, write_whole
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
-from maskbatch.stores.uris import encode_name, local_path
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 SIZE = (32, 32)
@@ -192,33 +190,3 @@ def make_zip(files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) 
         for name, data in files.items():
             packed.writestr(name, data)
     return sink.getvalue()
-
-
-class Files(dict[str, bytes]):
-    """A store of objects by uri; what is not in it is looked for on the disk."""
-
-    def open(self, uri: str) -> BinaryIO:
-        if uri in self:
-            return io.BytesIO(self[uri])
-        if not uri.startswith("file://"):
-            raise FileNotFoundError(uri)
-        return open(local_path(uri), "rb")
-
-
-def manifest_at(
-    uri: str | Path,
-    allow: Iterable[str] = (),
-    keep: str | None = None,
-    files: Files | None = None,
-    relative: str | None = None,
-) -> Manifest:
-    uri = f"file://{encode_name(str(uri))}" if isinstance(uri, Path) else uri
-    return Manifest(
-        uri=uri,
-        relative=uri.rsplit("/", 1)[-1] if relative is None else relative,
-        open_file=(files or Files()).open,
-        allow_prefix=list(allow),
-        keep_column=keep,
-        skipped=Counter(),
-        notes=Counter(),
-    )

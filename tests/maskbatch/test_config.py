@@ -159,3 +159,37 @@ def test_differences_name_what_changed_in_words() -> None:
     theirs = to_dict(PlanConfig(archives=("/a",), limit=20))
     assert list_differences(ours, theirs) == ["camera x, y instead of none", "limit 10 instead of 20"]
     assert list_differences(ours, ours) == []
+
+
+# What is refused, or empty.
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("https://h/x.jpg?X-Amz-Signature=SECRET", "https://h/x.jpg: a URL with a query or a password"),
+        ("https://ann:SECRET@h:8443/list.csv", "https://h:8443/list.csv: a URL with a query"),
+        ("HTTPS://SECRET@h/list.csv", "https://h/list.csv: a URL"),
+        ("s3://key:SECRET@bucket/x", "s3://bucket/x: a URL with a query or a password is kept in no run; say it in"),
+        ("sftp://ann:SECRET@host/x", "sftp://host/x: a URL with"),
+        ("http://[bad/x?SECRET", "a URL with a query"),
+        ("s3://", "names nothing; write it like s3://BUCKET/PREFIX"),
+        ("memory:///", "names nothing"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_no_run_may_keep_is_refused(argument: str, expected: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        PlanConfig(archives=(argument,))
+    assert expected in str(refused.value)
+    assert "SECRET" not in str(refused.value)
+
+
+def test_an_argument_is_kept_absolute_and_by_its_usual_scheme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ann")
+    for argument, kept in {
+        "a/../b/": f"{tmp_path}/b", f"file://{tmp_path}/b/": f"{tmp_path}/b", "*/x.tar": f"{tmp_path}/*/x.tar",
+        "~/x": "/home/ann/x", "S3A://b/x//": "s3://b/x", "s3n://b": "s3://b", "abfs://box@account/x": "abfs://box@account/x",
+        "s3://b/a@b:c?/d": "s3://b/a@b:c?/d", "{date:%Y/%m}/x": f"{tmp_path}/{{date:%Y/%m}}/x",
+    }.items():  # fmt: skip
+        assert PlanConfig(archives=(argument,)).archives == PlanConfig(archives=(kept,)).archives == (kept,)

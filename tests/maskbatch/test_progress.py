@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from maskbatch import progress
-from maskbatch.progress import Step, event, quiet_output, say, step
+from maskbatch.progress import Step, describe_step, event, quiet_output, say, step
 
 
 def test_a_step_ends_with_a_line_that_counts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,16 +30,16 @@ def test_a_long_step_speaks_as_it_goes(
 def test_what_was_there_before_counts_as_done_but_not_as_speed() -> None:
     shown = Step("score", 100, "images")
     shown.start_at(60)
-    assert shown.line() == "score: 60 of 100 images (60%)"
+    assert describe_step(shown.live()) == "score: 60 of 100 images (60%)"
     shown.advance(10)  # the first waited for the start: no speed either
     shown._rated -= 10
     shown.advance(10)
     assert shown.rate() == pytest.approx(1, rel=0.01)
-    assert shown.line() == "score: 80 of 100 images (80%), 1/s, 0:00:20 left"
+    assert describe_step(shown.live()) == "score: 80 of 100 images (80%), 1/s, 0:00:20 left"
 
 
 def test_a_large_step_that_has_not_begun_has_a_line() -> None:
-    assert "0 of 100,000,000" in Step("score", 100_000_000, "images").line()
+    assert "0 of 100,000,000" in describe_step(Step("score", 100_000_000, "images").live())
 
 
 def test_quiet_output_keeps_others_out_and_lets_us_through(capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,8 @@ from maskbatch.archives.tree import Tree
 from maskbatch.clock import EARLIEST, Clock
 from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.build import plan_rows
+from maskbatch.plan.listing import Listing
 from maskbatch.score.read import Encoded, read_images
 from maskbatch.stores import base, fetch, remote_file, retry
 from maskbatch.stores import s3 as s3_module
@@ -230,6 +231,13 @@ def test_wrong_credentials_are_one_sentence(s3: S3Server, odd: Bucket, what: str
     for raised in (refused, single, failed):
         assert "\n" not in str(raised.value)
         assert "another-secret" not in str(raised.value)
+
+
+def test_planning_a_tar_asks_for_its_size_once_and_reads_it_once(s3: S3Server, odd: Bucket) -> None:
+    odd.put({"once/x.tar": make_tar({"a.jpg": image(1)})})
+    with fault_proxy(s3.endpoint, Faults()) as proxy:
+        rows, _ = plan(access_to(s3, endpoint_url=proxy.endpoint), f"{odd.url}/once/x.tar")
+        assert (len(rows), proxy.requests) == (1, 2)
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(s3: S3Server) -> None:

@@ -12,7 +12,8 @@ from urllib.parse import quote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import Files, manifest_at, write_files
+from containers import Files, manifest_at
+from samples import write_files
 
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.inventory import list_inventory

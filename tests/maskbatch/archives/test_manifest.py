@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import Files, manifest_at, write_files
+from containers import Files, manifest_at
+from samples import write_files
 
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.manifest import is_manifest, list_manifest

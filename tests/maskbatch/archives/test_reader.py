@@ -12,24 +12,24 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import Mock
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from samples import make_tar, make_zip, write_files
 
 from maskbatch.archives import arguments as arguments_module
 from maskbatch.archives import reader
-from maskbatch.archives import unique as unique_module
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.tree import Tree
-from maskbatch.archives.unique import REPLACED, keep_unique
+from maskbatch.archives.unique import REPLACED
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
+from maskbatch.runs.begin import Request
 from maskbatch.stores.access import Access
+from maskbatch.stores.fetch import fetch_info
 from maskbatch.stores.options import NO_OPTIONS
 
 TWICE = "listed twice (planned once)"
@@ -160,18 +160,6 @@ def test_a_manifest_that_repeats_itself_gives_each_image_once_in_its_order(tmp_p
     assert skipped == {TWICE: 3}
 
 
-@given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 50))
-def test_of_repeated_uris_the_first_is_kept(numbers: list[int], batch: int) -> None:
-    stream = [Entry(uri=f"s3://b/{number}", relative=str(i)) for i, number in enumerate(numbers)]
-    first = {entry.uri: entry for entry in reversed(stream)}
-    skipped: Counter[str] = Counter()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unique_module, "SPOOL_ENTRIES", batch)
-        found = list(keep_unique(iter(stream), skipped))
-    assert found == sorted(first.values(), key=lambda entry: int(entry.relative))
-    assert skipped.total() == len(stream) - len(found)
-
-
 def test_a_template_may_stand_behind_a_pattern_and_its_empty_days_are_counted(tmp_path: Path) -> None:
     write_files(tmp_path, {f"{camera}/{day}/x.jpg": b"" for camera in "ab" for day in ("0102", "0104")})
     found, _, notes = entries(f"{tmp_path}/*/{{date:%m%d}}", since="2026-01-01", until="2026-01-05")
@@ -231,7 +219,6 @@ def test_an_entry_survives_the_way_over_the_disk(kinds: Path) -> None:
 
 
 # Days of a template.
-
 DAYS = {f"2026/10/{day:02d}/{hour:02d}.jpg": b"" for day in (1, 2, 4) for hour in (0, 13)}
 
 
@@ -268,21 +255,6 @@ def test_a_template_names_one_folder_or_file_a_day_or_hour(
 
 
 @pytest.mark.parametrize(
-    ("name", "base"),
-    [
-        ("s3://b/{date:%Y}/x", "s3://b/"), ("s3://b/a/{date:%Y}", "s3://b/a/"), ("s3://b-{date:%Y}/a/x", "s3://b-2026/"),
-        ("/{date:%Y}/x", "file:///"), ("/a/b{date:%Y}/x", "file:///a/"), ("memory://{date:%Y}/a/x", "memory://2026/"),
-        ("memory://a/{date:%Y}/x", "memory://a/"), ("gs://b/cam/{date:%Y}*.tar", "gs://b/cam/"),
-    ],
-)  # fmt: skip
-def test_a_templates_own_folder_ends_before_the_first_date(name: str, base: str) -> None:
-    config = PlanConfig(archives=(name,), since="2026-10-01", until="2026-10-03")
-    (source,) = arguments_module.find_sources(config, Access())
-    assert source.tree.base == base
-    assert "".join(source.tree.pattern).replace("/", "").startswith(("2026", "b2026", "a"))
-
-
-@pytest.mark.parametrize(
     ("template", "bounds", "expected"),
     [
         ("{date:%Y}", {}, r"\{date:...\} needs --since and --until"),
@@ -298,42 +270,6 @@ def test_a_template_that_cannot_be_expanded_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=expected):
         entries(f"{tmp_path}/{template}", **bounds)
-
-
-# What is refused, or empty.
-
-
-@pytest.mark.parametrize(
-    ("argument", "expected"),
-    [
-        ("https://h/x.jpg?X-Amz-Signature=SECRET", "https://h/x.jpg: a URL with a query or a password"),
-        ("https://ann:SECRET@h:8443/list.csv", "https://h:8443/list.csv: a URL with a query"),
-        ("HTTPS://SECRET@h/list.csv", "https://h/list.csv: a URL"),
-        ("s3://key:SECRET@bucket/x", "s3://bucket/x: a URL with a query or a password is kept in no run; say it in"),
-        ("sftp://ann:SECRET@host/x", "sftp://host/x: a URL with"),
-        ("http://[bad/x?SECRET", "a URL with a query"),
-        ("s3://", "names nothing; write it like s3://BUCKET/PREFIX"),
-        ("memory:///", "names nothing"),
-    ],
-)  # fmt: skip
-def test_an_argument_that_no_run_may_keep_is_refused(argument: str, expected: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        PlanConfig(archives=(argument,))
-    assert expected in str(refused.value)
-    assert "SECRET" not in str(refused.value)
-
-
-def test_an_argument_is_kept_absolute_and_by_its_usual_scheme(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", "/home/ann")
-    for argument, kept in {
-        "a/../b/": f"{tmp_path}/b", f"file://{tmp_path}/b/": f"{tmp_path}/b", "*/x.tar": f"{tmp_path}/*/x.tar",
-        "~/x": "/home/ann/x", "S3A://b/x//": "s3://b/x", "s3n://b": "s3://b", "abfs://box@account/x": "abfs://box@account/x",
-        "s3://b/a@b:c?/d": "s3://b/a@b:c?/d", "{date:%Y/%m}/x": f"{tmp_path}/{{date:%Y/%m}}/x",
-    }.items():  # fmt: skip
-        assert PlanConfig(archives=(argument,)).archives == PlanConfig(archives=(kept,)).archives == (kept,)
 
 
 @pytest.mark.parametrize(
@@ -404,8 +340,6 @@ def test_what_is_no_file_in_an_archive_is_a_row(tmp_path: Path) -> None:
 
 
 # Web servers.
-
-
 class Quiet(SimpleHTTPRequestHandler):
     """Serves files, and no ranges, as Python's own server does."""
 
@@ -461,11 +395,6 @@ def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
             entries(f"http://127.0.0.1:1/{name}")
 
 
-def test_http_may_redirect_into_its_own_folder_and_the_allowed_prefixes() -> None:
-    config = PlanConfig(archives=("https://h/a/list.csv", "s3://b/x"), allow_prefix=("https://cdn/",))
-    assert arguments_module.make_access(config, NO_OPTIONS).prefixes == ("https://cdn/", "https://h/a/")
-
-
 def test_a_single_file_of_any_store_is_told_from_a_folder(tmp_path: Path) -> None:
     root = f"memory://{uuid.uuid4().hex}"
     memory = fsspec.filesystem("memory")
@@ -489,3 +418,21 @@ def test_a_link_to_a_container_that_is_not_there_is_named(tmp_path: Path) -> Non
     os.symlink("nowhere", tmp_path / "x.tar")
     with pytest.raises(UsageError, match=f"archive {tmp_path}/x.tar: nothing is there"):
         entries(f"{tmp_path}/*.tar")
+
+
+@pytest.mark.parametrize(("name", "num_asked"), [("x.tar", 1), ("x.csv", 1), ("x.jpg", 1), ("day", 0)])
+def test_the_store_is_asked_once_for_a_file_from_the_first_look_at_it_to_its_last_image(
+    name: str, num_asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    files = {"x.tar": make_tar({"a.jpg": b"1"}), "x.csv": make_csv("a.jpg"), "x.jpg": b"1", "day/z.jpg": b"1"}
+    for path, data in files.items():
+        fsspec.filesystem("memory").pipe(f"{root}/{path}", data)
+    asked = Mock(side_effect=fetch_info)
+    monkeypatch.setattr(arguments_module, "fetch_info", asked)
+    monkeypatch.setattr(reader, "fetch_info", asked)
+    request = Request(plan=PlanConfig(archives=(f"{root}/{name}",)), access=Access())
+    for _ in range(2):  # to refuse a wrong path, and to plan
+        assert request.sources[0].is_remote
+    assert len(list(reader.list_entries(request.sources, request.plan, Access(), Counter(), Counter()))) == 1
+    assert asked.call_count == num_asked

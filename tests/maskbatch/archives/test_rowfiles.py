@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from maskbatch.archives import rowfiles
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.members import Container
 from maskbatch.archives.rowfiles import GroupReader, find_image_column, list_rows
 from maskbatch.errors import UsageError
 
@@ -37,11 +38,12 @@ def parquet(columns: dict[str, Any], **options: Any) -> io.BytesIO:
 
 
 def entries(file: BinaryIO, keep: str | None = None) -> tuple[list[Entry], Counter[str]]:
-    notes: Counter[str] = Counter()
-    skipped: Counter[str] = Counter()
-    found = list(list_rows(file, URI, "part-0.parquet", "etag", keep, skipped, notes))
-    assert not skipped
-    return found, notes
+    container = Container(
+        file=file, size=0, uri=URI, relative="part-0.parquet", version="etag", keep_column=keep
+    )
+    found = list(list_rows(container))
+    assert not container.skipped
+    return found, container.notes
 
 
 @pytest.mark.parametrize(
