@@ -95,13 +95,13 @@ KILL = "import os, signal\ndef kill(*_, **__): os.kill(os.getpid(), signal.SIGKI
 MOMENTS = {
     "while planning": """
 from maskbatch.plan import build, table
-from maskbatch.runs import begin
+from maskbatch.runs import request
 rows = build.plan_rows
 def half(*args):
     for k, row in enumerate(rows(*args)):
         if k == 100: kill()
         yield row
-table.GROUP_ROWS, table.FILE_ROWS, begin.plan_rows = 16, 64, half
+table.GROUP_ROWS, table.FILE_ROWS, request.plan_rows = 16, 64, half
 """,
     "while scoring": """
 from maskbatch import runner

@@ -6,17 +6,20 @@ import socket
 import threading
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from maskbatch.cluster.launcher import read_nodes
-from maskbatch.cluster.nodes import LAUNCHER_CONFIG, UNBOUNDED, Capacity, Node
+from maskbatch.cluster.nodes import UNBOUNDED, Capacity, Node
 from maskbatch.cluster.ray_internals import count_scorers, read_node_groups
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.progress import quiet_output
 
 CONNECT_S = 10.0
+LAUNCHER_CONFIG = Path("~/ray_bootstrap_config.yaml")
+"""What `ray up` leaves on the head."""
 
 
 class Cluster:

@@ -13,7 +13,7 @@ from maskbatch.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeType:
-    """One of `available_node_types`; nodes counted with the head."""
+    """One of `available_node_types`; its nodes include the head."""
 
     name: str
     instance: str | None
@@ -25,7 +25,7 @@ class NodeType:
 
 
 def read_nodes(path: Path) -> list[NodeType]:
-    """The node types of a cluster file. Raises UsageError where their sizes and bounds are not all there."""
+    """The node types of a cluster file. Raises UsageError where a size or bound is missing."""
     try:
         cluster = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -41,11 +41,11 @@ def read_nodes(path: Path) -> list[NodeType]:
     if head not in list(types):  # of a list, `head` need not be hashable
         known = ", ".join(map(str, types))
         raise UsageError(f"--cluster {path}: head_node_type {head!r}, one of its types expected: {known}")
-    nodes = [_node_type(path, str(name), values, is_head=name == head) for name, values in types.items()]
+    nodes = [_parse_type(path, str(name), values, is_head=name == head) for name, values in types.items()]
     if not any(node.num_cpus * node.max_nodes for node in nodes):
         raise UsageError(f"--cluster {path}: its nodes have no CPU between them; nothing could decode")
     workers = sum(node.max_nodes for node in nodes) - 1
-    most = _whole(f"--cluster {path}", {"max_workers": workers, **cluster}, "max_workers")
+    most = _parse_count(f"--cluster {path}", {"max_workers": workers, **cluster}, "max_workers")
     if most < workers:
         message = f"its max_workers {most} is less than the {workers} of its node types together"
         raise UsageError(
@@ -54,7 +54,7 @@ def read_nodes(path: Path) -> list[NodeType]:
     return nodes
 
 
-def _node_type(path: Path, name: str, values: Any, *, is_head: bool) -> NodeType:
+def _parse_type(path: Path, name: str, values: Any, *, is_head: bool) -> NodeType:
     where = f"--cluster {path}: node type {name}"
     values = values if isinstance(values, dict) else {}
     resources = values.get("resources")
@@ -69,17 +69,17 @@ def _node_type(path: Path, name: str, values: Any, *, is_head: bool) -> NodeType
     node = NodeType(
         name=name,
         instance=str(instance) if instance else None,
-        num_cpus=_whole(where, resources, "CPU"),
-        num_gpus=_whole(where, resources, "GPU"),
-        min_nodes=_whole(where, values, "min_workers") + is_head,
-        max_nodes=_whole(where, values, "max_workers") + is_head,
+        num_cpus=_parse_count(where, resources, "CPU"),
+        num_gpus=_parse_count(where, resources, "GPU"),
+        min_nodes=_parse_count(where, values, "min_workers") + is_head,
+        max_nodes=_parse_count(where, values, "max_workers") + is_head,
     )
     if node.min_nodes > node.max_nodes:
         raise UsageError(f"{where}: min_workers is more than max_workers; swap them")
     return node
 
 
-def _whole(where: str, values: Mapping[str, Any], name: str) -> int:
+def _parse_count(where: str, values: Mapping[str, Any], name: str) -> int:
     value = values.get(name, 0)
     if type(value) is not int or value < 0:
         raise UsageError(f"{where}: {name} {value!r}, a whole number of 0 or more expected")
@@ -95,11 +95,11 @@ def read_prices(given: Sequence[str], nodes: Sequence[NodeType]) -> dict[str, fl
         if not matching:
             known = ", ".join(dict.fromkeys(n for node in nodes for n in (node.name, node.instance) if n))
             raise UsageError(f"--price {text}: TYPE=PER_HOUR expected, TYPE one of {known}")
-        prices.update(dict.fromkeys(matching, _price(text, number)))
+        prices.update(dict.fromkeys(matching, _parse_price(text, number)))
     return prices
 
 
-def _price(text: str, number: str) -> float:
+def _parse_price(text: str, number: str) -> float:
     try:
         price = float(number)
     except ValueError:

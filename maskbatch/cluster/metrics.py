@@ -1,10 +1,10 @@
-"""Metrics of a run on every node's Prometheus page, in Ray's own way: no-ops where nothing exports them.
+"""Metrics on every node's Prometheus page, by Ray's own means: no-ops where nothing exports them.
 
     ray_maskbatch_images_total{status}   images staged
     ray_maskbatch_seconds_total{stage}   workers' wall time in read (waiting for bytes), decode, score
     ray_maskbatch_busy{device}           share of the time that the model runs, of one worker, a shard ago
 
-Each is set once a shard, in the worker that did it.
+The worker sets each once a shard.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 
 @cache
-def _made() -> tuple[Any, Any, Any]:
+def _make() -> tuple[Any, Any, Any]:
     from ray.util.metrics import Counter, Gauge
 
     return (
@@ -26,15 +26,15 @@ def _made() -> tuple[Any, Any, Any]:
 def count_images(statuses: Mapping[str, int]) -> None:
     """Add the images of a shard, by status."""
     for status, number in statuses.items():
-        _made()[0].inc(number, {"status": status})
+        _make()[0].inc(number, {"status": status})
 
 
 def count_seconds(stage: str, seconds: float) -> None:
-    """Add what a shard took in `stage`."""
+    """Add the time of a shard in `stage`."""
     if seconds > 0:
-        _made()[1].inc(seconds, {"stage": stage})
+        _make()[1].inc(seconds, {"stage": stage})
 
 
 def set_busy(device: str, share: float) -> None:
-    """Say that `device` was busy for this share, 0 to 1, of the time since the shard before."""
-    _made()[2].set(share, {"device": device})
+    """Set the share, 0 to 1, of the time since the shard before during which `device` was busy."""
+    _make()[2].set(share, {"device": device})

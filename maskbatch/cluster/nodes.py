@@ -1,22 +1,15 @@
-"""The nodes of a cluster by shape: those that are there, and those there may be."""
+"""The nodes of a cluster by shape: those it has, and those it can grow to."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 SCORER_CPUS = 0.001
-"""Enough that one core of a GPU node is never filled with decoding, and so little that Ray Data, which keeps
-cores for actors that may come, keeps none."""
-
-
+"""Enough to keep one core of a GPU node free of decoding, and so little that Ray Data, which keeps cores for
+actors that may come, keeps none."""
 UNBOUNDED = 10**6
-"""More nodes of a kind than anyone means: Kubernetes has 2**31 - 1 where no maximum is set."""
-
-
-LAUNCHER_CONFIG = Path("~/ray_bootstrap_config.yaml")
-"""What `ray up` leaves on the head."""
+"""Nobody means so many nodes of a kind: Kubernetes has 2**31 - 1 where no maximum is set."""
 
 
 class Node(NamedTuple):
@@ -36,7 +29,7 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The nodes of a cluster by shape: those that are there, and those at its largest, if it says so."""
+    """The nodes of a cluster by shape: those it has, and those at its largest, if it says so."""
 
     nodes: Counter[Node]
     largest: Counter[Node] | None = None
@@ -60,17 +53,17 @@ class Capacity:
         return None if self.largest is None else max(self.gpus, Capacity(self.largest).gpus)
 
     def num_workers(self) -> int:
-        """Decoding workers that it holds at its largest, as far as that is known; one a core."""
+        """Decoding workers, one a core, that it holds at its largest, as far as we know."""
         return max(sum(int(node.cpus) * n for node, n in nodes.items()) for nodes in self._known())
 
     def num_scorers(self, gpus_each: float) -> int:
-        """Scoring actors that it holds at its largest, as far as that is known."""
+        """Scoring actors that it holds at its largest, as far as we know."""
         return max(
             sum(node.num_scorers(gpus_each) * n for node, n in nodes.items()) for nodes in self._known()
         )
 
     def scorer_cpus(self, gpus_each: float) -> float:
-        """Of a core, what a scorer reserves: SCORER_CPUS, or 0 where that would take decoding's own."""
+        """Share of a core that a scorer reserves: SCORER_CPUS, or 0 where decoding needs all."""
         known = {node for nodes in self._known() for node in nodes}
         scoring = [node for node in known if node.num_scorers(gpus_each)]
         decoding = any(node.cpus >= 1 and not node.gpus for node in known)

@@ -29,26 +29,14 @@ from maskbatch.runs.work import Work
 
 WORKER_CPUS = 0.99
 """Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
-
-
 DECODE_CPUS = 1.0
-
-
 CALLS_PER_ACTOR = 2
 """One decodes and scores, the other reads its first images or stages its rows."""
-
-
 PATIENCE_S = 30.0
 """When nothing came for so long, log what we are waiting for; again every REPEAT_S."""
-
-
 REPEAT_S = 60.0
-
-
 MAX_ACTORS = 1000
 """Where nobody says how far a cluster grows."""
-
-
 Done = queue.Queue[ShardDone | BaseException | None]
 
 

@@ -1,4 +1,4 @@
-"""What runs on the cluster: `decode`, a task on a CPU, and `Scorer`, an actor; a shard a call."""
+"""What runs on the cluster, a shard a call: `decode`, a task on a CPU, and `Scorer`, an actor."""
 
 import io
 import threading
@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from maskbatch.cluster import metrics
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
 from maskbatch.score.decode import Decoded
-from maskbatch.score.shard import Waited, decode_shard, make_rows, read_shard
+from maskbatch.score.shard import TimedReader, decode_shard, make_rows, read_shard
 
 Batch = dict[str, Any]
 
@@ -30,11 +30,11 @@ class ShardDone:
     """Images by status."""
     device: str
     read_s: float
-    """Wall time spent waiting for bytes."""
+    """Seconds of waiting for bytes."""
     decode_s: float
-    """Wall time in decode and quality."""
+    """Seconds in decode and quality."""
     score_s: float
-    """Wall time in the model and in staging."""
+    """Seconds in the model and in staging."""
     node: str
     """Ray's id of the node that scored it."""
     decode_node: str
@@ -42,61 +42,57 @@ class ShardDone:
 
 
 @cache
-def _open(path: str, digest: str) -> Checkpoint:
-    """The run's checkpoint, once a worker. Raises UsageError where it is not the one the run began with."""
+def _open_checkpoint(path: str, digest: str) -> Checkpoint:
+    """The run's checkpoint, read once a worker. Raises UsageError if it has changed since the run began."""
     checkpoint = open_checkpoint(path)
     if checkpoint.digest != digest:
         raise UsageError(f"checkpoint {path} changed while the run was going; put the first one back")
     return checkpoint
 
 
-def _node() -> str:
+def _node_id() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _decoded(work: Work, checkpoint: Checkpoint, encoded: Waited, num_images: int) -> tuple[Decoded, Batch]:
-    """The images of a shard, and what is reported of reading and decoding them."""
+def _decode(work: Work, card: Card, encoded: TimedReader, num_images: int) -> tuple[Decoded, Batch]:
+    """Decode a shard; returns its images, and the report of reading and decoding."""
     began, waited_s = time.perf_counter(), encoded.seconds
-    decoded = decode_shard(work, checkpoint.card, encoded, num_images)
+    decoded = decode_shard(work, card, encoded, num_images)
     decode_s = time.perf_counter() - began - (encoded.seconds - waited_s)
     metrics.count_seconds("read", encoded.seconds)
     metrics.count_seconds("decode", decode_s)
-    return decoded, {"read_s": [encoded.seconds], "decode_s": [decode_s], "decode_node": [_node()]}
+    return decoded, {"read_s": [encoded.seconds], "decode_s": [decode_s], "decode_node": [_node_id()]}
 
 
 def decode(batch: Batch, work: Work) -> Batch:
     """One shard number to its decoded images (n, H, W, 3) uint8 as bytes, and its columns as Arrow IPC."""
     shard = int(batch["shard"][0])
     planned, encoded = read_shard(work, shard)
-    decoded, report = _decoded(work, _open(work.checkpoint, work.digest), encoded, len(planned))
+    card = _open_checkpoint(work.checkpoint, work.digest).card
+    decoded, report = _decode(work, card, encoded, len(planned))
     sink = io.BytesIO()
     columns = pa.table(decoded.columns)
     for table in (planned, columns):
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-    return {
-        "shard": [shard],
-        "rows": [sink.getvalue()],
-        "images": [decoded.images_NHWC.tobytes()],
-        **report,
-    }
+    return {"shard": [shard], "rows": [sink.getvalue()], "images": [decoded.images_NHWC.tobytes()], **report}
 
 
 class Scorer:
-    """An actor: holds the classifier, stages what it scored, reports one row a shard."""
+    """An actor: holds the classifier, scores and stages shards, reports one row a shard."""
 
     def __init__(self, work: Work, device: str | None) -> None:
         """`device` None takes CUDA where there is one."""
         from maskbatch.model.classifier import Classifier
 
-        self.checkpoint = _open(work.checkpoint, work.digest)
-        self.work, self.card = work, self.checkpoint.card
+        checkpoint = _open_checkpoint(work.checkpoint, work.digest)
+        self.work, self.card = work, checkpoint.card
         self._busy = threading.Lock()
         config = work.config
         self.classifier = Classifier(
-            self.checkpoint, dtype=config.dtype, batch_size=config.batch_size, device=device
+            checkpoint, dtype=config.dtype, batch_size=config.batch_size, device=device
         )
         self.device = f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"
         self._scored = time.perf_counter()
@@ -105,11 +101,11 @@ class Scorer:
         shard = int(batch["shard"][0])
         if "images" not in batch:
             planned, encoded = read_shard(self.work, shard)
-        with self._busy:  # another call of this actor reads ahead meanwhile, or stages
+        with self._busy:  # meanwhile another call of this actor reads ahead, or stages
             if "images" in batch:
                 planned, decoded, report = self._unpack(batch)
             else:
-                decoded, report = _decoded(self.work, self.checkpoint, encoded, len(planned))
+                decoded, report = _decode(self.work, self.card, encoded, len(planned))
             began = time.perf_counter()
             probs = self.classifier.probs(decoded.images_NHWC)
             before, self._scored = self._scored, time.perf_counter()
@@ -125,7 +121,7 @@ class Scorer:
             "counts": [list(statuses.values())],
             "device": [self.device],
             "score_s": [score_s],
-            "node": [_node()],
+            "node": [_node_id()],
             **report,
         }
 

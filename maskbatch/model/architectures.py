@@ -4,7 +4,7 @@
 - `plain_cnn` and `mobilenet_v1`, small ones that are trained from scratch;
 - `transformers`: any `AutoModelForImageClassification`, its config in the options (extra `[hf]`).
 
-Options are JSON values of the checkpoint's card, so a file alone says what it holds.
+Options are JSON values in the checkpoint's card: the file needs nothing beside it.
 """
 
 import sys
@@ -79,7 +79,7 @@ def plain_cnn(
 class MobileNetV1(nn.Module):
     """A depthwise-separable stack with a 1x1-convolution head and one sigmoid output.
 
-    The sigmoid's logit z leaves as the two logits [0, z], whose softmax it is: class 0 is its 0.
+    Returns the sigmoid's logit z as the two logits [0, z]: their softmax is the sigmoid.
     Source: Howard et al. 2017, table 1.
     """
 
@@ -146,8 +146,8 @@ OWN: dict[str, Any] = {"plain_cnn": plain_cnn, "mobilenet_v1": MobileNetV1, "tra
 def _torchvision_models() -> Any:
     """`torchvision.models`, imported in 0.5 s instead of 3.
 
-    torchvision.ops.roi_align imports all of torch._dynamo for one function that classifiers never
-    call. A stand-in serves while torchvision is imported, and hands that call on to the real one.
+    torchvision.ops.roi_align imports all of torch._dynamo for one function that classifiers never call.
+    While torchvision is imported, a stand-in takes its place, which passes that call on to the real one.
     """
     name = "torch._dynamo"
     if name in sys.modules or "torchvision" in sys.modules:

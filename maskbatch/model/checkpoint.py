@@ -1,7 +1,6 @@
 """A checkpoint: one `.safetensors` file, weights plus one JSON string of everything scoring must know.
 
-Reading the card needs no torch, so planning, reporting and the command line stay quick. No pickle
-is ever loaded.
+Reading this card needs no torch, so planning and reporting start quickly. No pickle is ever loaded.
 """
 
 import hashlib
@@ -23,17 +22,9 @@ if TYPE_CHECKING:
 
 
 FORMAT_VERSION = 1
-
-
 METADATA_KEY = "maskbatch"
-
-
 RESIZES = ("squash", "crop")
-
-
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-
-
 CLASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -44,9 +35,9 @@ class Preset:
     input_size: tuple[int, int]
     """(H, W) in pixels."""
     resize: str = "squash"
-    """`squash`: the whole frame, its aspect ratio given up; `crop`: a square from the middle."""
+    """`squash`: the whole frame, whatever its aspect ratio; `crop`: a square from the middle."""
     crop_share: float = 1.0
-    """Of the frame's shorter side, the side of that square."""
+    """Side of that square, as a share of the frame's shorter side."""
     interpolation: str = "bilinear"
     """A filter of Pillow's resize, antialiased."""
 
@@ -73,7 +64,7 @@ class Card:
     architecture: str
     """A name that `architectures.build` knows."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What it is built with."""
+    """Its arguments there."""
     classes: tuple[str, ...]
     compliant: tuple[str, ...]
     """Classes that count as compliant."""
@@ -90,7 +81,7 @@ class Card:
     temperature: float = 1.0
     """Logits are divided by it before the softmax. Source: Guo et al. 2017."""
     review_threshold: float = 0.0
-    """A picture whose confidence is below it is marked needs_review."""
+    """Pictures of less confidence get needs_review."""
     confusion: tuple[tuple[int, ...], ...]
     """Held-out counts (K, K), true by predicted."""
     reference: dict[str, list[int]] = field(default_factory=dict)
@@ -176,7 +167,7 @@ class Checkpoint:
 
 def default_path() -> str:
     """The checkpoint inside the package."""
-    return str(resources.files("maskbatch") / "checkpoints" / "default.safetensors")
+    return str(resources.files("maskbatch.model") / "checkpoints" / "default.safetensors")
 
 
 def open_checkpoint(path: str | None = None) -> Checkpoint:
@@ -194,7 +185,7 @@ def open_checkpoint(path: str | None = None) -> Checkpoint:
 
 
 def find_checkpoint(digest: str, path: str) -> Checkpoint | None:
-    """The checkpoint of that sha256, where it was or in the package; None where neither is it."""
+    """The checkpoint of that sha256 at `path` or in the package; None where it is in neither."""
     for place in (path, None):
         with suppress(UsageError):
             opened = open_checkpoint(place)
@@ -228,8 +219,8 @@ def save_checkpoint(
 ) -> None:
     """Write `state` and `card` to `path`, whole or not at all.
 
-    Convolution and linear weights are stored as float16 where `halved`, which halves the file and is
-    exact for what is then evaluated from it; vectors (biases, batch-norm statistics) stay float32.
+    `halved` stores convolution and linear weights as float16, in half the space; evaluate the file, not the
+    state. Vectors (biases, batch-norm statistics) stay float32.
     """
     from safetensors.torch import save
 

@@ -1,4 +1,4 @@
-"""The one stateful hop: a model on its device that turns uint8 images into class probabilities."""
+"""A model on its device, which turns uint8 images into class probabilities: the one hop with a state."""
 
 import warnings
 from typing import Any
@@ -32,8 +32,8 @@ class Classifier:
     ) -> None:
         """Load the weights strictly, fold batch norms into convolutions, move to the device.
 
-        `device` None takes CUDA where there is one. `batch_size` is the one batch shape that the
-        model ever sees, because a picture's last digits depend on it.
+        `device` None takes CUDA where there is one. The model sees batches of `batch_size` images only: the
+        last digits of a picture's probabilities depend on it.
         """
         card: Card = checkpoint.card
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -82,9 +82,9 @@ class Classifier:
 
 
 def _fold_batch_norms(model: nn.Module) -> nn.Module:
-    """The same function with each batch norm folded into the convolution before it: 30 % faster on a CPU.
+    """Fold each batch norm into the convolution before it: 30 % faster on a CPU.
 
-    A model that torch.fx cannot trace is returned as it is.
+    Returns a model that torch.fx cannot trace as it is.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,5 +1,6 @@
 """The plan: one numbered row for each image, which all later steps read instead of the archive.
 
+listing    what listing found
 build      list the archives, filter and count
 columns    one image as a row
 table      the plan's Parquet files

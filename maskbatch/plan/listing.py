@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(kw_only=True, slots=True)
 class Listing:
-    """What planning found and left out; every file of the archive is in one of these counts."""
+    """What planning found and left out: one of these counts has every file of the archive."""
 
     num_images: int = 0
     """Planned rows."""
@@ -23,7 +23,7 @@ class Listing:
     filtered: Counter[str] = field(default_factory=Counter)
     """Images left out by a filter, by its flag."""
     notes: Counter[str] = field(default_factory=Counter)
-    """Planned images of which the path does not say all."""
+    """Planned images that lack something, such as a time."""
     example: str | None = None
     """The first image's path below the archive."""
 

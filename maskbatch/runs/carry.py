@@ -1,24 +1,18 @@
 """The rows that a run carries over from earlier ones: read there, joined to the new plan by id."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.clock import Clock
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.progress import step
-from maskbatch.runs.committed import CommittedRun, File, check_digests, group_files, open_committed
+from maskbatch.runs.committed import CommittedRun, check_digests, group_files, open_committed, read_files
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import ReusedRun, RunSettings
 from maskbatch.runs.work import take_planned
-from maskbatch.stores.files import explain, num_threads, open_file, store_errors
 from maskbatch.stores.options import StorageOptions
 
 
@@ -67,8 +61,10 @@ class Carrier:
             if np.searchsorted(wanted, ids.start) < np.searchsorted(wanted, ids.stop)
             for file in files
         ]
-        with ThreadPoolExecutor(num_threads(earlier.run.path)) as pool:
-            parts = list(pool.map(lambda file: _read_ids(file, wanted, names), files))
+        try:
+            parts = [_pick(rows, wanted) for rows in read_files(files, names)]
+        except UsageError as error:
+            raise RunFailedError(str(error)) from error
         rows = pa.concat_tables(parts).sort_by("id")
         if rows["id"].to_numpy().tolist() == wanted.tolist():
             rows = rows.take(np.searchsorted(wanted, planned["reuse_id"].to_numpy()))
@@ -76,6 +72,11 @@ class Carrier:
                 return rows
         what = "the rows to carry over are not there; see `maskbatch verify`"
         raise RunFailedError(f"{earlier.run.path}: {what}")
+
+
+def _pick(rows: pa.Table, wanted: NDArray[np.int64]) -> pa.Table:
+    """The whole-image rows of the ids `wanted`."""
+    return rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted) & (rows["region"].to_numpy() == 0)))
 
 
 def _reopen(reused: ReusedRun, options: StorageOptions) -> CommittedRun:
@@ -87,26 +88,3 @@ def _reopen(reused: ReusedRun, options: StorageOptions) -> CommittedRun:
         what = "is not the run any more whose rows are to be carried over"
         raise RunFailedError(f"{reused.path} {what}; put it back, or --fresh plans anew")
     return earlier
-
-
-def _read_ids(file: File, wanted: NDArray[np.int64], names: Sequence[str]) -> pa.Table:
-    """The rows of the ids `wanted`, sorted, from the row groups that may hold them. Raises RunFailedError."""
-    earlier, listed = file
-    path = earlier.run.path / listed.name
-    try:
-        with open_file(path) as source:
-            parquet = pq.ParquetFile(source, pre_buffer=True)
-            column, metadata = parquet.schema_arrow.get_field_index("id"), parquet.metadata
-            chunks = [metadata.row_group(k).column(column) for k in range(metadata.num_row_groups)]
-            groups = [k for k, chunk in enumerate(chunks) if _overlaps(chunk, wanted)]
-            rows = parquet.read_row_groups(groups, list(names))
-    except (pa.ArrowException, KeyError, *store_errors()) as error:
-        raise RunFailedError(f"{path} does not read ({explain(error)}); restore it") from error
-    return rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted) & (rows["region"].to_numpy() == 0)))
-
-
-def _overlaps(chunk: Any, wanted: NDArray[np.int64]) -> bool:
-    if chunk.statistics is None:
-        return True
-    low, high = np.searchsorted(wanted, [chunk.statistics.min, chunk.statistics.max + 1])
-    return bool(high > low)

@@ -32,11 +32,7 @@ from maskbatch.stores.options import StorageOptions
 
 AHEAD_ROWS = 524_288
 """Rows of files that are read together."""
-
-
 SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet", re.ASCII)
-
-
 Setting = TypeVar("Setting")
 
 

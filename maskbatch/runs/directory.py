@@ -25,6 +25,16 @@ from maskbatch.stores.files import (
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 
+class _Below:
+    """A path in a run directory."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "RunDir", kind: type) -> Location:
+        return run.path / self.name
+
+
 @dataclass(frozen=True, slots=True)
 class RunDir:
     """The paths of one run."""
@@ -46,37 +56,14 @@ class RunDir:
             raise UsageError(f"{run.path} cannot be seen: {explain(error)}; {remedy}") from error
         return run
 
-    @property
-    def run_json(self) -> Location:
-        return self.path / "run.json"
-
-    @property
-    def plan(self) -> Location:
-        return self.path / "plan"
-
-    @property
-    def staging(self) -> Location:
-        return self.path / "staging"
-
-    @property
-    def scores(self) -> Location:
-        return self.path / "scores"
-
-    @property
-    def success(self) -> Location:
-        return self.path / "_SUCCESS"
-
-    @property
-    def report(self) -> Location:
-        return self.path / "report"
-
-    @property
-    def corrections(self) -> Location:
-        return self.path / "corrections"
-
-    @property
-    def lease(self) -> Location:
-        return self.path / "_lease.json"
+    run_json = _Below("run.json")
+    plan = _Below("plan")
+    staging = _Below("staging")
+    scores = _Below("scores")
+    success = _Below("_SUCCESS")
+    report = _Below("report")
+    corrections = _Below("corrections")
+    lease = _Below("_lease.json")
 
     def read_run(self) -> RunSettings | None:
         """run.json, or None where no run was begun. Raises UsageError for one we cannot read."""

@@ -36,22 +36,14 @@ from maskbatch.schema import MAY_HEAL
 REASONS = ("carried", "failed before", "without a version", "changed", "new")
 """What may become of an image; of several runs that have it, the first of these decides. An image without a
 version is scored again: nobody can tell whether it changed."""
-
-
 CARRIED, FAILED, UNVERSIONED, CHANGED, NEW = range(len(REASONS))
-
-
 RECORD = np.dtype(
     [("uri", "<u8"), ("key", "<u8"), ("details", "<u8"), ("heals", "?"), ("run", "<i2"), ("id", "<i8")]
 )
 """One image: hashes of its uri, of size and version (`key`, 0 without a version), and of its site, camera,
 time and kept value (`details`); `run` is -1 in the draft."""
-
-
 MATCH = np.dtype([("reason", "u1"), ("run", "<i2"), ("id", "<i8")])
 """What becomes of an image, and the row of an earlier run that decides it."""
-
-
 Match = NDArray[Any]
 """MATCH of each image, in the order of the listing."""
 

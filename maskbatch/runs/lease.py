@@ -1,8 +1,8 @@
 """The lease on a run directory: keeps a second driver from repeating the first one's work.
 
-It only saves work; what makes a run right is fixed names and `_SUCCESS`. A lease is stale three
-minutes after it was last renewed, or at once when its process on this host is gone. In a store it
-rests on exclusive creation, which is tried out where it is taken.
+It only saves work; fixed names and `_SUCCESS` keep a run right without it. A lease is stale three minutes
+after it was last renewed, or at once when its process on this host is gone. In a store it needs exclusive
+creation, so whoever takes a lease tries that out.
 """
 
 import contextlib
@@ -24,17 +24,9 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import list_names, store_errors, write_json
 
 RENEW_S = 20.0
-
-
 STALE_S = 180.0
-
-
 RELEASE_S = 10.0
-
-
 FIELDS = {"owner": str, "host": str, "pid": int, "expires_at": str, "live": dict}
-
-
 LIVE_FIELDS = {
     "phase": str,
     "unit": str,
@@ -48,7 +40,7 @@ LIVE_FIELDS = {
 
 
 class Lease:
-    """Holds OUT for this process while the `with` block runs, and says how far its work is."""
+    """Holds OUT for this process while the `with` block runs, and publishes its progress."""
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
@@ -61,19 +53,20 @@ class Lease:
         try:
             write_json(self.run.lease, self._content(), exclusive=True)
         except FileExistsError:
-            held = read_lease(self.run)
-            if held is not None and held["owner"] != self.owner and is_live(held):
-                raise RunLockedError(self._refusal(held)) from None
+            lease = read_lease(self.run)
+            if lease is not None and lease["owner"] != self.owner and is_live(lease):
+                raise RunLockedError(self._explain(lease)) from None
             write_json(self.run.lease, self._content())
-            held = read_lease(self.run)
-            if held is None or held["owner"] != self.owner:  # two drivers found the same stale lease
-                raise RunLockedError(self._refusal(held or {})) from None
+            lease = read_lease(self.run)
+            if lease is None or lease["owner"] != self.owner:  # two drivers found the same stale lease
+                raise RunLockedError(self._explain(lease or {})) from None
         if not isinstance(self.run.path, Path):
-            self._try_out()
+            self._warn_if_shared()
         self._thread.start()
         return self
 
-    def _try_out(self) -> None:
+    def _warn_if_shared(self) -> None:
+        """At start, check whether the store supports exclusive creation; warn if not."""
         try:
             write_json(self.run.lease, self._content(), exclusive=True)
         except FileExistsError:
@@ -92,17 +85,17 @@ class Lease:
     def _release(self) -> None:
         self._thread.join()
         with contextlib.suppress(*store_errors()):  # it goes stale by itself
-            held = read_lease(self.run)
-            if held is not None and held["owner"] == self.owner:
+            lease = read_lease(self.run)
+            if lease is not None and lease["owner"] == self.owner:
                 self.run.lease.unlink(missing_ok=True)
             if isinstance(self.run.path, Path) and not list_names(self.run.path):
-                self.run.path.rmdir()  # nothing came of it, such as of an archive without images
+                self.run.path.rmdir()  # as after an archive without images
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):
-            with contextlib.suppress(RunFailedError, *store_errors()):  # the next may do; the work goes on
-                held = read_lease(self.run)
-                if held is not None and held["owner"] != self.owner:
+            with contextlib.suppress(RunFailedError, *store_errors()):  # the next renewal may succeed
+                lease = read_lease(self.run)
+                if lease is not None and lease["owner"] != self.owner:
                     return  # taken over while this process slept; only one of the two can commit
                 write_json(self.run.lease, self._content())
 
@@ -115,29 +108,29 @@ class Lease:
             "live": live_step(),
         }
 
-    def _refusal(self, held: dict[str, Any]) -> str:
-        who = f"process {held.get('pid', '?')} on {held.get('host', '?')}"
+    def _explain(self, lease: dict[str, Any]) -> str:
+        who = f"process {lease.get('pid', '?')} on {lease.get('host', '?')}"
         return f"{self.run.path} is in use by {who}; wait for it, stop it, or name another --out"
 
 
 def read_lease(run: RunDir) -> dict[str, Any] | None:
-    """The lease as it stands, or None; what a `Lease` would not write is none."""
+    """The lease, or None where there is none, or a damaged one."""
     try:
-        held: dict[str, Any] = json.loads(run.lease.read_bytes())
-        return held if _is_lease(held) else None
+        lease: dict[str, Any] = json.loads(run.lease.read_bytes())
+        return lease if _is_sound(lease) else None
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 
-def _is_lease(held: Any) -> bool:
+def _is_sound(lease: Any) -> bool:
     """Whether JSON is as `Lease` writes it. Raises ValueError for a time that is none."""
     return (
-        _has(held, FIELDS)
-        and _has(held["live"], LIVE_FIELDS)
-        and all(isinstance(number, int) for number in held["live"]["statuses"].values())
-        and abs(held["live"]["eta_s"] or 0) < 2**31
-        and 0 < held["pid"] < 2**31
-        and datetime.fromisoformat(held["expires_at"]).tzinfo is not None
+        _has(lease, FIELDS)
+        and _has(lease["live"], LIVE_FIELDS)
+        and all(isinstance(number, int) for number in lease["live"]["statuses"].values())
+        and abs(lease["live"]["eta_s"] or 0) < 2**31
+        and 0 < lease["pid"] < 2**31
+        and datetime.fromisoformat(lease["expires_at"]).tzinfo is not None
     )
 
 
@@ -149,14 +142,14 @@ def _has(values: Any, fields: Mapping[str, Any]) -> bool:
     )
 
 
-def is_live(held: dict[str, Any]) -> bool:
+def is_live(lease: dict[str, Any]) -> bool:
     """Whether the driver that wrote this lease may still be at work."""
-    if datetime.fromisoformat(held["expires_at"]) < datetime.now(UTC):
+    if datetime.fromisoformat(lease["expires_at"]) < datetime.now(UTC):
         return False
-    if held["host"] != socket.gethostname():
+    if lease["host"] != socket.gethostname():
         return True
     try:
-        os.kill(held["pid"], 0)
+        os.kill(lease["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:

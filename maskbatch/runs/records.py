@@ -18,6 +18,9 @@ from maskbatch.plan.listing import Listing
 from maskbatch.stores.files import Location, explain
 
 FORMAT_VERSION = 2
+JSON_NAMES = {
+    str: "a string", int: "a whole number", float: "a number", tuple: "a list", datetime: "a time",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +215,7 @@ def _parse(name: str, kind: Any, value: Any) -> Any:
         return origin({key: _parse(f"{name} {key}", of, item) for key, item in value.items()})
     if type(value) is kind or (kind is float and type(value) is int):
         return value
-    raise ValueError(f"{name} is {shorten(value)}, {getattr(origin, '__name__', origin)} expected")
+    raise ValueError(f"{name} is {shorten(value)}, {JSON_NAMES.get(origin, 'an object')} expected")
 
 
 def _parse_fields(kind: Any, values: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""A shard's rows as one object, `staging/<shard>.parquet`: the checkpoint that a resumed run starts from."""
+"""A shard's rows as one file, `staging/<shard>.parquet`; a resumed run goes on from these."""
 
 import json
 import re
@@ -11,8 +11,6 @@ import pyarrow.parquet as pq
 from maskbatch.stores.files import Location, list_names, num_threads, open_file, write_whole
 
 SUMMARY_KEY = b"maskbatch"
-
-
 NAME = re.compile(r"(\d{8,})\.parquet")
 
 
@@ -22,7 +20,7 @@ def shard_path(folder: Location, shard: int) -> Location:
 
 
 def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_id: str) -> dict[str, int]:
-    """Write a shard's scores rows, whole; returns its images by status, which its footer also holds."""
+    """Write a shard's scores rows, whole; returns its images by status, which the footer holds too."""
     counts = dict(Counter(table["status"].to_pylist()))
     summary = json.dumps({"statuses": counts, "device": device, "run_id": run_id}, sort_keys=True)
     with write_whole(shard_path(folder, shard)) as partial:
@@ -31,7 +29,7 @@ def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_
 
 
 def read_staged(path: Location) -> pa.Table:
-    """A shard's rows. Raises pa.ArrowInvalid where its bytes are damaged, else what reading them raises."""
+    """A shard's rows. Raises pa.ArrowInvalid for damaged bytes, and what reading them raises."""
     data = path.read_bytes()
     try:
         return pq.read_table(pa.BufferReader(data))
@@ -51,7 +49,7 @@ def read_summary(path: Location, run_id: str) -> tuple[dict[str, int], str] | No
 
 
 def list_staged(folder: Location, run_id: str) -> dict[int, tuple[dict[str, int], str]]:
-    """The shards that are done, with their summaries; one whose footer does not read is not done."""
+    """The shards that are done, with their summaries; done are those whose footer reads."""
     found = sorted(int(match[1]) for match in map(NAME.fullmatch, list_names(folder)) if match)
     with ThreadPoolExecutor(num_threads(folder)) as pool:
         summaries = pool.map(lambda shard: read_summary(shard_path(folder, shard), run_id), found)

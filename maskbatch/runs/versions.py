@@ -14,8 +14,6 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location
 
 VERSION = re.compile(r"(?P<first>.+)\.v(?P<number>[1-9]\d*)")
-
-
 LOOK_AHEAD = 2
 """After so many numbers in a row that are missing, or taken by other runs, we look no further."""
 

@@ -1,4 +1,4 @@
-"""What every worker of a run must know, and the columns that a row takes from the plan."""
+"""What every worker of a run must know, and what a scores row takes from the plan."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,7 +20,7 @@ class Work:
     """What every worker of a run must know; small, and sent once to each."""
 
     run_id: str
-    """Of this run alone: what another one left in staging is not taken for its own."""
+    """Tells what this run staged from what another one left in staging."""
     out: str
     archives: tuple[str, ...]
     checkpoint: str
@@ -84,9 +84,9 @@ def make_work(
 
 
 def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
-    """Rows of a shard: about 10,000 shards of 64 to 1,024 rows, fewer where pixels would pass 96 MB.
+    """Rows of a shard: 64 to 1,024, for about 10,000 shards, and fewer where pixels would pass 96 MB.
 
-    A multiple of 32, the default batch, where it is that large.
+    From 32 on, a multiple of 32, the default batch.
     """
     rows = min(max(64, num_images // 10_000), 1024)
     rows = max(1, min(rows, 96 * 2**20 // (input_size[0] * input_size[1] * 3)))
@@ -96,7 +96,7 @@ def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
 def take_planned(
     planned: pa.Table, exif_times: list[object], clock: Clock, keep_column: str | None
 ) -> dict[str, Any]:
-    """What scores rows say by the plan: all but a time that only EXIF tells, and what was measured."""
+    """The columns of scores rows that come from the plan; a time that it lacks comes from `exif_times`."""
     return {
         **{name: planned[name] for name in ("id", "uri", "site", "camera")},
         **_times(planned, exif_times, clock),

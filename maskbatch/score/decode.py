@@ -1,8 +1,8 @@
 """Encoded bytes to fixed-size RGB: the hop that decides how fast an archive is scored.
 
-A JPEG is decoded at the smallest DCT scale that leaves at least 1.5 times the model's input on
-each side, then resized. Against decoding it whole, that is 3 times faster at 1920x1080 and moves
-a pixel by 0.3 to 0.5 grey levels on average. Everything else goes through Pillow.
+A JPEG is decoded at the smallest DCT scale that leaves 1.5 times the model's input on each side, then
+resized: at 1920x1080 three times faster than decoding it whole, and 0.3 to 0.5 grey levels off on average.
+Everything else goes through Pillow.
 
 Bytes from an archive are hostile: what is wrong with them becomes a status and a sentence.
 """
@@ -36,8 +36,6 @@ from maskbatch.score import quality
 from maskbatch.score.read import Encoded
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF")
-
-
 SIGNATURES = {
     b"\xff\xd8": "JPEG",
     b"\x89PNG": "PNG",
@@ -47,16 +45,9 @@ SIGNATURES = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
 }
-
-
 JPEG_HEADROOM = 1.5
-
-
-# Some webcams write a few stray bytes before the end marker of a sound picture; data that went
-# out of step leaves tens of them.
+# Some webcams write a few stray bytes before the end marker; in damaged data there are tens of them.
 STRAY_BYTES = re.compile(r"Corrupt JPEG data: [1-4] extraneous bytes before marker 0xd9")
-
-
 TURN = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
     3: (Image.Transpose.ROTATE_180,),
@@ -83,12 +74,12 @@ class Picture:
 
 @dataclass(slots=True)
 class Decoded:
-    """One shard's images, in plan order; a column has one entry an image."""
+    """Images in plan order; a column has one entry an image."""
 
     images_NHWC: NDArray[np.uint8]
     """RGB; zeros where the image is not ok."""
     columns: dict[str, list[object]] = field(default_factory=dict)
-    """status, error, width, height, num_bytes, sha256, brightness, contrast, sharpness, dhash, exif_time."""
+    """By COLUMNS."""
 
 
 COLUMNS = (
@@ -98,7 +89,7 @@ COLUMNS = (
 
 
 def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, max_pixels: int) -> Decoded:
-    """Decode and resize `num_images` encoded images as `preset` says, one after another.
+    """Decode and resize `num_images` encoded images, in order.
 
     Errors: bad bytes give a status, a sentence and a zero image; never raises for an image.
     """
@@ -138,15 +129,15 @@ def _describe(picture: Picture) -> dict[str, object]:
 def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
     """Decode one image to upright RGB of the preset's input size.
 
-    EXIF orientation is applied, alpha is laid over white, 16-bit grey is scaled to 8, an animation
-    gives its first frame. Raises ImageError and nothing else.
+    Applies the EXIF orientation, lays alpha over white, scales 16-bit grey to 8, and takes the first frame of
+    an animation. Raises ImageError and nothing else.
     Source: EXIF orientation and times, CIPA DC-008, tags 0x0112, 0x9003, 0x9011, 0x0132.
     """
     if not data:
         raise ImageError("truncated", "the file is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of sizes that we bound below
+            warnings.simplefilter("ignore")  # of odd EXIF, and of sizes that we bound below
             return _decode(data, preset, max_pixels)
     except ImageError:
         raise
@@ -156,11 +147,11 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         kind = _kind(data)
         if kind is None:
             raise ImageError("unsupported", _unsupported(data)) from None
-        raise ImageError(_spoilt(data, kind), f"{kind} header cannot be read") from None
-    except Exception as error:  # decoders raise anything on hostile bytes; each is this image's fault
+        raise ImageError(_damage(data, kind), f"{kind} header cannot be read") from None
+    except Exception as error:  # on hostile bytes decoders raise anything
         kind = _kind(data) or "image"
-        message = _stable(error)
-        status = "truncated" if "truncated" in message.lower() else _spoilt(data, kind)
+        message = _stable_message(error)
+        status = "truncated" if "truncated" in message.lower() else _damage(data, kind)
         raise ImageError(status, f"{kind} data is {status}: {message}") from None
 
 
@@ -178,7 +169,7 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         orientation = exif.get(ExifTags.Base.Orientation, 1) if exif and source.format != "TIFF" else 1
         swapped = orientation in (5, 6, 7, 8)
         target = preset.input_size if swapped else preset.input_size[::-1]
-        used = _used(source.size, preset)
+        used = _visible_part(source.size, preset)
         needed = (
             JPEG_HEADROOM * target[0] / (used[2] - used[0]),
             JPEG_HEADROOM * target[1] / (used[3] - used[1]),
@@ -197,11 +188,11 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         return Picture(image, width, height, _exif_time(exif))
 
 
-def _used(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, float]:
+def _visible_part(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, float]:
     """The part of a frame of `size` (W, H) that the model sees: left, top, right, bottom, as shares of it.
 
-    A crop stands where the image processors of transformers would put it, to the pixel, without the
-    picture in between, which would be endless for an endless strip.
+    A crop lies where the image processors of transformers put it, to the pixel, but without their picture in
+    between, which is huge for a long strip.
     """
     if preset.resize == "squash":
         return 0.0, 0.0, 1.0, 1.0
@@ -222,17 +213,17 @@ def _resize(
 
 
 def _decode_jpeg(data: bytes, needed: tuple[float, float]) -> Image.Image | None:
-    """`data` as RGB at the smallest DCT scale of at least `needed` (W, H) pixels, or whole where it has less.
+    """`data` as RGB at the smallest DCT scale of at least `needed` (W, H) pixels, or whole if it has less.
 
-    None where the decoder only warns, of an odd JFIF version, say: the picture is whole, and Pillow
-    takes it. Raises ImageError for data that ends early or is damaged.
+    None where the decoder only warns, such as of an odd JFIF version: Pillow decodes that. Raises ImageError
+    for data that ends early or is damaged.
     """
     least = {"min_width": needed[0], "min_height": needed[1]}
     try:
         return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", strict=True, **least))
     except ValueError as error:
-        message = _stable(error)
-    if message.startswith("Premature end") or _spoilt(data, "JPEG") == "truncated":
+        message = _stable_message(error)
+    if message.startswith("Premature end") or _damage(data, "JPEG") == "truncated":
         raise ImageError("truncated", "JPEG data ends early")
     if message.startswith("Corrupt JPEG data") and not STRAY_BYTES.match(message):
         raise ImageError("corrupt", f"JPEG data is corrupt: {message}")
@@ -240,7 +231,7 @@ def _decode_jpeg(data: bytes, needed: tuple[float, float]) -> Image.Image | None
 
 
 def _to_rgb(source: Image.Image) -> Image.Image:
-    """Any mode that a photograph comes in, as RGB; alpha over white, 16-bit grey by its high byte."""
+    """Any mode of a photograph as RGB: alpha over white, 16-bit grey by its high byte."""
     if source.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(source) >> 8).astype(np.uint8)).convert("RGB")
     if source.mode in ("I", "F"):
@@ -253,7 +244,7 @@ def _to_rgb(source: Image.Image) -> Image.Image:
 
 
 def _exif_time(exif: Image.Exif | None) -> str | None:
-    """When the picture was taken, ISO 8601, local unless the camera wrote its offset; None where unknown."""
+    """When the picture was taken, ISO 8601, local unless the camera wrote its offset."""
     if not exif:
         return None
     details = exif.get_ifd(ExifTags.IFD.Exif)
@@ -281,8 +272,8 @@ def _unsupported(data: bytes) -> str:
     return f"not an image of a known format ({', '.join(sorted(set(SIGNATURES.values())))})"
 
 
-def _spoilt(data: bytes, kind: str) -> str:
-    """`truncated` where the end that every file of this kind has is missing, otherwise `corrupt`."""
+def _damage(data: bytes, kind: str) -> str:
+    """`truncated` if the end of such a file is missing, otherwise `corrupt`."""
     whole = {
         "JPEG": b"\xff\xd9" in data[-64:],
         "PNG": b"IEND" in data[-16:],
@@ -293,7 +284,7 @@ def _spoilt(data: bytes, kind: str) -> str:
     return "corrupt" if whole.get(kind, True) else "truncated"
 
 
-def _stable(error: Exception) -> str:
-    """The decoder's own message without what differs from run to run, at most 200 characters."""
+def _stable_message(error: Exception) -> str:
+    """The decoder's message without what differs between runs, at most 200 characters."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return re.sub(r"<[^>]*0x[0-9a-f]+>", "the image", text)[:200]

@@ -1,4 +1,4 @@
-"""What a resized image says about the camera: brightness, contrast, sharpness and a perceptual hash."""
+"""Brightness, contrast, sharpness and a perceptual hash of a resized image: they tell about its camera."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ def measure(luma_HW: NDArray[np.uint8]) -> tuple[float, float, float]:
 
 
 def dhash(luma: Image.Image) -> bytes:
-    """64-bit difference hash, 8 bytes: is each cell of a 9x8 reduction darker than its right neighbour.
+    """64-bit difference hash, 8 bytes: is each cell of a 9x8 reduction darker than its right neighbour?
 
     Source: Neal Krawetz, "Kind of Like That" (2013).
     """

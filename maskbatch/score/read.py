@@ -1,7 +1,7 @@
-"""Plan rows to encoded bytes: what the decoder gets, or why it gets nothing.
+"""Plan rows to encoded bytes, or the reason why there are none.
 
-Neighbouring members of a container are read by one request; requests run in threads, a bounded
-number of bytes ahead of the decoder.
+One request reads neighbouring members of a container. Requests run in threads, a bounded number of bytes
+ahead of the decoder.
 """
 
 from collections import OrderedDict, deque
@@ -24,48 +24,30 @@ from maskbatch.stores.remote_file import RemoteFile
 from maskbatch.stores.uris import SCHEME, local_path
 
 LOCAL_THREADS = 8
-"""Files read at a time in one worker; more than a local disk needs, enough for a network mount."""
-
-
+"""Files that one worker reads at a time: more than a local disk needs, enough for a network mount."""
 AHEAD_BYTES = 48 * 2**20
-"""Read ahead of the decoder in one worker."""
-
-
+"""What one worker reads ahead of the decoder."""
 GAP_BYTES = 2**16
-"""Members nearer to each other than this are read by one request: a request costs more than the gap."""
-
-
+"""One request reads members that are nearer to each other than this: the gap costs less than a request."""
 MERGED_BYTES = 4 * 2**20
-
-
 HEADER_BYTES = 2**18
-"""A zip's member may be so much longer than its data; a hostile one claims any length."""
-
-
+"""A zip's member may be this much longer than its data; a hostile one claims any length."""
 GROUP_ROWS = 256
-"""Rows of a row group read at once, of a size that nobody knows before."""
-
-
+"""Rows of a row group that are read together: their size is known only then."""
 OPEN_READERS = 2
-"""Parquet files that a worker keeps open; each holds a page, some 100 MB as pyarrow writes them."""
-
-
+"""Parquet files that a worker keeps open; each holds a page, which pyarrow writes 100 MB large."""
 UNKNOWN_BYTES = 2**20
-"""What an image of unknown size is counted as."""
-
-
+"""What an image of unknown size counts as."""
 PlanRow = Mapping[str, Any]
-
-
 READ_COLUMNS = [
     "uri", "container", "offset", "length", "encoding", "num_bytes", "version", "fetch", "status", "error",
 ]  # fmt: skip
-"""What of the plan is needed here."""
+"""The columns of the plan that reading needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One image as it lies in the archive, or the reason it could not be read."""
+    """One image as the archive holds it, or the reason why it could not be read."""
 
     data: bytes | None
     status: str = "ok"
@@ -99,10 +81,10 @@ def _pool(num_threads: int) -> ThreadPoolExecutor:
 
 
 def _requests(rows: Sequence[PlanRow]) -> Iterator[list[PlanRow]]:
-    """Consecutive rows that one request serves."""
+    """Consecutive rows that one request reads."""
     together: list[PlanRow] = []
     for row in rows:
-        if together and not _joins(together, row):
+        if together and not _fits(together, row):
             yield together
             together = []
         together.append(row)
@@ -110,7 +92,7 @@ def _requests(rows: Sequence[PlanRow]) -> Iterator[list[PlanRow]]:
         yield together
 
 
-def _joins(together: Sequence[PlanRow], row: PlanRow) -> bool:
+def _fits(together: Sequence[PlanRow], row: PlanRow) -> bool:
     first, last = together[0], together[-1]
     if row["status"] or first["status"] or not row["container"] or row["container"] != first["container"]:
         return False
@@ -127,7 +109,7 @@ def _size(request: Sequence[PlanRow]) -> int:
 
 
 def _read(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
-    """The images of one request; a failure of it is the failure of each of them."""
+    """The images of one request; if it fails, each of them has failed."""
     first = request[0]
     try:
         if first["status"]:
@@ -187,32 +169,31 @@ def _member(row: PlanRow, data: memoryview, max_bytes: int) -> Encoded:
 
 def _read_rows(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
     """Rows of one row group of a Parquet file."""
-    found = dict.fromkeys(
-        (row["length"] for row in request), Encoded(None, "missing", "the row has no bytes")
-    )
+    missing = Encoded(None, "missing", "the row has no bytes")
+    images = dict.fromkeys((row["length"] for row in request), missing)
     try:
         with _reader(request[0], access) as reader:
-            for number, data in reader.read(list(found), max_bytes):
+            for number, data in reader.read(list(images), max_bytes):
                 if data is not None and len(data) > max_bytes:
-                    found[number] = Encoded(None, "too_large", f"more than the {max_bytes:,} bytes allowed")
+                    images[number] = Encoded(None, "too_large", f"more than the {max_bytes:,} bytes allowed")
                 elif data is not None:
-                    found[number] = Encoded(data, num_bytes=len(data))
+                    images[number] = Encoded(data, num_bytes=len(data))
     except (FileNotFoundError, PermissionError, TimeoutError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error.__cause__, (TransientError, RefusedError, OSError)):
-            raise error.__cause__ from error  # the store failed, the file is sound
+            raise error.__cause__ from error  # the store failed, not the file
         raise RefusedError("the Parquet file is damaged here") from error
-    return [found[row["length"]] for row in request]
+    return [images[row["length"]] for row in request]
 
 
 _readers: OrderedDict[tuple[Any, ...], GroupReader] = OrderedDict()
-"""Those that stopped inside a row group: the next shard goes on there, instead of at its first page."""
+"""Readers that stopped inside a row group: the next shard goes on there, not at the first page."""
 
 
 @contextmanager
 def _reader(row: PlanRow, access: Access) -> Iterator[GroupReader]:
-    """A reader of the row's group that has not passed it, nobody else's meanwhile."""
+    """A reader of the row's group that has not passed the row; nobody else has it meanwhile."""
     info = fetch_info(access, row["container"])
     if row["version"] and info.version and info.version != row["version"]:
         raise RefusedError(CHANGED)

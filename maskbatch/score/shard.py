@@ -1,4 +1,4 @@
-"""One shard's work as functions without Ray: plan rows to pixels, pixels and probabilities to scores rows."""
+"""The work on one shard, without Ray: plan rows to pixels, pixels and probabilities to scores rows."""
 
 import re
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from maskbatch.score.decode import Decoded, decode_batch
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
 
 
-class Waited(Iterator[Encoded]):
-    """Images as they come, and how long was waited for them."""
+class TimedReader(Iterator[Encoded]):
+    """Images as they come, and how many seconds the caller waited for them."""
 
     def __init__(self, images: Iterator[Encoded]) -> None:
         self._images = images
@@ -36,27 +36,27 @@ class Waited(Iterator[Encoded]):
             self.seconds += perf_counter() - began
 
 
-def read_shard(work: Work, shard: int) -> tuple[pa.Table, Waited]:
-    """A shard's plan rows, and its images in the same order, the first of them read and others under way."""
+def read_shard(work: Work, shard: int) -> tuple[pa.Table, TimedReader]:
+    """A shard's plan rows, and its images in the same order: the first is read, others are under way."""
     began = perf_counter()
     ids = work.ids(shard)
     planned = read_plan(work.run.plan, ids.start, ids.stop)
     images = read_images(planned.select(READ_COLUMNS).to_pylist(), work.access, work.config.max_bytes)
-    encoded = Waited(chain([next(images)], images))
+    encoded = TimedReader(chain([next(images)], images))
     encoded.seconds = perf_counter() - began
     return planned, encoded
 
 
 def decode_shard(work: Work, card: Card, encoded: Iterator[Encoded], num_images: int) -> Decoded:
-    """Decode the images of a shard, in their order."""
+    """Decode the images of a shard, in order. Raises RunFailedError where the whole archive is gone."""
     decoded = decode_batch(encoded, num_images, card.preset, work.config.max_pixels)
     if "missing" in decoded.columns["status"]:
-        _refuse_a_vanished_archive(work)
+        _refuse_missing_archive(work)
     return decoded
 
 
-def _refuse_a_vanished_archive(work: Work) -> None:
-    """An unmounted share is not an archive of missing images. Raises RunFailedError."""
+def _refuse_missing_archive(work: Work) -> None:
+    """Raises RunFailedError where an archive is not there at all, like a share that is not mounted."""
     for root in (Path(archive) for archive in work.archives if not re.search(r"://|[*?\[{]", archive)):
         if not root.exists() or (root.is_dir() and next(root.iterdir(), None) is None):
             raise RunFailedError(f"archive {root} is gone; mount it again, then run the same command")
@@ -72,8 +72,8 @@ def make_rows(
 ) -> pa.Table:
     """The scores rows of a shard, in the order of its plan rows.
 
-    probs_NK: probabilities (N, K) of every image, whatever its status; those of images that are
-    not ok are dropped here. Values that are not finite make the row a `score_error`.
+    probs_NK: probabilities (N, K) of every image; drops those of images that are not ok.
+    Values that are not finite make the row a `score_error`.
     """
     columns: dict[str, Any] = {name: list(values) for name, values in decoded.columns.items()}
     ok = np.array([status == "ok" for status in columns["status"]], bool)

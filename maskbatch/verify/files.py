@@ -1,7 +1,7 @@
 """Check a committed run: its files, that every image is in it once, and a sample read and scored again.
 
-Rows are compared with the plan one range of ids at a time, as the names of their files give them, so
-that memory holds one range of a run of any size.
+Compares rows with the plan one range of ids at a time, by the names of their files: memory holds one range
+of a run of any size.
 """
 
 import hashlib
@@ -36,9 +36,7 @@ from maskbatch.verify.result import Difference, Verification
 from maskbatch.verify.rows import check_ids, check_kinds, check_rows, check_statuses
 
 COLUMNS = ("id", "captured_local", "region", "status")
-"""Of the scores, what is read where the classes are not known."""
-
-
+"""Columns of scores to read where the classes are not known."""
 LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
 """Dot names: what a `write_whole` that was cut off leaves, and what a desktop writes."""
 
@@ -76,8 +74,7 @@ def check_run(
             raise UsageError(f"{flag} {value}: 0 or more expected")
     committed, counts = _open(run)
     result = Verification(
-        success_sha256=committed.success_sha256,
-        seed=secrets.randbelow(2**31) if seed is None else seed,
+        success_sha256=committed.success_sha256, seed=secrets.randbelow(2**31) if seed is None else seed
     )
     with step("verify", len(committed.success.files), "files") as shown:
         sound = _check_plan(committed, result, shown)
@@ -124,7 +121,7 @@ def _open(run: RunDir) -> tuple[CommittedRun, dict[str, Any]]:
 
 
 def _list_files(folder: Location) -> Iterator[str]:
-    """Every file below `folder`, named from the run directory; dot names left out, but a .parquet file.
+    """Every file below `folder`, named from the run directory, without LEFT_OVER.
 
     A link to a folder counts as a file: some readers follow it.
     """
@@ -211,7 +208,7 @@ def _check_plan(committed: CommittedRun, result: Verification, shown: Step) -> b
 
 
 def _check_reuse(name: str, rows: pa.Table, first_carried: int, num_reused: int) -> list[Difference]:
-    """The first row of the plan that is carried over where it should not be, or from no reused run."""
+    """The first row of the plan that is carried over and should not be, or from no reused run."""
     ids = rows["id"].to_numpy()
     from_run = pc.fill_null(rows["reuse_run"], -1).to_numpy()
     sound = (from_run >= 0) & (from_run < num_reused) & (pc.fill_null(rows["reuse_id"], -1).to_numpy() >= 0)

@@ -1,4 +1,4 @@
-"""What a check of a committed run found: the counts, and each thing that is not as it was committed."""
+"""What a check of a committed run found: counts, and differences."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -10,15 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Values: TypeAlias = pa.Array | pa.ChunkedArray
-
-
 KEPT = 100
-"""Differences that are kept; all are counted."""
+"""Differences to keep; all are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it was committed, or as it was planned."""
+    """One thing that is not as it was committed or planned."""
 
     file: str
     """Below the run directory; or the archive, or the checkpoint."""

@@ -1,4 +1,4 @@
-"""What rows of scores/ must agree in, with the plan and with themselves; the archive is not needed for it."""
+"""Rows of scores/ against the plan and against themselves, without the archive."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -14,14 +14,12 @@ from maskbatch.runs.committed import CommittedRun
 from maskbatch.verify.result import Difference, Verification
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 QUARTER = timedelta(minutes=15)
-"""Zones have changed their offset, since EARLIEST, only at whole quarters of an hour."""
+"""Since EARLIEST, zones have changed their offset only at whole quarters of an hour."""
 
 
 def check_kinds(rows: pa.Table, result: Verification) -> None:
-    """Each row is in its local day's partition, of a whole image, and its status is one that there is."""
+    """Each row is in the partition of its local day, is of a whole image, and has a known status."""
     partitions = pc.replace_substring_regex(rows["file"], ".*/date=([^/]*)/.*", r"\1")
     result.compare(rows, "partition of its local day", schema.local_days(rows), partitions)
     result.compare(rows, "region", pa.repeat(pa.scalar(0, pa.int16()), len(rows)), rows["region"])
@@ -29,15 +27,18 @@ def check_kinds(rows: pa.Table, result: Verification) -> None:
     result.mark(rows, unknown, "status", "one of " + ", ".join(schema.STATUSES), rows["status"])
 
 
-def check_rows(rows: pa.Table, planned: pa.Table, one: CommittedRun, result: Verification) -> None:
-    """Whole-image rows against those of the plan beside them, and each column against the others."""
-    _check_as_planned(rows, planned, one.keep_column, result)
-    _check_local_times(rows, one.clock, result)
-    _check_labels(rows, one, result)
+def check_rows(rows: pa.Table, planned: pa.Table, run: CommittedRun, result: Verification) -> None:
+    """Compare whole-image rows with the same rows of the plan, and their columns with each other."""
+    _check_plan_columns(rows, planned, run.keep_column, result)
+    _check_local_times(rows, run.clock, result)
+    _check_labels(rows, run, result)
 
 
 def check_ids(rows: pa.Table, ids: range, result: Verification, all_read: bool) -> pa.Table:
-    """Each of `ids` has one row, where `all_read`, and no other has one; returns one row an id, in order."""
+    """Each of `ids` has one row, and no other id has any; returns one row an id, in order.
+
+    Names missing ones only where `all_read` files were.
+    """
     found, first, counts = np.unique(rows["id"].to_numpy(), return_index=True, return_counts=True)
     rows = rows.take(first)
     own = (found >= ids.start) & (found < ids.stop)
@@ -52,10 +53,10 @@ def check_ids(rows: pa.Table, ids: range, result: Verification, all_read: bool) 
     return rows.filter(pa.array(own))
 
 
-def _check_as_planned(
+def _check_plan_columns(
     rows: pa.Table, planned: pa.Table, keep_column: str | None, result: Verification
 ) -> None:
-    """Each row says of its image what the plan says, given beside it; a time that it lacks is from EXIF."""
+    """Each row repeats its row of the plan; a time that the plan lacks is from EXIF."""
     for name in ("uri", "site", "camera"):
         result.compare(rows, name, planned[name], rows[name])
     if keep_column:
@@ -86,13 +87,13 @@ def _check_local_times(rows: pa.Table, clock: Clock, result: Verification) -> No
     result.compare(rows, "captured_local", expected.cast(pa.timestamp("us")), rows["captured_local"])
 
 
-def _check_labels(rows: pa.Table, one: CommittedRun, result: Verification) -> None:
-    """An ok row has every number and no error, another an error alone; the label follows from the numbers.
+def _check_labels(rows: pa.Table, run: CommittedRun, result: Verification) -> None:
+    """An ok row has every number and no error, any other row only an error; numbers give the label.
 
-    Where two probabilities are equal, the first class wins, as in `rows.scores_rows`.
+    Where two probabilities are equal, the first class wins, as in `shard.make_rows`.
     """
-    classes = one.meaning.classes
-    names, threshold = [f"prob_{name}" for name in classes], one.card["review_threshold"]
+    classes = run.meaning.classes
+    names, threshold = [f"prob_{name}" for name in classes], run.card["review_threshold"]
     ok = pc.equal(rows["status"], "ok")
     nulls = {name: pc.is_null(rows[name]) for name in ("error", "label")}
     for name in (*names, "confidence"):  # a NaN is not a number, nor null
@@ -117,7 +118,7 @@ def _check_labels(rows: pa.Table, one: CommittedRun, result: Verification) -> No
 
 
 def check_statuses(planned: int, committed: Any, statuses: Counter[str], result: Verification) -> None:
-    """planned = sum of statuses, and each status has as many rows as were committed."""
+    """planned = sum of statuses, and each status has as many rows as `committed` says, right or wrong."""
     if not isinstance(committed, dict) or not all(isinstance(count, int) for count in committed.values()):
         result.differ("_SUCCESS", "statuses", "a count of images by status", committed)
         return

@@ -1,4 +1,4 @@
-"""Images of a committed run read from the archive and scored again, in this process, and compared."""
+"""Read images of a committed run again, score them in this process, and compare."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isclose
@@ -20,26 +20,18 @@ from maskbatch.stores.options import StorageOptions
 from maskbatch.verify.result import Verification
 
 TOLERANCE = 0.02
-"""Between probabilities of one image on two devices; a label may differ where its two best are that close."""
-
-
+"""Between probabilities of one image on two devices; with its two best so close, the label may differ."""
 MEASURE_TOLERANCE = 1e-3
 """Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
-
-
 ELSEWHERE = ("id", "uri", "site", "camera", "error", "label", "confidence", "needs_review")
-"""Checked in every row against the plan or the probabilities; a reason is in a library's words."""
-
-
+"""Columns that `rows` checks, and `error`, which is in a library's words."""
 CHUNK_ROWS = 256
 """Images read and scored at a time."""
-
-
 Row = Mapping[str, Any]
 
 
 def check_sample(
-    one: CommittedRun,
+    run: CommittedRun,
     devices: Any,
     result: Verification,
     rows: pa.Table,
@@ -47,14 +39,14 @@ def check_sample(
     moved: str | None,
     options: StorageOptions,
 ) -> None:
-    """Read the images of `rows` again, as `planned` beside them, score them in this process, and compare.
+    """Compare `rows` with what their images, by the same rows of the plan, give now.
 
-    `devices` is what `_SUCCESS` says of them, right or wrong.
+    `devices` is what `_SUCCESS` says, right or wrong; `moved` is where the checkpoint lies now.
     """
-    opened = _open_checkpoint(one, result, moved)
+    opened = _open_checkpoint(run, result, moved)
     if opened is None:
         return
-    config, access, clock = one.score, one.open_access(options), one.clock
+    config, access, clock = run.score, run.open_access(options), run.clock
     dtype = _choose_dtype(devices, config.dtype, result)
     classifier = Classifier(opened, dtype=dtype, batch_size=config.batch_size)
     with step("sample", len(rows)) as shown:
@@ -69,7 +61,7 @@ def check_sample(
             readable = [new for old, new in pairs if old["sha256"]]
             if readable and not any(new["sha256"] for new in readable):
                 got = f"none ({readable[0]['error']}); --sample 0 checks the files alone"
-                archives = ", ".join(one.settings.plan.archives)
+                archives = ", ".join(run.settings.plan.archives)
                 result.differ(archives, "images read again", len(readable), got)
                 return
             for old, new in pairs:
@@ -87,24 +79,24 @@ def _choose_dtype(devices: Any, configured: str, result: Verification) -> str:
     return configured
 
 
-def _open_checkpoint(one: CommittedRun, result: Verification, moved: str | None) -> Checkpoint | None:
-    """The run's checkpoint, where it is now, where it was, or the packaged one; None where none is it."""
-    recorded, got = one.checkpoint.path, ""
+def _open_checkpoint(run: CommittedRun, result: Verification, moved: str | None) -> Checkpoint | None:
+    """The run's checkpoint, at `moved`, or where it was or in the package; None where it is not."""
+    recorded, got = run.checkpoint.path, ""
     for path in (moved,) if moved else (recorded, None):
         try:
             opened = open_checkpoint(path)
         except UsageError as error:
             got = got or str(error)
             continue
-        if opened.digest == one.digest:
+        if opened.digest == run.digest:
             return opened
         got = got or opened.digest
-    result.differ(moved or recorded, "sha256 of the checkpoint", one.digest, got)
+    result.differ(moved or recorded, "sha256 of the checkpoint", run.digest, got)
     return None
 
 
 def _compare(old: Row, new: Row, classes: Sequence[str], result: Verification) -> None:
-    """A committed row and the same image read and scored again."""
+    """Compare a committed row with the same image read and scored again."""
     result.sampled += 1
 
     def differ(what: str, expected: object, got: object) -> None:
@@ -137,7 +129,7 @@ def _alike(old: object, new: object) -> bool:
 def _compare_probs(
     old: Row, new: Row, classes: Sequence[str], result: Verification, differ: Callable[..., None]
 ) -> None:
-    """The probabilities of an ok row, and its label where two classes are not close."""
+    """Compare the probabilities of an ok row, and its label unless two classes are close."""
     result.rescored += 1
     probs, again = (np.array([row[f"prob_{name}"] for name in classes], float) for row in (old, new))
     apart = np.abs(probs - again)

@@ -317,7 +317,7 @@ def test_what_is_sent_is_the_code_alone_and_the_same_each_time(tmp_path: Path) -
     files = submit.sent_files(settings())
     tops = {name.split("/")[0] for name in files}
     assert tops == {"jobs", "maskbatch", "pyproject.toml", "requirements.lock"}
-    assert "maskbatch/checkpoints/default.safetensors" in files
+    assert "maskbatch/model/checkpoints/default.safetensors" in files
     first = submit.package(files, tmp_path).read_bytes()
     assert submit.package(files, tmp_path).read_bytes() == first
 

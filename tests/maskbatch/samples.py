@@ -6,6 +6,7 @@ import os
 import tarfile
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from maskbatch.cluster import connection
-from maskbatch.cluster import nodes as nodes_module
 from maskbatch.cluster.nodes import SCORER_CPUS, Capacity, Node
 from maskbatch.cluster.pipeline import Pools
 from maskbatch.config import JobConfig
@@ -84,7 +83,7 @@ def test_what_ray_up_left_on_the_head_says_how_far_a_cluster_grows(
     from ray._private.state import state
 
     monkeypatch.setattr(state, "get_cluster_config", lambda: None)
-    monkeypatch.setattr(nodes_module, "LAUNCHER_CONFIG", tmp_path / "ray_bootstrap_config.yaml")
+    monkeypatch.setattr(connection, "LAUNCHER_CONFIG", tmp_path / "ray_bootstrap_config.yaml")
     assert connection._read_largest() is None
     (tmp_path / "ray_bootstrap_config.yaml").write_text(LAUNCHED)
     assert connection._read_largest() == Counter({Node(0, 0): 1, Node(16, 0): 3, Node(4, 1): 2})

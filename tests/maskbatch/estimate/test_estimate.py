@@ -17,8 +17,8 @@ from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.estimate.calibration import Calibration, draw_groups
 from maskbatch.estimate.cost import Estimate, describe_estimate, estimate_run, project
-from maskbatch.plan.build import Listing
 from maskbatch.plan.columns import Row
+from maskbatch.plan.listing import Listing
 from maskbatch.progress import Step
 from tests.conftest import LAYOUT, Cli
 

@@ -1,5 +1,8 @@
 """Every network that a checkpoint can name gives K finite logits, and what cannot be built is a sentence."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -58,3 +61,16 @@ def test_what_cannot_be_built_is_one_sentence(
 ) -> None:
     with pytest.raises(UsageError, match=rf"architecture '{architecture}'.*{expected}"):
         build(architecture, num_classes, options)
+
+
+def test_torchvision_is_imported_without_dynamo_and_can_still_call_it() -> None:
+    code = """
+import sys
+from maskbatch.model.architectures import build
+build("mobilenet_v3_small", 2)
+assert "torch._dynamo" not in sys.modules, "every scoring worker starts 2.5 s later"
+from torchvision.ops.roi_align import is_compile_supported
+assert isinstance(is_compile_supported("cpu"), bool), "what torchvision takes from torch._dynamo has changed"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

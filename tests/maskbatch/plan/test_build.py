@@ -15,7 +15,8 @@ from maskbatch.archives.arguments import find_sources, make_access
 from maskbatch.clock import Clock
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
-from maskbatch.plan.build import Listing, plan_rows
+from maskbatch.plan.build import plan_rows
+from maskbatch.plan.listing import Listing
 from maskbatch.stores.options import NO_OPTIONS
 
 DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"

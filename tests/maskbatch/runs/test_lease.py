@@ -168,9 +168,7 @@ def test_a_store_that_creates_twice_is_named(
     assert said.count(warning) == (not honest)
 
 
-def test_a_lease_outlives_a_store_that_is_away_for_a_while(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_lease_outlives_a_store_that_is_away_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir(locate_folder("memory://away-for-a-while"))
     monkeypatch.setattr(lease_module, "RENEW_S", 0.01)
     with Lease(run):

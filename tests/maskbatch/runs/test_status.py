@@ -238,13 +238,13 @@ SLOW_RENEWAL = "from maskbatch.runs import lease\nlease.RENEW_S = 0.1\n"
 HALF_LISTED = f"""{SLOW_RENEWAL}
 import time
 from maskbatch.plan import build, table
-from maskbatch.runs import begin
+from maskbatch.runs import request
 rows = build.plan_rows
 def half(*args):
     for k, row in enumerate(rows(*args)):
         if k == 100: time.sleep(600)
         yield row
-table.GROUP_ROWS, begin.plan_rows = 16, half
+table.GROUP_ROWS, request.plan_rows = 16, half
 """
 ONE_SHARD = f"""{SLOW_RENEWAL}
 import time

@@ -1,0 +1,72 @@
+"""run.json and _SUCCESS are written as they always were, and read with care."""
+
+import json
+from typing import Any
+
+import pytest
+from samples import Run, edit_json
+
+from maskbatch.errors import UsageError
+from maskbatch.runs.records import RunSettings, Success
+
+
+def test_what_is_read_is_written_byte_for_byte(committed: Run) -> None:
+    for path, record in (
+        (committed.run.run_json, committed.run.read_run()),
+        (committed.run.success, committed.run.read_success()),
+    ):
+        assert json.dumps(record.to_json(), indent=2, sort_keys=True) + "\n" == path.read_text()
+
+
+def test_run_json_has_these_keys_and_no_others(committed: Run) -> None:
+    values = json.loads(committed.run.run_json.read_text())
+    assert list(values) == [
+        "checkpoint", "created_at", "format_version", "job", "listing", "plan", "replaces", "reuse",
+        "reuse_counts", "score", "shard_size", "versions",
+    ]  # fmt: skip
+    assert list(values["checkpoint"]) == ["card", "digest", "path"]
+    success = json.loads(committed.run.success.read_text())
+    assert list(success) == [
+        "carried", "committed_at", "devices", "exit_code", "files", "format_version", "max_error_rate",
+        "planned", "statuses", "timings_s",
+    ]  # fmt: skip
+    assert list(success["files"][0]) == ["name", "num_bytes", "rows", "sha256"]
+
+
+def test_a_later_version_may_write_more_and_an_earlier_one_wrote_less(staged: Run) -> None:
+    values = json.loads(staged.run.run_json.read_text())
+    plan = {name: value for name, value in values["plan"].items() if name != "margin_days"}
+    edit_json(staged.run.run_json, zoom=[2], plan={**plan, "tilt": 3}, score={"dtype": "float32"})
+    settings = staged.run.read_run()
+    assert settings.to_json()["zoom"] == [2]
+    assert settings.plan.margin_days == 0
+    assert settings.score == RunSettings.from_json(values, staged.run.run_json).score
+    staged.commit()
+    edit_json(staged.run.success, mood="good")
+    assert staged.run.read_success().planned == 102
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"plan": None}, "plan is None, an object expected"),
+        ({"plan": {"archives": ["/a"], "timezone": ["Mars/Dome"]}}, "Mars/Dome"),
+        ({"created_at": "soon"}, "Invalid isoformat string: 'soon'"),
+        ({"reuse": [{"path": "/a"}]}, "it lacks 'success_sha256'"),
+        ({"reuse_counts": {"carried": True}}, "reuse_counts carried is True, a whole number expected"),
+        ({"versions": ["3.11"]}, "versions is .*, an object expected"),
+        ({"replaces": 2}, "replaces is 2, a string expected"),
+    ],
+)
+def test_a_value_that_is_wrong_is_named_with_its_file(
+    changes: dict[str, Any], what: str, staged: Run
+) -> None:
+    edit_json(staged.run.run_json, **changes)
+    with pytest.raises(UsageError, match=rf"run\.json is damaged: .*{what}.*; restore it$"):
+        staged.run.read_run()
+
+
+def test_a_commit_has_no_fewer_than_no_images(committed: Run) -> None:
+    values = json.loads(committed.run.success.read_text()) | {"planned": -1}
+    with pytest.raises(UsageError, match=r"_SUCCESS is damaged: planned -1, 0 or more expected; restore it"):
+        Success.from_json(values, committed.run.success)
