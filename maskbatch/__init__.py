@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from maskbatch.report.compare import compare_runs
     from maskbatch.report.make import report_runs
     from maskbatch.runner import plan_archive, score_archive
-    from maskbatch.runs.opened import open_run
+    from maskbatch.runs.run import open_run
     from maskbatch.stores.options import StorageOptions
     from maskbatch.verify.files import verify_run
 
@@ -75,7 +75,7 @@ __all__ = [
 
 _HOMES = {
     "compare_runs": "report.compare",
-    "open_run": "runs.opened",
+    "open_run": "runs.run",
     "plan_archive": "runner",
     "predict_images": "predict.images",
     "report_runs": "report.make",

@@ -9,7 +9,7 @@ from typing import NoReturn
 import typer
 
 from maskbatch.cli.flags import JSON_LOGS
-from maskbatch.errors import DONE, INTERRUPTED, MaskbatchError, UsageError
+from maskbatch.errors import DONE, INTERRUPTED, UsageError
 from maskbatch.progress import log_json, say
 
 
@@ -37,9 +37,9 @@ def run_program(program: typer.Typer, usage: str) -> NoReturn:
 def _tell(error: Exception, usage: str) -> int:
     """Say in one sentence what went wrong; the exit code. An error of our own making is raised again."""
     # 0.1 s of libraries that the parser itself need not wait for
-    from maskbatch.stores.files import describe_failure, store_errors
+    from maskbatch.stores.files import describe_failure, known_errors
 
-    if isinstance(error, (MaskbatchError, *store_errors())):
+    if isinstance(error, known_errors()):
         message, code = describe_failure(error)
         text = f"maskbatch: {message}"
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors

@@ -29,7 +29,6 @@ from maskbatch.errors import (
     ALERT,
     DONE,
     FAILED,
-    MaskbatchError,
     NoImagesError,
     NothingToPlanError,
     UsageError,
@@ -43,7 +42,7 @@ from maskbatch.report.words import headline
 from maskbatch.runs.committed import CommittedRun, check_digests, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.schedule.nights import DAY, Schedule
-from maskbatch.stores.files import describe_failure, store_errors, write_json
+from maskbatch.stores.files import describe_failure, known_errors, write_json
 
 WORST_FIRST = (FAILED, 2, 5, 3, ALERT, DONE)
 COMPARED_DAYS = 28
@@ -100,7 +99,7 @@ def _against_before(
     try:
         made = make_comparison(compared, [run], own_days=True)
         trailing = make_report([*before.values(), run], folder, config, schedule.options)
-    except (MaskbatchError, *store_errors()) as error:
+    except known_errors() as error:
         return [*alerts, _alert("comparison", f"not held against the nights before: {error}")], {}
     say(f"{day}: held against {len(compared)} nights before it")
     fell = [*find_fall(made), *find_camera_falls(trailing.tables["by_camera_day"], day.isoformat())]
@@ -126,7 +125,7 @@ def _before(schedule: Schedule, day: date, run: RunDir) -> tuple[dict[date, RunD
                 if one and meaning(one) == ours and one.num_images:
                     check_digests(one, shown)
                     alike[when] = one.run
-            except (MaskbatchError, *store_errors()) as error:
+            except known_errors() as error:
                 damaged.append(_alert("comparison", f"compared without the night of {when}: {error}"))
     return alike, damaged
 
@@ -150,7 +149,7 @@ def report_nights(schedule: Schedule, first: date, last: date) -> dict[str, Any]
     for day in (first + k * DAY for k in range((last - first).days + 1)):
         try:
             nights.append(report_night(schedule, day))
-        except (MaskbatchError, *store_errors()) as error:
+        except known_errors() as error:
             message, code = describe_failure(error)
             say(f"{day}: {message}", "error", exit_code=code)
             nights.append({"date": day.isoformat(), "exit_code": code, "error": str(error)})

@@ -62,6 +62,11 @@ def store_errors() -> tuple[type[Exception], ...]:
     return (OSError, *(getattr(module, name) for module, name in known if hasattr(module, name)))
 
 
+def known_errors() -> tuple[type[Exception], ...]:
+    """What a person, a disk or a store can cause; `describe_failure` says it in one sentence."""
+    return (MaskbatchError, *store_errors())
+
+
 def explain(error: BaseException) -> str:
     """The first line of an error's message, or of the store's answer behind it."""
     answer = _answer(error).get("Error", {})

@@ -18,7 +18,7 @@ from maskbatch.report.cells import group_name
 from maskbatch.review.pictures import Preview
 from maskbatch.review.rate import count_targets
 from maskbatch.schema import UNKNOWN_DATE
-from maskbatch.stores.files import explain, store_errors
+from maskbatch.stores.files import explain, known_errors
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
 
@@ -135,11 +135,10 @@ class Queue:
     def read_others(self) -> None:
         """Read new judgements from other servers; if that fails, `trouble` says why."""
         self._read_at = time.monotonic()
-        failures: tuple[type[Exception], ...] = (MaskbatchError, *store_errors())
         try:
             self._others_judge |= self.judgements.read_new()
             self.trouble = ""
-        except failures as error:
+        except known_errors() as error:
             self.trouble = f"Judgements by others cannot be read: {explain(error)}"
 
     def read_others_soon(self) -> Future[None] | None:
