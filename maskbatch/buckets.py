@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ SHIFT = np.uint64(58)
 """The upper bits of a hash name its bucket, so that buckets are in the order of the hashes."""
 
 
-class Buckets:
+class Buckets(ExitStack):
     """Records of one dtype in NUM_BUCKETS files of a temporary folder, by the 64-bit hash in field `key`.
 
     Write and read inside the `with` block: the folder goes with it.
@@ -28,19 +27,14 @@ class Buckets:
 
     def __init__(self, dtype: DTypeLike, key: str | None = None, folder: Path | None = None) -> None:
         """`key` None: the records are the hashes themselves. `folder`: holds the temporary one."""
+        super().__init__()
         self._dtype, self._key, self._folder = np.dtype(dtype), key, folder
-        self._stack = ExitStack()
 
     def __enter__(self) -> "Buckets":
-        name = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="maskbatch-", dir=self._folder))
+        name = self.enter_context(tempfile.TemporaryDirectory(prefix="maskbatch-", dir=self._folder))
         self._paths = [Path(name) / str(k) for k in range(NUM_BUCKETS)]
-        self._files = [self._stack.enter_context(path.open("wb")) for path in self._paths]
+        self._files = [self.enter_context(path.open("wb")) for path in self._paths]
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def write(self, records: Records) -> None:
         """Add records (N,)."""

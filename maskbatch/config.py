@@ -49,8 +49,8 @@ class PlanConfig:
         _check("margin_days", self.margin_days, 0, 366)
         if self.keep_column is not None and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.keep_column):
             raise UsageError(f"keep_column {self.keep_column!r}: a name of letters, digits and _ expected")
-        taken = (self.keep_column or "").lower()
-        if taken in RESERVED_COLUMNS or taken.startswith(("prob_", "num_", "share_", "failed_")):
+        name = (self.keep_column or "").lower()
+        if name in RESERVED_COLUMNS or name.startswith(("prob_", "num_", "share_", "failed_")):
             raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         for prefix in self.allow_prefix:
             parse_prefix(prefix)

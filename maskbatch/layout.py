@@ -132,10 +132,12 @@ def _time(numbers: dict[str, int]) -> datetime | None:
 
 def parse_hive(path: str) -> Parsed:
     """What hive-style folders say, such as `site=north/camera=07/date=2026-10-01/hour=13/x.jpg`."""
-    found = {key: unquote(value) for key, value in HIVE.findall(path)}
+    folders = {key: unquote(value) for key, value in HIVE.findall(path)}
     parts = (
-        found["date"].split("-") if "date" in found else [found.get(k, "") for k in ("year", "month", "day")]
+        folders["date"].split("-")
+        if "date" in folders
+        else [folders.get(k, "") for k in ("year", "month", "day")]
     )
-    words = {**dict(zip("Ymd", parts, strict=False)), "H": found.get("hour"), "M": found.get("minute")}
+    words = {**dict(zip("Ymd", parts, strict=False)), "H": folders.get("hour"), "M": folders.get("minute")}
     numbers = {name: int(text) for name, text in words.items() if text and text.isdecimal()}
-    return Parsed(found.get("site"), found.get("camera"), _time(numbers), "H" in numbers)
+    return Parsed(folders.get("site"), folders.get("camera"), _time(numbers), "H" in numbers)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -91,10 +91,10 @@ def say(message: str, kind: str = "message", **fields: Any) -> None:
 
 
 class Step:
-    """One step that counts up to `total`, or to an unknown end."""
+    """One step that counts up to `total`, or to an unknown end. `bar` draws it."""
 
-    def __init__(self, name: str, total: int | None, unit: str) -> None:
-        self.name, self.total, self.unit = name, total, unit
+    def __init__(self, name: str, total: int | None, unit: str, bar: Progress | None = None) -> None:
+        self.name, self.total, self.unit, self._bar = name, total, unit, bar
         self.done = 0
         self.statuses: Counter[str] = Counter()
         """Images by status, if the step knows."""
@@ -102,20 +102,24 @@ class Step:
         """Done before the rate starts to count."""
         self._rated: float | None = None
         self._spoke = time.monotonic()
+        if bar:
+            of = f"{total:,}" if total else "?"
+            self._task = bar.add_task(name, total=total, of=of, unit=unit, rate="-")
 
     def start_at(self, done: int) -> None:
         """Show `done` as done before, and leave it out of the rate."""
         self.done = self._before = done
+        if self._bar:
+            self._bar.update(self._task, completed=done)
 
     def advance(self, count: int = 1) -> None:
         """`count` more are done. The rate leaves out the first ones, which waited for the start."""
         if self._rated is None:
             self._before, self._rated = self.done + count, time.monotonic()
         self.done += count
-        self._show()
-
-    def _show(self) -> None:
-        if time.monotonic() - self._spoke >= LINE_EVERY_S:
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, rate=f"{self.rate():,.0f}")
+        elif time.monotonic() - self._spoke >= LINE_EVERY_S:
             self._spoke = time.monotonic()
             say(describe_step(self.live()), "progress", **self.live())
 
@@ -138,9 +142,6 @@ class Step:
             "eta_s": round(min((self.total - self.done) / rate, 1e8)) if self.total and rate else None,
         }
 
-    def close(self) -> None:
-        """Remove what the step drew on the screen."""
-
 
 def describe_step(step: Mapping[str, Any]) -> str:
     """One line from `Step.live`."""
@@ -149,36 +150,6 @@ def describe_step(step: Mapping[str, Any]) -> str:
         return f"{step['phase']}: {done:,} {step['unit']}, {rate:,.0f}/s" if done else step["phase"]
     of = f"{step['phase']}: {done:,} of {total:,} {step['unit']} ({done / total:.0%})"
     return of if step["eta_s"] is None else f"{of}, {rate:,.0f}/s, {timedelta(seconds=step['eta_s'])} left"
-
-
-class BarStep(Step):
-    """A step drawn as a bar with total, rate and time left."""
-
-    def __init__(self, name: str, total: int | None, unit: str) -> None:
-        super().__init__(name, total, unit)
-        self._bar = Progress(
-            TextColumn("{task.description:<7}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}"),
-            TextColumn("{task.fields[rate]}/s"),
-            TimeRemainingColumn(),
-            console=_consoles[-1],
-            transient=True,
-        )
-        of = f"{total:,}" if total else "?"
-        self._task = self._bar.add_task(name, total=total, of=of, unit=unit, rate="-")
-        self._bar.start()
-
-    def start_at(self, done: int) -> None:
-        super().start_at(done)
-        self._bar.update(self._task, completed=done)
-
-    def _show(self) -> None:
-        self._bar.update(self._task, completed=self.done, rate=f"{self.rate():,.0f}")
-
-    def close(self) -> None:
-        self._bar.stop()
 
 
 _open: list[Step] = [Step("start", None, "images")]
@@ -193,14 +164,25 @@ def live_step() -> dict[str, Any]:
 @contextmanager
 def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
     """Show a step while the block runs, and at the end a line with its duration."""
-    began, drawn = time.monotonic(), _consoles[-1].is_terminal and not _logs_json
-    shown = (BarStep if drawn else Step)(name, total, unit)
+    began = time.monotonic()
+    bar = Progress(
+        TextColumn("{task.description:<7}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}"),
+        TextColumn("{task.fields[rate]}/s"),
+        TimeRemainingColumn(),
+        console=_consoles[-1],
+        transient=True,
+    )
+    drawn = _consoles[-1].is_terminal and not _logs_json
+    shown = Step(name, total, unit, bar if drawn else None)
     _open.append(shown)
     try:
-        yield shown
+        with bar if drawn else nullcontext():
+            yield shown
     finally:
         _open.remove(shown)
-        shown.close()
     took_s = time.monotonic() - began
     message = f"{name}: {shown.done:,} {unit} in {took_s:.1f} s"
     say(message, "step", phase=name, unit=unit, done=shown.done, took_s=round(took_s, 3))

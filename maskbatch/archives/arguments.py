@@ -56,9 +56,8 @@ class Source:
     @property
     def may_repeat(self) -> bool:
         """Whether an image may come twice: a container or a manifest may be in it."""
-        return (
-            bool(MAGIC.search(self.name) and not is_image(self.name)) or container_kind(self.name) is not None
-        )
+        is_open = MAGIC.search(self.name) is not None and not is_image(self.name)
+        return is_open or container_kind(self.name) is not None
 
     @property
     def is_remote(self) -> bool:

@@ -46,8 +46,8 @@ def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[Fil
 def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:
     folder = Path(os.fsdecode(local_path(tree.base + below)))
     try:
-        with os.scandir(folder) as found:
-            items = [(encode_name(item.name), item.is_dir(follow_symlinks=False), item) for item in found]
+        with os.scandir(folder) as listed:
+            items = [(encode_name(item.name), item.is_dir(follow_symlinks=False), item) for item in listed]
     except OSError as error:
         if below == tree.lead != "" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
             return  # a day of a template that has no folder
@@ -94,7 +94,7 @@ def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
     """A folder's files, and its folders still to list, in the order of their paths."""
     folder = tree.base + below
     try:
-        found = store.files.ls(store.path(folder), detail=True)
+        infos = store.files.ls(store.path(folder), detail=True)
     except FileNotFoundError:
         if below == tree.lead != "":
             return
@@ -103,7 +103,7 @@ def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
         what = f"cannot list {folder}: {type(error).__name__}: {error}"
         raise UsageError(f"{what}; check the URL and your access to it") from error
     own, items = store.path(folder).rstrip("/"), []
-    for info in found:
+    for info in infos:
         path = str(info["name"]).rstrip("/")
         if path != own:  # the folder's own marker, or a file in its place
             items.append((encode_name(path.rpartition("/")[2]), info["type"] == "directory", info))

@@ -79,9 +79,8 @@ class _Reader:
             elif self.source.file:
                 kinds = "a folder, an image, .tar, .zip, .parquet, .csv, .jsonl or manifest.json"
                 if file.uri.startswith("http"):
-                    kinds = (
-                        "a web server has no folders to list; a file of these, or a manifest of its images"
-                    )
+                    kinds = "a web server has no folders to list; a file of these, or a manifest"
+                    kinds += " of its images"
                 raise UsageError(f"archive {where}: its kind is not known; {kinds} expected")
             else:
                 self.skipped[os.path.splitext(name)[1].lower() or "no extension"] += 1

@@ -35,12 +35,12 @@ def find_image_column(schema: pa.Schema) -> str | None:
 
     Raises UsageError if there are several candidates.
     """
-    found = [field.name for field in schema if _is_binary(field.type) or _is_image_struct(field.type)]
-    likely = [name for known in IMAGE_COLUMNS for name in found if name.lower() == known]
-    if not likely and len(found) > 1:
-        what = f"any of the columns {', '.join(found)} may hold the images"
+    candidates = [field.name for field in schema if _is_binary(field.type) or _is_image_struct(field.type)]
+    likely = [name for known in IMAGE_COLUMNS for name in candidates if name.lower() == known]
+    if not likely and len(candidates) > 1:
+        what = f"any of the columns {', '.join(candidates)} may hold the images"
         raise UsageError(f"{what}; name the right one image")
-    return next(iter(likely or found), None)
+    return next(iter(likely or candidates), None)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

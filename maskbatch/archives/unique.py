@@ -79,7 +79,7 @@ def _spool(stream: Iterable[Entry], spool: BinaryIO) -> tuple[NDArray[np.int64],
 
 
 def _find_repeated_rows(buckets: Buckets) -> tuple[NDArray[np.int64], int]:
-    found, replaced = [np.empty(0, np.int64)], 0
+    rows, replaced = [np.empty(0, np.int64)], 0
     for records in buckets.read():
         hashes = np.sort(records, order=("hash", "rest", "row"))
         earlier, later = hashes[:-1], hashes[1:]
@@ -87,8 +87,8 @@ def _find_repeated_rows(buckets: Buckets) -> tuple[NDArray[np.int64], int]:
         earlier, later = earlier[same], later[same]
         member = later["offset"] >= 0
         replaced += int((member & (earlier["offset"] != later["offset"])).sum())
-        found.append(np.where(member, earlier["row"], later["row"]))
-    return np.sort(np.concatenate(found)), replaced
+        rows.append(np.where(member, earlier["row"], later["row"]))
+    return np.sort(np.concatenate(rows)), replaced
 
 
 def _read_spool(spool: BinaryIO) -> Iterator[Entry]:

@@ -83,10 +83,10 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
     more = len(config.archives) - 3
     where = ", ".join(config.archives[:3]) + (f" and {more:,} more" if more > 0 else "")
     if listing.example is None:
-        found = ", ".join(f"{count:,} {kind}" for kind, count in listing.skipped.most_common(5))
+        skipped = ", ".join(f"{count:,} {kind}" for kind, count in listing.skipped.most_common(5))
         kinds = " ".join(sorted(IMAGE_EXTENSIONS))
         nothing = "no file at all; check the path"
-        message = f"{where}: no image found ({found or nothing}); one of {kinds} expected"
+        message = f"{where}: no image found ({skipped or nothing}); one of {kinds} expected"
         inside = [kind for kind in (".tar", ".zip", ".parquet") if kind in listing.skipped]
         if inside:
             message += f", or name what is inside the files by a pattern: '{config.archives[0]}/*{inside[0]}'"

@@ -116,38 +116,18 @@ def test_a_toml_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, e
 
 # How and where the command runs, which a file of settings does not say.
 NOT_SETTINGS = {
-    "json_logs",
-    "reuse",
-    "archives",
-    "out",
-    "fresh",
-    "config_file",
-    "as_json",
-    "verbose",
-    "dry_run",
-    "options",
-}
+    "json_logs", "reuse", "archives", "out", "fresh", "config_file", "as_json", "verbose", "dry_run", "options",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("flag", sorted(set(inspect.signature(score).parameters) - NOT_SETTINGS))
 def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: str) -> None:
     numbers = {
-        "batch_size",
-        "max_bytes",
-        "max_pixels",
-        "max_workers",
-        "max_scorers",
-        "limit",
-        "max_requests",
-        "margin_days",
-    }
+        "batch_size", "max_bytes", "max_pixels", "max_workers", "max_scorers", "limit", "max_requests", "margin_days",
+    }  # fmt: skip
     fractions = {
-        "gpus_per_worker",
-        "max_error_rate",
-        "stall_timeout_s",
-        "request_timeout_s",
-        "image_timeout_s",
-    }
+        "gpus_per_worker", "max_error_rate", "stall_timeout_s", "request_timeout_s", "image_timeout_s",
+    }  # fmt: skip
     value = "1" if flag in numbers else "1.0" if flag in fractions else "'x'"
     path = tmp_path / "run.toml"
     path.write_text(f"{flag.replace('_', '-')} = {value}\n")
@@ -161,7 +141,6 @@ def test_differences_name_what_changed_in_words() -> None:
     assert list_differences(ours, ours) == []
 
 
-# What is refused, or empty.
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [

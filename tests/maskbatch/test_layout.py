@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.errors import UsageError
-from maskbatch.layout import Parsed, Template, parse_hive
+from maskbatch.layout import Parsed, Template, fill_dates, parse_hive
+from maskbatch.stores.uris import encode_name
 
 word = st.text(st.characters(blacklist_characters="/", blacklist_categories=("Cs",)), min_size=1, max_size=8)
 times = st.datetimes(datetime(1000, 1, 1), datetime(9999, 12, 31))
@@ -17,7 +18,7 @@ def test_a_template_reads_back_what_a_path_was_made_from(site: str, camera: str,
     path = f"{site}/cam {camera}/{time:%Y-%m/%d/%H%M%S}.{time.microsecond:06d}.jpg".replace(
         f"{time:%Y}", f"{time.year:04d}"
     )
-    assert template.parse(path) == Parsed(site, camera, time, has_hour=True)
+    assert template.parse(encode_name(path)) == Parsed(site, camera, time, has_hour=True)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +102,8 @@ def test_an_explanation_says_how_far_a_path_follows() -> None:
 )
 def test_hive_style_folders_are_recognised(path: str, expected: Parsed) -> None:
     assert parse_hive(path) == expected
+
+
+def test_dates_are_filled_in_by_the_tokens_of_a_layout_and_all_else_stays() -> None:
+    path = "{date}/{site}/**/*{{date:%Y}/x{date:%m-%d/%H}.tar{date:%Y"
+    assert fill_dates(path, datetime(2026, 10, 3, 7)) == "{date}/{site}/**/*{2026/x10-03/07.tar{date:%Y"

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import FIRST_NIGHT, LAST_NIGHT, Place
 
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.schedule.nightly import report_nights
 from tests.conftest import LAYOUT
+from tests.maskbatch.schedule.places import FIRST_NIGHT, LAST_NIGHT, Place
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import ROOT, Place, values
 from samples import speckle, stage_run, write_files
 
 from maskbatch.cli.commands import audit
@@ -17,6 +16,7 @@ from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.schedule.audit import audit_month
 from maskbatch.schedule.nights import Schedule
+from tests.maskbatch.schedule.places import ROOT, Place, values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]
 MONTH = "2026-10"
