@@ -33,7 +33,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Corrected:
+class Correction:
     """Corrected shares of each class (G, K) and compliance (G,), in [0, 1]; NaN where they are unknown."""
 
     share_GK: Floats
@@ -62,7 +62,7 @@ def correct_shares(
     compliant_K: Bools,
     assessed_K: Bools,
     level: float = 0.95,
-) -> Corrected:
+) -> Correction:
     """Correct the label counts of each group's scored images with held-out counts, true by predicted.
 
     compliant_K is among assessed_K. The sample counts as n / design effect images, and as fewer by (z / t)^2
@@ -72,7 +72,7 @@ def correct_shares(
     """
     if explain_unidentifiable(confusion_KK):
         share_GK, compliance_G = np.full(counts_GK.shape, np.nan), np.full(len(counts_GK), np.nan)
-        return Corrected(share_GK, share_GK, share_GK, compliance_G, compliance_G, compliance_G)
+        return Correction(share_GK, share_GK, share_GK, compliance_G, compliance_G, compliance_G)
     with np.errstate(invalid="ignore"):
         raw_GK = counts_GK / counts_GK.sum(axis=1, keepdims=True)
     matrix_KK = confusion_KK / confusion_KK.sum(axis=1, keepdims=True)
@@ -86,7 +86,7 @@ def correct_shares(
     ]
     share_low_GK, share_high_GK, low_G, high_G = map(np.concatenate, zip(*drawn, strict=True))
     raw_G = _ratio(raw_GK, compliant_K, assessed_K)
-    return Corrected(
+    return Correction(
         share_GK,
         *_within(share_low_GK, share_high_GK, share_GK, raw_GK),
         compliance_G,

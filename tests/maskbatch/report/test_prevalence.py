@@ -7,19 +7,25 @@ from numpy.typing import NDArray
 from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.report import prevalence
 from maskbatch.report.intervals import DesignEffects, estimate_design_effects, wilson
-from maskbatch.report.prevalence import CHUNK, MIN_PICTURES, Corrected, correct_shares, explain_unidentifiable
+from maskbatch.report.prevalence import (
+    CHUNK,
+    MIN_PICTURES,
+    Correction,
+    correct_shares,
+    explain_unidentifiable,
+)
 
 SHIPPED = np.array(open_checkpoint().card.confusion)
 MATRICES = {2: np.array(((193, 8), (3, 190))), 3: SHIPPED[:3, :3], 4: SHIPPED}
 TRUTHS = np.array([0.5, 0.7, 0.9, 0.95, 0.99])
-FIGURES = Corrected.__dataclass_fields__
+FIGURES = Correction.__dataclass_fields__
 
 
 def independent(num_groups: int, effect: float = 1, freedom: float = 1e9) -> DesignEffects:
     return DesignEffects(np.full(num_groups, effect), np.full(num_groups, freedom), np.full(num_groups, 100))
 
 
-def correct_four(counts_GK: NDArray[np.int64], effects: DesignEffects | None = None) -> Corrected:
+def correct_four(counts_GK: NDArray[np.int64], effects: DesignEffects | None = None) -> Correction:
     """With the default checkpoint's matrix."""
     effects = effects or independent(len(counts_GK))
     return correct_shares(counts_GK, effects, SHIPPED, np.arange(4) == 0, np.arange(4) < 3)
