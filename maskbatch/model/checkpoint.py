@@ -43,18 +43,13 @@ class Preset:
 
     def __post_init__(self) -> None:
         check_types(self)
-        height, width = self.input_size
-        checks = {
-            f"input_size {self.input_size}, 8 to 2048 pixels expected": min(height, width) >= 8
-            and max(height, width) <= 2048,
-            f"resize {self.resize!r}, one of {RESIZES} expected": self.resize in RESIZES,
-            f"input_size {self.input_size} with resize crop, a square expected": self.resize != "crop"
-            or height == width,
-            f"crop_share {self.crop_share}, 0.1 to 1 expected": 0.1 <= self.crop_share <= 1,
-            f"interpolation {self.interpolation!r}, one of {INTERPOLATIONS} expected": self.interpolation
-            in INTERPOLATIONS,
-        }
-        _refuse(checks)
+        size, (height, width) = f"input_size {self.input_size}", self.input_size
+        _check(min(height, width) >= 8 and max(height, width) <= 2048, f"{size}, 8 to 2048 pixels expected")
+        _check(self.resize in RESIZES, f"resize {self.resize!r}, one of {RESIZES} expected")
+        _check(self.resize != "crop" or height == width, f"{size} with resize crop, a square expected")
+        _check(0.1 <= self.crop_share <= 1, f"crop_share {self.crop_share}, 0.1 to 1 expected")
+        known = f"one of {INTERPOLATIONS} expected"
+        _check(self.interpolation in INTERPOLATIONS, f"interpolation {self.interpolation!r}, {known}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,24 +87,19 @@ class Card:
 
     def __post_init__(self) -> None:
         check_types(self)
-        num_classes = len(self.classes)
-        checks = {
-            f"format_version {self.format_version}, {FORMAT_VERSION} expected": self.format_version
-            == FORMAT_VERSION,
-            f"{num_classes} classes, 2 or more expected": num_classes >= 2,
-            f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected": len(set(self.classes))
-            == num_classes
-            and all(CLASS_NAME.fullmatch(name) for name in self.classes),
-            "compliant and not_assessed name classes, and none is both": bool(self.compliant)
-            and {*self.compliant, *self.not_assessed} <= set(self.classes)
-            and not {*self.compliant} & {*self.not_assessed},
-            f"mean {self.mean}, 3 values expected": len(self.mean) == 3,
-            f"std {self.std}, 3 values above 0 expected": len(self.std) == 3 and min(self.std) > 0,
-            f"temperature {self.temperature}, above 0 expected": self.temperature > 0,
-            "confusion matrix is not K by K": [len(row) for row in self.confusion]
-            == [num_classes] * num_classes,
-        }
-        _refuse(checks)
+        version, names, num_classes = self.format_version, set(self.classes), len(self.classes)
+        _check(version == FORMAT_VERSION, f"format_version {version}, {FORMAT_VERSION} expected")
+        _check(num_classes >= 2, f"{num_classes} classes, 2 or more expected")
+        sound = len(names) == num_classes and all(map(CLASS_NAME.fullmatch, self.classes))
+        _check(sound, f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected")
+        compliant, not_assessed = {*self.compliant}, {*self.not_assessed}
+        sound = compliant and compliant | not_assessed <= names and not compliant & not_assessed
+        _check(bool(sound), "compliant and not_assessed name classes, and none is both")
+        _check(len(self.mean) == 3, f"mean {self.mean}, 3 values expected")
+        _check(len(self.std) == 3 and min(self.std) > 0, f"std {self.std}, 3 values above 0 expected")
+        _check(self.temperature > 0, f"temperature {self.temperature}, above 0 expected")
+        square = [len(row) for row in self.confusion] == [num_classes] * num_classes
+        _check(square, "confusion matrix is not K by K")
         _ = self.preset  # which checks itself
 
     @property
@@ -135,11 +125,9 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         _check_type(name, item, items[0])
 
 
-def _refuse(checks: dict[str, bool]) -> None:
-    """Raises ValueError with the first message that does not hold."""
-    for message, holds in checks.items():
-        if not holds:
-            raise ValueError(message)
+def _check(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
 
 
 @dataclass(frozen=True, slots=True)

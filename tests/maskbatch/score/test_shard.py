@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from samples import CLASSES, NOW, SIZE, Run, draw, encode, make_card, with_exif_time
 
@@ -17,10 +15,9 @@ from maskbatch import schema
 from maskbatch.clock import Clock
 from maskbatch.errors import RunFailedError
 from maskbatch.model.checkpoint import Preset
-from maskbatch.runs.work import shard_size
 from maskbatch.score.decode import Decoded, decode_batch
 from maskbatch.score.read import Encoded
-from maskbatch.score.shard import Waited, decode_shard, make_rows, read_shard
+from maskbatch.score.shard import TimedReader, decode_shard, make_rows, read_shard
 
 CARD = make_card()
 CLOCK = Clock.parse(["Europe/Paris", "tokyo=Asia/Tokyo"], NOW)
@@ -171,28 +168,13 @@ def test_what_a_manifest_says_of_an_image_travels_to_its_row() -> None:
     assert "fetch" not in row and "kept" not in row
 
 
-@given(st.integers(1, 10**9), st.integers(8, 1024), st.integers(8, 1024))
-def test_a_shard_is_a_multiple_of_32_of_bounded_rows_and_bytes(
-    num_images: int, height: int, width: int
-) -> None:
-    rows = shard_size(num_images, (height, width))
-    assert rows % 32 == 0
-    assert 32 <= rows <= 1024
-    assert rows * height * width * 3 <= 96 * 2**20
-
-
-@pytest.mark.parametrize(("num_images", "rows"), [(1, 64), (640_000, 64), (2_000_000, 192), (10**8, 1024)])
-def test_an_archive_is_about_ten_thousand_shards(num_images: int, rows: int) -> None:
-    assert shard_size(num_images, (128, 128)) == rows
-
-
 def test_waiting_for_bytes_is_told_from_what_is_done_with_them() -> None:
     def slow() -> Iterator[Encoded]:
         for _ in range(3):
             time.sleep(0.05)
             yield Encoded(b"")
 
-    encoded = Waited(slow())
+    encoded = TimedReader(slow())
     began = time.perf_counter()
     for _ in encoded:
         time.sleep(0.1)
