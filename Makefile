@@ -1,11 +1,12 @@
 # make demo    set up, then the main job on drawn snapshots, ending in a report
-# make test    set up, then every test
+# make test    set up, then every test, in 3 processes: they wait a lot (make test WORKERS=1 takes the least memory)
 # make check   lint, types and tests: what CI runs
 # make bench   scoring against the limit and Ray's recipe (about 20 minutes)
 # make bench-store   scoring from S3, readers side by side, planning 10,000,000 keys (about 30 minutes)
 # make env     build .venv alone
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+WORKERS ?= 3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -29,7 +30,7 @@ demo: env
 
 test: env
 	@echo "test: every test, on the CPU and an embedded Ray"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: env
 	@$(BIN)/ruff check .

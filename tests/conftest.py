@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from maskbatch.cli.commands import main
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
 from maskbatch.model.checkpoint import Card, save_checkpoint
 
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
 
 SHARED = Path(__file__).parents[2] / "shared"
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: with several workers, none of these is left over at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")
@@ -105,11 +113,38 @@ def cli(tmp_path: Path) -> Cli:
     return run
 
 
+@pytest.fixture
+def cli_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Run the command line in this process, which saves seconds of imports: for what it refuses at once."""
+
+    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["maskbatch", *map(str, arguments)])
+        at_sigterm = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            signal.signal(signal.SIGTERM, at_sigterm)
+        return subprocess.CompletedProcess(sys.argv, ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without their drawings, which take a third of the time of a small run."""
+    from maskbatch.report import plots
+
+    monkeypatch.setattr(plots, "_svg", lambda *_: "<svg></svg>")
+
+
 @contextmanager
 def headless_chromium(*switches: str) -> Iterator["Browser"]:
     """A browser that asks nobody for anything by itself; the test is skipped, under CI fails, without one."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=300_000)  # ms; the default of 5 s is short on a busy machine
     chromium = shutil.which("chromium")
     if chromium is None:
         missing = "no chromium is on the PATH; install the Debian package `chromium`"
@@ -123,12 +158,18 @@ def headless_chromium(*switches: str) -> Iterator["Browser"]:
         yield launched
 
 
+def start_ray() -> None:
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+
+
 @pytest.fixture(scope="session")
 def ray_with_a_logical_gpu() -> Iterator[None]:
     """An embedded Ray of two CPUs and one GPU that is only counted, not there."""
     import ray
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    start_ray()
     yield
     ray.shutdown()

@@ -268,9 +268,9 @@ def test_the_command_line_plans_scores_resumes_and_says_what_failed(
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(
-    cli: Cli, arguments: list[str], code: int, message: str
+    cli_here: Cli, arguments: list[str], code: int, message: str
 ) -> None:
-    result = cli(*arguments)
+    result = cli_here(*arguments)
     assert result.returncode == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -355,10 +355,10 @@ def test_a_report_warns_a_check_finds_damage_and_two_runs_are_compared(
     ],
 )
 def test_what_cannot_be_asked_of_a_finished_run_is_one_sentence(
-    undisturbed: Path, cli: Cli, arguments: tuple[str, ...], says: str
+    undisturbed: Path, cli_here: Cli, arguments: tuple[str, ...], says: str
 ) -> None:
     before = (undisturbed / "report" / "report.json").read_bytes()
-    result = cli(*[undisturbed if argument == "RUN" else argument for argument in arguments])
+    result = cli_here(*[undisturbed if argument == "RUN" else argument for argument in arguments])
     assert result.returncode == 2, result.stderr
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("maskbatch: ")

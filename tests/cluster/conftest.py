@@ -16,7 +16,7 @@ from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.runs.work import Work
-from tests.conftest import LAYOUT, save_untrained
+from tests.conftest import LAYOUT, save_untrained, start_ray
 
 BATCH_SIZE = 128
 """Larger than any shard here, and padded: scoring lasts long enough for things to happen meanwhile."""
@@ -87,7 +87,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def single_node(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+def no_shared_ray() -> Iterator[None]:
+    """A process joins one cluster at a time: the Ray that other tests share is gone meanwhile."""
+    import ray
+
+    shared = ray.is_initialized()
+    ray.shutdown()
+    yield
+    if shared:
+        start_ray()
+
+
+@pytest.fixture(scope="package")
+def single_node(
+    archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, no_shared_ray: None
+) -> pa.Table:
     """The table of a run on this machine alone."""
     out = tmp_path_factory.mktemp("single") / "out"
     score(archive, checkpoint, out)
@@ -96,7 +110,7 @@ def single_node(archive: Path, checkpoint: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="package")
 def site(single_node: pa.Table) -> Iterator[Site]:
-    """After the run on this machine alone: a process joins one cluster at a time."""
+    """After the run on this machine alone."""
     import ray
 
     with (
@@ -129,6 +143,7 @@ class Watched:
     """What runs stage and say from here on, and what is done at that moment."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cluster: Cluster | None = None
         self.done: list[ShardDone] = []
         self.said: list[str] = []
         self.when_done: Callable[[], None] = lambda: None
@@ -136,6 +151,7 @@ class Watched:
         original, say = pipeline.score_shards, progress.say
 
         def score(cluster: Cluster, work: Work, shards: list[int]) -> Iterator[ShardDone]:
+            self.cluster = cluster
             for item in original(cluster, work, shards):
                 self.done.append(item)
                 self.when_done()

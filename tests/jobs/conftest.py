@@ -1,7 +1,6 @@
 """A real head of a Ray cluster that asks for a token, a web server that holds pictures back, and some nights."""
 
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import requests
+
+from tests.s3_server import free_ports
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0
@@ -37,18 +38,6 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < ends, f"waited in vain for {what}"
         time.sleep(0.2)
-
-
-def free_ports(count: int) -> list[int]:
-    """Below those that the system hands out by itself, which others may be given a moment later."""
-    found: list[int] = []
-    for port in random.sample(range(11000, 30000), 1000):
-        with socket.socket() as tried, suppress(OSError):
-            tried.bind(("", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no free ports")
 
 
 @dataclass(frozen=True)

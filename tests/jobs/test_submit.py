@@ -132,7 +132,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again_and_its_table_is_ident
     assert "nothing was sent" in follower.stderr.readline()
     follower.stdout.readline()
     follower.send_signal(signal.SIGINT)
-    assert "detached" in follower.communicate(timeout=60)[1]
+    assert "detached" in follower.communicate(timeout=300)[1]
     assert follower.returncode == 130
     assert "RUNNING" in head.submit("status", name).stdout
 

@@ -88,7 +88,7 @@ def test_the_daemons_end_with_the_process_that_started_them(s3: S3Server, tmp_pa
         pids = [int(pid) for pid in child.stdout.readline().split()]
         assert len(pids) == 3 and all(map(is_running, pids))
         child.kill()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_running, pids))

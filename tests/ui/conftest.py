@@ -22,7 +22,7 @@ from maskbatch.report.make import make_report
 from maskbatch.runs.directory import RunDir
 from tests.conftest import headless_chromium
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 @dataclass(frozen=True)

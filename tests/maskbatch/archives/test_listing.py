@@ -195,8 +195,8 @@ def list_threads() -> list[threading.Thread]:
 
 
 def all_threads_end() -> bool:
-    """Whether they end by themselves within seconds."""
-    deadline = time.monotonic() + 5
+    """Whether they end by themselves."""
+    deadline = time.monotonic() + 60
     while list_threads() and time.monotonic() < deadline:
         time.sleep(0.02)
     return not list_threads()

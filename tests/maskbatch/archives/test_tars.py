@@ -226,11 +226,11 @@ def test_a_chain_of_extension_headers_is_followed_without_recursion() -> None:
 )
 def test_a_pax_bomb_is_damage_and_quickly_so(payload: bytes) -> None:
     padded = payload.ljust(-(-len(payload) // 512) * 512, b"\0")
-    began = time.monotonic()
+    began = time.process_time()
     with at_most(20 << 20):
         (lost,), _ = index(header(b"x", len(payload), b"x") + padded + make_tar(("a.jpg", JPEG)))
     assert lost.status == "corrupt"
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_a_pax_header_may_give_the_size_and_a_huge_one_is_refused() -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ class InProcess:
 
     @staticmethod
     def score_shards(cluster: object, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
-        checkpoint = open_checkpoint(work.checkpoint)
-        classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
+        checkpoint, classifier = load(work.checkpoint, Path(work.checkpoint).stat().st_mtime_ns)
         nothing = {field.name: 0.0 for field in fields(ShardDone)}
         for shard in shards:
             if InProcess.stop_after is not None and InProcess.scored >= InProcess.stop_after:
@@ -66,8 +66,14 @@ class InProcess:
             yield ShardDone(**{**nothing, "shard": shard, "statuses": statuses, "device": "cpu/float32"})
 
 
+@cache
+def load(path: str, changed_ns: int) -> tuple[Checkpoint, Classifier]:
+    checkpoint = open_checkpoint(path)
+    return checkpoint, Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
+
+
 @pytest.fixture(autouse=True)
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process(monkeypatch: pytest.MonkeyPatch, no_plots: None) -> None:
     monkeypatch.setattr(runner, "Cluster", InProcess)
     monkeypatch.setattr(runner, "score_shards", InProcess.score_shards)
     monkeypatch.setattr(InProcess, "scored", 0)

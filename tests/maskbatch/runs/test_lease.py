@@ -115,7 +115,7 @@ def test_an_expired_or_unreadable_lease_is_taken_over(run: RunDir, text: str) ->
 
 def wait_for(run: RunDir, **live: Any) -> dict[str, Any]:
     """The lease, as soon as its live record says this."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (found := read_lease(run)) is None or not live.items() <= found["live"].items():
         assert time.monotonic() < deadline, found
         time.sleep(0.01)

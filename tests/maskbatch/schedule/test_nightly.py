@@ -21,7 +21,7 @@ from maskbatch.schedule.nightly import report_nights
 from maskbatch.schedule.nights import DAY, Schedule
 from tests.maskbatch.schedule.places import FIRST_NIGHT, LAST_NIGHT, ROOT, Place, values
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster", "no_plots")]
 
 
 def test_each_night_is_its_local_day_and_the_worst_code_is_that_of_all(
