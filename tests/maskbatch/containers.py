@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hypothesis import strategies as st
+
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.manifest import Manifest
 from maskbatch.archives.members import Container
@@ -22,6 +24,10 @@ from maskbatch.stores.uris import encode_name, local_path
 JPEG = bytes(random.Random(5).randbytes(3000))
 LIMIT = 1 << 20
 ENTRIES = {"tar": list_tar, "zip": list_zip}
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0\\:/"), min_size=1, max_size=120
+)
+CONTENTS = st.dictionaries(NAMES.map(lambda name: f"d/_{name}.jpg"), st.binary(max_size=2000), max_size=6)
 
 
 class Store(io.BytesIO):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from containers import (
+    CONTENTS,
     JPEG,
     LIMIT,
     Pipe,
@@ -228,15 +229,7 @@ def test_a_member_of_a_tar_is_what_was_fetched() -> None:
         extract_member(b"ab", "tar://a.jpg::x", "raw", 3, 3)
 
 
-names = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0\\:/"), min_size=1, max_size=120
-)
-
-
-contents = st.dictionaries(names.map(lambda name: f"d/_{name}.jpg"), st.binary(max_size=2000), max_size=6)
-
-
-@given(contents, st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+@given(CONTENTS, st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
 def test_every_member_of_a_zip_comes_back_through_its_range(files: dict[str, bytes], method: int) -> None:
     data = make_zip(*files.items(), method=method)
     entries, _ = index(data, "zip")
