@@ -91,9 +91,11 @@ def score(archive: str, environment: dict[str, str]) -> dict[str, float]:
 def index_s(archive: str, environment: dict[str, str]) -> float:
     """Seconds in which the archive is planned alone."""
     code = (
-        "import sys, time\nfrom maskbatch import archive, config, stores\nfrom collections import Counter\n"
-        "plan = config.PlanConfig(archives=(sys.argv[1],))\naccess = archive.access_of(plan, stores.NO_OPTIONS)\n"
-        "began = time.monotonic()\nfound = sum(1 for _ in archive.entries(plan, access, Counter(), Counter()))\n"
+        "import sys, time\n"
+        "from maskbatch.config import PlanConfig\n"
+        "from maskbatch.runner import plan_archive\n"
+        "began = time.monotonic()\n"
+        "found = plan_archive(PlanConfig(archives=(sys.argv[1],))).num_images\n"
         "print(found, time.monotonic() - began)\n"
     )
     answer = subprocess.run(
