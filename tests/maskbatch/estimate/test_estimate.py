@@ -22,7 +22,7 @@ from maskbatch.plan.columns import Row
 from maskbatch.progress import Step
 from tests.conftest import LAYOUT, Cli
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEAD = NodeType(name="head", instance="m7i.large", num_cpus=0, num_gpus=0, min_nodes=1, max_nodes=1)
 DECODE = NodeType(name="decode", instance="c7i.4xlarge", num_cpus=16, num_gpus=0, min_nodes=0, max_nodes=4)
 SCORE = NodeType(name="score", instance="g6.xlarge", num_cpus=0, num_gpus=1, min_nodes=0, max_nodes=2)
