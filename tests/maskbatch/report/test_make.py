@@ -152,7 +152,7 @@ def test_nights_of_an_archive_with_images_of_unknown_time_add_up_by_their_own_da
     runs = []
     for since, until in pairwise([None, "2026-10-02", "2026-10-03", "2026-10-04"]):
         run = stage_run(tmp_path / f"{until}", archive, checkpoint, since=since, until=until)
-        assert run.commit()["planned"] == 5
+        assert run.commit().planned == 5
         runs.append(run.run)
     with pytest.raises(UsageError, match="2 of its images are in another run too"):
         make_report(runs, tmp_path / "refused")
