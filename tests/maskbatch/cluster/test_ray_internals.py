@@ -1,5 +1,7 @@
 """What we use of Ray's inside still does what we use it for; each message says what breaks without it."""
 
+import warnings
+
 import pytest
 import ray
 import ray.data
@@ -21,9 +23,11 @@ class Actor:
 
 @pytest.mark.slow
 def test_a_dataset_that_runs_has_its_actors_counted_and_is_stopped(ray_with_a_logical_gpu: None) -> None:
-    dataset = ray.data.range(400, override_num_blocks=400).map_batches(
-        Actor, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5, **fill_cpu_nodes_first()
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scheduling_strategy, as in the pipeline
+        dataset = ray.data.range(400, override_num_blocks=400).map_batches(
+            Actor, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5, **fill_cpu_nodes_first()
+        )
     next(iter(dataset.iter_batches(batch_size=1)))
     assert count_scorers() == 1, "a run that waits says a wrong number of scoring workers"
     assert dataset._current_executor is not None, "a run that stops early leaves its job in the cluster"
