@@ -28,15 +28,18 @@ def takes(*settings: str, toml: bool = True) -> Callable[[Command], Command]:
     """
 
     def decorate(command: Command) -> Command:
+        parameters = list(inspect.signature(command).parameters.values())
+        wants_values = any(p.name == "values" for p in parameters)
+
         @wraps(command)
         def call(*, config_file: Path | None = None, json_logs: bool = False, **given: Any) -> Any:
             values = {name: _split(name, given.pop(name)) for name in settings}
             values = {name: value for name, value in values.items() if value is not None}
             if config_file:
                 values = config.read_toml(config_file) | values
-            return command(**given, **({"values": values} if settings else {}))
+            return command(**given, **({"values": values} if wants_values else {}))
 
-        parameters = [p for p in inspect.signature(command).parameters.values() if p.name != "values"]
+        parameters = [p for p in parameters if p.name != "values"]
         parameters += [_parameter(name) for name in settings]
         parameters += [_flag("config_file", flags.ConfigFile, None)] * toml
         parameters.append(_flag("json_logs", flags.JsonLogs, False))

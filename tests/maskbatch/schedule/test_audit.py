@@ -30,7 +30,7 @@ def audited(
     base = tmp_path_factory.mktemp("audit") / "base"
     shutil.copytree(scored[0].base, base)
     place = Place(scored[0].archive, base, scored[0].toml)
-    return place, audit(place.schedule(), MONTH, sample=30)
+    return place, audit_month(place.schedule(), MONTH, sample=30)
 
 
 def test_a_month_carries_its_nights_over_scores_the_rest_and_verifies(
@@ -74,7 +74,7 @@ def test_called_again_it_scores_nothing_and_the_bundle_stays(
 ) -> None:
     place, found = audited
     before = Path(found["bundle"]).read_bytes()
-    assert audit(place.schedule(), MONTH, sample=5)["bundle"] == found["bundle"]
+    assert audit_month(place.schedule(), MONTH, sample=5)["bundle"] == found["bundle"]
     assert Path(found["bundle"]).read_bytes() == before
     bundle = tmp_path / "kept" / "october.zip"
     done = subprocess.run(
