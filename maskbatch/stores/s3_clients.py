@@ -20,10 +20,9 @@ from maskbatch.errors import UsageError
 def make_clients(
     bucket: str, options: Mapping[str, Any], timeout_s: float
 ) -> tuple[S3Store, Any, URLLib3Session]:
-    """obstore's client, botocore's client to sign with, and botocore's session to send with.
+    """obstore's client, and botocore's to sign with and session to send with. Raises UsageError.
 
     Profile, region, endpoint and credentials come from `options`, else from where the AWS tools look.
-    Raises UsageError.
     """
     connect_s = min(timeout_s, 10.0)
     try:
@@ -37,19 +36,14 @@ def make_clients(
         )
     except (BotoCoreError, ValueError) as error:
         raise UsageError(f"s3://{bucket}: {error}; mend the profile or --storage-options") from error
-    settings: dict[str, Any] = {"region": signer.meta.region_name}
+    payer, anon = bool(options.get("requester_pays")), bool(options.get("anon"))
+    settings: dict[str, Any] = {"region": signer.meta.region_name, "request_payer": payer}
     if not signer.meta.endpoint_url.endswith(".amazonaws.com"):
         settings["endpoint"] = signer.meta.endpoint_url
-    if options.get("requester_pays"):
-        settings["request_payer"] = True
-    if options.get("anon"):
-        settings["skip_signature"] = True
-    else:
-        settings["credential_provider"] = _credentials(session, options)
+    settings |= {"skip_signature": True} if anon else {"credential_provider": _credentials(session, options)}
     timeouts = {"timeout": timedelta(seconds=timeout_s), "connect_timeout": timedelta(seconds=connect_s)}
-    client_options: Any = {"allow_http": True, **timeouts}
-    client = S3Store(bucket, **settings, client_options=client_options, retry_config={"max_retries": 0})
-    return client, signer, http
+    settings["client_options"] = {"allow_http": True, **timeouts}
+    return S3Store(bucket, **settings, retry_config={"max_retries": 0}), signer, http
 
 
 def _signer(session: Any, bucket: str, options: Mapping[str, Any], timeouts: tuple[float, float]) -> Any:
