@@ -218,10 +218,7 @@ def make_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a --config file: the flags' names, with `-` or `_`. Raises UsageError.
-
-    One file may serve `score` and `report`: each takes its own settings.
-    """
+    """The settings of a --config file by flags of any command, with `-` or `_`. Raises UsageError."""
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

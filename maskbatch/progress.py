@@ -153,16 +153,9 @@ def live_step() -> dict[str, Any]:
 def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
     """Show a step while the block runs, and at the end a line with its duration."""
     began = time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description:<7}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}/s"),
-        TimeRemainingColumn(),
-        console=_consoles[-1],
-        transient=True,
-    )
+    texts = "{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}", "{task.fields[rate]}/s"
+    columns = BarColumn(), TaskProgressColumn(), *map(TextColumn, texts), TimeRemainingColumn()
+    bar = Progress(TextColumn("{task.description:<7}"), *columns, console=_consoles[-1], transient=True)
     drawn = _consoles[-1].is_terminal and not _logs_json
     shown = Step(name, total, unit, bar if drawn else None)
     _open.append(shown)

@@ -50,14 +50,12 @@ class Container:
             raise RunFailedError(f"cannot read {self.uri}: {error}; run the same command again") from error
         return b"".join(pieces)
 
-    def damage(self, error: str) -> Entry:
+    def damage(self, why: str) -> Entry:
         """The row that stands for the unknown members."""
-        return Entry(
-            uri=self.uri, relative=self.relative, version=self.version, status="corrupt", error=error
-        )
+        return Entry(uri=self.uri, relative=self.relative, version=self.version, status="corrupt", error=why)
 
     def entry(self, uri: str, name: str, **place: Any) -> Entry:
-        """An image of this file, `uri` and `name` inside it, at `place`."""
+        """An image inside this file, at `place`: its uri begins with `uri`, its path inside is `name`."""
         place |= {"inner": name, "container": self.uri, "version": self.version}
         return Entry(uri=f"{uri}::{self.uri}", relative=f"{self.relative}/{name}", **place)
 

@@ -67,10 +67,9 @@ class _TarMember(NamedTuple):
 
 
 def list_tar(container: Container) -> Iterator[Entry]:
-    """Every image of an uncompressed tar, in its order. Counts the rest.
+    """Every image of a tar, in its order. Counts the rest. Raises RunFailedError; UsageError if compressed.
 
     `.json` and `.cls` members with the key of an image give it columns, as in WebDataset.
-    Raises UsageError for a compressed tar, RunFailedError where reading fails.
     """
     head = container.read(0, BLOCK)
     if sentence := explain_compression(container.relative, head):

@@ -22,8 +22,6 @@ def parse_entry(entry: Entry, template: Template | None) -> Parsed | None:
 
 def overlay(entry: Entry, parsed: Parsed) -> Parsed:
     """`parsed`, but a manifest or a sidecar wins."""
-    if not (entry.site or entry.camera or entry.time):
-        return parsed
     site, camera, time = entry.site or parsed.site, entry.camera or parsed.camera, entry.time or parsed.time
     return Parsed(site, camera, time, parsed.has_hour or entry.time is not None)
 

@@ -1,9 +1,8 @@
 """S3: obstore reads objects; botocore finds endpoint, region and credentials, and signs all other requests.
 
-obstore is the fastest reader (docs/benchmarks.md), but it refuses untidy keys (`a//b.jpg`, `./c.jpg`,
-control characters) and every listing that has one, and its prefixes are whole folders. So
-presigned requests list the buckets and read the untidy keys. botocore's HTTP session sends them,
-because it sends such paths unchanged; requests does not.
+obstore is the fastest reader (docs/benchmarks.md), but it refuses untidy keys (`a//b.jpg`, `./c.jpg`, control
+characters) and every listing that has one, and its prefixes are whole folders. So presigned requests list the
+buckets and read the untidy keys. Unlike requests, botocore's HTTP session sends such paths unchanged.
 
 botocore's own `list_objects_v2` is too slow, mostly because it parses the times of the keys. Milliseconds for
 1,000 keys from Ceph's gateway, in 16 threads on two busy cores (`python -m tests.benchmarks.plan --listing`):

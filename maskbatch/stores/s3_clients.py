@@ -36,11 +36,15 @@ def make_clients(
         )
     except (BotoCoreError, ValueError) as error:
         raise UsageError(f"s3://{bucket}: {error}; mend the profile or --storage-options") from error
-    payer, anon = bool(options.get("requester_pays")), bool(options.get("anon"))
-    settings: dict[str, Any] = {"region": signer.meta.region_name, "request_payer": payer}
+    settings: dict[str, Any] = {"region": signer.meta.region_name}
     if not signer.meta.endpoint_url.endswith(".amazonaws.com"):
         settings["endpoint"] = signer.meta.endpoint_url
-    settings |= {"skip_signature": True} if anon else {"credential_provider": _credentials(session, options)}
+    if options.get("requester_pays"):
+        settings["request_payer"] = True
+    if options.get("anon"):
+        settings["skip_signature"] = True
+    else:
+        settings["credential_provider"] = _credentials(session, options)
     timeouts = {"timeout": timedelta(seconds=timeout_s), "connect_timeout": timedelta(seconds=connect_s)}
     settings["client_options"] = {"allow_http": True, **timeouts}
     return S3Store(bucket, **settings, retry_config={"max_retries": 0}), signer, http

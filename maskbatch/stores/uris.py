@@ -74,10 +74,7 @@ class Place(NamedTuple):
 
 
 def parse_argument(text: str) -> Place:
-    """The place that a person typed: a path, absolute or relative or with `~`, or a URL taken literally.
-
-    Each caller decides what it accepts. Raises ValueError for the `~name` of no user.
-    """
+    """The place that a person typed: a path or a URL, taken literally. Raises ValueError for a bad `~x`."""
     scheme, separator, rest = text.partition("://")
     scheme = _usual_scheme(scheme)
     if separator and scheme != "file":

@@ -89,10 +89,9 @@ class Http:
         raise base.RefusedError("it redirects without end")
 
     def _send(self, uri: str, headers: dict[str, str]) -> Any:
+        limits = 10, self.timeout_s
         try:
-            return self.session.get(
-                uri, headers=headers, stream=True, allow_redirects=False, timeout=(10, self.timeout_s)
-            )
+            return self.session.get(uri, headers=headers, stream=True, allow_redirects=False, timeout=limits)
         except requests.exceptions.Timeout as error:
             raise TimeoutError("the server did not answer in time") from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError) as error:
