@@ -74,7 +74,7 @@ class Place(NamedTuple):
 
 
 def parse_argument(text: str) -> Place:
-    """The place that a person typed: a path or a URL, taken literally. Raises ValueError for a bad `~x`."""
+    """The place that a person typed: a path or a URL, taken literally. ValueError if `~name` is no user."""
     scheme, separator, rest = text.partition("://")
     scheme = _usual_scheme(scheme)
     if separator and scheme != "file":
