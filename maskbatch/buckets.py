@@ -73,5 +73,4 @@ def hash_digests(sha256: pa.ChunkedArray) -> Hashes:
 
 def hash_texts(texts: pa.ChunkedArray) -> Hashes:
     """A 64-bit hash of each string, (N,) uint64, the same in every process."""
-    hashes: Hashes = pd.util.hash_array(texts.to_pandas().to_numpy(object), categorize=False)
-    return hashes
+    return np.asarray(pd.util.hash_array(texts.to_pandas().to_numpy(object), categorize=False))

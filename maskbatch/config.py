@@ -141,9 +141,8 @@ class Expect:
         period_s = int(each or 1) * UNIT_S.get(unit, 0)
         hours = range(int(first or 0), int(end or 24))
         if not match or not int(number) or not period_s or not hours or hours.stop > 24:
-            raise UsageError(
-                f"--expect {text}: snapshots per time expected, such as 1/5min, 12/h or 1/30s@06-22"
-            )
+            what = "snapshots per time expected, such as 1/5min, 12/h or 1/30s@06-22"
+            raise UsageError(f"--expect {text}: {what}")
         return cls(text, int(number) * 3600 / period_s, hours)
 
 
@@ -219,10 +218,7 @@ def make_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings of a --config file: the flags' names, with `-` or `_`. Raises UsageError.
-
-    One file may serve `score` and `report`: each takes its own settings.
-    """
+    """The settings of a --config file by flags of any command, with `-` or `_`. Raises UsageError."""
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

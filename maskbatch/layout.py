@@ -79,7 +79,14 @@ class Template:
     def parse(self, path: str) -> Parsed | None:
         """What `path`, relative to the archive, says; None if the template does not match."""
         match = self._whole.fullmatch(path)
-        return _parsed(match.groupdict()) if match else None
+        if match is None:
+            return None
+        groups = match.groupdict()
+        numbers = {name[2:]: int(text) for name, text in groups.items() if name.startswith("t_")}
+        if "f" in numbers:
+            numbers["f"] = int(groups["t_f"].ljust(6, "0"))
+        site, camera = (unquote(groups.get(name, "")) or None for name in ("site", "camera"))
+        return Parsed(site, camera, _time(numbers), not {"H", "s"}.isdisjoint(numbers))
 
     def explain(self, path: str) -> str:
         """How far `path` follows the template, for an error message."""
@@ -104,15 +111,6 @@ def fill_dates(path: str, time: datetime) -> str:
     return path
 
 
-def _parsed(groups: dict[str, str | None]) -> Parsed:
-    numbers = {name[2:]: int(text) for name, text in groups.items() if name.startswith("t_") and text}
-    fraction = groups.get("t_f")
-    if fraction:
-        numbers["f"] = int(fraction.ljust(6, "0"))
-    site, camera = (unquote(groups[k] or "") or None if k in groups else None for k in ("site", "camera"))
-    return Parsed(site, camera, _time(numbers), bool({"H", "s"} & set(numbers)))
-
-
 def _time(numbers: dict[str, int]) -> datetime | None:
     """The time from the values of directives; None without a date, or if there is no such day."""
     try:
@@ -133,11 +131,8 @@ def _time(numbers: dict[str, int]) -> datetime | None:
 def parse_hive(path: str) -> Parsed:
     """What hive-style folders say, such as `site=north/camera=07/date=2026-10-01/hour=13/x.jpg`."""
     folders = {key: unquote(value) for key, value in HIVE.findall(path)}
-    parts = (
-        folders["date"].split("-")
-        if "date" in folders
-        else [folders.get(k, "") for k in ("year", "month", "day")]
-    )
+    date = folders.get("date")
+    parts = date.split("-") if date else [folders.get(k, "") for k in ("year", "month", "day")]
     words = {**dict(zip("Ymd", parts, strict=False)), "H": folders.get("hour"), "M": folders.get("minute")}
     numbers = {name: int(text) for name, text in words.items() if text and text.isdecimal()}
     return Parsed(folders.get("site"), folders.get("camera"), _time(numbers), "H" in numbers)

@@ -1,7 +1,4 @@
-"""Progress of every long step, on stderr: a bar on a terminal, plain lines elsewhere, or JSON lines.
-
-The lease carries it too, for people who watch the run from elsewhere.
-"""
+"""Progress of every long step, on stderr and in the lease: a bar on a terminal, else plain or JSON lines."""
 
 import io
 import json
@@ -60,10 +57,7 @@ def _json_line(kind: str, fields: Mapping[str, Any]) -> str:
 
 @contextmanager
 def quiet_output() -> Iterator[None]:
-    """Silence stdout and stderr for all but `say` while the block runs.
-
-    Ray's C++ core writes to the file descriptors themselves, past every setting of Python's logging.
-    """
+    """Let only `say` write: Ray's C++ core writes to the descriptors themselves, past Python's logging."""
     sys.stdout.flush()
     sys.stderr.flush()
     stdout = os.dup(1)
@@ -132,15 +126,9 @@ class Step:
     def live(self) -> dict[str, Any]:
         """Where the step stands: `rate` a second, `eta_s` None where there is no total or no rate yet."""
         rate = self.rate()
-        return {
-            "phase": self.name,
-            "unit": self.unit,
-            "done": self.done,
-            "total": self.total,
-            "statuses": dict(self.statuses),
-            "rate": round(rate, 3),
-            "eta_s": round(min((self.total - self.done) / rate, 1e8)) if self.total and rate else None,
-        }
+        eta_s = round(min((self.total - self.done) / rate, 1e8)) if self.total and rate else None
+        counts = {"done": self.done, "total": self.total, "statuses": dict(self.statuses)}
+        return {"phase": self.name, "unit": self.unit, **counts, "rate": round(rate, 3), "eta_s": eta_s}
 
 
 def describe_step(step: Mapping[str, Any]) -> str:
@@ -165,16 +153,9 @@ def live_step() -> dict[str, Any]:
 def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
     """Show a step while the block runs, and at the end a line with its duration."""
     began = time.monotonic()
-    bar = Progress(
-        TextColumn("{task.description:<7}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}/s"),
-        TimeRemainingColumn(),
-        console=_consoles[-1],
-        transient=True,
-    )
+    texts = "{task.completed:,.0f} of {task.fields[of]} {task.fields[unit]}", "{task.fields[rate]}/s"
+    columns = BarColumn(), TaskProgressColumn(), *map(TextColumn, texts), TimeRemainingColumn()
+    bar = Progress(TextColumn("{task.description:<7}"), *columns, console=_consoles[-1], transient=True)
     drawn = _consoles[-1].is_terminal and not _logs_json
     shown = Step(name, total, unit, bar if drawn else None)
     _open.append(shown)

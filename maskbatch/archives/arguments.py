@@ -10,6 +10,7 @@ path with {date:%Y/%m/%d}      one of these for each day from --since to --until
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -67,7 +68,7 @@ class Source:
 
 def make_access(config: PlanConfig, options: StorageOptions, job: JobConfig | None = None) -> Access:
     """How a run reaches its archives. http may redirect into their own folders and --allow-prefix."""
-    own = (archive.rpartition("/")[0] + "/" for archive in config.archives if archive.startswith("http"))
+    own = (f"{archive.rpartition('/')[0]}/" for archive in config.archives if archive.startswith("http"))
     job = job or JobConfig()
     return Access(
         options=options,
@@ -79,10 +80,7 @@ def make_access(config: PlanConfig, options: StorageOptions, job: JobConfig | No
 
 
 def find_sources(config: PlanConfig, access: Access) -> list[Source]:
-    """What the arguments name, one source for each day of a template. Asks the store once, lists nothing.
-
-    Raises UsageError for what cannot be an archive, or is not there.
-    """
+    """What the arguments name, one source for each day of a template. Lists nothing. Raises UsageError."""
     sources = []
     for archive in config.archives:
         dates = find_dates(archive)
@@ -149,18 +147,21 @@ def _find_file(uri: str, access: Access) -> File | None:
             return None
     elif not (is_image(name) or file_kind(name)):
         return None
-    try:
+    with explain_unreachable(uri), suppress(FileNotFoundError):
         return File(uri, name, *fetch_info(access, uri, FIRST_TRIES), exact=True)
-    except FileNotFoundError:
-        return None
+    return None
+
+
+@contextmanager
+def explain_unreachable(uri: str) -> Iterator[None]:
+    """Turn what a store raises that does not give an archive into a UsageError."""
+    try:
+        yield
     except UNREACHABLE as error:
-        raise explain_unreachable(uri, error) from error
-
-
-def explain_unreachable(uri: str, error: Exception) -> UsageError:
-    """The sentence for an archive that its store does not give."""
-    why = "permission denied" if isinstance(error, PermissionError) else str(error) or type(error).__name__
-    return UsageError(f"archive {uri}: cannot be read: {why}; check the URL and your access to it")
+        denied = isinstance(error, PermissionError)
+        why = "permission denied" if denied else str(error) or type(error).__name__
+        message = f"archive {uri}: cannot be read: {why}; check the URL and your access to it"
+        raise UsageError(message) from error
 
 
 def container_kind(name: str) -> str | None:

@@ -26,10 +26,7 @@ Pages = queue.Queue[Page | BaseException | None]
 
 
 def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[File]:
-    """The files of `tree`, by path bytewise. Counts what cannot be a file in `skipped`.
-
-    Raises UsageError for a folder that cannot be listed.
-    """
+    """The files of `tree`, by path bytewise. Counts what cannot be a file in `skipped`. Raises UsageError."""
     if tree.base.startswith(SCHEME):
         yield from _walk(tree, tree.lead, skipped)
         return
@@ -116,10 +113,7 @@ def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
 
 def _list_folder(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
     for part in _fsspec_parts(tree, store, folder):
-        if callable(part):
-            yield from part()
-        else:
-            yield part
+        yield from part() if callable(part) else [part]
 
 
 def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
@@ -129,10 +123,7 @@ def merge_parts(parts: Iterable[Part]) -> Iterator[File]:
     todo, running = iter(parts), 0
     try:
         while True:
-            while running < PREFIXES and len(ahead) < 4096:
-                part = next(todo, None)
-                if part is None:
-                    break
+            while running < PREFIXES and len(ahead) < 4096 and (part := next(todo, None)) is not None:
                 if callable(part):
                     pages = Pages(PAGES_AHEAD)
                     # No pool: Ctrl-C would wait for its threads, as long as they wait for a hung store.

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any, BinaryIO, cast
 
@@ -197,12 +198,9 @@ def _csv_rows(file: BinaryIO, keep_column: str | None, header: Sequence[str]) ->
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    for number in count(1):
-        line = text.readline(MAX_LINE_BYTES)
+    for number, line in enumerate(iter(partial(text.readline, MAX_LINE_BYTES), ""), 1):
         if len(line) == MAX_LINE_BYTES and not line.endswith("\n"):
             raise ValueError(f"line {number}: more than {MAX_LINE_BYTES:,} characters")
-        if not line:
-            return
         yield line
 
 
@@ -210,10 +208,7 @@ def _json_rows(file: BinaryIO, keep_column: str | None) -> Rows:
     """Only the first line needs all columns."""
     names: list[str] = []
     seen: set[str] = set()
-    for number in count(1):
-        line = file.readline(MAX_LINE_BYTES + 1)
-        if not line:
-            break
+    for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES + 1), b""), 1):
         if line.isspace():
             continue
         values = _json_object(line, f"line {number}")

@@ -50,20 +50,20 @@ class Container:
             raise RunFailedError(f"cannot read {self.uri}: {error}; run the same command again") from error
         return b"".join(pieces)
 
-    def damage(self, error: str) -> Entry:
+    def damage(self, why: str) -> Entry:
         """The row that stands for the unknown members."""
-        return Entry(
-            uri=self.uri, relative=self.relative, version=self.version, status="corrupt", error=error
-        )
+        return Entry(uri=self.uri, relative=self.relative, version=self.version, status="corrupt", error=why)
+
+    def entry(self, uri: str, name: str, **place: Any) -> Entry:
+        """An image inside this file, at `place`: its uri begins with `uri`, its path inside is `name`."""
+        place |= {"inner": name, "container": self.uri, "version": self.version}
+        return Entry(uri=f"{uri}::{self.uri}", relative=f"{self.relative}/{name}", **place)
 
 
 def make_entry(
     container: Container, scheme: str, name: str, refusal: str | None, **place: Any
 ) -> Entry | None:
-    """The entry of a file with its bytes at `place`, unless it is refused for `refusal` or its name.
-
-    Counts the file and returns None if it is not an image.
-    """
+    """An image with its bytes at `place`, or refused for `refusal` or its name; counts what is no image."""
     encoded = encode_name(name)
     if is_apple_double(name):
         container.skipped["AppleDouble"] += 1
@@ -72,14 +72,8 @@ def make_entry(
         container.skipped[os.path.splitext(encoded)[1].lower() or "no extension"] += 1
         return None
     refusal = UNSAFE if UNSAFE_NAME.match(name) else refusal
-    return Entry(
-        uri=f"{scheme}://{encoded}::{container.uri}",
-        relative=f"{container.relative}/{encoded}",
-        inner=encoded,
-        container=container.uri,
-        version=container.version,
-        **({"status": "unsupported", "error": refusal} if refusal else place),
-    )
+    place = {"status": "unsupported", "error": refusal} if refusal else place
+    return container.entry(f"{scheme}://{encoded}", encoded, **place)
 
 
 def is_apple_double(name: str) -> bool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch.archives import inventory, manifest, members, rowfiles, tars, zips
-from maskbatch.archives.arguments import UNREACHABLE, Source, explain_unreachable, file_kind
+from maskbatch.archives.arguments import Source, explain_unreachable, file_kind
 from maskbatch.archives.entries import Entry, is_image
 from maskbatch.archives.listing import list_tree
 from maskbatch.archives.tree import File
@@ -31,6 +31,8 @@ from maskbatch.stores.uris import SCHEME, local_path
 
 MANIFEST_BYTES = 2**31
 """The largest manifest that is read whole, because its server does not serve ranges."""
+KINDS = "a folder, an image, .tar, .zip, .parquet, .csv, .jsonl or manifest.json"
+WEB_KINDS = "a web server has no folders to list; a file of these, or a manifest of its images"
 NO_RANGES = "its server does not serve ranges; copy it to a folder or a bucket"
 
 
@@ -40,15 +42,11 @@ def list_entries(
     """Every image of the archives, each uri once. Counts the rest in `skipped`. Raises UsageError."""
     readers = [_Reader(source, config, access, skipped, notes) for source in sources]
     entries = chain.from_iterable(reader.entries() for reader in readers)
-    if not _may_repeat(sources):
-        return entries
-    return keep_unique(entries, skipped) if config.limit is None else keep_first(entries, skipped)
-
-
-def _may_repeat(sources: Sequence[Source]) -> bool:
     stems = sorted(source.stem for source in sources)
     overlap = any(later.startswith(stem) for stem, later in pairwise(stems))
-    return overlap or any(source.may_repeat for source in sources)
+    if not overlap and not any(source.may_repeat for source in sources):
+        return entries
+    return keep_unique(entries, skipped) if config.limit is None else keep_first(entries, skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +73,11 @@ class _Reader:
             if kind and not file.error:
                 yield from self._inside(file, kind)
             elif is_image(name):
-                yield _whole(file)
+                values = file._asdict()
+                del values["exact"]
+                yield Entry(**values, status="unsupported" if file.error else None)
             elif self.source.file:
-                kinds = "a folder, an image, .tar, .zip, .parquet, .csv, .jsonl or manifest.json"
-                if file.uri.startswith("http"):
-                    kinds = "a web server has no folders to list; a file of these, or a manifest"
-                    kinds += " of its images"
+                kinds = WEB_KINDS if file.uri.startswith("http") else KINDS
                 raise UsageError(f"archive {where}: its kind is not known; {kinds} expected")
             else:
                 self.skipped[os.path.splitext(name)[1].lower() or "no extension"] += 1
@@ -92,16 +89,14 @@ class _Reader:
         if not (file.uri.startswith("http") and is_image(file.relative)):
             return iter([file])
         try:
-            info = fetch_info(self.access, file.uri)
+            with explain_unreachable(file.uri), suppress(RefusedError):
+                info = fetch_info(self.access, file.uri)  # refused: reading will show what the server has
+                file = file._replace(num_bytes=info.size, version=info.version)
         except FileNotFoundError as error:
             if self.source.dated:
                 return iter(())
             raise UsageError(f"archive {file.uri}: nothing is there; check the path") from error
-        except RefusedError:  # a server without ranges: reading will show what it has
-            return iter([file])
-        except UNREACHABLE as error:
-            raise explain_unreachable(file.uri, error) from error
-        return iter([file._replace(num_bytes=info.size, version=info.version)])
+        return iter([file])
 
     def _inside(self, file: File, kind: str) -> Iterator[Entry]:
         if kind == "manifest":
@@ -170,32 +165,14 @@ class _Reader:
         if uri.startswith(SCHEME):
             return open(local_path(uri), "rb")
         known = self.source.file
-        try:
-            if known and known.uri == uri and known.num_bytes is not None:
-                info = Info(known.num_bytes, known.version)
-            else:  # not by what a listing said: fsspec's may give another version
-                info = fetch_info(self.access, uri)
-            return cast(BinaryIO, RemoteFile(self.access, uri, info))
-        except RefusedError:  # a server without ranges
-            return io.BytesIO(self._read_whole(uri))
-        except UNREACHABLE as error:
-            raise explain_unreachable(uri, error) from error
-
-    def _read_whole(self, uri: str) -> bytes:
-        try:
-            return fetch_bytes(self.access, uri, max_bytes=MANIFEST_BYTES)
-        except TooLargeError as error:
-            raise UsageError(f"archive {uri}: {NO_RANGES}") from error
-        except UNREACHABLE as error:
-            raise explain_unreachable(uri, error) from error
-
-
-def _whole(file: File) -> Entry:
-    return Entry(
-        uri=file.uri,
-        relative=file.relative,
-        num_bytes=file.num_bytes,
-        version=file.version,
-        status="unsupported" if file.error else None,
-        error=file.error,
-    )
+        with explain_unreachable(uri):
+            with suppress(RefusedError):  # a server without ranges
+                if known and known.uri == uri and known.num_bytes is not None:
+                    info = Info(known.num_bytes, known.version)
+                else:  # not by what a listing said: fsspec's may give another version
+                    info = fetch_info(self.access, uri)
+                return cast(BinaryIO, RemoteFile(self.access, uri, info))
+            try:
+                return io.BytesIO(fetch_bytes(self.access, uri, max_bytes=MANIFEST_BYTES))
+            except TooLargeError as error:
+                raise UsageError(f"archive {uri}: {NO_RANGES}") from error

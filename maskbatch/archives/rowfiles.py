@@ -5,7 +5,7 @@ Planning reads only the footer and the light columns. Workers read images a row 
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice, repeat
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,10 +31,7 @@ TOO_LARGE = f"its row group claims more than {MAX_GROUP_BYTES >> 30} GiB of imag
 
 
 def find_image_column(schema: pa.Schema) -> str | None:
-    """The column of encoded images: a binary one, or a struct with a binary field `bytes`. None without one.
-
-    Raises UsageError if there are several candidates.
-    """
+    """The binary column of images, or a struct with a binary field `bytes`. Raises UsageError for several."""
     candidates = [field.name for field in schema if _is_binary(field.type) or _is_image_struct(field.type)]
     likely = [name for known in IMAGE_COLUMNS for name in candidates if name.lower() == known]
     if not likely and len(candidates) > 1:
@@ -70,11 +67,7 @@ def _open_parquet(file: BinaryIO) -> pq.ParquetFile:
 
 
 def list_rows(container: Container) -> Iterator[Entry]:
-    """Every row of a Parquet file as an image. Skips no row and reads no image.
-
-    Raises UsageError for a file without a column of images or without `keep_column`.
-    """
-    uri = container.uri
+    """Every row of a Parquet file as an image. Raises UsageError if a column is missing."""
     try:
         parquet = _open_parquet(container.file)
     except (pa.ArrowException, OSError) as error:
@@ -86,7 +79,7 @@ def list_rows(container: Container) -> Iterator[Entry]:
         image = _image_path(parquet.schema_arrow)
         light, names = _light_columns(parquet.schema_arrow, image, container.keep_column)
     except (UsageError, ValueError) as error:
-        raise UsageError(f"{uri}: {error}") from error
+        raise UsageError(f"{container.uri}: {error}") from error
     first = 0
     for group in range(parquet.num_row_groups):
         num_rows, num_bytes = _group_size(parquet.metadata.row_group(group), image)
@@ -96,23 +89,14 @@ def list_rows(container: Container) -> Iterator[Entry]:
         rows = _light_rows(parquet, group, light, names)
         damaged: tuple[Row | None, str | None] = (None, None)
         for i, (row, name) in enumerate(islice(chain(rows, repeat(damaged)), num_rows)):
-            status, problem = ("corrupt", DAMAGED) if row is None else (None, None)
+            place: dict[str, Any] = {"offset": group, "length": i, "encoding": "row"}
             if num_bytes > MAX_GROUP_BYTES:
-                status, problem = "too_large", TOO_LARGE
+                place |= {"status": "too_large", "error": TOO_LARGE}
+            elif row is None:
+                place |= {"status": "corrupt", "error": DAMAGED}
             inner = encode_name(name).lstrip("/") if name else str(first + i)
-            yield Entry(
-                uri=f"parquet://{first + i}::{uri}",
-                relative=f"{container.relative}/{inner}",
-                inner=inner,
-                container=uri,
-                offset=group,
-                length=i,
-                encoding="row",
-                version=container.version,
-                status=status,
-                error=problem,
-                **describe_row(row or {}, container.notes),
-            )
+            columns = describe_row(row or {}, container.notes)
+            yield container.entry(f"parquet://{first + i}", inner, **place, **columns)
         first += num_rows
 
 
@@ -164,18 +148,14 @@ def _column(batch: pa.RecordBatch, path: str) -> pa.Array:
 
 
 class GroupReader:
-    """Reads a row group forward, a few rows at a time, because its pages must be read in order.
-
-    Raises ArrowException or OSError if the file is damaged.
-    """
+    """Reads a row group forward, because its pages must be read in order. Raises ArrowException, OSError."""
 
     def __init__(self, file: BinaryIO, row_group: int) -> None:
         self.file = file
         parquet = _open_parquet(file)
         self._image = _image_path(parquet.schema_arrow)
-        self._batches = parquet.iter_batches(
-            16, row_groups=[row_group], columns=[self._image], use_threads=False
-        )
+        columns = [self._image]
+        self._batches = parquet.iter_batches(16, row_groups=[row_group], columns=columns, use_threads=False)
         self._column: pa.Array = pa.nulls(0)
         self.first = 0
         """The first row that can still be read."""

@@ -10,8 +10,6 @@ from maskbatch.stores.uris import encode_name
 
 MAX_DEPTH = 6
 """Levels of folders to search for prefixes."""
-
-
 MAX_LEVEL_PAGES = 20
 """Pages of one level to read for that. A level with more keys is listed in sequence."""
 
@@ -30,7 +28,8 @@ class BucketTree:
     def _split(self, prefix: str, depth: int) -> Iterator[Part]:
         """Split `prefix`, empty or ending in `/`, until it gives enough prefixes."""
         level = list(islice(self._pages(max(prefix, self.stem, key=len), Delimiter="/"), MAX_LEVEL_PAGES + 1))
-        folders = [folder for page in level for folder in page.folders if self._enters(folder)]
+        listed = (folder for page in level for folder in page.folders)
+        folders = [folder for folder in listed if self.tree.enters(encode_name(folder[len(self.base) :]))]
         if len(level) > MAX_LEVEL_PAGES:
             yield partial(self._below, prefix)
             return
@@ -42,9 +41,6 @@ class BucketTree:
                 yield from self._split(key, depth + 1)
             else:
                 yield partial(self._below, key)
-
-    def _enters(self, folder: str) -> bool:
-        return self.tree.enters(encode_name(folder[len(self.base) :]))
 
     def _below(self, prefix: str) -> Iterator[Page]:
         for page in self._pages(max(prefix, self.stem, key=len)):

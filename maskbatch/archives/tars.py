@@ -1,7 +1,4 @@
-"""The index of a tar in one pass: its headers, and small `.json` or `.cls` members beside images.
-
-Holds one sample at a time, whatever the size of the tar.
-"""
+"""The index of a tar in one pass, a sample at a time: headers, and small `.json` or `.cls` beside images."""
 
 import json
 import os
@@ -70,10 +67,9 @@ class _TarMember(NamedTuple):
 
 
 def list_tar(container: Container) -> Iterator[Entry]:
-    """Every image of an uncompressed tar, in its order. Counts the rest.
+    """Every image of a tar, in its order. Counts the rest. Raises RunFailedError; UsageError if compressed.
 
     `.json` and `.cls` members with the key of an image give it columns, as in WebDataset.
-    Raises UsageError for a compressed tar, RunFailedError where reading fails.
     """
     head = container.read(0, BLOCK)
     if sentence := explain_compression(container.relative, head):
@@ -85,8 +81,7 @@ def list_tar(container: Container) -> Iterator[Entry]:
     members = _TarMembers(container)
     for key, sample in groupby(members, lambda member: member.key):
         yield from _sample_entries(container, key, sample)
-    after = members.damaged_after
-    if after is not None:
+    if (after := members.damaged_after) is not None:
         yield container.damage(f"the tar is damaged after byte {after}; members behind it are not known")
 
 

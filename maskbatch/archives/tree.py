@@ -4,6 +4,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 MAGIC = re.compile(r"[*?\[]")
@@ -41,12 +42,7 @@ class Tree:
     @property
     def lead(self) -> str:
         """The folders below the base that hold every match, ending in `/` or empty."""
-        lead = []
-        for segment in self.pattern[:-1]:
-            if MAGIC.search(segment):
-                break
-            lead.append(f"{segment}/")
-        return "".join(lead)
+        return "".join(f"{name}/" for name in takewhile(lambda n: not MAGIC.search(n), self.pattern[:-1]))
 
     @property
     def stem(self) -> str:
@@ -56,12 +52,8 @@ class Tree:
 
     def enters(self, folder: str) -> bool:
         """Whether something below `folder`, a path below the base ending in `/`, may match."""
-        for name, segment in zip(folder.split("/")[:-1], self.pattern, strict=False):
-            if segment == "**":
-                return True
-            if not fnmatch.fnmatchcase(name, segment):
-                return False
-        return True
+        pairs = zip(folder.split("/")[:-1], takewhile("**".__ne__, self.pattern), strict=False)
+        return all(fnmatch.fnmatchcase(name, segment) for name, segment in pairs)
 
     def takes(self, relative: str) -> bool | None:
         """Whether the pattern names the file itself, or (False) a folder above it; None without a match."""

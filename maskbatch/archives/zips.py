@@ -50,10 +50,9 @@ class _ZipWindow:
 
 
 def list_zip(container: Container) -> Iterator[Entry]:
-    """Every image of a zip, in the order of its bytes. Counts the rest.
+    """Every image of a zip, in the order of its bytes. Counts the rest. Raises RunFailedError.
 
-    A range goes from a member's local header to the next one. Only the header says where the data begins:
-    `extract_member` reads it. Raises RunFailedError if reading fails.
+    A range goes from a member's local header to the next one: only the header says where the data begins.
     """
     try:
         archive = zipfile.ZipFile(cast(IO[bytes], _ZipWindow(container)))

@@ -18,10 +18,7 @@ from maskbatch.stores.access import Access
 def plan_rows(
     sources: Sequence[Source], config: PlanConfig, clock: Clock, listing: Listing, access: Access
 ) -> Iterator[Row]:
-    """Every image of the archives, filtered and parsed, in the plan's order. Counts in `listing`.
-
-    Raises UsageError for an archive or a layout that cannot be used.
-    """
+    """The rows of all images, filtered and counted in `listing`, in the plan's order. Raises UsageError."""
     template = Template(config.layout) if config.layout else None
     bounds = parse_bound("--since", config.since), parse_bound("--until", config.until)
     matched = num_kept = 0

@@ -1,25 +1,15 @@
 """One image as a row of the plan, from its path, manifest or sidecar."""
 
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
+from maskbatch import schema
 from maskbatch.archives.entries import Entry
 from maskbatch.layout import Parsed, Template, parse_hive
 
 Row = dict[str, Any]
-FROM_ENTRY = (
-    "uri",
-    "container",
-    "offset",
-    "length",
-    "encoding",
-    "num_bytes",
-    "version",
-    "kept",
-    "fetch",
-    "status",
-    "error",
-)
+FROM_ENTRY = [item.name for item in fields(Entry) if item.name in schema.PLAN.names]
 
 
 def parse_entry(entry: Entry, template: Template | None) -> Parsed | None:
@@ -32,25 +22,18 @@ def parse_entry(entry: Entry, template: Template | None) -> Parsed | None:
 
 def overlay(entry: Entry, parsed: Parsed) -> Parsed:
     """`parsed`, but a manifest or a sidecar wins."""
-    if not (entry.site or entry.camera or entry.time):
-        return parsed
-    return Parsed(
-        entry.site or parsed.site,
-        entry.camera or parsed.camera,
-        entry.time or parsed.time,
-        parsed.has_hour or entry.time is not None,
-    )
+    site, camera, time = entry.site or parsed.site, entry.camera or parsed.camera, entry.time or parsed.time
+    return Parsed(site, camera, time, parsed.has_hour or entry.time is not None)
 
 
 def make_row(number: int, entry: Entry, parsed: Parsed, time: datetime | None) -> Row:
     """A row of `schema.PLAN`."""
     return {
-        "id": number,
+        **dict.fromkeys(schema.PLAN.names),
         **{name: getattr(entry, name) for name in FROM_ENTRY},
+        "id": number,
         "site": parsed.site,
         "camera": parsed.camera,
         "captured_at": time,
         "time_source": ("manifest" if entry.time else "path") if time else None,
-        "reuse_run": None,
-        "reuse_id": None,
     }

@@ -35,9 +35,8 @@ class Store(Protocol):
         """Size and version of a file. Raises FileNotFoundError."""
 
     def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
-        """The whole file, or its bytes from span[0] to before span[1].
+        """The whole file; or, if it is still of `version`, its bytes from span[0] to before span[1].
 
-        With a span, RefusedError if the file is no longer of `version`.
         Raises FileNotFoundError, PermissionError, RefusedError, TooLargeError, TransientError.
         """
 

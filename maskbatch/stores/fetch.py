@@ -53,8 +53,7 @@ _windows: dict[int, Window] = {}
 
 def shared_window(access: Access) -> Window:
     """The window that all requests of this process share."""
-    most = access.max_requests
-    return _windows.get(most) or _windows.setdefault(most, Window(most))
+    return _windows.setdefault(access.max_requests, Window(access.max_requests))
 
 
 def fetch_bytes(

@@ -85,8 +85,7 @@ def describe_failure(error: Exception) -> tuple[str, int]:
 
 def _answer(error: BaseException) -> dict[str, Any]:
     """S3's answer, if s3fs made its error from one."""
-    answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
-    return answer
+    return dict(getattr(error.__cause__, "response", None) or {})
 
 
 @contextmanager

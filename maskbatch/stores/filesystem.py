@@ -1,7 +1,6 @@
 """Stores that fsspec opens: gs:// and az:// with their extras, memory:// ...
 
-Only this module uses private names of fsspec. tests/maskbatch/stores/test_internals.py says what breaks when
-one of them changes.
+Only this module uses private names of fsspec, which tests/maskbatch/stores/test_internals.py checks.
 """
 
 from collections.abc import Callable, Mapping

@@ -63,8 +63,7 @@ class StorageOptions:
 
 @lru_cache(maxsize=4)
 def _tables(content: str) -> dict[str, dict[str, Any]]:
-    values: dict[str, dict[str, Any]] = json.loads(content)
-    return values
+    return dict(json.loads(content))
 
 
 NO_OPTIONS = StorageOptions()

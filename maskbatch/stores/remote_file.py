@@ -50,9 +50,6 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(data)] = data
         return len(data)
 
-    def readall(self) -> bytes:
-        return self.read(self.info.size - self._at)
-
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self.info.size - self._at)
         size = left if size is None or size < 0 else min(size, left)
@@ -65,6 +62,8 @@ class RemoteFile(io.RawIOBase):
             parts += part
             self._at += len(part)
         return bytes(parts)
+
+    readall = read
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

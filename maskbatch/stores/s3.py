@@ -1,19 +1,12 @@
 """S3: obstore reads objects; botocore finds endpoint, region and credentials, and signs all other requests.
 
-obstore is the fastest reader (docs/benchmarks.md), but it refuses untidy keys (`a//b.jpg`, `./c.jpg`,
-control characters) and every listing that has one, and its prefixes are whole folders. So
-presigned requests list the buckets and read the untidy keys. botocore's HTTP session sends them,
-because it sends such paths unchanged; requests does not.
+obstore is the fastest reader (docs/benchmarks.md), but it refuses untidy keys (`a//b.jpg`, `./c.jpg`, control
+characters) and every listing that has one, and its prefixes are whole folders. So presigned requests list the
+buckets and read the untidy keys. Unlike requests, botocore's HTTP session sends such paths unchanged.
 
-botocore's own `list_objects_v2` is too slow: it takes four times the processor time, most of it to
-parse the times of the keys. Milliseconds for 1,000 keys from Ceph's gateway, in 16 threads on two
-busy cores (`python -m tests.benchmarks.plan --listing`):
-
-    presigned, parsed here              23
-    botocore's list_objects_v2          91
-    the same, times not parsed          50
-    s3fs.find                          104
-    obstore.list                         5
+botocore's own `list_objects_v2` is too slow, mostly because it parses the times of the keys. Milliseconds for
+1,000 keys from Ceph's gateway, in 16 threads on two busy cores (`python -m tests.benchmarks.plan --listing`):
+presigned and parsed here 23, `list_objects_v2` 91 (times not parsed 50), s3fs.find 104, obstore.list 5.
 """
 
 import re
@@ -29,16 +22,8 @@ from botocore.exceptions import BotoCoreError, ConnectTimeoutError, ReadTimeoutE
 from obstore import exceptions
 
 from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.stores.base import (
-    CHANGED,
-    Info,
-    RefusedError,
-    ThrottledError,
-    TooLargeError,
-    TransientError,
-    plain_etag,
-)
-from maskbatch.stores.retry import FIRST_TRIES, MAX_TRIES, keep_trying
+from maskbatch.stores import base
+from maskbatch.stores.retry import FIRST_TRIES, MAX_TRIES, Answer, keep_trying
 from maskbatch.stores.s3_clients import make_clients
 from maskbatch.stores.uris import decode_name
 from maskbatch.stores.web import read_body
@@ -81,10 +66,9 @@ def parse_page(content: bytes) -> Keys:
         key, size = item.findtext(f"{space}Key"), item.findtext(f"{space}Size")
         if key is None or size is None:
             raise ValueError("a key without its name or size")
-        keys.append((decode(key), int(size), plain_etag(item.findtext(f"{space}ETag"))))
-    folders = [
-        decode(item.findtext(f"{space}Prefix") or "") for item in root.iterfind(f"{space}CommonPrefixes")
-    ]
+        keys.append((decode(key), int(size), base.plain_etag(item.findtext(f"{space}ETag"))))
+    prefixes = root.iterfind(f"{space}CommonPrefixes/{space}Prefix")
+    folders = [decode(item.text or "") for item in prefixes]
     truncated = root.findtext(f"{space}IsTruncated")
     if truncated not in ("true", "false"):
         raise ValueError("no page of a listing")
@@ -104,31 +88,28 @@ class S3:
         """The key of a uri in this bucket."""
         return decode_name(uri.removeprefix(f"s3://{self.bucket}/")).decode(errors="surrogateescape")
 
-    def info(self, uri: str) -> Info:
+    def info(self, uri: str) -> base.Info:
         key = self.key(uri)
         if UNTIDY.search(key):
             headers, _ = self._try(lambda: self._ask_untidy("head_object", key, None, None, 0))
-            return Info(int(headers["Content-Length"]), plain_etag(headers["ETag"]))
+            return base.Info(int(headers["Content-Length"]), base.plain_etag(headers["ETag"]))
         meta = self._try(lambda: obstore.head(self.client, key))
-        return Info(meta["size"], plain_etag(meta["e_tag"]))
+        return base.Info(meta["size"], base.plain_etag(meta["e_tag"]))
 
     def read(self, uri: str, span: tuple[int, int] | None, version: str | None, max_bytes: int) -> bytes:
         key = self.key(uri)
         if UNTIDY.search(key):
-            data = self._try(lambda: self._ask_untidy("get_object", key, span, version, max_bytes)[1])
-        else:
-            data = self._try(lambda: self._get(key, span, version, max_bytes))
-        return bytes(data)
+            return self._try(lambda: self._ask_untidy("get_object", key, span, version, max_bytes)[1])
+        return self._try(lambda: self._get(key, span, version, max_bytes))
 
     def list_page(self, **params: Any) -> Keys:
         """Read one page of a listing, with retries. Raises UsageError, RunFailedError."""
         try:
-            page = keep_trying(
-                lambda: self._page(params), PATIENCE_S, MAX_TRIES if self.answered else FIRST_TRIES
-            )
+            tries = MAX_TRIES if self.answered else FIRST_TRIES
+            page = keep_trying(lambda: self._page(params), PATIENCE_S, tries)
         except RunFailedError as error:  # no run has begun yet: the request is wrong
             raise UsageError(str(error)) from error
-        except (TransientError, TimeoutError) as error:
+        except (base.TransientError, TimeoutError) as error:
             what = f"cannot list s3://{self.bucket} at {self.signer.meta.endpoint_url}: {error}"
             remedy = "check AWS_ENDPOINT_URL or --storage-options, or try again later"
             raise UsageError(f"{what}; {remedy}") from error
@@ -141,7 +122,7 @@ class S3:
             options["if_match"] = f'"{version}"'
         found = obstore.get(self.client, key, options=options)
         if not span and found.meta["size"] > max_bytes:
-            raise TooLargeError
+            raise base.TooLargeError
         return bytes(found.bytes())
 
     def _ask_untidy(
@@ -167,11 +148,11 @@ class S3:
             remedy = "check the URL and the region, and give these credentials s3:ListBucket"
             raise UsageError(f"cannot list s3://{self.bucket}: it answers {status}; {remedy}")
         if status != 200:
-            raise TransientError(f"it answers {status}")
+            raise base.TransientError(f"it answers {status}")
         try:
             return parse_page(body)
         except (ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
-            raise TransientError("its answer is damaged") from error
+            raise base.TransientError("its answer is damaged") from error
 
     def _ask(
         self, operation: str, headers: dict[str, str], max_bytes: int, **params: Any
@@ -190,12 +171,12 @@ class S3:
         except (ConnectTimeoutError, ReadTimeoutError) as error:
             raise TimeoutError("the server did not answer in time") from error
         except BotoCoreError as error:
-            raise TransientError("the server cannot be reached") from error
+            raise base.TransientError("the server cannot be reached") from error
         with closing(answer.raw) as raw:
             most = max_bytes if answer.status_code < 300 else MAX_PAGE_BYTES
             return answer.status_code, answer.headers, read_body(raw, most, self.timeout_s)
 
-    def _try(self, ask: Callable[[], Any]) -> Any:
+    def _try(self, ask: Callable[[], Answer]) -> Answer:
         """`ask()`, with obstore's errors turned into those of `stores`."""
         try:
             return ask()
@@ -203,7 +184,7 @@ class S3:
             self._raise_if_hopeless(str(error))
             raise
         except exceptions.PreconditionError as error:
-            raise RefusedError(CHANGED) from error
+            raise base.RefusedError(base.CHANGED) from error
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
             self._raise_if_hopeless(str(error))
             raise PermissionError from error
@@ -211,11 +192,11 @@ class S3:
             text = str(error)
             self._raise_if_hopeless(text)
             if re.search(r"status code: (503|429)|SlowDown", text):
-                raise ThrottledError("the store asks for fewer requests") from error
+                raise base.ThrottledError("the store asks for fewer requests") from error
             # obstore shows its settings with every error, a `retry_timeout` among them.
             if "kind: Timeout" in text:
                 raise TimeoutError("the store did not answer in time") from error
-            raise TransientError("the store's answer failed") from error
+            raise base.TransientError("the store's answer failed") from error
 
     def _raise_if_hopeless(self, text: str) -> None:
         """Raise RunFailedError if no request of this run can succeed until the user fixes something."""

@@ -20,10 +20,9 @@ from maskbatch.errors import UsageError
 def make_clients(
     bucket: str, options: Mapping[str, Any], timeout_s: float
 ) -> tuple[S3Store, Any, URLLib3Session]:
-    """obstore's client, botocore's client to sign with, and botocore's session to send with.
+    """obstore's client, and botocore's to sign with and session to send with. Raises UsageError.
 
     Profile, region, endpoint and credentials come from `options`, else from where the AWS tools look.
-    Raises UsageError.
     """
     connect_s = min(timeout_s, 10.0)
     try:
@@ -47,9 +46,8 @@ def make_clients(
     else:
         settings["credential_provider"] = _credentials(session, options)
     timeouts = {"timeout": timedelta(seconds=timeout_s), "connect_timeout": timedelta(seconds=connect_s)}
-    client_options: Any = {"allow_http": True, **timeouts}
-    client = S3Store(bucket, **settings, client_options=client_options, retry_config={"max_retries": 0})
-    return client, signer, http
+    settings["client_options"] = {"allow_http": True, **timeouts}
+    return S3Store(bucket, **settings, retry_config={"max_retries": 0}), signer, http
 
 
 def _signer(session: Any, bucket: str, options: Mapping[str, Any], timeouts: tuple[float, float]) -> Any:

@@ -74,10 +74,7 @@ class Place(NamedTuple):
 
 
 def parse_argument(text: str) -> Place:
-    """The place that a person typed: a path, absolute or relative or with `~`, or a URL taken literally.
-
-    Each caller decides what it accepts. Raises ValueError for the `~name` of no user.
-    """
+    """The place that a person typed: a path or a URL, taken literally. ValueError if `~name` is no user."""
     scheme, separator, rest = text.partition("://")
     scheme = _usual_scheme(scheme)
     if separator and scheme != "file":
@@ -89,10 +86,7 @@ def parse_argument(text: str) -> Place:
 
 
 def locate(text: str, folder: Place | None = None) -> Place:
-    """The place of a URI or path from a manifest, one for all spellings; a relative one lies in `folder`.
-
-    ValueError says what is wrong with it.
-    """
+    """The place, one for all spellings, of a manifest's URI or path in `folder`. Raises ValueError."""
     bad = UNSAFE.search(text)
     if bad:
         raise ValueError(UNSAFE_REASONS.get(bad[0], "has a control character"))
@@ -206,10 +200,7 @@ def parse_prefix(prefix: str) -> Place:
 
 
 def is_allowed(uri: str, prefixes: Sequence[str]) -> bool:
-    """Whether an absolute `uri` lies at or below one of `prefixes`, at a `/`, whatever their spelling.
-
-    Raises UsageError for a prefix that cannot be read.
-    """
+    """Whether `uri` lies at or below a prefix, whatever its spelling. Raises UsageError for a bad prefix."""
     bounds = [parse_prefix(prefix) for prefix in prefixes]
     try:
         place = locate(uri)
