@@ -98,11 +98,9 @@ def _wait(cluster: Cluster, done: Done, pools: Pools) -> ShardDone | BaseExcepti
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
         left_s = end - time.monotonic()
         if left_s <= 0:
-            message = (
-                f"nothing was scored for {stall_s:.0f} s, waiting for {missing}; mend "
-                "that (--verbose shows of what workers die), then run the same command to go on"
-            )
-            raise RunFailedError(message)
+            what = f"nothing was scored for {stall_s:.0f} s, waiting for {missing}"
+            remedy = "mend that (--verbose shows of what workers die), then run the same command to go on"
+            raise RunFailedError(f"{what}; {remedy}")
         about = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
         say(f"score: waiting for {missing} (gives up in {about})")
         patience_s = REPEAT_S

@@ -143,10 +143,8 @@ def _drop_unreadable(shards: range, run: RunDir) -> None:
         path = shard_path(run.staging, shard)
         try:
             read_staged(path)
-        except pa.ArrowInvalid:
-            path.unlink(missing_ok=True)
-        except store_errors():
-            if isinstance(path, Path):  # a disk's error stays, a store's may pass
+        except (pa.ArrowInvalid, *store_errors()) as error:
+            if isinstance(path, Path) or isinstance(error, pa.ArrowInvalid):  # a store's error may pass
                 path.unlink(missing_ok=True)
 
 

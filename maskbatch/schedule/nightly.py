@@ -25,14 +25,7 @@ from typing import Any
 
 from maskbatch.clock import now
 from maskbatch.config import ReportConfig, make_config
-from maskbatch.errors import (
-    ALERT,
-    DONE,
-    FAILED,
-    NoImagesError,
-    NothingToPlanError,
-    UsageError,
-)
+from maskbatch.errors import ALERT, DONE, FAILED, NoImagesError, NothingToPlanError, UsageError
 from maskbatch.progress import say, step
 from maskbatch.report.alerts import NOWHERE, find_camera_falls, find_fall
 from maskbatch.report.compare import make_comparison

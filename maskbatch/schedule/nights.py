@@ -55,13 +55,7 @@ class Schedule:
         return RunDir.at(f"{self.base}/{self.clock.default.key}/{name}", self.options)
 
     def score(
-        self,
-        name: str | date,
-        first: date,
-        end: date,
-        reuse: Iterable[RunDir] = (),
-        *,
-        fresh: bool = False,
+        self, name: str | date, first: date, end: date, reuse: Iterable[RunDir] = (), *, fresh: bool = False
     ) -> Result:
         """Score and report the local days from `first` to before `end`; late images make the next version.
 
