@@ -104,7 +104,6 @@ class Card:
 
     @property
     def preset(self) -> Preset:
-        """How a picture becomes the model's input."""
         return Preset(self.input_size, self.resize, self.crop_share, self.interpolation)
 
 
@@ -115,7 +114,6 @@ def check_types(settings: Any) -> None:
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    """Raises ValueError where a value is not of its field's type."""
     plain, items = get_origin(kind) or kind, get_args(kind)
     allowed = (int, float) if plain is float else plain
     good = isinstance(value, allowed) and not (isinstance(value, bool) and plain is not bool)

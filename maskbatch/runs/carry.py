@@ -16,24 +16,21 @@ from maskbatch.stores.options import StorageOptions
 
 
 class Carrier:
-    """Earlier runs, opened to be copied from.
-
-    Raises RunFailedError where one is gone, or is not as it was when the plan was made of it.
-    """
+    """Earlier runs, opened to be copied from. Raises RunFailedError where one is gone, or has changed."""
 
     def __init__(self, settings: RunSettings, options: StorageOptions) -> None:
         self.runs = [_reopen(reused, options) for reused in settings.reuse]
         self._files = [list(group_files(earlier)) for earlier in self.runs]
         with step("reuse", sum(len(earlier.success.files) for earlier in self.runs), "files") as shown:
             for earlier in self.runs:
-                path = earlier.run.path
                 try:
                     check_digests(earlier, shown)
                 except UsageError as error:
                     raise RunFailedError(str(error)) from error
                 same_digest = settings.checkpoint and earlier.digest == settings.checkpoint.digest
                 if not same_digest or earlier.score != settings.score:
-                    raise RunFailedError(f"{path}: was scored otherwise than this run; --fresh plans anew")
+                    what = "was scored otherwise than this run"
+                    raise RunFailedError(f"{earlier.run.path}: {what}; --fresh plans anew")
 
     def read_rows(self, planned: pa.Table, clock: Clock, keep_column: str | None) -> pa.Table:
         """The scores rows of `planned`: what was measured is the earlier run's, all else the plan's."""

@@ -237,10 +237,7 @@ def _read(file: File, columns: Sequence[str]) -> pa.Table:
 def take_rows(
     files: Sequence[File], wanted: Mapping[int, NDArray[np.int64]], columns: Sequence[str]
 ) -> list[pa.Table]:
-    """Columns of the rows `wanted`, places by the number of the file; reads only their row groups.
-
-    Raises UsageError where a file is not as committed.
-    """
+    """Columns of the rows `wanted`, places by the number of the file; reads only their row groups."""
     with ThreadPoolExecutor(num_threads(files[0][0].run.path) if files else 1) as pool:
         return list(pool.map(lambda number: _take(files[number], wanted[number], columns), wanted))
 

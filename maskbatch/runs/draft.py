@@ -75,8 +75,7 @@ class Draft:
     def is_new(self, standing: CommittedRun, config: PlanConfig, *, scheduled: bool) -> bool:
         """Whether there is something to make a new version of.
 
-        A scheduled call does not retry images that failed before or have no version. Nor does it replace a
-        run of which the archive has lost images.
+        A scheduled call retries no image that failed or has no version, and replaces no run that lost images.
         """
         counts = self.counts()
         num_new = counts["new"] + counts["changed"] + self.num_moved
@@ -91,10 +90,7 @@ class Draft:
 
 @contextmanager
 def draft_plan(target: Target, request: Request) -> Iterator[Draft]:
-    """List the archive, and find what the reused runs hold of it.
-
-    Raises UsageError where one of these is not as it was committed.
-    """
+    """List the archive, and find what reused runs hold of it. Raises UsageError where one was altered."""
     settings, listing = target.run.read_run(), Listing()
     created_at = settings.created_at if settings else now()
     clock, reused = request.clock(created_at), _pick_usable(target.reused, request)

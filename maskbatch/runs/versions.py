@@ -41,10 +41,7 @@ def find_latest(run: RunDir) -> RunDir:
 
 
 def find_next(run: RunDir) -> tuple[RunDir, RunDir | None]:
-    """Where new work on `run` goes, and the committed version that it replaces, if there is one.
-
-    If the highest version is unfinished, the work goes on there.
-    """
+    """Where new work on `run` goes, its unfinished last version or a new one, and the one it replaces."""
     versions = list_versions(run)
     committed = [version for version in versions if version.success.exists()]
     if not committed:

@@ -89,10 +89,7 @@ COLUMNS = (
 
 
 def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, max_pixels: int) -> Decoded:
-    """Decode and resize `num_images` encoded images, in order.
-
-    Errors: bad bytes give a status, a sentence and a zero image; never raises for an image.
-    """
+    """Decode and resize `num_images` images, in order; a bad one gives a status, a sentence and zeros."""
     height, width = preset.input_size
     out = Decoded(np.zeros((num_images, height, width, 3), np.uint8), {name: [] for name in COLUMNS})
     for i, item in enumerate(encoded):

@@ -1,7 +1,6 @@
 """Plan rows to encoded bytes, or the reason why there are none.
 
-One request reads neighbouring members of a container. Requests run in threads, a bounded number of bytes
-ahead of the decoder.
+One request reads neighbouring members of a container; threads read AHEAD_BYTES ahead of the decoder.
 """
 
 from collections import OrderedDict, deque
@@ -139,11 +138,9 @@ def _read_members(request: Sequence[PlanRow], access: Access, max_bytes: int) ->
     wanted = [row for row in request if not _too_large(row, max_bytes)]
     if not wanted:
         raise TooLargeError
-    first, start = wanted[0], wanted[0]["offset"]
-    stop, encoded = max(row["offset"] + row["length"] for row in wanted), b""
-    if stop > start:
-        encoded = fetch_bytes(access, first["container"], (start, stop), version=first["version"])
-    data = memoryview(encoded)
+    container, start, version = (wanted[0][name] for name in ("container", "offset", "version"))
+    stop = max(row["offset"] + row["length"] for row in wanted)
+    data = memoryview(fetch_bytes(access, container, (start, stop), version=version) if stop > start else b"")
     return [_member(row, data[row["offset"] - start :][: row["length"]], max_bytes) for row in request]
 
 

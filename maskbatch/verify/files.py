@@ -1,7 +1,6 @@
 """Check a committed run: its files, that every image is in it once, and a sample read and scored again.
 
-Compares rows with the plan one range of ids at a time, by the names of their files: memory holds one range
-of a run of any size.
+Compares rows with the plan by ranges of ids, which file names tell; memory holds one range of any run.
 """
 
 import hashlib
@@ -120,11 +119,8 @@ def _open(run: RunDir) -> tuple[CommittedRun, dict[str, Any]]:
 
 
 def _list_files(folder: Location) -> Iterator[str]:
-    """Every file below `folder`, named from the run directory, without LEFT_OVER.
-
-    A link to a folder counts as a file: some readers follow it.
-    """
-    if isinstance(folder, Path):
+    """Every file below `folder`, named from the run directory, without LEFT_OVER."""
+    if isinstance(folder, Path):  # a link to a folder counts as a file: some readers follow it
         found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
         paths = [path.relative_to(folder).as_posix() for path in found]
     else:
