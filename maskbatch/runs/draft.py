@@ -75,7 +75,7 @@ class Draft:
     def is_new(self, standing: CommittedRun, config: PlanConfig, *, scheduled: bool) -> bool:
         """Whether there is something to make a new version of.
 
-        A scheduled call retries no image that failed or has no version, and replaces no run that lost images.
+        A scheduled call retries no image that failed or has no version, and replaces no run with images gone.
         """
         counts = self.counts()
         num_new = counts["new"] + counts["changed"] + self.num_moved

@@ -1,6 +1,6 @@
 """Check a committed run: its files, that every image is in it once, and a sample read and scored again.
 
-Compares rows with the plan by ranges of ids, which file names tell; memory holds one range of any run.
+Compares rows with the plan one range of ids at a time: memory holds one range of a run of any size.
 """
 
 import hashlib
