@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maskbatch.archives.arguments import make_access
@@ -111,9 +112,7 @@ def score_archive(
     target = Target.at(out, reuse, options)
     target.refuse_other_images(config)
 
-    def finish(run: RunDir, success: Success, *, rescored: bool = False) -> Result:
-        return _report(run, success, report, options, rescored=rescored)
-
+    finish = partial(_report, config=report, options=options)
     success = _read_success(target.run, request, fresh=fresh)
     if success is not None:
         return finish(target.run, success)
@@ -195,7 +194,7 @@ def _score(work: Work, cluster: Cluster | None, effort: Effort) -> None:
 
 
 def _report(
-    run: RunDir, success: Success, config: ReportConfig, options: StorageOptions, *, rescored: bool
+    run: RunDir, success: Success, *, config: ReportConfig, options: StorageOptions, rescored: bool = False
 ) -> Result:
     """What follows the commit and may be repeated: staging removed, the report made."""
     from maskbatch.report.make import make_report

@@ -7,8 +7,7 @@ import threading
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from maskbatch.cluster.launcher import read_nodes
 from maskbatch.cluster.nodes import UNBOUNDED, Capacity, Node
@@ -38,9 +37,7 @@ class Cluster:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._leave.set()
         self._thread.join()
         self._quiet.close()
@@ -71,14 +68,11 @@ class Cluster:
         owned = not ray.is_initialized()
         if owned:
             _check_address(self.job.address)
-            options: dict[str, Any] = {}
-            if self.job.address == "local":
-                options["include_dashboard"] = False
             ray.init(
                 address=self.job.address,
                 log_to_driver=self.verbose,
                 logging_level=logging.INFO if self.verbose else logging.ERROR,
-                **options,
+                include_dashboard=False if self.job.address == "local" else None,
             )
         import ray.data  # takes a second, during which the plan is made
 

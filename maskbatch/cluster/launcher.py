@@ -26,42 +26,36 @@ class NodeType:
 
 def read_nodes(path: Path) -> list[NodeType]:
     """The node types of a cluster file. Raises UsageError where a size or bound is missing."""
+    where = f"--cluster {path}"
     try:
         cluster = yaml.safe_load(path.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"--cluster {path}: cannot be read as YAML: {' '.join(str(error).split())}"
-        ) from error
+        raise UsageError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     types = cluster.get("available_node_types") if isinstance(cluster, dict) else None
     if not isinstance(types, dict) or not types:
-        raise UsageError(
-            f"--cluster {path}: no available_node_types; a file of Ray's cluster launcher expected"
-        )
+        raise UsageError(f"{where}: no available_node_types; a file of Ray's cluster launcher expected")
     head = cluster.get("head_node_type")
     if head not in list(types):  # of a list, `head` need not be hashable
         known = ", ".join(map(str, types))
-        raise UsageError(f"--cluster {path}: head_node_type {head!r}, one of its types expected: {known}")
-    nodes = [_parse_type(path, str(name), values, is_head=name == head) for name, values in types.items()]
+        raise UsageError(f"{where}: head_node_type {head!r}, one of its types expected: {known}")
+    nodes = [_parse_type(where, str(name), values, is_head=name == head) for name, values in types.items()]
     if not any(node.num_cpus * node.max_nodes for node in nodes):
-        raise UsageError(f"--cluster {path}: its nodes have no CPU between them; nothing could decode")
+        raise UsageError(f"{where}: its nodes have no CPU between them; nothing could decode")
     workers = sum(node.max_nodes for node in nodes) - 1
-    most = _parse_count(f"--cluster {path}", {"max_workers": workers, **cluster}, "max_workers")
+    most = _parse_count(where, {"max_workers": workers, **cluster}, "max_workers")
     if most < workers:
         message = f"its max_workers {most} is less than the {workers} of its node types together"
-        raise UsageError(
-            f"--cluster {path}: {message}; lower theirs, so that it is known which of them start"
-        )
+        raise UsageError(f"{where}: {message}; lower theirs, so that it is known which of them start")
     return nodes
 
 
-def _parse_type(path: Path, name: str, values: Any, *, is_head: bool) -> NodeType:
-    where = f"--cluster {path}: node type {name}"
+def _parse_type(where: str, name: str, values: Any, *, is_head: bool) -> NodeType:
+    where = f"{where}: node type {name}"
     values = values if isinstance(values, dict) else {}
     resources = values.get("resources")
     if not isinstance(resources, dict) or "CPU" not in resources:
-        raise UsageError(
-            f"{where} has no resources; write what a node has, as resources: {{CPU: 16, GPU: 1}}"
-        )
+        remedy = "write what a node has, as resources: {CPU: 16, GPU: 1}"
+        raise UsageError(f"{where} has no resources; {remedy}")
     if "max_workers" not in values and not is_head:
         raise UsageError(f"{where} has no max_workers; write how many nodes there may be")
     config = values.get("node_config")

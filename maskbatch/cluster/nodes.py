@@ -33,24 +33,7 @@ class Capacity:
 
     nodes: Counter[Node]
     largest: Counter[Node] | None = None
-
-    @property
-    def cpus(self) -> float:
-        return sum(node.cpus * number for node, number in self.nodes.items())
-
-    @property
-    def gpus(self) -> float:
-        return sum(node.gpus * number for node, number in self.nodes.items())
-
-    @property
-    def max_cpus(self) -> float | None:
-        """CPUs at its largest; None where it does not say, or sets no bound."""
-        return None if self.largest is None else max(self.cpus, Capacity(self.largest).cpus)
-
-    @property
-    def max_gpus(self) -> float | None:
-        """GPUs at its largest; None where it does not say, or sets no bound."""
-        return None if self.largest is None else max(self.gpus, Capacity(self.largest).gpus)
+    """None where it does not say, or sets no bound."""
 
     def num_workers(self) -> int:
         """Decoding workers, one a core, that it holds at its largest, as far as we know."""
@@ -71,10 +54,8 @@ class Capacity:
 
     def num_decoders(self, gpus_each: float) -> int:
         """Cores that decode while others score on its GPUs."""
-        scorer_cpus = self.scorer_cpus(gpus_each)
-        return sum(
-            int(node.cpus - scorer_cpus * node.num_scorers(gpus_each)) * n for node, n in self.nodes.items()
-        )
+        share = self.scorer_cpus(gpus_each)
+        return sum(int(node.cpus - share * node.num_scorers(gpus_each)) * n for node, n in self.nodes.items())
 
     def _known(self) -> list[Counter[Node]]:
         return [self.nodes, self.largest or Counter()]

@@ -68,8 +68,7 @@ class Pools:
 def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
     """Score `shards`, yielding each once it is staged, in any order; logs what it waits for when none comes.
 
-    Raises RunFailedError when the job fails, or nothing was staged for `stall_timeout_s`; what is staged
-    stays.
+    Raises RunFailedError when the job fails or stages nothing for `stall_timeout_s`; what is staged stays.
     """
     pools = Pools.of(cluster.read_capacity(), cluster.job, len(shards))
     done: Done = queue.Queue()
@@ -98,11 +97,9 @@ def _wait(cluster: Cluster, done: Done, pools: Pools) -> ShardDone | BaseExcepti
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
         left_s = end - time.monotonic()
         if left_s <= 0:
-            message = (
-                f"nothing was scored for {stall_s:.0f} s, waiting for {missing}; mend "
-                "that (--verbose shows of what workers die), then run the same command to go on"
-            )
-            raise RunFailedError(message)
+            what = f"nothing was scored for {stall_s:.0f} s, waiting for {missing}"
+            remedy = "mend that (--verbose shows of what workers die), then run the same command to go on"
+            raise RunFailedError(f"{what}; {remedy}")
         about = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
         say(f"score: waiting for {missing} (gives up in {about})")
         patience_s = REPEAT_S
@@ -170,17 +167,16 @@ def _drain(dataset: Any, done: Done) -> None:
 
 def _translate(error: BaseException) -> MaskbatchError:
     """What stopped the job, as one of our errors: if a worker raised one, that one."""
-    chain, link = [], error
+    texts: list[str] = []
+    link: BaseException | None = error
     while link is not None:
-        chain.append(link)
-        link = link.__cause__  # type: ignore[assignment]
-    for link in chain:
         # Ray raises a mixture of its own error and ours, whose text is a remote traceback.
         ours = getattr(link, "cause", link)
         if isinstance(ours, MaskbatchError):
             return type(ours)(str(ours))
-    text = "\n".join(map(str, chain))
-    told = re.search(r"maskbatch\.errors\.(\w+): (.+)", text)
+        texts.append(str(link))
+        link = link.__cause__
+    told = re.search(r"maskbatch\.errors\.(\w+): (.+)", "\n".join(texts))
     if told:  # an actor that dies while it is made leaves only its text
         kind: type[MaskbatchError] = getattr(errors, told[1], RunFailedError)
         return kind(told[2])

@@ -41,8 +41,7 @@ def fill_cpu_nodes_first() -> dict[str, Any]:
 def stop_execution(dataset: Any) -> None:
     """End what still runs of a dataset.
 
-    Without it the job goes on in a Ray that stays, and crashes in one that is shut down; Ray Data has no
-    public way to stop.
+    Without it the job goes on in a Ray that stays, and crashes in one that ends; no public way exists.
     """
     executor = dataset._current_executor
     if executor is not None:

@@ -57,8 +57,8 @@ def dense_head(
     """Dense layers with batch norm, ReLU and dropout each, then the logits."""
     layers: list[nn.Module] = []
     for num_units in units:
-        layers += [nn.Linear(num_features, num_units), nn.BatchNorm1d(num_units), nn.ReLU()]
-        layers.append(nn.Dropout(dropout))
+        linear, norm = nn.Linear(num_features, num_units), nn.BatchNorm1d(num_units)
+        layers += [linear, norm, nn.ReLU(), nn.Dropout(dropout)]
         num_features = num_units
     return nn.Sequential(*layers, nn.Linear(num_features, num_classes))
 
@@ -83,18 +83,9 @@ class MobileNetV1(nn.Module):
     Source: Howard et al. 2017, table 1.
     """
 
-    # Channels and stride of each block.
-    BLOCKS = (
-        (64, 1),
-        (128, 2),
-        (128, 1),
-        (256, 2),
-        (256, 1),
-        (512, 2),
-        *[(512, 1)] * 5,
-        (1024, 2),
-        (1024, 1),
-    )
+    # Of each block.
+    CHANNELS = (64, 128, 128, 256, 256, *[512] * 6, 1024, 1024)
+    STRIDES = (1, 2, 1, 2, 1, 2, *[1] * 5, 2, 1)
 
     def __init__(self, num_classes: int, width: float = 1.0, dropout: float = 0.2) -> None:
         if num_classes != 2:
@@ -102,7 +93,7 @@ class MobileNetV1(nn.Module):
         super().__init__()
         channels = int(32 * width)
         layers = [_convolution(3, channels, kernel=3, stride=2)]
-        for wide, stride in self.BLOCKS:
+        for wide, stride in zip(self.CHANNELS, self.STRIDES, strict=True):
             layers.append(_convolution(channels, channels, kernel=3, stride=stride, groups=channels))
             layers.append(_convolution(channels, int(wide * width), kernel=1))
             channels = int(wide * width)

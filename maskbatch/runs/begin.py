@@ -13,7 +13,7 @@ from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import write_groups, write_plan
 from maskbatch.progress import say, step
 from maskbatch.runs.directory import RunDir
-from maskbatch.runs.draft import Draft
+from maskbatch.runs.draft import Draft, number_rows
 from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint
 from maskbatch.runs.request import Request, Target
 from maskbatch.runs.work import shard_size
@@ -90,7 +90,7 @@ def _write_draft(target: Target, draft: Draft, settings: RunSettings) -> RunSett
     """Write the plan from the draft; returns the settings with what run.json says of it."""
     counts, num_images = draft.counts(), draft.listing.num_images
     with step("number", num_images) as shown:
-        write_groups(target.run.plan, draft.groups(), shown)
+        write_groups(target.run.plan, number_rows(draft.folder, draft.match), shown)
     reasons = {**counts, "carried with another site, camera or time": draft.num_moved, "carried": 0}
     why = ", ".join(f"{count:,} {name}" for name, count in reasons.items() if count)
     say(

@@ -3,7 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.clock import Clock
@@ -17,24 +16,21 @@ from maskbatch.stores.options import StorageOptions
 
 
 class Carrier:
-    """Earlier runs, opened to be copied from.
-
-    Raises RunFailedError where one is gone, or is not as it was when the plan was made of it.
-    """
+    """Earlier runs, opened to be copied from. Raises RunFailedError where one is gone, or has changed."""
 
     def __init__(self, settings: RunSettings, options: StorageOptions) -> None:
         self.runs = [_reopen(reused, options) for reused in settings.reuse]
         self._files = [list(group_files(earlier)) for earlier in self.runs]
         with step("reuse", sum(len(earlier.success.files) for earlier in self.runs), "files") as shown:
             for earlier in self.runs:
-                path = earlier.run.path
                 try:
                     check_digests(earlier, shown)
                 except UsageError as error:
                     raise RunFailedError(str(error)) from error
                 same_digest = settings.checkpoint and earlier.digest == settings.checkpoint.digest
                 if not same_digest or earlier.score != settings.score:
-                    raise RunFailedError(f"{path}: was scored otherwise than this run; --fresh plans anew")
+                    what = "was scored otherwise than this run"
+                    raise RunFailedError(f"{earlier.run.path}: {what}; --fresh plans anew")
 
     def read_rows(self, planned: pa.Table, clock: Clock, keep_column: str | None) -> pa.Table:
         """The scores rows of `planned`: what was measured is the earlier run's, all else the plan's."""
@@ -48,12 +44,13 @@ class Carrier:
                 mine = mine.set_column(place, name, pc.coalesce(mine[name], earlier[name]))
             columns = {name: earlier[name] for name in earlier.column_names}
             columns |= take_planned(mine, [None] * len(mine), clock, keep_column)
-            parts.append(pa.table({name: columns[name] for name in target.names}, target))
+            parts.append(pa.table(columns, target))
         return pa.concat_tables(parts).sort_by("id")
 
     def _read_earlier(self, number: int, planned: pa.Table) -> pa.Table:
         """The rows of an earlier run for `planned`, in its order."""
         earlier, wanted = self.runs[number], np.sort(planned["reuse_id"].to_numpy())
+        keep = pc.field("id").isin(wanted) & (pc.field("region") == 0)
         names = schema.scores(earlier.meaning.classes).names
         files = [
             (earlier, file)
@@ -62,7 +59,7 @@ class Carrier:
             for file in files
         ]
         try:
-            parts = [_pick(rows, wanted) for rows in read_files(files, names)]
+            parts = [rows.filter(keep) for rows in read_files(files, names)]
         except UsageError as error:
             raise RunFailedError(str(error)) from error
         rows = pa.concat_tables(parts).sort_by("id")
@@ -72,11 +69,6 @@ class Carrier:
                 return rows
         what = "the rows to carry over are not there; see `maskbatch verify`"
         raise RunFailedError(f"{earlier.run.path}: {what}")
-
-
-def _pick(rows: pa.Table, wanted: NDArray[np.int64]) -> pa.Table:
-    """The whole-image rows of the ids `wanted`."""
-    return rows.filter(pa.array(np.isin(rows["id"].to_numpy(), wanted) & (rows["region"].to_numpy() == 0)))
 
 
 def _reopen(reused: ReusedRun, options: StorageOptions) -> CommittedRun:

@@ -49,12 +49,10 @@ class Effort:
 def commit_run(work: Work, effort: Effort, max_error_rate: float, carrier: Carrier | None = None) -> Success:
     """Commit a run whose every shard is staged; `carrier` has the rows of earlier runs, if there are any.
 
-    Raises RunFailedError when an image is missing, repeated or not the planned one: nothing is
-    committed then, and nothing lost.
+    Raises RunFailedError, and commits nothing, when an image is missing, repeated or not the planned one.
     """
     run = work.run
-    committed = run.read_success()
-    if committed is not None:  # by another driver, while this one slept through its lease
+    if committed := run.read_success():  # by another driver, while this one slept through its lease
         return committed
     remove_tree(run.scores)  # of a commit that was cut off
     statuses: Counter[str] = Counter()
@@ -143,10 +141,8 @@ def _drop_unreadable(shards: range, run: RunDir) -> None:
         path = shard_path(run.staging, shard)
         try:
             read_staged(path)
-        except pa.ArrowInvalid:
-            path.unlink(missing_ok=True)
-        except store_errors():
-            if isinstance(path, Path):  # a disk's error stays, a store's may pass
+        except (pa.ArrowInvalid, *store_errors()) as error:
+            if isinstance(path, Path) or isinstance(error, pa.ArrowInvalid):  # a store's error may pass
                 path.unlink(missing_ok=True)
 
 

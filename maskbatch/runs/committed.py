@@ -25,7 +25,7 @@ from maskbatch.plan.listing import Listing
 from maskbatch.progress import Step, say
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint
-from maskbatch.runs.versions import first_path, version_number
+from maskbatch.runs.versions import split_version
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain, num_threads, open_file, store_errors
 from maskbatch.stores.options import StorageOptions
@@ -61,17 +61,14 @@ class CommittedRun:
 
     @property
     def score(self) -> ScoreConfig:
-        """How it was scored."""
         return self._known(self.settings.score, "score")
 
     @property
     def checkpoint(self) -> UsedCheckpoint:
-        """What it was scored with."""
         return self._known(self.settings.checkpoint, "checkpoint")
 
     @property
     def listing(self) -> Listing:
-        """What was found in the archive."""
         return self._known(self.settings.listing, "listing")
 
     def _known(self, setting: Setting | None, name: str) -> Setting:
@@ -105,11 +102,9 @@ class CommittedRun:
 
     @property
     def clock(self) -> Clock:
-        """The clock by which the run reads times."""
         return Clock.parse(self.settings.plan.timezone, self.settings.created_at)
 
     def open_access(self, options: StorageOptions) -> Access:
-        """Access to the run's archives, in its own way."""
         return make_access(self.settings.plan, options, self.settings.job or JobConfig())
 
     @property
@@ -122,9 +117,8 @@ class CommittedRun:
         files = [file for file in self.success.files if file.name.startswith("scores/")]
         if not self.own_days:
             return files
-        since, until = (
-            parse_bound(f"--{name}", getattr(self.settings.plan, name)) for name in ("since", "until")
-        )
+        plan = self.settings.plan
+        since, until = parse_bound("--since", plan.since), parse_bound("--until", plan.until)
         first = (since or datetime.min).date().isoformat()
         last = ((until or datetime.max) - timedelta.resolution).date().isoformat()
         return [file for file in files if first <= file_date(file) <= last]  # UNKNOWN_DATE is after any
@@ -135,13 +129,10 @@ def open_committed(run: RunDir) -> CommittedRun:
     settings = run.read_run() if run.run_json.exists() else None
     success = run.read_success()
     if settings is None:
-        raise UsageError(
-            f"{run.path}: no run is there; make one with `maskbatch score ARCHIVE --out {run.path}`"
-        )
+        raise UsageError(f"{run.path}: no run is there; {run.remedy}")
     if success is None:
-        raise UsageError(
-            f"{run.path}: this run is not finished; finish it with the `maskbatch score` that began it"
-        )
+        remedy = "finish it with the `maskbatch score` that began it"
+        raise UsageError(f"{run.path}: this run is not finished; {remedy}")
     committed = CommittedRun(run, settings, success)
     _ = committed.score  # which raises
     return committed
@@ -150,17 +141,15 @@ def open_committed(run: RunDir) -> CommittedRun:
 def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[CommittedRun]:
     """Runs whose rows add up, without those that another of them replaces. Raises UsageError."""
     opened = [replace(open_committed(run), own_days=own_days) for run in runs]
-    newest: dict[str, CommittedRun] = {}
-    for committed in sorted(opened, key=lambda c: version_number(c.run.path, c.settings.replaces)):
-        newest[str(first_path(committed.run.path, committed.settings.replaces))] = committed
+    versions = [(*split_version(c.run.path, c.settings.replaces), c) for c in opened]
+    newest = {str(first): c for first, _, c in sorted(versions, key=lambda version: version[1])}
     kept = sorted(newest.values(), key=lambda committed: str(committed.run.path))
     paths = [str(committed.run.path) for committed in kept]
     for path in sorted({str(committed.run.path) for committed in opened} - set(paths)):
         say(f"{path} is left out: another of these runs replaces it")
     if own_days and not any(committed.num_images for committed in kept):
-        raise UsageError(
-            f"{', '.join(paths)}: no image there is of a day that was asked for; name other runs"
-        )
+        what = "no image there is of a day that was asked for"
+        raise UsageError(f"{', '.join(paths)}: {what}; name other runs")
     for what, values in (
         ("classes", {"/".join(committed.meaning.classes) for committed in kept}),
         ("compliant classes", {"/".join(committed.meaning.compliant) for committed in kept}),
@@ -248,10 +237,7 @@ def _read(file: File, columns: Sequence[str]) -> pa.Table:
 def take_rows(
     files: Sequence[File], wanted: Mapping[int, NDArray[np.int64]], columns: Sequence[str]
 ) -> list[pa.Table]:
-    """Columns of the rows `wanted`, places by the number of the file; reads only their row groups.
-
-    Raises UsageError where a file is not as committed.
-    """
+    """Columns of the rows `wanted`, places by the number of the file; reads only their row groups."""
     with ThreadPoolExecutor(num_threads(files[0][0].run.path) if files else 1) as pool:
         return list(pool.map(lambda number: _take(files[number], wanted[number], columns), wanted))
 

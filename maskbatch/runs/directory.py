@@ -65,6 +65,11 @@ class RunDir:
     corrections = _Below("corrections")
     lease = _Below("_lease.json")
 
+    @property
+    def remedy(self) -> str:
+        """What to do where no run is."""
+        return f"make one with `maskbatch score ARCHIVE --out {self.path}`"
+
     def read_run(self) -> RunSettings | None:
         """run.json, or None where no run was begun. Raises UsageError for one we cannot read."""
         values = self._read_run_json()

@@ -48,7 +48,7 @@ Match = NDArray[Any]
 """MATCH of each image, in the order of the listing."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Draft:
     """An archive listed on local disk, and what earlier runs hold of it; nothing is in the run directory."""
 
@@ -72,15 +72,10 @@ class Draft:
     def num_to_score(self) -> int:
         return self.listing.num_images - self.counts()["carried"]
 
-    def groups(self) -> Iterator[pa.Table]:
-        """The plan, see `number_rows`."""
-        return number_rows(self.folder, self.match)
-
     def is_new(self, standing: CommittedRun, config: PlanConfig, *, scheduled: bool) -> bool:
         """Whether there is something to make a new version of.
 
-        A scheduled call does not retry images that failed before or have no version. Nor does it replace a
-        run of which the archive has lost images.
+        A scheduled call retries no image that failed or has no version, and replaces no run with images gone.
         """
         counts = self.counts()
         num_new = counts["new"] + counts["changed"] + self.num_moved
@@ -95,10 +90,7 @@ class Draft:
 
 @contextmanager
 def draft_plan(target: Target, request: Request) -> Iterator[Draft]:
-    """List the archive, and find what the reused runs hold of it.
-
-    Raises UsageError where one of these is not as it was committed.
-    """
+    """List the archive, and find what reused runs hold of it. Raises UsageError where one was altered."""
     settings, listing = target.run.read_run(), Listing()
     created_at = settings.created_at if settings else now()
     clock, reused = request.clock(created_at), _pick_usable(target.reused, request)
@@ -114,15 +106,7 @@ def draft_plan(target: Target, request: Request) -> Iterator[Draft]:
             for records in chain(listed_records, _read_earlier(reused, compared)):
                 buckets.write(records)
             match, num_gone, num_moved = _match(buckets, Path(scratch) / "match", listing.num_images)
-        yield Draft(
-            created_at=created_at,
-            listing=listing,
-            reused=reused,
-            folder=folder,
-            match=match,
-            num_gone=num_gone,
-            num_moved=num_moved,
-        )
+        yield Draft(created_at, listing, reused, folder, match, num_gone, num_moved)
 
 
 def _pick_usable(runs: Sequence[CommittedRun], request: Request) -> list[CommittedRun]:
@@ -150,9 +134,8 @@ def _read_earlier(reused: Sequence[CommittedRun], step: Step) -> Iterator[Record
         clock = Clock.parse(earlier.settings.plan.timezone, now())
         for ids, files in group_files(earlier):
             planned = read_plan(earlier.run.plan, ids.start, ids.stop)
-            rows = pa.concat_tables(
-                read_files([(earlier, file) for file in files], ("id", "region", "status"))
-            )
+            listed = [(earlier, file) for file in files]
+            rows = pa.concat_tables(read_files(listed, ("id", "region", "status")))
             rows = rows.filter(pc.equal(rows["region"], 0)).sort_by("id")
             if not rows["id"].equals(planned["id"]):
                 what = "plan and scores differ; see `maskbatch verify`, leave it out"
@@ -222,13 +205,12 @@ def _select_rows(folder: Path, match: Match) -> Iterator[pa.Table]:
     for carried in (False, True):
         for start in range(0, len(match), table_module.GROUP_ROWS):
             part = match[start : start + table_module.GROUP_ROWS]
-            rows = read_plan(folder, start, start + len(part))
+            rows, held = read_plan(folder, start, start + len(part)), part["reason"] == CARRIED
             for name, values in (("reuse_run", part["run"]), ("reuse_id", part["id"])):
                 place = rows.schema.get_field_index(name)
                 kind = rows.schema.field(place)
-                column = pa.array(values, kind.type, mask=part["reason"] != CARRIED)
-                rows = rows.set_column(place, kind, column)
-            yield rows.filter(pa.array((part["reason"] == CARRIED) == carried))
+                rows = rows.set_column(place, kind, pa.array(values, kind.type, mask=~held))
+            yield rows.filter(pa.array(held == carried))
 
 
 def _set_ids(rows: pa.Table, first: int) -> pa.Table:

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from maskbatch.errors import RunFailedError, RunLockedError
@@ -74,9 +73,7 @@ class Lease:
         what = "this store does not honour exclusive creation, so two runs started at the same moment"
         say(f"{self.run.path}: {what} are not kept apart; start one at a time.")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         release = threading.Thread(target=self._release, daemon=True)  # a hung store holds nobody up
         release.start()
@@ -146,12 +143,9 @@ def is_live(lease: dict[str, Any]) -> bool:
     """Whether the driver that wrote this lease may still be at work."""
     if datetime.fromisoformat(lease["expires_at"]) < datetime.now(UTC):
         return False
-    if lease["host"] != socket.gethostname():
-        return True
     try:
-        os.kill(lease["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+        if lease["host"] == socket.gethostname():
+            os.kill(lease["pid"], 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # a process of another user
     return True

@@ -98,7 +98,6 @@ class RunSettings:
         return _make(cls, {**values, "unknown": unknown}, path, needed)
 
     def to_json(self) -> dict[str, Any]:
-        """What run.json says, as far as it is known."""
         values = {
             **self.unknown,
             "format_version": FORMAT_VERSION,
@@ -159,7 +158,6 @@ class Success:
         return _make(cls, values, path, {"timings_s": ("whole",)})
 
     def to_json(self) -> dict[str, Any]:
-        """What `_SUCCESS` says."""
         values = {"format_version": FORMAT_VERSION, **asdict(self)}
         return values | {"committed_at": self.committed_at.isoformat()}
 

@@ -42,7 +42,6 @@ class Request:
         return find_sources(self.plan, self.access)
 
     def clock(self, created_at: datetime) -> Clock:
-        """The clock of a run begun at `created_at`."""
         return Clock.parse(self.plan.timezone, created_at)
 
     def list_rows(self, created_at: datetime, listing: Listing) -> Iterator[Row]:

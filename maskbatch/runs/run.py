@@ -78,6 +78,5 @@ def open_run(path: str, *, latest: bool = False, options: StorageOptions = NO_OP
     """
     (run,) = choose_versions([RunDir.at(path, options)], take_latest=latest)
     if not run.run_json.exists():
-        made = f"make one with `maskbatch score ARCHIVE --out {run.path}`"
-        raise UsageError(f"{run.path}: no run is there; check the path, or {made}")
+        raise UsageError(f"{run.path}: no run is there; check the path, or {run.remedy}")
     return Run(run)

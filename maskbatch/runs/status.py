@@ -58,8 +58,7 @@ def _read(run: RunDir) -> Status:
     running = lease is not None and is_live(lease)
     settings = run.read_run() if run.run_json.exists() else None
     if not settings and not running:
-        made = f"make one with `maskbatch score ARCHIVE --out {run.path}`"
-        raise UsageError(f"{run.path}: no run is there; check the path, or {made}")
+        raise UsageError(f"{run.path}: no run is there; check the path, or {run.remedy}")
     status = Status(
         out=str(run.path),
         state="running" if running else "interrupted",

@@ -20,7 +20,7 @@ LOOK_AHEAD = 2
 
 def list_versions(run: RunDir) -> list[RunDir]:
     """The versions that were begun, oldest first, of the run that `run` is, or is a version of."""
-    first, own = RunDir(first_path(run.path, _replaced(run))), version_number(run.path, _replaced(run))
+    first, own = split_version(run.path, _replaced(run))
     versions = {own: run} if run.run_json.exists() else {}
     last = 0
     for number in count(1):
@@ -37,16 +37,11 @@ def find_latest(run: RunDir) -> RunDir:
     for version in reversed(list_versions(run)):
         if version.success.exists():
             return version
-    raise UsageError(
-        f"{run.path}: no finished run is there; make one with `maskbatch score ARCHIVE --out {run.path}`"
-    )
+    raise UsageError(f"{run.path}: no finished run is there; {run.remedy}")
 
 
 def find_next(run: RunDir) -> tuple[RunDir, RunDir | None]:
-    """Where new work on `run` goes, and the committed version that it replaces, if there is one.
-
-    If the highest version is unfinished, the work goes on there.
-    """
+    """Where new work on `run` goes, its unfinished last version or a new one, and the one it replaces."""
     versions = list_versions(run)
     committed = [version for version in versions if version.success.exists()]
     if not committed:
@@ -54,10 +49,10 @@ def find_next(run: RunDir) -> tuple[RunDir, RunDir | None]:
     newest = versions[-1]
     if committed[-1] is not newest:
         return newest, committed[-1]
-    first = RunDir(first_path(run.path, _replaced(run)))
-    if not first.path.name:
-        raise UsageError(f"{first.path}: the top of a bucket has no versions; name a folder in it")
-    higher = (_numbered(first, n) for n in count(version_number(newest.path, _replaced(newest)) + 1))
+    first, number = split_version(newest.path, _replaced(newest))
+    if not first.name:
+        raise UsageError(f"{first}: the top of a bucket has no versions; name a folder in it")
+    higher = (_numbered(first, n) for n in count(number + 1))
     return next(version for version in higher if not version.run_json.exists()), newest
 
 
@@ -71,16 +66,10 @@ def choose_versions(runs: Sequence[RunDir], *, take_latest: bool) -> list[RunDir
     return list(chosen.values())
 
 
-def first_path(path: Location, replaces: str | None) -> Location:
-    """The path of the first version, from the path of a run and what its run.json says it replaces."""
+def split_version(path: Location, replaces: str | None) -> tuple[Location, int]:
+    """The path of the first version, and the number of this one; `replaces` is what its run.json says."""
     match = VERSION.fullmatch(path.name) if replaces else None
-    return path.parent / match["first"] if match else path
-
-
-def version_number(path: Location, replaces: str | None) -> int:
-    """1 for a first version, 2 for `.v2` ..."""
-    match = VERSION.fullmatch(path.name) if replaces else None
-    return int(match["number"]) if match else 1
+    return (path.parent / match["first"], int(match["number"])) if match else (path, 1)
 
 
 def _replaced(run: RunDir) -> str | None:
@@ -88,5 +77,5 @@ def _replaced(run: RunDir) -> str | None:
     return settings.replaces if settings else None
 
 
-def _numbered(first: RunDir, number: int) -> RunDir:
-    return first if number == 1 else RunDir(first.path.parent / f"{first.path.name}.v{number}")
+def _numbered(first: Location, number: int) -> RunDir:
+    return RunDir(first if number == 1 else first.parent / f"{first.name}.v{number}")

@@ -43,7 +43,6 @@ class Work:
 
     @property
     def num_planned(self) -> int:
-        """Images of the run: those to score, then those carried over."""
         return self.num_images + self.num_carried
 
     @property
@@ -51,7 +50,6 @@ class Work:
         return -(-self.num_images // self.shard_size)
 
     def ids(self, shard: int) -> range:
-        """The ids of a shard, consecutive."""
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.num_images))
 
@@ -97,22 +95,16 @@ def take_planned(
     planned: pa.Table, exif_times: list[object], clock: Clock, keep_column: str | None
 ) -> dict[str, Any]:
     """The columns of scores rows that come from the plan; a time that it lacks comes from `exif_times`."""
-    return {
-        **{name: planned[name] for name in ("id", "uri", "site", "camera")},
-        **_times(planned, exif_times, clock),
-        **({keep_column: planned["kept"]} if keep_column else {}),
-    }
-
-
-def _times(planned: pa.Table, exif_times: list[object], clock: Clock) -> dict[str, list[Any]]:
-    """captured_at, captured_local and time_source: the plan's time, else what EXIF said."""
-    out: dict[str, list[Any]] = {"captured_at": [], "captured_local": [], "time_source": []}
+    columns: dict[str, Any] = {name: planned[name] for name in ("id", "uri", "site", "camera")}
+    if keep_column:
+        columns[keep_column] = planned["kept"]
+    columns |= {"captured_at": [], "captured_local": [], "time_source": []}
     known = (planned[name].to_pylist() for name in ("captured_at", "time_source", "site"))
     for time, source, site, exif in zip(*known, exif_times, strict=True):
         if time is None and exif is not None:
             time = clock.to_utc(datetime.fromisoformat(str(exif)), site)
             source = "exif" if time else None
-        out["captured_at"].append(time)
-        out["captured_local"].append(clock.to_local(time, site))
-        out["time_source"].append(source)
-    return out
+        columns["captured_at"].append(time)
+        columns["captured_local"].append(clock.to_local(time, site))
+        columns["time_source"].append(source)
+    return columns

@@ -45,12 +45,8 @@ def audit_month(
     kept = place.exists() and not result.rescored and checked.verified
     if not kept:
         write_bundle(run, checked, place)
-    for line in (
-        *checked.differences,
-        checked,
-        f"{headline(report)}.",
-        f"Bundle: {place}{', as it was' if kept else ''}",
-    ):
+    bundled = f"Bundle: {place}{', as it was' if kept else ''}"
+    for line in (*checked.differences, checked, f"{headline(report)}.", bundled):
         say(str(line))
     for alert in report.values["alerts"]:
         say(f"ALERT {alert['sentence']}.", "alert")

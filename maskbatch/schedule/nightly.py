@@ -25,14 +25,7 @@ from typing import Any
 
 from maskbatch.clock import now
 from maskbatch.config import ReportConfig, make_config
-from maskbatch.errors import (
-    ALERT,
-    DONE,
-    FAILED,
-    NoImagesError,
-    NothingToPlanError,
-    UsageError,
-)
+from maskbatch.errors import ALERT, DONE, FAILED, NoImagesError, NothingToPlanError, UsageError
 from maskbatch.progress import say, step
 from maskbatch.report.alerts import NOWHERE, find_camera_falls, find_fall
 from maskbatch.report.compare import make_comparison
@@ -107,13 +100,10 @@ def _against_before(
 
 
 def _before(schedule: Schedule, day: date, run: RunDir) -> tuple[dict[date, RunDir], list[dict[str, Any]]]:
-    """The nights whose rows mean what `run`'s do, and an alert for each night that is damaged.
-
-    Another checkpoint would be taken for a change.
-    """
+    """The nights whose rows mean what `run`'s do, and an alert for each night that is damaged."""
 
     def meaning(one: CommittedRun) -> tuple[str, str | None]:
-        return one.digest, one.keep_column
+        return one.digest, one.keep_column  # another checkpoint would be taken for a change
 
     alike, damaged = {}, []
     ours = meaning(open_committed(run))
@@ -164,17 +154,11 @@ def choose_nights(schedule: Schedule, day: str | None, since: str | None) -> tup
     if day and since:
         raise UsageError("--date is one night and --since are several; give one of them")
     yesterday = schedule.today() - DAY
-    first = _parse_day("--since" if since else "--date", since or day, yesterday)
-    return first, yesterday if since else first
-
-
-def _parse_day(flag: str, text: str | None, yesterday: date) -> date:
-    if text is None:
-        return yesterday
+    flag, text = ("--since", since) if since else ("--date", day)
     try:
-        day = date.fromisoformat(text)
+        first = yesterday if text is None else date.fromisoformat(text)
     except ValueError as error:
         raise UsageError(f"{flag} {text}: a date like {yesterday} expected") from error
-    if day > yesterday:
+    if first > yesterday:
         raise UsageError(f"{flag} {text}: that day is not over; {yesterday} is the last one that is")
-    return day
+    return first, yesterday if since else first

@@ -55,22 +55,13 @@ class Schedule:
         return RunDir.at(f"{self.base}/{self.clock.default.key}/{name}", self.options)
 
     def score(
-        self,
-        name: str | date,
-        first: date,
-        end: date,
-        reuse: Iterable[RunDir] = (),
-        *,
-        fresh: bool = False,
+        self, name: str | date, first: date, end: date, reuse: Iterable[RunDir] = (), *, fresh: bool = False
     ) -> Result:
-        """Score and report the local days from `first` to before `end`; late images make the next version.
-
-        Paths of the days around them are listed too, since a path may hold UTC's date.
-        """
+        """Score and report the local days from `first` to before `end`; late images make the next version."""
         out = str(self.run(name).path)
         days = {"since": first.isoformat(), "until": end.isoformat()}
         return score_archive(
-            make_config(PlanConfig, {"margin_days": 1, **self.values, **days}),
+            make_config(PlanConfig, {"margin_days": 1, **self.values, **days}),  # a path may hold UTC's date
             out,
             score=make_config(ScoreConfig, self.values),
             job=make_config(JobConfig, self.values),

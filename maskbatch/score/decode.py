@@ -89,10 +89,7 @@ COLUMNS = (
 
 
 def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, max_pixels: int) -> Decoded:
-    """Decode and resize `num_images` encoded images, in order.
-
-    Errors: bad bytes give a status, a sentence and a zero image; never raises for an image.
-    """
+    """Decode and resize `num_images` images, in order; a bad one gives a status, a sentence and zeros."""
     height, width = preset.input_size
     out = Decoded(np.zeros((num_images, height, width, 3), np.uint8), {name: [] for name in COLUMNS})
     for i, item in enumerate(encoded):
@@ -114,16 +111,9 @@ def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, ma
 
 def _describe(picture: Picture) -> dict[str, object]:
     luma = picture.image.convert("L")
-    brightness, contrast, sharpness = quality.measure(np.asarray(luma))
-    return {
-        "width": picture.width,
-        "height": picture.height,
-        "brightness": brightness,
-        "contrast": contrast,
-        "sharpness": sharpness,
-        "dhash": quality.dhash(luma),
-        "exif_time": picture.exif_time,
-    }
+    measures = zip(("brightness", "contrast", "sharpness"), quality.measure(np.asarray(luma)), strict=True)
+    size = {"width": picture.width, "height": picture.height}
+    return {**size, **dict(measures), "dhash": quality.dhash(luma), "exif_time": picture.exif_time}
 
 
 def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
@@ -159,8 +149,7 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
     with Image.open(io.BytesIO(data), formats=FORMATS) as source:
         width, height = source.size
         if width * height > max_pixels:
-            message = f"{width} x {height} pixels, {max_pixels:,} allowed"
-            raise ImageError("too_large", message)
+            raise ImageError("too_large", f"{width} x {height} pixels, {max_pixels:,} allowed")
         # A TIFF's own tags are its EXIF; elsewhere only a block that the header showed is parsed.
         exif = source.getexif() if source.format == "TIFF" or "exif" in source.info else None
         if source.format == "TIFF":
@@ -169,18 +158,17 @@ def _decode(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         orientation = exif.get(ExifTags.Base.Orientation, 1) if exif and source.format != "TIFF" else 1
         swapped = orientation in (5, 6, 7, 8)
         target = preset.input_size if swapped else preset.input_size[::-1]
-        used = _visible_part(source.size, preset)
-        needed = (
-            JPEG_HEADROOM * target[0] / (used[2] - used[0]),
-            JPEG_HEADROOM * target[1] / (used[3] - used[1]),
-        )
+        left, top, right, bottom = _visible_part(source.size, preset)
+        needed = JPEG_HEADROOM * target[0] / (right - left), JPEG_HEADROOM * target[1] / (bottom - top)
         image = None
         if source.format in ("JPEG", "MPO") and source.mode in ("L", "RGB"):
             image = _decode_jpeg(data, needed)
         if image is None:
             source.draft(None, (round(needed[0]), round(needed[1])))
             image = _to_rgb(source)
-        image = _resize(image, target, used, Image.Resampling[preset.interpolation.upper()])
+        wide, high = image.size
+        box = left * wide, top * high, right * wide, bottom * high
+        image = image.resize(target, Image.Resampling[preset.interpolation.upper()], box, reducing_gap=2.0)
         for turn in TURN.get(orientation, ()):
             image = image.transpose(turn)
         if swapped:
@@ -201,15 +189,6 @@ def _visible_part(size: tuple[int, int], preset: Preset) -> tuple[float, float, 
     width, height = (shorter * length // min(size) for length in size)
     left, top = (width - side) // 2, (height - side) // 2
     return left / width, top / height, (left + side) / width, (top + side) / height
-
-
-def _resize(
-    image: Image.Image, target: tuple[int, int], used: tuple[float, ...], interpolation: Image.Resampling
-) -> Image.Image:
-    """The `used` part of `image` at `target` (W, H)."""
-    width, height = image.size
-    box = (used[0] * width, used[1] * height, used[2] * width, used[3] * height)
-    return image.resize(target, interpolation, box, reducing_gap=2.0)
 
 
 def _decode_jpeg(data: bytes, needed: tuple[float, float]) -> Image.Image | None:

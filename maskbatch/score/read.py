@@ -1,7 +1,6 @@
 """Plan rows to encoded bytes, or the reason why there are none.
 
-One request reads neighbouring members of a container. Requests run in threads, a bounded number of bytes
-ahead of the decoder.
+One request reads neighbouring members of a container; threads read AHEAD_BYTES ahead of the decoder.
 """
 
 from collections import OrderedDict, deque
@@ -63,8 +62,9 @@ def read_images(rows: Sequence[PlanRow], access: Access, max_bytes: int) -> Iter
     size = 0
     try:
         for request in _requests(rows):
-            ahead.append((_size(request), pool.submit(_read, request, access, max_bytes)))
-            size += ahead[-1][0]
+            num_bytes = sum(row["num_bytes"] or UNKNOWN_BYTES for row in request)
+            ahead.append((num_bytes, pool.submit(_read, request, access, max_bytes)))
+            size += num_bytes
             while size > AHEAD_BYTES or len(ahead) > access.max_requests:
                 size -= ahead[0][0]
                 yield from ahead.popleft()[1].result()
@@ -104,10 +104,6 @@ def _fits(together: Sequence[PlanRow], row: PlanRow) -> bool:
     return bool(abs(gap) <= GAP_BYTES and row["offset"] >= first["offset"] and whole <= MERGED_BYTES)
 
 
-def _size(request: Sequence[PlanRow]) -> int:
-    return sum(row["num_bytes"] or UNKNOWN_BYTES for row in request)
-
-
 def _read(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
     """The images of one request; if it fails, each of them has failed."""
     first = request[0]
@@ -118,11 +114,10 @@ def _read(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[En
             return _read_rows(request, access, max_bytes)
         if first["container"]:
             return _read_members(request, access, max_bytes)
-        if (first["num_bytes"] or 0) > max_bytes:
+        num_bytes = first["num_bytes"]
+        if (num_bytes or 0) > max_bytes:
             raise TooLargeError
-        data = fetch_bytes(
-            access, first["fetch"] or first["uri"], num_bytes=first["num_bytes"], max_bytes=max_bytes
-        )
+        data = fetch_bytes(access, first["fetch"] or first["uri"], num_bytes=num_bytes, max_bytes=max_bytes)
         return [Encoded(data, num_bytes=len(data))]
     except FileNotFoundError:
         failed = Encoded(None, "missing", "the file is not there any more")
@@ -143,13 +138,9 @@ def _read_members(request: Sequence[PlanRow], access: Access, max_bytes: int) ->
     wanted = [row for row in request if not _too_large(row, max_bytes)]
     if not wanted:
         raise TooLargeError
-    start = wanted[0]["offset"]
+    container, start, version = (wanted[0][name] for name in ("container", "offset", "version"))
     stop = max(row["offset"] + row["length"] for row in wanted)
-    data = memoryview(
-        fetch_bytes(access, wanted[0]["container"], (start, stop), version=wanted[0]["version"])
-        if stop > start
-        else b""
-    )
+    data = memoryview(fetch_bytes(access, container, (start, stop), version=version) if stop > start else b"")
     return [_member(row, data[row["offset"] - start :][: row["length"]], max_bytes) for row in request]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from maskbatch import schema
@@ -88,10 +89,7 @@ def make_rows(
     values = {
         **take_planned(planned, columns.pop("exif_time"), clock, keep_column),
         **columns,
-        "num_bytes": [
-            read if read is not None else listed
-            for read, listed in zip(columns["num_bytes"], planned["num_bytes"].to_pylist(), strict=True)
-        ],
+        "num_bytes": pc.coalesce(pa.array(columns["num_bytes"], pa.int64()), planned["num_bytes"]),
         "region": np.zeros(planned.num_rows, np.int16),
         "box": pa.nulls(planned.num_rows, pa.list_(pa.float32(), 4)),
         "label": pa.array(labels, pa.string(), mask=~ok),
@@ -99,9 +97,4 @@ def make_rows(
         "confidence": pa.array(confidence, pa.float32(), mask=~ok),
         "needs_review": ok & (confidence < card.review_threshold),
     }
-    target = schema.scores(card.classes, keep_column)
-    return pa.table({field.name: _column(values[field.name], field.type) for field in target}, target)
-
-
-def _column(value: Any, kind: pa.DataType) -> Any:
-    return value if isinstance(value, pa.Array | pa.ChunkedArray) else pa.array(value, kind)
+    return pa.table(values, schema.scores(card.classes, keep_column))

@@ -1,7 +1,6 @@
 """Check a committed run: its files, that every image is in it once, and a sample read and scored again.
 
-Compares rows with the plan one range of ids at a time, by the names of their files: memory holds one range
-of a run of any size.
+Compares rows with the plan one range of ids at a time: memory holds one range of a run of any size.
 """
 
 import hashlib
@@ -73,13 +72,12 @@ def check_run(
         if value < 0:
             raise UsageError(f"{flag} {value}: 0 or more expected")
     committed, counts = _open(run)
-    result = Verification(
-        success_sha256=committed.success_sha256, seed=secrets.randbelow(2**31) if seed is None else seed
-    )
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    result = Verification(success_sha256=committed.success_sha256, seed=seed)
     with step("verify", len(committed.success.files), "files") as shown:
         sound = _check_plan(committed, result, shown)
         planned = committed.success.planned if sound else 0
-        drawn = np.random.default_rng(result.seed).choice(planned, min(sample, planned), replace=False)
+        drawn = np.random.default_rng(seed).choice(planned, min(sample, planned), replace=False)
         rows, plan, statuses = _check_scores(committed, result, drawn, sound, shown)
     if statuses is not None:
         check_statuses(committed.success.planned, counts["statuses"], statuses, result)
@@ -121,11 +119,8 @@ def _open(run: RunDir) -> tuple[CommittedRun, dict[str, Any]]:
 
 
 def _list_files(folder: Location) -> Iterator[str]:
-    """Every file below `folder`, named from the run directory, without LEFT_OVER.
-
-    A link to a folder counts as a file: some readers follow it.
-    """
-    if isinstance(folder, Path):
+    """Every file below `folder`, named from the run directory, without LEFT_OVER."""
+    if isinstance(folder, Path):  # a link to a folder counts as a file: some readers follow it
         found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
         paths = [path.relative_to(folder).as_posix() for path in found]
     else:
@@ -213,16 +208,10 @@ def _check_reuse(name: str, rows: pa.Table, first_carried: int, num_reused: int)
     from_run = pc.fill_null(rows["reuse_run"], -1).to_numpy()
     sound = (from_run >= 0) & (from_run < num_reused) & (pc.fill_null(rows["reuse_id"], -1).to_numpy() >= 0)
     scored = pc.and_(pc.is_null(rows["reuse_run"]), pc.is_null(rows["reuse_id"])).to_numpy()
-    expected = np.where(ids >= first_carried, sound, scored)
+    carried, wanted = ids >= first_carried, {True: f"one of {num_reused} runs", False: "None"}
     return [
-        Difference(
-            name,
-            int(ids[k]),
-            "reuse_run",
-            f"one of {num_reused} runs" if ids[k] >= first_carried else "None",
-            str(rows["reuse_run"][int(k)].as_py()),
-        )
-        for k in np.flatnonzero(~expected)[:1]
+        Difference(name, int(ids[k]), "reuse_run", wanted[bool(carried[k])], str(rows["reuse_run"][k]))
+        for k in np.flatnonzero(~np.where(carried, sound, scored))[:1].tolist()
     ]
 
 

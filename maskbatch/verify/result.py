@@ -76,13 +76,11 @@ class Verification:
         def text(values: str | Values, k: int) -> str:  # as Arrow writes it: Python has no year 20,000
             return values if isinstance(values, str) else str(values[k].cast(pa.string()))
 
-        self.add(
-            len(places),
-            (
-                Difference(str(rows["file"][k]), rows["id"][k].as_py(), what, text(expected, k), text(got, k))
-                for k in places.tolist()
-            ),
+        differences = (
+            Difference(str(rows["file"][k]), rows["id"][k].as_py(), what, text(expected, k), text(got, k))
+            for k in places.tolist()
         )
+        self.add(len(places), differences)
 
     def compare(self, rows: pa.Table, what: str, expected: Values, got: Values) -> None:
         """Two columns beside `rows` are equal; nulls too."""
@@ -96,9 +94,8 @@ class Verification:
 
     def __str__(self) -> str:
         found = "verified" if self.verified else f"NOT verified (differences: {self.num_differences:,})"
-        text = (
-            f"{found}: {self.files:,} files, {self.rows:,} images; sha256 of _SUCCESS {self.success_sha256}."
-        )
+        text = f"{found}: {self.files:,} files, {self.rows:,} images; "
+        text += f"sha256 of _SUCCESS {self.success_sha256}."
         if not self.sampled:
             return f"{text} No image was read again."
         text += (

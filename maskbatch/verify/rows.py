@@ -75,15 +75,14 @@ def _check_local_times(rows: pa.Table, clock: Clock, result: Verification) -> No
     known = (at >= first) & (at <= last) & pc.is_valid(rows["captured_at"]).to_numpy()
     sites = rows["site"].combine_chunks().dictionary_encode(null_encoding="encode")
     num_sites = max(len(sites.dictionary), 1)
-    keys, place = np.unique(
-        np.where(known, at, 0) // quarter * num_sites + sites.indices.to_numpy(), return_inverse=True
-    )
+    at = np.where(known, at, 0)
+    keys, place = np.unique(at // quarter * num_sites + sites.indices.to_numpy(), return_inverse=True)
     offsets = []
     for key in keys.tolist():
         start = EPOCH + key // num_sites * QUARTER
         local = clock.to_local(start, sites.dictionary[key % num_sites].as_py())
         offsets.append(((local or start).replace(tzinfo=UTC) - start) // microsecond)
-    expected = pa.array(np.where(known, at, 0) + np.array(offsets, np.int64)[place], mask=~known)
+    expected = pa.array(at + np.array(offsets, np.int64)[place], mask=~known)
     result.compare(rows, "captured_local", expected.cast(pa.timestamp("us")), rows["captured_local"])
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from maskbatch.cluster.connection import Cluster
+from maskbatch.cluster.nodes import Node
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError
 from maskbatch.runs import begin
@@ -185,7 +186,8 @@ def test_a_cluster_that_can_grow_to_gpus_scores_on_gpus_all_at_once(
         with Cluster(JobConfig(address=site.address), verbose=False) as cluster:
             cluster.wait()
             capacity = cluster.read_capacity()
-        assert (capacity.cpus, capacity.gpus, capacity.max_cpus, capacity.max_gpus) == (1, 0, 3, 2)
+        assert capacity.nodes[Node(1, 0)] == 1
+        assert capacity.largest == {Node(1, 0): 1, Node(1, 1): 2}
 
         def grow() -> None:
             while "GPU node" in watched.said[-1] and len(site.gpu) < 2:
