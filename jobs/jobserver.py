@@ -14,14 +14,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from maskbatch.errors import (
-    ALERT,
-    FAILED,
-    INTERRUPTED,
-    TOO_MANY_FAILED_IMAGES,
-    RunFailedError,
-    UsageError,
-)
+from maskbatch.errors import ALERT, FAILED, INTERRUPTED, TOO_MANY_FAILED_IMAGES, RunFailedError, UsageError
 from maskbatch.progress import say
 
 REQUEST_S, SILENCE_S, PAUSE_S, GIVE_UP_S = 60.0, 60.0, 3.0, 900.0

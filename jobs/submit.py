@@ -35,6 +35,7 @@ from typing import Annotated, Any
 
 import typer
 from ray.job_submission import JobDetails
+from typer import Argument, Option
 
 from jobs.jobserver import COMMAND, Client, connect, finished, follow, line
 from maskbatch.cli.program import run_program
@@ -180,10 +181,8 @@ def submit(settings: Settings, name: str, module: str, arguments: Sequence[str])
     return DONE
 
 
-Arguments = Annotated[
-    list[str] | None, typer.Argument(metavar="ARGS...", help="What the job is called with.")
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="As submit and list print it.")]
+Arguments = Annotated[list[str] | None, Argument(metavar="ARGS...", help="What the job is called with.")]
+JobId = Annotated[str, Argument(metavar="ID", help="As submit and list print it.")]
 UNCHANGED = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -191,18 +190,17 @@ UNCHANGED = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 def main_flags(
     context: typer.Context,
     address: Annotated[
-        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
+        str, Option(envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
     ] = "http://127.0.0.1:8265",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print the job's log to its end, and exit with its code.")
+        bool, Option("--follow", help="Print the job's log to its end, and exit with its code.")
     ] = False,
     include: Annotated[
-        list[Path] | None,
-        typer.Option(help="A file or folder below the current folder to send too; repeated."),
+        list[Path] | None, Option(help="A file or folder below the current folder to send too; repeated.")
     ] = None,
     requirements: Annotated[
         Path | None,
-        typer.Option(help="Pins that the nodes install for the job, beside what they have [none: checked]."),
+        Option(help="Pins that the nodes install for the job, beside what they have [none: checked]."),
     ] = None,
 ) -> None:
     """Send a job to a Ray cluster; follow, stop or resume it."""
@@ -254,9 +252,7 @@ def status(context: typer.Context, job_id: JobId) -> None:
 def logs(
     context: typer.Context,
     job_id: JobId,
-    follow_on: Annotated[
-        bool, typer.Option("--follow", help="To its end, and exit with the job's code.")
-    ] = False,
+    follow_on: Annotated[bool, Option("--follow", help="To its end, and exit with the job's code.")] = False,
 ) -> int:
     """Print a job's log so far, or follow it."""
     client = connect(context.obj.address)

@@ -6,11 +6,7 @@ from pathlib import Path
 from maskbatch.model.checkpoint import Card
 from training.recipe import describe
 
-SUBSETS = {
-    "all": "val",
-    "faces": "val faces",
-    "faces_without_suspects": "val faces, suspect labels left out",
-}
+SUBSETS = {"all": "val", "faces": "val faces", "faces_without_suspects": "val faces, suspect labels left out"}
 NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy of the assessed classes",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
+from typer import Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.errors import UsageError
@@ -164,14 +165,14 @@ def choose_rows(
 
 @app.command()
 def main(
-    data_: Annotated[list[str], typer.Option("--data", help="Folder of classes, or manifest; repeatable.")],
+    data_: Annotated[list[str], Option("--data", help="Folder of classes, or manifest; repeatable.")],
     checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="One to measure, or two to compare [the package's].")
+        list[Path] | None, Option(help="One to measure, or two to compare [the package's].")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for figures, predictions and plots.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data to measure on.")] = "val",
-    source: Annotated[str | None, typer.Option(help="Source of the data, instead of a split.")] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="Label to leave out; repeatable.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for figures, predictions and plots.")] = None,
+    split: Annotated[str, Option(help="Split of the data to measure on.")] = "val",
+    source: Annotated[str | None, Option(help="Source of the data, instead of a split.")] = None,
+    drop: Annotated[list[str] | None, Option(help="Label to leave out; repeatable.")] = None,
 ) -> None:
     """Measure a checkpoint on labelled pictures, or compare two on the same ones."""
     checkpoints = [open_checkpoint(str(path)) for path in checkpoint or []] or [open_checkpoint()]

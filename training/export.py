@@ -19,6 +19,7 @@ import torchvision
 import typer
 from scipy.special import softmax
 from torch import nn
+from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.errors import UsageError
@@ -128,14 +129,12 @@ def _choose_threshold(classifier: Classifier, recipe: Recipe, held: Pictures, te
 
 @app.command()
 def main(
-    source: Annotated[str, typer.Argument(help="A training's --out, or a Hugging Face folder or name.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint to write, FILE.safetensors.")],
+    source: Annotated[str, Argument(help="A training's --out, or a Hugging Face folder or name.")],
+    out: Annotated[Path, Option(help="Checkpoint to write, FILE.safetensors.")],
     class_: Annotated[
-        list[str] | None, typer.Option("--class", help="LABEL=name, for labels not ours; repeatable.")
+        list[str] | None, Option("--class", help="LABEL=name, for labels not ours; repeatable.")
     ] = None,
-    compliant: Annotated[
-        list[str] | None, typer.Option(help="Compliant class [with_mask]; repeatable.")
-    ] = None,
+    compliant: Annotated[list[str] | None, Option(help="Compliant class [with_mask]; repeatable.")] = None,
 ) -> None:
     """Write a checkpoint from a training's best epoch so far, or from a Hugging Face image classifier."""
     if (Path(source) / "training.json").is_file():

@@ -52,10 +52,10 @@ def train_epochs(
     optimizer, schedule = _make_optimizer(model, recipe, recipe.epochs * num_steps)
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     progress = _resume(saved, parts, device)
-    weights = None
-    if recipe.imbalance == "weights":
-        weights = _compute_class_weights(inputs, len(recipe.classes)).to(device)
-    while progress.epoch < recipe.epochs and not _should_stop(progress, recipe):
+    weighted = recipe.imbalance == "weights"
+    weights = _compute_class_weights(inputs, len(recipe.classes)).to(device) if weighted else None
+    patience = recipe.patience or recipe.epochs
+    while progress.epoch < recipe.epochs and progress.epoch - progress.best_epoch < patience:
         progress.epoch += 1
         torch.manual_seed(recipe.seed * 1000 + progress.epoch)
         _freeze(model, head, recipe, progress.epoch)
@@ -140,10 +140,6 @@ def _draw_order(inputs: Inputs, num: int) -> torch.Tensor:
     if inputs.chances is not None:
         return torch.multinomial(inputs.chances, num, replacement=True)
     return torch.cat([torch.randperm(len(inputs.labels)) for _ in range(-(-num // len(inputs.labels)))])[:num]
-
-
-def _should_stop(progress: Progress, recipe: Recipe) -> bool:
-    return bool(recipe.patience) and progress.epoch - progress.best_epoch >= recipe.patience
 
 
 def _compute_class_weights(inputs: Inputs, num_classes: int) -> torch.Tensor:

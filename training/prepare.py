@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import typer
 from PIL import Image
+from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
@@ -201,11 +202,11 @@ def draw(num_each: int, seed: int, sizes: Sequence[tuple[int, int]]) -> Iterator
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and manifest.csv.")],
+    out: Annotated[Path, Option(help="Folder for the pictures and manifest.csv.")],
     root: Annotated[
-        Path | None, typer.Argument(help="Folder above data/faces and data/scenes [drawings alone].")
+        Path | None, Argument(help="Folder above data/faces and data/scenes [drawings alone].")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Prepare one split alone: val, to measure on.")] = None,
+    only: Annotated[str | None, Option(help="Prepare one split alone: val, to measure on.")] = None,
 ) -> None:
     """Cut and draw the default classifier's training data."""
     if only and not root:
