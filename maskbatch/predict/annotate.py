@@ -15,17 +15,10 @@ from maskbatch.stores.uris import SCHEME, local_path
 if TYPE_CHECKING:
     from maskbatch.predict.images import Prediction
 
-
 PICTURE_PX = (320, 240)
 """The box of each picture, (W, H)."""
-
-
 MAX_IMAGES = 100
-
-
 WIDTH_PX, MARGIN_PX, BAR_PX = 960, 20, 26
-
-
 PAPER, INK, MUTED, TRACK, ACCENT, ALERT = "#fdfdfb", "#1b1f23", "#59626b", "#e8eaea", "#1d5f8a", "#b02318"
 """Colours of the report."""
 
