@@ -89,7 +89,7 @@ def measure(
     if not sound.all():
         subsets["faces_without_suspects"] = faces & sound
     automatic = faces & (own.max(axis=1) >= card.review_threshold)
-    hits = predicted == labels
+    hits, calibrations = predicted == labels, {"before": raw, "after": probs}
     counts = confusion_matrix(labels, predicted, labels=range(len(card.classes)))
     scored = half if resolve_dtype("auto", "cpu") == "bfloat16" else full
     longest_px = table[["width", "height"]].max(axis=1).to_numpy(float)[faces]
@@ -101,10 +101,7 @@ def measure(
     figures |= {
         "confusion": tuple(map(tuple, counts.tolist())),
         "ece_before": metrics.measure_ece(labels, raw, groups),
-        "reliability": {
-            "before": metrics.bin_by_confidence(labels, raw),
-            "after": metrics.bin_by_confidence(labels, probs),
-        },
+        "reliability": {name: metrics.bin_by_confidence(labels, it) for name, it in calibrations.items()},
         "review": {
             "share": round(1 - float(automatic.sum() / max(1, faces.sum())), 4),
             "automatic_accuracy": round(float(hits[automatic].mean()), 4) if automatic.any() else None,

@@ -66,17 +66,11 @@ def export_best_epoch(
         figures, predictions = evaluate.measure(checkpoint, card, held["val"], cross_fitted=True)
     measures = {name: rows[name].to_numpy(float) for name in ("brightness", "sharpness")}
     measures = {"confidence": softmax(logits / temperature, axis=1).max(axis=1)} | measures
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-    card = replace(
-        card,
-        confusion=figures["confusion"],
-        reference={name: count_bins(name, values) for name, values in measures.items()},
-        recipe=facts | {"recipe": recipe.as_dict(), "versions": versions, "figures": figures},
-    )
+    versions = {it.__name__: it.__version__ for it in (torch, torchvision)}
+    versions = {"python": platform.python_version()} | versions
+    reference = {name: count_bins(name, values) for name, values in measures.items()}
+    facts |= {"recipe": recipe.as_dict(), "versions": versions, "figures": figures}
+    card = replace(card, confusion=figures["confusion"], reference=reference, recipe=facts)
     save_checkpoint(path, card, state)
     with write_whole(path.with_name("MODEL_CARD.md")) as partial:
         partial.write_text(model_card(card))
@@ -112,9 +106,8 @@ def decode_parts(
         rows = table[table["part"] == part]
         held[part] = data.decode(rows, preset, part)
         if gone := len(rows) - len(held[part][1]):
-            raise UsageError(
-                f"cannot read {gone:,} pictures of {part} any more; put them back where they were"
-            )
+            remedy = "put them back where they were"
+            raise UsageError(f"cannot read {gone:,} pictures of {part} any more; {remedy}")
     return held
 
 

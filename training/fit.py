@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maskbatch.errors import RunFailedError, UsageError
@@ -19,7 +21,7 @@ from training.inputs import Inputs
 from training.network import predict
 from training.recipe import Recipe
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamax": torch.optim.Adamax,
     "adamw": torch.optim.AdamW,
@@ -85,21 +87,18 @@ def train_epochs(
     return progress
 
 
-def _make_optimizer(
-    model: nn.Module, recipe: Recipe, num_steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _make_optimizer(model: nn.Module, recipe: Recipe, num_steps: int) -> tuple[Optimizer, LRScheduler]:
     """Make the recipe's optimizer and learning-rate schedule; biases and norms do not decay."""
-    matrices, vectors = (
-        [weight for weight in model.parameters() if (weight.ndim > 1) is matrix] for matrix in (True, False)
-    )
-    optimizer = OPTIMIZERS[recipe.optimizer](
-        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-        lr=recipe.learning_rate, weight_decay=recipe.weight_decay,
-    )  # fmt: skip
+    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
+    vectors = [weight for weight in model.parameters() if weight.ndim <= 1]
+    parts = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    make = OPTIMIZERS[recipe.optimizer]
+    optimizer = make(parts, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.schedule == "one_cycle":
-        one_cycle = torch.optim.lr_scheduler.OneCycleLR
-        return optimizer, one_cycle(optimizer, recipe.learning_rate, total_steps=num_steps + 1, pct_start=0.1)
-    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        return optimizer, OneCycleLR(
+            optimizer, recipe.learning_rate, total_steps=num_steps + 1, pct_start=0.1
+        )
+    return optimizer, ConstantLR(optimizer, factor=1.0)
 
 
 def _refuse_nan(loss: float, epoch: int, recipe: Recipe) -> None:

@@ -98,9 +98,8 @@ def _read_preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Pres
             shape = (int(crop["height"]), int(crop["width"]))
             resize, share = "crop", shape[0] / edge
         else:
-            raise UsageError(
-                f"{source}: it keeps every aspect ratio without a crop; scoring needs one input size"
-            )
+            problem = "it keeps every aspect ratio without a crop"
+            raise UsageError(f"{source}: {problem}; scoring needs one input size")
     else:
         raise UsageError(f"{source}: unknown image size {dict(size)}")
     mean, std = (0.0,) * 3, (1.0,) * 3

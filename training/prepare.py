@@ -52,7 +52,10 @@ def prepare_photographs(root: Path, out: Path, only: str | None = None) -> pd.Da
         if only not in names:
             raise UsageError(f"--only {only}: the photographs have splits {', '.join(names)}")
         boxes = boxes[boxes["split"] == only]
-    rows = [_convert_face(root / "data/faces", row) for row in faces.to_dict("records")]
+    uri = [str((root / "data/faces" / file).resolve()) for file in faces["file"]]
+    split = faces["file"].str.partition("/")[0].str.removeprefix("train_")
+    own = faces.assign(uri=uri, split=split, source=split.where(split == "extra", "faces"))
+    rows = own.astype({"suspect": int}).to_dict("records")
     _clear(out)
     scenes = dict(iter(boxes.groupby("file")))
     with step("cut", len(scenes), "photographs") as progress:
@@ -95,18 +98,6 @@ def _write_manifest(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
     with write_whole(out / "manifest.csv") as partial:
         manifest.to_csv(partial, index=False)
     return manifest
-
-
-def _convert_face(folder: Path, row: dict[str, str]) -> dict[str, Any]:
-    split = row["file"].partition("/")[0].removeprefix("train_")
-    return {
-        "uri": str((folder / row["file"]).resolve()),
-        "label": row["label"],
-        "split": split,
-        "cluster": row["cluster"],
-        "source": "extra" if split == "extra" else "faces",
-        "suspect": int(row["suspect"]),
-    }
 
 
 def _write(picture: Image.Image, out: Path, name: str) -> str:

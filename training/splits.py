@@ -142,9 +142,7 @@ def _pick_fold(table: pd.DataFrame, rows: pd.Series, num_folds: int, seed: int) 
         raise UsageError("no picture to learn from is left; check the splits that the data names")
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     _, picked = next(folds.split(part, part["target"], part["group"]))
-    mask = pd.Series(False, index=table.index)
-    mask[part.index[picked]] = True
-    return mask
+    return pd.Series(table.index.isin(part.index[picked]), table.index)
 
 
 def _exclude_near(table: pd.DataFrame, rows: pd.Series, held: pd.Series, name: str) -> pd.Series:

@@ -138,17 +138,15 @@ def _measure(
 def _find_doubt(num_read: int, val: Mapping[str, Any], exam: Mapping[str, Any] | None) -> str | None:
     """Find the first reason not to call the new checkpoint better."""
     if num_read < MIN_CORRECTIONS:
-        return (
-            f"{num_read:,} corrections could be used, {MIN_CORRECTIONS} or more are needed to show anything"
-        )
+        needed = f"{MIN_CORRECTIONS} or more are needed to show anything"
+        return f"{num_read:,} corrections could be used, {needed}"
     num_groups = exam["num_groups"] if exam else 0
     if exam is None or num_groups < splits.MIN_HELD:
         return f"{num_groups} groups of corrections were held out, {splits.MIN_HELD} or more are needed"
     if "archive" not in exam:
         return "its corrections held out lack random or uncertain images, and say nothing of the archive"
-    gain, over_all, on_val = (
-        it["difference"]["value"] for it in (exam["accuracy"], exam["archive"], val["accuracy"])
-    )
+    pairs = exam["accuracy"], exam["archive"], val["accuracy"]
+    gain, over_all, on_val = (pair["difference"]["value"] for pair in pairs)
     p_exam, p_val = exam["p_value"], val["p_value"]
     reasons = {
         "on the corrections held out it is right less often": gain < 0,

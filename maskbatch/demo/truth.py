@@ -108,11 +108,12 @@ def compare_with_truth(run: RunDir, archive: Path, snapshots: list[Snapshot]) ->
             drawn[snapshot.label] += 1
             found[row["label"]] += 1
             right[snapshot.label] += row["label"] == snapshot.label
+    rate = drawn["with_mask"] / (drawn.total() - drawn["no_face"])
     return Comparison(
         drawn=drawn,
         found=found,
         right=right,
         spoilt=len(spoilt),
         spoilt_right=sum(spoilt),
-        true_compliance=drawn["with_mask"] / (drawn.total() - drawn["no_face"]),
+        true_compliance=rate,
     )

@@ -55,12 +55,11 @@ class PictureScorer:
         if prediction.status == "ok":
             model_view = make_data_url(encode_jpeg(Image.fromarray(prediction.model_input)))
             side = int(np.clip(max(prediction.width or 0, prediction.height or 0), *SHOWN_PX))
-            picture = {
-                "url": make_data_url(encode_jpeg(draw_upright(data, (side, side), self.config.max_pixels)))
-            }
+            upright = draw_upright(data, (side, side), self.config.max_pixels)
+            picture = {"url": make_data_url(encode_jpeg(upright))}
         card = self.predictor.card
-        answer = render("answer.html", prediction=prediction, card=card, plain=IN_WORDS, view=model_view)
-        return picture, answer
+        html = render("answer.html", prediction=prediction, card=card, plain=IN_WORDS, view=model_view)
+        return picture, html
 
 
 def build_tab(scorer: PictureScorer, uploads: Uploads) -> None:
