@@ -46,10 +46,8 @@ def main() -> None:
     """Exit with 2 where packages differ, or else with the job's code."""
     if found := differences(pinned()):
         what = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        remedy = (
-            "install requirements.lock on every node, as cluster.yaml does, or submit with --requirements"
-        )
-        print(f"preflight: {sys.executable} on the head has {what}; {remedy}", file=sys.stderr)
+        fix = "install requirements.lock on every node, as cluster.yaml does, or submit with --requirements"
+        print(f"preflight: {sys.executable} on the head has {what}; {fix}", file=sys.stderr)
         sys.exit(2)
     os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])  # noqa: S606
 

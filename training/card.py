@@ -27,9 +27,8 @@ def model_card(card: Card) -> str:
         [name, *(format_interval(figures[subset].get(key)) for subset in subsets)]
         for key, name in names.items() if any(key in figures[subset] for subset in subsets)
     ]  # fmt: skip
-    confusion = [["true", *card.classes]] + [
-        [name, *map(str, counts)] for name, counts in zip(card.classes, card.confusion, strict=True)
-    ]
+    counts = zip(card.classes, card.confusion, strict=True)
+    confusion = [["true", *card.classes], *([name, *map(str, row)] for name, row in counts)]
     bins = [["from", "to", "", "pictures", "accuracy"]] + [
         [f"{row['from']:g}", f"{row['to'] or 'more'}", row["unit"], f"{row['num']:,}", format_interval(row)]
         for row in figures["by_face_size"] + figures["by_brightness"]

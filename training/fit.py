@@ -95,9 +95,8 @@ def _make_optimizer(model: nn.Module, recipe: Recipe, num_steps: int) -> tuple[O
     make = OPTIMIZERS[recipe.optimizer]
     optimizer = make(parts, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.schedule == "one_cycle":
-        return optimizer, OneCycleLR(
-            optimizer, recipe.learning_rate, total_steps=num_steps + 1, pct_start=0.1
-        )
+        rate = recipe.learning_rate
+        return optimizer, OneCycleLR(optimizer, rate, total_steps=num_steps + 1, pct_start=0.1)
     return optimizer, ConstantLR(optimizer, factor=1.0)
 
 

@@ -13,9 +13,8 @@ from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import CLASS_NAME, Card, Preset, save_checkpoint
 
 Triple = tuple[float, float, float]
-NOT_OF_THE_NETWORK = (
-    "architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version",
-)  # fmt: skip
+UNUSED = ("architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version")
+"""Keys of the config that do not change the network."""
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """By their numbers in Pillow, which an image processor holds."""
 
@@ -46,7 +45,7 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
         preset, mean, std = _read_preprocessing(source, processor)
         card = Card(
             architecture="transformers",
-            options={"config": {key: it for key, it in config.items() if key not in NOT_OF_THE_NETWORK}},
+            options={"config": {key: it for key, it in config.items() if key not in UNUSED}},
             classes=classes,
             compliant=tuple(compliant),
             not_assessed=("no_face",) if "no_face" in classes else (),

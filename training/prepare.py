@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from numpy.random import Generator
 from PIL import Image
 from typer import Argument, Option
 
@@ -39,6 +40,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 Box = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax in pixels."""
 Window = tuple[int, int, int, int]
+Size = tuple[int, int]
 Cut = tuple[Image.Image, dict[str, Any]]
 """A picture, and its row of the manifest without the uri."""
 
@@ -132,9 +134,7 @@ def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame)
         yield scene.crop(window), row | {"split": split, "source": "empty", "label": "no_face"}
 
 
-def place_window(
-    box: Box, others: Sequence[Box], size: tuple[int, int], rng: np.random.Generator
-) -> Window | None:
+def place_window(box: Box, others: Sequence[Box], size: Size, rng: Generator) -> Window | None:
     """Place a window in a scene of `size` (W, H), 1.2 to 3 times as long as `box`, clear of others."""
     for _ in range(8):
         side = max(box[2] - box[0], box[3] - box[1]) * exp(rng.uniform(0.18, 1.1))
@@ -150,14 +150,12 @@ def place_window(
     return None
 
 
-def place_empty(
-    boxes: Iterable[Box], size: tuple[int, int], rng: np.random.Generator, num: int
-) -> list[Window]:
+def place_empty(boxes: Iterable[Box], size: Size, rng: Generator, num: int) -> list[Window]:
     """Place at most `num` windows in a scene of `size` (W, H), clear of every box widened 1.3 times."""
-    widened = [
-        (x0 - 0.15 * (x1 - x0), y0 - 0.15 * (y1 - y0), x1 + 0.15 * (x1 - x0), y1 + 0.15 * (y1 - y0))
-        for x0, y0, x1, y1 in boxes
-    ]
+    widened: list[Box] = []
+    for x0, y0, x1, y1 in boxes:
+        dx, dy = 0.15 * (x1 - x0), 0.15 * (y1 - y0)
+        widened.append((x0 - dx, y0 - dy, x1 + dx, y1 + dy))
     windows: list[Window] = []
     for _ in range(15 * num):
         side = exp(rng.uniform(log(40), log(0.9 * min(size))))
@@ -176,7 +174,7 @@ def overlaps(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def draw(num_each: int, seed: int, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Image.Image, str]]:
+def draw(num_each: int, seed: int, sizes: Sequence[Size]) -> Iterator[tuple[Image.Image, str]]:
     """Draw `num_each` pictures of each label, day to night, each at its own gate.
 
     no_face gets a tenth as many more: frames of a covered or dark lens.

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
@@ -21,6 +20,7 @@ from training.corrections import Corrections
 from training.data import CORRECTIONS, Pictures
 from training.evaluate import compute_logits, open_classifier
 from training.export import decode_parts
+from training.metrics import Bools
 from training.network import is_same_network
 from training.recipe import Recipe
 
@@ -96,16 +96,14 @@ def compare(corrections: Corrections, table: pd.DataFrame, out: Path) -> dict[st
     return comparison
 
 
-def _find_hits(checkpoint: Checkpoint, pictures: Pictures) -> NDArray[np.bool_]:
+def _find_hits(checkpoint: Checkpoint, pictures: Pictures) -> Bools:
     """Find whether the checkpoint's label is right, for each row (N,)."""
     logits = compute_logits(open_classifier(checkpoint), pictures)
     labels = np.array(checkpoint.card.classes)[logits.argmax(axis=1)]
     return np.asarray(labels == pictures[1]["label"].to_numpy())
 
 
-def _measure(
-    old: NDArray[np.bool_], new: NDArray[np.bool_], rows: pd.DataFrame, sizes: Mapping[str, float]
-) -> dict[str, Any]:
+def _measure(old: Bools, new: Bools, rows: pd.DataFrame, sizes: Mapping[str, float]) -> dict[str, Any]:
     """Measure how often each is right, the difference, and whether it may be chance.
 
     Corrections are also measured by stratum, and over the archive if every stratum of `sizes` is held out.
