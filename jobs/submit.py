@@ -51,11 +51,7 @@ FILES_READ, PLACES_WRITTEN = ("--config", "--checkpoint"), ("--out", "--base", "
 """Flags of the jobs whose value is a path."""
 
 app = typer.Typer(
-    name=COMMAND,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
 

@@ -45,8 +45,7 @@ def train_epochs(
 ) -> Progress:
     """Train `model`, of which `head` is the new part, and go on from `saved` where that file exists.
 
-    Keeps the epoch with the lowest class-balanced cross entropy on the slice. Raises RunFailedError where
-    the loss is not finite.
+    Keeps the epoch with the lowest balanced loss on the slice. Raises RunFailedError if a loss is not finite.
     """
     model = model.to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)

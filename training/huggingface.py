@@ -22,8 +22,7 @@ INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "b
 def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence[str], path: Path) -> Card:
     """Import a Hugging Face image classifier, from a folder or hub name. Raises UsageError.
 
-    `names` maps its labels to ours; the card keeps its own. Refuses an image processor that does what scoring
-    cannot.
+    `names` maps its labels to ours; the card keeps its own. Refuses processors that scoring cannot follow.
     """
     try:
         from transformers import AutoImageProcessor, AutoModelForImageClassification

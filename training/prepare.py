@@ -108,10 +108,7 @@ def _write(picture: Image.Image, out: Path, name: str) -> str:
 
 
 def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame) -> Iterator[Cut]:
-    """Cut the faces of a photograph in random context, and windows without a face.
-
-    Leaves out faces with a suspect label, and those too small to tell.
-    """
+    """Cut a photograph's faces in random context, but no suspect or tiny ones, and windows without a face."""
     split, stem = str(group["split"].iloc[0]), Path(file).stem
     own = faces[faces["file"].str.contains(f"/{stem}_", regex=False)]
     sound = {Path(row.file).stem: row.label for row in own[own["suspect"] == "0"].itertuples()}

@@ -95,13 +95,9 @@ class Queue:
     def count_progress(self) -> Progress:
         states = [self.judgements.get_state(position) for position in range(len(self.rows))]
         given = {TO_JUDGE: None, SKIPPED: False, DISPUTED: True, JUDGED: True}
-        return Progress(
-            total=len(states),
-            judged=states.count(JUDGED) + states.count(DISPUTED),
-            skipped=states.count(SKIPPED),
-            disputed=states.count(DISPUTED),
-            targets=count_targets([row["stratum"] for row in self.rows], [given[state] for state in states]),
-        )
+        targets = count_targets([row["stratum"] for row in self.rows], [given[state] for state in states])
+        skipped, disputed, agreed = (states.count(state) for state in (SKIPPED, DISPUTED, JUDGED))
+        return Progress(len(states), agreed + disputed, skipped, disputed, targets)
 
     def find_images(self, filters: Filters) -> Iterator[int]:
         """Positions of the images that pass `filters`, in the queue's order."""
