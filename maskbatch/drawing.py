@@ -295,8 +295,7 @@ def _draw_gate(frame: _Sketch, gate: Gate, rng: np.random.Generator, *, deserted
 
 def _person_shades(masks: str, rng: np.random.Generator) -> Shades:
     """Pick the colours of a person, of the mask from `masks`."""
-    looks = LOOKS | {"mask": masks}
-    colours = {name: _pick_colour(rng, palette) for name, palette in looks.items()}
+    colours = {name: _pick_colour(rng, palette) for name, palette in (LOOKS | {"mask": masks}).items()}
     if sum(colours["skin"]) < 400:
         colours["hair"] = _pick_colour(rng, LOOKS["hair"][:23])  # the three darkest
     colours["lip"] = _mix(colours["skin"], (170, 50, 60), 0.42)

@@ -40,8 +40,6 @@ CACHE = ".pixels-"
 NUM_PROBED = 2000
 """Pictures for the probe that measures what a split by file would have claimed."""
 
-Names = list[str] | None
-
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
@@ -173,7 +171,7 @@ def main(
     out: Annotated[Path, Option(help="Folder for the checkpoint, its card and its figures.")],
     recipe: Annotated[str, Option(help="Name in training/recipes, or TOML file.")] = "default",
     corrections: Annotated[
-        Names, Option(help="Run with corrections, or folder of corrections; repeatable.")
+        list[str] | None, Option(help="Run with corrections, or folder of corrections; repeatable.")
     ] = None,
     against: Annotated[
         Path | None, Option(help="Checkpoint to compare with [the one that scored the run].")
@@ -182,7 +180,9 @@ def main(
     architecture: Annotated[str | None, Option(help="Network instead of the recipe's.")] = None,
     epochs: Annotated[int | None, Option(min=1, help="Epochs instead of the recipe's.")] = None,
     seed: Annotated[int | None, Option(min=0, help="Seed instead of the recipe's.")] = None,
-    changes: Annotated[Names, Option("--set", help="KEY=VALUE, any key of a recipe; repeatable.")] = None,
+    changes: Annotated[
+        list[str] | None, Option("--set", help="KEY=VALUE, any key of a recipe; repeatable.")
+    ] = None,
     device: Annotated[str, Option(help="auto, cuda, mps or cpu.")] = "auto",
     threads: Annotated[int | None, Option(min=1, help="CPU threads [one per core].")] = None,
     limit: Annotated[int | None, Option(min=1, help="Pictures per label and split, for a trial.")] = None,

@@ -13,7 +13,6 @@ from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from maskbatch.stores.files import write_whole
 
-DPI = 110
 GRID = (4, 6)
 """Rows and columns of a sheet of pictures."""
 
@@ -26,7 +25,7 @@ def _plot(
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     yield list(figure.subplots(rows, columns, squeeze=False).flat)
     with write_whole(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI)
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], best_epoch: int, path: Path) -> None:

@@ -168,7 +168,6 @@ def measure_leak(
     _, naive = next(KFold(VAL_FOLDS, shuffle=True, random_state=seed).split(labels))
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
     targets = sample["target"].to_numpy()
-
     accuracy = None
     if sample["target"].value_counts().min() >= VAL_FOLDS and sample["target"].nunique() > 1:
         accuracy = {}

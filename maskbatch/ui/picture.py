@@ -20,7 +20,6 @@ from maskbatch.ui.rendering import PLAIN, make_data_url, render
 SHOWN_PX = (320, 1024)
 """Least and most pixels of the longer side of the picture on the page."""
 EXAMPLE_SEED = 42
-MODEL_CARD = "MODEL_CARD.md"
 IN_WORDS = {
     "truncated": "The file ends early",
     "corrupt": "The file is damaged",
@@ -96,7 +95,7 @@ def build_tab(scorer: PictureScorer, uploads: Uploads) -> None:
         examples.click(score_example, show_progress="hidden", **raw)
     predictor = scorer.predictor
     gr.HTML(render("model.html", predictor=predictor, card=predictor.card), elem_id="model", **PLAIN)
-    model_card = Path(predictor.path).parent / MODEL_CARD
+    model_card = Path(predictor.path).with_name("MODEL_CARD.md")
     if model_card.is_file():
         with gr.Accordion("Model card", open=False, elem_id="model-card"):
             gr.Markdown(model_card.read_text(errors="replace"))

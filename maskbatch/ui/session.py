@@ -62,8 +62,8 @@ def name_camera(row: Mapping[str, Any]) -> str:
 
 def name_day(row: Mapping[str, Any]) -> str:
     """A row's local day, or UNKNOWN_DATE."""
-    time = row["captured_local"]
-    return str(time.date()) if time else UNKNOWN_DATE
+    captured = row["captured_local"]
+    return str(captured.date()) if captured else UNKNOWN_DATE
 
 
 class Queue:
