@@ -1,7 +1,4 @@
-"""`maskbatch audit` as a module, for schedulers and job servers that run one.
-
-python -m jobs.audit_month ARGS...
-"""
+"""`python -m jobs.audit_month ARGS...` is `maskbatch audit ARGS...`, for schedulers that run modules."""
 
 import sys
 

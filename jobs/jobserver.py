@@ -1,4 +1,4 @@
-"""The job server of a Ray cluster: reached or refused for a reason, its jobs followed over any connection."""
+"""The job server of a Ray cluster: connect to it, or say why not, and follow a job over a bad connection."""
 
 import asyncio
 import os
@@ -14,14 +14,7 @@ import requests
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from maskbatch.errors import (
-    ALERT,
-    FAILED,
-    INTERRUPTED,
-    TOO_MANY_FAILED_IMAGES,
-    RunFailedError,
-    UsageError,
-)
+from maskbatch.errors import ALERT, FAILED, INTERRUPTED, TOO_MANY_FAILED_IMAGES, RunFailedError, UsageError
 from maskbatch.progress import say
 
 REQUEST_S, SILENCE_S, PAUSE_S, GIVE_UP_S = 60.0, 60.0, 3.0, 900.0
@@ -31,7 +24,7 @@ FINISHED = {TOO_MANY_FAILED_IMAGES: "many images failed", ALERT: "alert"}
 
 
 class Client(JobSubmissionClient):  # type: ignore[misc]
-    """Ray's own, which by itself waits for ever on a connection that fell silent, with errors of ours."""
+    """Ray's client with timeouts, without which it waits for ever on a silent connection, and our errors."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> requests.Response:
         try:
@@ -59,30 +52,29 @@ def _refused(address: str, error: AuthenticationError) -> UsageError:
 
 
 def connect(address: str) -> Client:
-    """Raises RunFailedError where no cluster answers, UsageError where trying again would not help."""
+    """Connect to a cluster. Raises RunFailedError if none answers, UsageError if trying again cannot help."""
     if not address.startswith(("http://", "https://")):
         raise UsageError(f"--address {address}: the dashboard's URL expected, as http://127.0.0.1:8265")
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray takes before what it is given
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray prefers it to its argument
     try:
         client = Client(address)
-    except AuthenticationError as error:  # of the token's file, before anything is asked
+    except AuthenticationError as error:  # the token's file cannot be read
         raise _refused(address, error) from error
     except (requests.RequestException, RuntimeError, KeyError) as error:
         raise UsageError(f"--address {address}: what answers there is no Ray dashboard") from error
-    theirs = client._server_ray_version
-    if theirs != ray.__version__:
+    if (theirs := client._server_ray_version) != ray.__version__:
         what = f"runs Ray {theirs}, and this is Ray {ray.__version__}"
         raise UsageError(f"the cluster at {address} {what}; requirements.lock pins the one for both")
     return client
 
 
 def finished(job: JobDetails) -> bool:
-    """Whether it did all its work, and was not stopped or lost on the way."""
+    """Whether the job did all its work."""
     return job.status == JobStatus.SUCCEEDED or job.driver_exit_code in FINISHED
 
 
 def line(job: JobDetails) -> str:
-    """A job in one line: its id, how it stands or ended, beginning and exit code."""
+    """Describe a job in one line: its id, state, exit code and start."""
     began = datetime.fromtimestamp((job.start_time or 0) / 1000, UTC)
     code, stands = job.driver_exit_code, str(job.status)
     if code in FINISHED:
@@ -93,26 +85,25 @@ def line(job: JobDetails) -> str:
 
 
 class Log:
-    """A job's log as far as it was printed; each connection to it starts at its beginning again."""
+    """Prints a job's log once, though each connection sends it from the beginning."""
 
     def __init__(self) -> None:
-        self.printed = 0
-        """Characters."""
+        self.num_printed = 0
 
     async def tail(self, client: Client, job_id: str) -> None:
-        """Print what is new, until the log ends, says nothing for SILENCE_S, or is cut off."""
+        """Print what is new, until the log ends, is silent for SILENCE_S, or the connection breaks."""
         received = 0
         with suppress(TimeoutError, ConnectionError, RuntimeError, aiohttp.ClientError):
             async with aclosing(client.tail_job_logs(job_id)) as chunks:
                 while chunk := await asyncio.wait_for(anext(chunks, None), SILENCE_S):
-                    sys.stdout.write(chunk[max(0, self.printed - received) :])
+                    sys.stdout.write(chunk[max(0, self.num_printed - received) :])
                     sys.stdout.flush()
                     received += len(chunk)
-                    self.printed = max(self.printed, received)
+                    self.num_printed = max(self.num_printed, received)
 
 
 def follow(client: Client, job_id: str) -> int:
-    """Print the job's log to its end, over connections that come and go; the job's exit code."""
+    """Print a job's log to its end, however often the connection breaks; returns the job's exit code."""
     log, heard = Log(), time.monotonic()
     try:
         while True:
@@ -136,14 +127,12 @@ def follow(client: Client, job_id: str) -> int:
 
 
 def _ended(job: JobDetails) -> int:
-    """The exit code, and a line where the log cannot have said why."""
+    """Return the exit code; say why the job failed where its log cannot."""
     code = job.driver_exit_code
     if job.status == JobStatus.STOPPED:
         return INTERRUPTED
     if code is not None and 0 <= code < 126:
         return int(code)
-    what = job.message
-    if code == 127:
-        what = "the head has no `python` on its PATH; start Ray there with its environment activated"
-    say(f"{job.submission_id} {job.status}: {what}")
+    no_python = "the head has no `python` on its PATH; start Ray there with its environment activated"
+    say(f"{job.submission_id} {job.status}: {no_python if code == 127 else job.message}")
     return FAILED

@@ -1,7 +1,4 @@
-"""`maskbatch nightly` as a module, for schedulers and job servers that run one.
-
-python -m jobs.nightly_report ARGS...
-"""
+"""`python -m jobs.nightly_report ARGS...` is `maskbatch nightly ARGS...`, for schedulers that run modules."""
 
 import sys
 

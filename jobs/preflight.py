@@ -1,9 +1,7 @@
-"""What a submitted job does first, on the head of the cluster: check its packages, then become the job.
+"""Check the packages of the cluster's head, then become the job: `python -m jobs.preflight MODULE ARGS...`
 
-    python -m jobs.preflight jobs.nightly_report ARGS...
-
-It runs where nothing may be installed yet, so it imports the standard library alone. Other versions than
-the pinned ones would still run, and give other figures.
+Other versions than the pinned ones would still run, and give other figures. Imports the standard library
+alone, since nothing else may be installed.
 """
 
 import os
@@ -21,11 +19,10 @@ def _canonical(name: str) -> str:
 
 
 def pinned(root: Path = ROOT) -> dict[str, list[str]]:
-    """Versions in requirements.lock of each package that maskbatch itself imports; several: one a Python."""
+    """Read the versions in requirements.lock of what maskbatch imports: one, or one for each Python."""
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    pins: dict[str, list[str]] = {
-        _canonical(re.split(r"[^\w.-]", line)[0]): [] for line in project["dependencies"]
-    }
+    names = [_canonical(re.split(r"[^\w.-]", line)[0]) for line in project["dependencies"]]
+    pins: dict[str, list[str]] = {name: [] for name in names}
     lock = (root / "requirements.lock").read_text()
     for name, wanted in re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.MULTILINE):
         pins.get(_canonical(name), []).append(wanted)
@@ -33,7 +30,7 @@ def pinned(root: Path = ROOT) -> dict[str, list[str]]:
 
 
 def differences(pins: dict[str, list[str]]) -> list[str]:
-    """What is installed here otherwise than pinned, a phrase each."""
+    """Describe each package whose version here is not a pinned one."""
     found = []
     for name, wanted in pins.items():
         try:
@@ -46,13 +43,11 @@ def differences(pins: dict[str, list[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Exit code 2 where the packages differ, else the job's own."""
+    """Exit with 2 where packages differ, or else with the job's code."""
     if found := differences(pinned()):
         what = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-        remedy = (
-            "install requirements.lock on every node, as cluster.yaml does, or submit with --requirements"
-        )
-        print(f"preflight: {sys.executable} on the head has {what}; {remedy}", file=sys.stderr)
+        fix = "install requirements.lock on every node, as cluster.yaml does, or submit with --requirements"
+        print(f"preflight: {sys.executable} on the head has {what}; {fix}", file=sys.stderr)
         sys.exit(2)
     os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])  # noqa: S606
 

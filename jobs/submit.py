@@ -1,21 +1,21 @@
-"""Sends a job to a Ray cluster by its Jobs API, and follows, stops or resumes it.
+"""Send a job to a Ray cluster by its Jobs API, and follow, stop or resume it.
 
     python -m jobs.submit --follow audit ARGS...      # python -m jobs.audit_month ARGS...
     python -m jobs.submit --follow nightly ARGS...    # python -m jobs.nightly_report ARGS...
     python -m jobs.submit --follow score ARGS...      # maskbatch score ARGS... --address auto
     python -m jobs.submit list | status ID | logs ID --follow | stop ID
 
-Flags of submit stand before the job's name; all that follows it goes to the job unchanged, so paths are
-those of the cluster: URLs, or folders that every node sees.
+Flags of submit stand before the job's name. The job gets everything after it, so give paths of the cluster:
+URLs, or folders that every node sees.
 
-A job's id follows from its name and arguments. While an attempt of it runs, the same command attaches to
-that one; after it ended, the same command starts the next attempt (`-2`, `-3` ...), which goes on where the
-last one stopped, and with nothing left to do returns the recorded exit code. With --follow the exit code is
-the job's own; 1 also where no cluster answers.
+A job's id follows from its name and arguments. While an attempt runs, the same command attaches to it. After
+that it starts the next attempt (`-2`, `-3` ...), which goes on where the last one stopped, or returns the
+recorded exit code if nothing is left to do. With --follow the exit code is the job's; 1 also if no cluster
+answers.
 
-Nodes have the packages of requirements.lock, and the job begins by checking the head's. `--requirements
-requirements.lock` has Ray install them on every node that lacks them: minutes at first, and in a Ray that
-itself runs in a virtual environment a whole copy of that.
+The job begins by checking that the head has the packages of requirements.lock. With `--requirements
+requirements.lock` Ray installs them where they are missing. That takes minutes at first, and a whole copy if
+Ray itself runs in a virtual environment.
 """
 
 import hashlib
@@ -35,6 +35,7 @@ from typing import Annotated, Any
 
 import typer
 from ray.job_submission import JobDetails
+from typer import Argument, Option
 
 from jobs.jobserver import COMMAND, Client, connect, finished, follow, line
 from maskbatch.cli.program import run_program
@@ -45,20 +46,16 @@ ROOT = Path(__file__).parents[1]
 MAX_UPLOAD_BYTES = 100 << 20
 """Ray's job server refuses more (DASHBOARD_CLIENT_MAX_SIZE), though its packages may have 512."""
 STOP_S = 60
-"""For a stopped job to give its lease back; Ray's own 3 s end in a kill, and a lease that lasts 3 minutes."""
+"""A stopped job gives its lease back. Ray's own 3 s end in a kill, and the lease then lasts 3 minutes."""
 FILES_READ, PLACES_WRITTEN = ("--config", "--checkpoint"), ("--out", "--base", "--bundle")
 """Flags of the jobs whose value is a path."""
 
 app = typer.Typer(
-    name=COMMAND,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The flags before the job's name."""
 
@@ -69,9 +66,9 @@ class Settings:
 
 
 def submission_id(name: str, arguments: Sequence[str]) -> str:
-    """The same whenever the same is submitted: the name, a date, and a digest.
+    """Name a job from its name, the date in its arguments and their digest, so that equal jobs share an id.
 
-    The date is an argument's; of `nightly`, which without one means another night every day, today's.
+    `nightly` without a date means another night every day, and gets today's.
     """
     digest = hashlib.sha256("\0".join((name, *arguments)).encode()).hexdigest()[:8]
     dates = [value for value in arguments if re.fullmatch(r"\d{4}-\d\d(-\d\d)?", value)]
@@ -81,7 +78,7 @@ def submission_id(name: str, arguments: Sequence[str]) -> str:
 
 
 def last_attempt(client: Client, base: str) -> tuple[int, JobDetails | None]:
-    """The highest attempt at a job, and its number; 0 where there is none."""
+    """Find the last attempt at a job, and its number; 0 if there is none."""
     attempts: list[tuple[int, JobDetails | None]] = [(0, None)]
     for job in client.list_jobs():
         if found := re.fullmatch(rf"{base}(?:-(\d+))?", job.submission_id or ""):
@@ -90,7 +87,7 @@ def last_attempt(client: Client, base: str) -> tuple[int, JobDetails | None]:
 
 
 def sent_files(settings: Settings) -> dict[str, Path]:
-    """What travels to the cluster: the code, its pins and --include, by their names there."""
+    """List what the cluster gets: the code, its pins and --include, by their names there."""
     files = {name: ROOT / name for name in ("pyproject.toml", "requirements.lock")}
     for name in ("jobs", "maskbatch"):
         files |= {path.relative_to(ROOT).as_posix(): path for path in (ROOT / name).rglob("*")}
@@ -98,19 +95,15 @@ def sent_files(settings: Settings) -> dict[str, Path]:
         files["requirements.lock"] = settings.requirements
     for path in settings.include:
         if path.is_absolute() or ".." in path.parts:
-            raise UsageError(
-                f"--include {path}: name it by a path below the current folder, which it keeps there"
-            )
+            remedy = "name it by a path below the current folder, which it keeps there"
+            raise UsageError(f"--include {path}: {remedy}")
         files |= {found.as_posix(): found for found in (path, *path.rglob("*"))}
-    return {
-        name: path
-        for name, path in sorted(files.items())
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+    kept = {name: it for name, it in files.items() if it.is_file() and "__pycache__" not in it.parts}
+    return dict(sorted(kept.items()))
 
 
 def package(files: dict[str, Path], folder: Path) -> Path:
-    """A zip of `files`, equal where they are equal: Ray then uploads it once, and nodes keep it."""
+    """Zip `files`. Equal files give equal bytes, which Ray uploads once and nodes keep."""
     number = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     packed = folder / "sent.zip"
     with zipfile.ZipFile(packed, "w") as target:
@@ -127,7 +120,7 @@ def package(files: dict[str, Path], folder: Path) -> Path:
 
 
 def check_paths(arguments: Sequence[str], sent: Iterable[str]) -> None:
-    """Raises UsageError for a relative path that would mean nothing on the cluster."""
+    """Raise UsageError for a relative path, which means nothing on the cluster."""
     words = [part for word in arguments for part in (word.split("=", 1) if word[:2] == "--" else [word])]
     for flag, value in pairwise(words):
         if value in sent or "://" in value or value.startswith("/"):
@@ -144,12 +137,9 @@ def check_paths(arguments: Sequence[str], sent: Iterable[str]) -> None:
 def send(client: Client, job_id: str, entrypoint: str, files: dict[str, Path], pinned: Path | None) -> None:
     """Start an attempt, unless another submitter started the same one a moment ago."""
     with tempfile.TemporaryDirectory() as folder:
-        runtime_env: dict[str, Any] = {
-            "working_dir": str(package(files, Path(folder))),
-            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)},
-        }
-        if pinned:
-            runtime_env["uv"] = str(pinned)
+        runtime_env: dict[str, Any] = {"uv": str(pinned)} if pinned else {}
+        runtime_env["working_dir"] = str(package(files, Path(folder)))
+        runtime_env["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
         try:
             client.submit_job(entrypoint=entrypoint, submission_id=job_id, runtime_env=runtime_env)
         except RunFailedError as error:
@@ -159,7 +149,7 @@ def send(client: Client, job_id: str, entrypoint: str, files: dict[str, Path], p
 
 
 def submit(settings: Settings, name: str, module: str, arguments: Sequence[str]) -> int:
-    """Start the next attempt at a job, or attach to the one that runs; the exit code."""
+    """Start the next attempt at a job, or attach to the one that runs; returns the exit code."""
     files = sent_files(settings)
     check_paths(arguments, files)
     client = connect(settings.address)
@@ -180,10 +170,8 @@ def submit(settings: Settings, name: str, module: str, arguments: Sequence[str])
     return DONE
 
 
-Arguments = Annotated[
-    list[str] | None, typer.Argument(metavar="ARGS...", help="What the job is called with.")
-]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="As submit and list print it.")]
+Arguments = Annotated[list[str] | None, Argument(metavar="ARGS...", help="What the job is called with.")]
+JobId = Annotated[str, Argument(metavar="ID", help="As submit and list print it.")]
 UNCHANGED = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 
@@ -191,27 +179,24 @@ UNCHANGED = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 def main_flags(
     context: typer.Context,
     address: Annotated[
-        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
+        str, Option(envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's dashboard.")
     ] = "http://127.0.0.1:8265",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Print the job's log to its end, and exit with its code.")
+        bool, Option("--follow", help="Print the job's log to its end, and exit with its code.")
     ] = False,
     include: Annotated[
-        list[Path] | None,
-        typer.Option(help="A file or folder below the current folder to send too; repeated."),
+        list[Path] | None, Option(help="A file or folder below the current folder to send too; repeated.")
     ] = None,
     requirements: Annotated[
         Path | None,
-        typer.Option(help="Pins that the nodes install for the job, beside what they have [none: checked]."),
+        Option(help="Pins that the nodes install for the job, beside what they have [none: checked]."),
     ] = None,
 ) -> None:
     """Send a job to a Ray cluster; follow, stop or resume it."""
     for path in (*(include or ()), *filter(None, [requirements])):
         if not path.exists():
             raise UsageError(f"{path} does not exist; name a file or folder of this machine")
-    context.obj = Settings(
-        address=address.rstrip("/"), follow=follow, include=include or (), requirements=requirements
-    )
+    context.obj = Settings(address.rstrip("/"), follow, include or (), requirements)
 
 
 @app.command(context_settings=UNCHANGED)
@@ -254,9 +239,7 @@ def status(context: typer.Context, job_id: JobId) -> None:
 def logs(
     context: typer.Context,
     job_id: JobId,
-    follow_on: Annotated[
-        bool, typer.Option("--follow", help="To its end, and exit with the job's code.")
-    ] = False,
+    follow_on: Annotated[bool, Option("--follow", help="To its end, and exit with the job's code.")] = False,
 ) -> int:
     """Print a job's log so far, or follow it."""
     client = connect(context.obj.address)

@@ -17,6 +17,7 @@ LABELS = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 
 Colour = tuple[int, ...]
 Points = NDArray[np.float64]
+Shades = dict[str, Colour]
 
 CLOTHES = "#283042 #962e32 #e2e2dc #3c6e5a #5a5a60 #e2b43c #4664a0 #7c5482"
 WALLS = "#cec8bc #aebec4 #beb2a0 #96a096 #d8d8d4 #888e9e"
@@ -160,7 +161,7 @@ def _mix(first: Colour, second: Colour, share: float) -> Colour:
     return tuple(round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
-def _shades(colours: dict[str, Colour]) -> dict[str, Colour]:
+def _shades(colours: Shades) -> Shades:
     """Add the shades "--", "-" and "+" of each colour. Near black, the darker shades are paler."""
     shades = colours | {"white": (244, 242, 238), "black": (20, 18, 18), "lamp": (90, 210, 120)}
     for name, colour in colours.items():
@@ -229,9 +230,7 @@ class _Sketch:
         axes = np.array([[cos(tilt), sin(tilt)], [-sin(tilt), cos(tilt)]]) @ self.axes
         return replace(self, axes=axes, lean=(sin(yaw), sin(pitch)) @ axes)
 
-    def draw(
-        self, art: str, shades: dict[str, Colour], x: float = 0, y: float = 0, squeeze: float = 1
-    ) -> None:
+    def draw(self, art: str, shades: Shades, x: float = 0, y: float = 0, squeeze: float = 1) -> None:
         """Paint one of ART, moved by (x, y) hundredths; `squeeze` multiplies its height."""
         for paints, lift, width, outline in _shapes(art):
             points = outline * (1, squeeze) + (x / 100, y / 100)
@@ -294,10 +293,9 @@ def _draw_gate(frame: _Sketch, gate: Gate, rng: np.random.Generator, *, deserted
         frame.draw("bag", shades, rng.uniform(-40, 40), rng.uniform(24, 32))
 
 
-def _person_shades(masks: str, rng: np.random.Generator) -> dict[str, Colour]:
+def _person_shades(masks: str, rng: np.random.Generator) -> Shades:
     """Pick the colours of a person, of the mask from `masks`."""
-    looks = LOOKS | {"mask": masks}
-    colours = {name: _pick_colour(rng, palette) for name, palette in looks.items()}
+    colours = {name: _pick_colour(rng, palette) for name, palette in (LOOKS | {"mask": masks}).items()}
     if sum(colours["skin"]) < 400:
         colours["hair"] = _pick_colour(rng, LOOKS["hair"][:23])  # the three darkest
     colours["lip"] = _mix(colours["skin"], (170, 50, 60), 0.42)

@@ -6,11 +6,7 @@ from pathlib import Path
 from maskbatch.model.checkpoint import Card
 from training.recipe import describe
 
-SUBSETS = {
-    "all": "val",
-    "faces": "val faces",
-    "faces_without_suspects": "val faces, suspect labels left out",
-}
+SUBSETS = {"all": "val", "faces": "val faces", "faces_without_suspects": "val faces, suspect labels left out"}
 NAMES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy of the assessed classes",
@@ -31,9 +27,8 @@ def model_card(card: Card) -> str:
         [name, *(format_interval(figures[subset].get(key)) for subset in subsets)]
         for key, name in names.items() if any(key in figures[subset] for subset in subsets)
     ]  # fmt: skip
-    confusion = [["true", *card.classes]] + [
-        [name, *map(str, counts)] for name, counts in zip(card.classes, card.confusion, strict=True)
-    ]
+    counts = zip(card.classes, card.confusion, strict=True)
+    confusion = [["true", *card.classes], *([name, *map(str, row)] for name, row in counts)]
     bins = [["from", "to", "", "pictures", "accuracy"]] + [
         [f"{row['from']:g}", f"{row['to'] or 'more'}", row["unit"], f"{row['num']:,}", format_interval(row)]
         for row in figures["by_face_size"] + figures["by_brightness"]

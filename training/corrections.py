@@ -70,19 +70,16 @@ def load_corrections(sources: Sequence[str], against: Path | None = None) -> Cor
     if usable.empty:
         remedy = "judge some first: maskbatch ui --run RUN"
         raise UsageError(f"--corrections {', '.join(sources)}: no usable correction; {remedy}")
-    return Corrections(
-        _locate_images(usable, runs), counts, _size_strata(usable, runs), _find_old(runs, against)
-    )
+    table, sizes = _locate_images(usable, runs), _size_strata(usable, runs)
+    return Corrections(table, counts, sizes, _find_old(runs, against))
 
 
 def _size_strata(usable: pd.DataFrame, runs: Sequence[CommittedRun]) -> dict[str, float]:
     """Estimate the images in each stratum: from the runs' queues, or else from the judged images."""
-    queues = [
-        read_queue(run.run.report).select(["stratum", "probability"])
-        for run in runs if queue_path(run.run.report).exists()
-    ]  # fmt: skip
+    reports = [run.run.report for run in runs if queue_path(run.run.report).exists()]
     tables = [usable]
-    if queues:
+    if reports:
+        queues = [read_queue(report).select(["stratum", "probability"]) for report in reports]
         tables.append(pa.concat_tables(queues).to_pandas())
     else:
         say("No queue of a run is given, so the judged images alone tell how many of each kind there are.")

@@ -26,9 +26,8 @@ from maskbatch.progress import say, step
 from maskbatch.score.decode import decode_batch
 from training.reader import READ_ERRORS, open_reader
 
-COLUMNS = {
-    "uri": "", "label": "", "split": "", "cluster": "", "source": "", "suspect": "0", "sha256": "", "run": "",
-}  # fmt: skip
+NAMES = ("uri", "label", "split", "cluster", "source", "suspect", "sha256", "run")
+COLUMNS = dict.fromkeys(NAMES, "") | {"suspect": "0"}
 """The columns of every table of pictures, with their defaults."""
 CORRECTIONS = "corrections"
 """The `source` of what --corrections adds."""

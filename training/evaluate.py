@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
+from typer import Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.errors import UsageError
@@ -88,7 +89,7 @@ def measure(
     if not sound.all():
         subsets["faces_without_suspects"] = faces & sound
     automatic = faces & (own.max(axis=1) >= card.review_threshold)
-    hits = predicted == labels
+    hits, calibrations = predicted == labels, {"before": raw, "after": probs}
     counts = confusion_matrix(labels, predicted, labels=range(len(card.classes)))
     scored = half if resolve_dtype("auto", "cpu") == "bfloat16" else full
     longest_px = table[["width", "height"]].max(axis=1).to_numpy(float)[faces]
@@ -100,10 +101,7 @@ def measure(
     figures |= {
         "confusion": tuple(map(tuple, counts.tolist())),
         "ece_before": metrics.measure_ece(labels, raw, groups),
-        "reliability": {
-            "before": metrics.bin_by_confidence(labels, raw),
-            "after": metrics.bin_by_confidence(labels, probs),
-        },
+        "reliability": {name: metrics.bin_by_confidence(labels, it) for name, it in calibrations.items()},
         "review": {
             "share": round(1 - float(automatic.sum() / max(1, faces.sum())), 4),
             "automatic_accuracy": round(float(hits[automatic].mean()), 4) if automatic.any() else None,
@@ -164,14 +162,14 @@ def choose_rows(
 
 @app.command()
 def main(
-    data_: Annotated[list[str], typer.Option("--data", help="Folder of classes, or manifest; repeatable.")],
+    data_: Annotated[list[str], Option("--data", help="Folder of classes, or manifest; repeatable.")],
     checkpoint: Annotated[
-        list[Path] | None, typer.Option(help="One to measure, or two to compare [the package's].")
+        list[Path] | None, Option(help="One to measure, or two to compare [the package's].")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for figures, predictions and plots.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data to measure on.")] = "val",
-    source: Annotated[str | None, typer.Option(help="Source of the data, instead of a split.")] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="Label to leave out; repeatable.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for figures, predictions and plots.")] = None,
+    split: Annotated[str, Option(help="Split of the data to measure on.")] = "val",
+    source: Annotated[str | None, Option(help="Source of the data, instead of a split.")] = None,
+    drop: Annotated[list[str] | None, Option(help="Label to leave out; repeatable.")] = None,
 ) -> None:
     """Measure a checkpoint on labelled pictures, or compare two on the same ones."""
     checkpoints = [open_checkpoint(str(path)) for path in checkpoint or []] or [open_checkpoint()]

@@ -19,6 +19,7 @@ import torchvision
 import typer
 from scipy.special import softmax
 from torch import nn
+from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.errors import UsageError
@@ -65,17 +66,11 @@ def export_best_epoch(
         figures, predictions = evaluate.measure(checkpoint, card, held["val"], cross_fitted=True)
     measures = {name: rows[name].to_numpy(float) for name in ("brightness", "sharpness")}
     measures = {"confidence": softmax(logits / temperature, axis=1).max(axis=1)} | measures
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-    card = replace(
-        card,
-        confusion=figures["confusion"],
-        reference={name: count_bins(name, values) for name, values in measures.items()},
-        recipe=facts | {"recipe": recipe.as_dict(), "versions": versions, "figures": figures},
-    )
+    versions = {it.__name__: it.__version__ for it in (torch, torchvision)}
+    versions = {"python": platform.python_version()} | versions
+    reference = {name: count_bins(name, values) for name, values in measures.items()}
+    facts |= {"recipe": recipe.as_dict(), "versions": versions, "figures": figures}
+    card = replace(card, confusion=figures["confusion"], reference=reference, recipe=facts)
     save_checkpoint(path, card, state)
     with write_whole(path.with_name("MODEL_CARD.md")) as partial:
         partial.write_text(model_card(card))
@@ -111,9 +106,8 @@ def decode_parts(
         rows = table[table["part"] == part]
         held[part] = data.decode(rows, preset, part)
         if gone := len(rows) - len(held[part][1]):
-            raise UsageError(
-                f"cannot read {gone:,} pictures of {part} any more; put them back where they were"
-            )
+            remedy = "put them back where they were"
+            raise UsageError(f"cannot read {gone:,} pictures of {part} any more; {remedy}")
     return held
 
 
@@ -128,14 +122,12 @@ def _choose_threshold(classifier: Classifier, recipe: Recipe, held: Pictures, te
 
 @app.command()
 def main(
-    source: Annotated[str, typer.Argument(help="A training's --out, or a Hugging Face folder or name.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint to write, FILE.safetensors.")],
+    source: Annotated[str, Argument(help="A training's --out, or a Hugging Face folder or name.")],
+    out: Annotated[Path, Option(help="Checkpoint to write, FILE.safetensors.")],
     class_: Annotated[
-        list[str] | None, typer.Option("--class", help="LABEL=name, for labels not ours; repeatable.")
+        list[str] | None, Option("--class", help="LABEL=name, for labels not ours; repeatable.")
     ] = None,
-    compliant: Annotated[
-        list[str] | None, typer.Option(help="Compliant class [with_mask]; repeatable.")
-    ] = None,
+    compliant: Annotated[list[str] | None, Option(help="Compliant class [with_mask]; repeatable.")] = None,
 ) -> None:
     """Write a checkpoint from a training's best epoch so far, or from a Hugging Face image classifier."""
     if (Path(source) / "training.json").is_file():

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 import typer
 from torch import nn
+from typer import Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.config import list_differences
@@ -166,27 +167,25 @@ def _measure_leak(
 
 @app.command()
 def main(
-    data_: Annotated[list[str], typer.Option("--data", help="Folder of classes, or manifest; repeatable.")],
-    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, its card and its figures.")],
-    recipe: Annotated[str, typer.Option(help="Name in training/recipes, or TOML file.")] = "default",
+    data_: Annotated[list[str], Option("--data", help="Folder of classes, or manifest; repeatable.")],
+    out: Annotated[Path, Option(help="Folder for the checkpoint, its card and its figures.")],
+    recipe: Annotated[str, Option(help="Name in training/recipes, or TOML file.")] = "default",
     corrections: Annotated[
-        list[str] | None, typer.Option(help="Run with corrections, or folder of corrections; repeatable.")
+        list[str] | None, Option(help="Run with corrections, or folder of corrections; repeatable.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Checkpoint to compare with [the one that scored the run].")
+        Path | None, Option(help="Checkpoint to compare with [the one that scored the run].")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
-    architecture: Annotated[str | None, typer.Option(help="Network instead of the recipe's.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed instead of the recipe's.")] = None,
+    weights: Annotated[Path | None, Option(help="Pretrained weights, .safetensors or .pth.")] = None,
+    architecture: Annotated[str | None, Option(help="Network instead of the recipe's.")] = None,
+    epochs: Annotated[int | None, Option(min=1, help="Epochs instead of the recipe's.")] = None,
+    seed: Annotated[int | None, Option(min=0, help="Seed instead of the recipe's.")] = None,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, any key of a recipe; repeatable.")
+        list[str] | None, Option("--set", help="KEY=VALUE, any key of a recipe; repeatable.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads [one per core].")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Pictures per label and split, for a trial.")
-    ] = None,
+    device: Annotated[str, Option(help="auto, cuda, mps or cpu.")] = "auto",
+    threads: Annotated[int | None, Option(min=1, help="CPU threads [one per core].")] = None,
+    limit: Annotated[int | None, Option(min=1, help="Pictures per label and split, for a trial.")] = None,
 ) -> int:
     """Train a recipe and export its checkpoint; the same command goes on after an interruption."""
     if threads:

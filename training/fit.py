@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from maskbatch.errors import RunFailedError, UsageError
@@ -19,7 +21,7 @@ from training.inputs import Inputs
 from training.network import predict
 from training.recipe import Recipe
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamax": torch.optim.Adamax,
     "adamw": torch.optim.AdamW,
@@ -43,8 +45,7 @@ def train_epochs(
 ) -> Progress:
     """Train `model`, of which `head` is the new part, and go on from `saved` where that file exists.
 
-    Keeps the epoch with the lowest class-balanced cross entropy on the slice. Raises RunFailedError where
-    the loss is not finite.
+    Keeps the epoch with the lowest balanced loss on the slice. Raises RunFailedError if a loss is not finite.
     """
     model = model.to(device, memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
@@ -52,10 +53,10 @@ def train_epochs(
     optimizer, schedule = _make_optimizer(model, recipe, recipe.epochs * num_steps)
     parts = {"model": model, "average": average, "optimizer": optimizer, "schedule": schedule}
     progress = _resume(saved, parts, device)
-    weights = None
-    if recipe.imbalance == "weights":
-        weights = _compute_class_weights(inputs, len(recipe.classes)).to(device)
-    while progress.epoch < recipe.epochs and not _should_stop(progress, recipe):
+    weighted = recipe.imbalance == "weights"
+    weights = _compute_class_weights(inputs, len(recipe.classes)).to(device) if weighted else None
+    patience = recipe.patience or recipe.epochs
+    while progress.epoch < recipe.epochs and progress.epoch - progress.best_epoch < patience:
         progress.epoch += 1
         torch.manual_seed(recipe.seed * 1000 + progress.epoch)
         _freeze(model, head, recipe, progress.epoch)
@@ -85,21 +86,17 @@ def train_epochs(
     return progress
 
 
-def _make_optimizer(
-    model: nn.Module, recipe: Recipe, num_steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _make_optimizer(model: nn.Module, recipe: Recipe, num_steps: int) -> tuple[Optimizer, LRScheduler]:
     """Make the recipe's optimizer and learning-rate schedule; biases and norms do not decay."""
-    matrices, vectors = (
-        [weight for weight in model.parameters() if (weight.ndim > 1) is matrix] for matrix in (True, False)
-    )
-    optimizer = OPTIMIZERS[recipe.optimizer](
-        [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
-        lr=recipe.learning_rate, weight_decay=recipe.weight_decay,
-    )  # fmt: skip
+    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
+    vectors = [weight for weight in model.parameters() if weight.ndim <= 1]
+    parts = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    make = OPTIMIZERS[recipe.optimizer]
+    optimizer = make(parts, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     if recipe.schedule == "one_cycle":
-        one_cycle = torch.optim.lr_scheduler.OneCycleLR
-        return optimizer, one_cycle(optimizer, recipe.learning_rate, total_steps=num_steps + 1, pct_start=0.1)
-    return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+        rate = recipe.learning_rate
+        return optimizer, OneCycleLR(optimizer, rate, total_steps=num_steps + 1, pct_start=0.1)
+    return optimizer, ConstantLR(optimizer, factor=1.0)
 
 
 def _refuse_nan(loss: float, epoch: int, recipe: Recipe) -> None:
@@ -140,10 +137,6 @@ def _draw_order(inputs: Inputs, num: int) -> torch.Tensor:
     if inputs.chances is not None:
         return torch.multinomial(inputs.chances, num, replacement=True)
     return torch.cat([torch.randperm(len(inputs.labels)) for _ in range(-(-num // len(inputs.labels)))])[:num]
-
-
-def _should_stop(progress: Progress, recipe: Recipe) -> bool:
-    return bool(recipe.patience) and progress.epoch - progress.best_epoch >= recipe.patience
 
 
 def _compute_class_weights(inputs: Inputs, num_classes: int) -> torch.Tensor:

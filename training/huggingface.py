@@ -13,9 +13,8 @@ from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import CLASS_NAME, Card, Preset, save_checkpoint
 
 Triple = tuple[float, float, float]
-NOT_OF_THE_NETWORK = (
-    "architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version",
-)  # fmt: skip
+UNUSED = ("architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version")
+"""Keys of the config that do not change the network."""
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """By their numbers in Pillow, which an image processor holds."""
 
@@ -23,8 +22,7 @@ INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "b
 def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence[str], path: Path) -> Card:
     """Import a Hugging Face image classifier, from a folder or hub name. Raises UsageError.
 
-    `names` maps its labels to ours; the card keeps its own. Refuses an image processor that does what scoring
-    cannot.
+    `names` maps its labels to ours; the card keeps its own. Refuses processors that scoring cannot follow.
     """
     try:
         from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -46,7 +44,7 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
         preset, mean, std = _read_preprocessing(source, processor)
         card = Card(
             architecture="transformers",
-            options={"config": {key: it for key, it in config.items() if key not in NOT_OF_THE_NETWORK}},
+            options={"config": {key: it for key, it in config.items() if key not in UNUSED}},
             classes=classes,
             compliant=tuple(compliant),
             not_assessed=("no_face",) if "no_face" in classes else (),
@@ -98,9 +96,8 @@ def _read_preprocessing(source: str, processor: Mapping[str, Any]) -> tuple[Pres
             shape = (int(crop["height"]), int(crop["width"]))
             resize, share = "crop", shape[0] / edge
         else:
-            raise UsageError(
-                f"{source}: it keeps every aspect ratio without a crop; scoring needs one input size"
-            )
+            problem = "it keeps every aspect ratio without a crop"
+            raise UsageError(f"{source}: {problem}; scoring needs one input size")
     else:
         raise UsageError(f"{source}: unknown image size {dict(size)}")
     mean, std = (0.0,) * 3, (1.0,) * 3

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
@@ -25,14 +25,14 @@ MAX_WEIGHT = 10
 class Inputs:
     """Functions that make a batch when it is needed."""
 
-    batch: Callable[[torch.Tensor], torch.Tensor]
+    batch: Callable[[Tensor], Tensor]
     """From row numbers (N,) to network inputs on the device."""
-    labels: torch.Tensor
+    labels: Tensor
     """(M,) int64 of all rows."""
-    chances: torch.Tensor | None
+    chances: Tensor | None
     """(M,) float64: the chance that a row is drawn. None: draw each row once per epoch."""
-    slice_batches: Callable[[], Iterator[torch.Tensor]]
-    slice_labels: torch.Tensor
+    slice_batches: Callable[[], Iterator[Tensor]]
+    slice_labels: Tensor
 
 
 def make_image_inputs(
@@ -43,7 +43,7 @@ def make_image_inputs(
     where = rows["pixel"].to_numpy()
     labels, slice_labels = (torch.tensor(it["target"].to_numpy()) for it in (rows, held[1]))
 
-    def batch(chosen: torch.Tensor) -> torch.Tensor:
+    def batch(chosen: Tensor) -> Tensor:
         images = torch.from_numpy(pixels[where[chosen.numpy()]]).to(device)
         return normalise(augment_images(images, recipe.input_px, recipe.augmenter), recipe)
 
@@ -63,7 +63,7 @@ def make_feature_inputs(
     rows = fit_on[1].iloc[order.numpy()]
     with step("features", len(order)) as progress:
 
-        def batch_by_batch() -> Iterator[torch.Tensor]:
+        def batch_by_batch() -> Iterator[Tensor]:
             for chosen in order.split(recipe.batch_size):
                 yield pictures.batch(chosen)
                 progress.advance(len(chosen))
@@ -80,7 +80,7 @@ def make_feature_inputs(
     )  # fmt: skip
 
 
-def _compute_chances(rows: pd.DataFrame, recipe: Recipe) -> torch.Tensor | None:
+def _compute_chances(rows: pd.DataFrame, recipe: Recipe) -> Tensor | None:
     """Compute `Inputs.chances`. A correction stands for 1 / probability images. Raises UsageError."""
     corrected = (rows["source"] == CORRECTIONS).to_numpy()
     balanced = recipe.shares or recipe.imbalance == "sampler"
@@ -109,9 +109,7 @@ def _balance_labels(rows: pd.DataFrame, recipe: Recipe) -> list[float]:
     return [shares[key[0]] / labels[key[0]] / counts[key] for key in keys]
 
 
-def _oversample(
-    features: torch.Tensor, labels: torch.Tensor, recipe: Recipe
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _oversample(features: Tensor, labels: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Add rows between neighbours until every class has as many. Source: SMOTE, Chawla et al. 2002."""
     from imblearn.over_sampling import SMOTE
 

@@ -23,6 +23,7 @@ MAX_EXACT = 13
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Figure = tuple[Floats, Callable[[Floats], Floats]]
 """What each row (N, ...) counts, and the figure of sums (..., ...) of such rows."""
 
@@ -36,11 +37,9 @@ def measure_rates(
     with_mask and without_mask if the classifier chooses between these two alone. Source: Efron & Tibshirani
     1993, chapter 13 (percentile interval), with groups resampled.
     """
-    num_classes = len(classes)
-    predicted = probs.argmax(axis=1)
     kept = [k for k, name in enumerate(classes) if name in assessed]
-    eye = np.eye(num_classes)
-    cells = eye[labels][:, :, None] * eye[predicted][:, None, :]
+    eye = np.eye(len(classes))
+    cells = eye[labels][:, :, None] * eye[probs.argmax(axis=1)][:, None, :]
     figures: dict[str, Figure] = {
         "accuracy": (cells, lambda c: _ratio(np.trace(c, axis1=-2, axis2=-1), c.sum(axis=(-2, -1)))),
         "balanced_accuracy": (cells, lambda c: _mean(_recall(c)[..., kept])),
@@ -64,7 +63,7 @@ def measure_rates(
     for name, score in (("roc_auc", roc_auc_score), ("average_precision", average_precision_score)):
         out[name] = {
             classes[k]: round(float(score(labels == k, probs[:, k])), 4)
-            for k in range(num_classes) if 0 < (labels == k).sum() < len(labels)
+            for k in range(len(classes)) if 0 < (labels == k).sum() < len(labels)
         }  # fmt: skip
     return out
 
@@ -148,7 +147,7 @@ def cross_fit(logits: Floats, labels: Ints, groups: Ints) -> Floats:
     return probs
 
 
-def find_threshold(confidence: Floats, hits: NDArray[np.bool_], target: float) -> float:
+def find_threshold(confidence: Floats, hits: Bools, target: float) -> float:
     """Find the lowest confidence above which a share `target` of the pictures (N,) is right; 1 for none."""
     order = np.argsort(-confidence, kind="stable")
     ordered = confidence[order]
@@ -158,9 +157,7 @@ def find_threshold(confidence: Floats, hits: NDArray[np.bool_], target: float) -
     return float(ordered[good[-1]]) if len(good) else 1.0
 
 
-def measure_bins(
-    values: Floats, edges: Sequence[float], hits: NDArray[np.bool_], unit: str
-) -> list[dict[str, Any]]:
+def measure_bins(values: Floats, edges: Sequence[float], hits: Bools, unit: str) -> list[dict[str, Any]]:
     """Measure the accuracy of the pictures whose value lies between each two edges."""
     rows = []
     for low, high in itertools.pairwise(edges):
@@ -176,7 +173,7 @@ def _round(value: float, low: float, high: float) -> dict[str, float]:
     return {"value": round(float(value), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
-def flip_signs(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Ints) -> dict[str, Any]:
+def flip_signs(ours: Bools, theirs: Bools, groups: Ints) -> dict[str, Any]:
     """Test whether two classifiers differ on the same pictures, from the hits (N,) of each; two-sided p.
 
     If they do not, the difference of each group is as likely to have the other sign, however alike its
@@ -200,9 +197,7 @@ def flip_signs(ours: NDArray[np.bool_], theirs: NDArray[np.bool_], groups: Ints)
     }
 
 
-def measure_pair(
-    old: NDArray[np.bool_], new: NDArray[np.bool_], groups: Ints, weights: Floats
-) -> dict[str, dict[str, float]]:
+def measure_pair(old: Bools, new: Bools, groups: Ints, weights: Floats) -> dict[str, dict[str, float]]:
     """Measure accuracy `old`, `new` and their `difference`, from hits (N,) that count by weight."""
     sums = np.stack([old, new, np.ones(len(old))], axis=1) * weights[:, None]
     figures: dict[str, Figure] = {
@@ -214,11 +209,7 @@ def measure_pair(
 
 
 def estimate_difference(
-    old: NDArray[np.bool_],
-    new: NDArray[np.bool_],
-    groups: Ints,
-    strata: NDArray[Any],
-    sizes: Mapping[str, float],
+    old: Bools, new: Bools, groups: Ints, strata: NDArray[Any], sizes: Mapping[str, float]
 ) -> dict[str, float]:
     """Estimate how much more of an archive `new` has right, from hits (N,) on samples of its strata.
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
 
 from maskbatch.errors import UsageError
@@ -67,7 +67,7 @@ def _check_training_step(model: nn.Module, recipe: Recipe) -> None:
     except (RuntimeError, ValueError, AssertionError) as error:
         message = f"{recipe.architecture} cannot take pictures of {recipe.input_px} px: {error}"
         raise UsageError(message) from error
-    if not isinstance(out, torch.Tensor):
+    if not isinstance(out, Tensor):
         raise UsageError(f"{recipe.architecture} gives more than logits in training; choose another network")
 
 
@@ -81,7 +81,7 @@ def is_same_network(weights: Path, recipe: Recipe) -> bool:
     return (card.architecture, card.classes, card.options) == ours
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file, or of a .pth file that holds nothing else."""
     try:
         if path.suffix == ".safetensors":
@@ -95,12 +95,12 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UsageError(f"weights {path}: {problem}; give a .safetensors file") from error
 
 
-def _download(architecture: str) -> dict[str, torch.Tensor]:
+def _download(architecture: str) -> dict[str, Tensor]:
     from torchvision import models
 
     try:
         weights = models.get_model_weights(architecture).DEFAULT
-        state: dict[str, torch.Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except ValueError as error:
         raise UsageError(f"torchvision has no weights for {architecture}; set weights=none") from error
     except (OSError, RuntimeError) as error:
@@ -132,23 +132,21 @@ def copy_backbone(model: nn.Module, recipe: Recipe) -> nn.Module:
     return backbone
 
 
-def normalise(images_NCHW: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def normalise(images_NCHW: Tensor, recipe: Recipe) -> Tensor:
     """Turn images (N, 3, H, W) in [0, 1] into model inputs."""
-    inputs: torch.Tensor = normalize(images_NCHW, recipe.mean, recipe.std)
+    inputs: Tensor = normalize(images_NCHW, recipe.mean, recipe.std)
     return inputs.contiguous(memory_format=torch.channels_last)
 
 
-def iterate_batches(
-    pixels_NHWC: NDArray[np.uint8], recipe: Recipe, device: torch.device, size: int = 64
-) -> Iterator[torch.Tensor]:
-    """Turn pixels (N, H, W, 3) uint8 into normalised inputs, without augmentation."""
-    for i in range(0, len(pixels_NHWC), size):
-        part = torch.from_numpy(np.array(pixels_NHWC[i : i + size])).to(device)
+def iterate_batches(pixels_NHWC: NDArray[np.uint8], recipe: Recipe, device: torch.device) -> Iterator[Tensor]:
+    """Turn pixels (N, H, W, 3) uint8 into batches of normalised inputs, without augmentation."""
+    for i in range(0, len(pixels_NHWC), 64):
+        part = torch.from_numpy(np.array(pixels_NHWC[i : i + 64])).to(device)
         yield normalise(part.permute(0, 3, 1, 2).float() / 255, recipe)
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, inputs: Iterator[torch.Tensor]) -> torch.Tensor:
+def predict(model: nn.Module, inputs: Iterator[Tensor]) -> Tensor:
     """Run the network in evaluation mode; returns its logits or features (N, K) float32 on the CPU."""
     model.eval()
     return torch.cat([model(batch).float().cpu() for batch in inputs])

@@ -17,7 +17,9 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
+from numpy.random import Generator
 from PIL import Image
+from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
@@ -38,6 +40,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 Box = tuple[float, float, float, float]
 """xmin, ymin, xmax, ymax in pixels."""
 Window = tuple[int, int, int, int]
+Size = tuple[int, int]
 Cut = tuple[Image.Image, dict[str, Any]]
 """A picture, and its row of the manifest without the uri."""
 
@@ -51,7 +54,10 @@ def prepare_photographs(root: Path, out: Path, only: str | None = None) -> pd.Da
         if only not in names:
             raise UsageError(f"--only {only}: the photographs have splits {', '.join(names)}")
         boxes = boxes[boxes["split"] == only]
-    rows = [_convert_face(root / "data/faces", row) for row in faces.to_dict("records")]
+    uri = [str((root / "data/faces" / file).resolve()) for file in faces["file"]]
+    split = faces["file"].str.partition("/")[0].str.removeprefix("train_")
+    own = faces.assign(uri=uri, split=split, source=split.where(split == "extra", "faces"))
+    rows = own.astype({"suspect": int}).to_dict("records")
     _clear(out)
     scenes = dict(iter(boxes.groupby("file")))
     with step("cut", len(scenes), "photographs") as progress:
@@ -96,28 +102,13 @@ def _write_manifest(rows: pd.DataFrame, out: Path) -> pd.DataFrame:
     return manifest
 
 
-def _convert_face(folder: Path, row: dict[str, str]) -> dict[str, Any]:
-    split = row["file"].partition("/")[0].removeprefix("train_")
-    return {
-        "uri": str((folder / row["file"]).resolve()),
-        "label": row["label"],
-        "split": split,
-        "cluster": row["cluster"],
-        "source": "extra" if split == "extra" else "faces",
-        "suspect": int(row["suspect"]),
-    }
-
-
 def _write(picture: Image.Image, out: Path, name: str) -> str:
     picture.save(out / "pictures" / f"{name}.jpg", quality=92)
     return f"pictures/{name}.jpg"
 
 
 def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame) -> Iterator[Cut]:
-    """Cut the faces of a photograph in random context, and windows without a face.
-
-    Leaves out faces with a suspect label, and those too small to tell.
-    """
+    """Cut a photograph's faces in random context, but no suspect or tiny ones, and windows without a face."""
     split, stem = str(group["split"].iloc[0]), Path(file).stem
     own = faces[faces["file"].str.contains(f"/{stem}_", regex=False)]
     sound = {Path(row.file).stem: row.label for row in own[own["suspect"] == "0"].itertuples()}
@@ -140,9 +131,7 @@ def cut_scene(folder: Path, file: str, group: pd.DataFrame, faces: pd.DataFrame)
         yield scene.crop(window), row | {"split": split, "source": "empty", "label": "no_face"}
 
 
-def place_window(
-    box: Box, others: Sequence[Box], size: tuple[int, int], rng: np.random.Generator
-) -> Window | None:
+def place_window(box: Box, others: Sequence[Box], size: Size, rng: Generator) -> Window | None:
     """Place a window in a scene of `size` (W, H), 1.2 to 3 times as long as `box`, clear of others."""
     for _ in range(8):
         side = max(box[2] - box[0], box[3] - box[1]) * exp(rng.uniform(0.18, 1.1))
@@ -158,14 +147,12 @@ def place_window(
     return None
 
 
-def place_empty(
-    boxes: Iterable[Box], size: tuple[int, int], rng: np.random.Generator, num: int
-) -> list[Window]:
+def place_empty(boxes: Iterable[Box], size: Size, rng: Generator, num: int) -> list[Window]:
     """Place at most `num` windows in a scene of `size` (W, H), clear of every box widened 1.3 times."""
-    widened = [
-        (x0 - 0.15 * (x1 - x0), y0 - 0.15 * (y1 - y0), x1 + 0.15 * (x1 - x0), y1 + 0.15 * (y1 - y0))
-        for x0, y0, x1, y1 in boxes
-    ]
+    widened: list[Box] = []
+    for x0, y0, x1, y1 in boxes:
+        dx, dy = 0.15 * (x1 - x0), 0.15 * (y1 - y0)
+        widened.append((x0 - dx, y0 - dy, x1 + dx, y1 + dy))
     windows: list[Window] = []
     for _ in range(15 * num):
         side = exp(rng.uniform(log(40), log(0.9 * min(size))))
@@ -184,7 +171,7 @@ def overlaps(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def draw(num_each: int, seed: int, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[Image.Image, str]]:
+def draw(num_each: int, seed: int, sizes: Sequence[Size]) -> Iterator[tuple[Image.Image, str]]:
     """Draw `num_each` pictures of each label, day to night, each at its own gate.
 
     no_face gets a tenth as many more: frames of a covered or dark lens.
@@ -201,11 +188,11 @@ def draw(num_each: int, seed: int, sizes: Sequence[tuple[int, int]]) -> Iterator
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and manifest.csv.")],
+    out: Annotated[Path, Option(help="Folder for the pictures and manifest.csv.")],
     root: Annotated[
-        Path | None, typer.Argument(help="Folder above data/faces and data/scenes [drawings alone].")
+        Path | None, Argument(help="Folder above data/faces and data/scenes [drawings alone].")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Prepare one split alone: val, to measure on.")] = None,
+    only: Annotated[str | None, Option(help="Prepare one split alone: val, to measure on.")] = None,
 ) -> None:
     """Cut and draw the default classifier's training data."""
     if only and not root:

@@ -22,7 +22,7 @@ Row = tuple[str, str, str]
 def open_reader(table: pd.DataFrame) -> Callable[[Sequence[Row]], Iterator[Encoded]]:
     """Open the runs that `table` names; returns a function that reads rows in order, from any thread.
 
-    It refuses a picture of another sha256. Raises UsageError for a run that cannot be opened.
+    It refuses a picture with another sha256. Raises UsageError for a run that cannot be opened.
     """
     rows_of_runs = table[table["run"] != ""].groupby("run")["uri"]
     archives = {str(run): _open_archive(str(run), set(uris)) for run, uris in rows_of_runs}
@@ -33,7 +33,13 @@ def open_reader(table: pd.DataFrame) -> Callable[[Sequence[Row]], Iterator[Encod
             uris = [uri for uri, _, _ in part]
             images = archives[run](uris) if run else map(_read_file, uris)
             for encoded, (_, sha256, _) in zip(images, part, strict=True):
-                yield _refuse_another(encoded, sha256)
+                if (
+                    sha256
+                    and (data := encoded.data) is not None
+                    and hashlib.sha256(data).hexdigest() != sha256
+                ):
+                    encoded = Encoded(None, "read_error", "the picture has changed since it was corrected")
+                yield encoded
 
     return read
 
@@ -57,9 +63,3 @@ def _read_file(uri: str) -> Encoded:
     except READ_ERRORS as error:
         return Encoded(None, "read_error", str(error))
     return Encoded(data, num_bytes=len(data))
-
-
-def _refuse_another(encoded: Encoded, sha256: str) -> Encoded:
-    if encoded.data is None or not sha256 or hashlib.sha256(encoded.data).hexdigest() == sha256:
-        return encoded
-    return Encoded(None, "read_error", "the picture has changed since it was corrected")

@@ -30,7 +30,7 @@ class Recipe:
     """How to make a classifier. Each field is a key of the TOML file."""
 
     architecture: str
-    """A name that `maskbatch.architectures.build` knows."""
+    """A name that `maskbatch.model.architectures.build` knows."""
     options: dict[str, Any] = field(default_factory=dict)
     """Its options; `head` gives dense layers before the logits."""
     weights: str = "none"
@@ -101,10 +101,9 @@ class Recipe:
         for name, least in AT_LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}, {least} or more expected")
-        can_oversample = self.train == "head" and not self.shares
+        smote_fits = self.imbalance != "smote" or (self.train == "head" and not self.shares)
         checks = {
-            "imbalance = 'smote' needs train = 'head' and no shares": can_oversample
-            or self.imbalance != "smote",
+            "imbalance = 'smote' needs train = 'head' and no shares": smote_fits,
             "corrections_share must be above 0 and below 1": 0 < self.corrections_share < 1,
             "learning_rate must be above 0": self.learning_rate > 0,
             "ema_decay must be in [0, 1)": 0 <= self.ema_decay < 1,

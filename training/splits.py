@@ -142,9 +142,7 @@ def _pick_fold(table: pd.DataFrame, rows: pd.Series, num_folds: int, seed: int) 
         raise UsageError("no picture to learn from is left; check the splits that the data names")
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     _, picked = next(folds.split(part, part["target"], part["group"]))
-    mask = pd.Series(False, index=table.index)
-    mask[part.index[picked]] = True
-    return mask
+    return pd.Series(table.index.isin(part.index[picked]), table.index)
 
 
 def _exclude_near(table: pd.DataFrame, rows: pd.Series, held: pd.Series, name: str) -> pd.Series:
@@ -170,7 +168,6 @@ def measure_leak(
     _, naive = next(KFold(VAL_FOLDS, shuffle=True, random_state=seed).split(labels))
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
     targets = sample["target"].to_numpy()
-
     accuracy = None
     if sample["target"].value_counts().min() >= VAL_FOLDS and sample["target"].nunique() > 1:
         accuracy = {}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
@@ -21,6 +20,7 @@ from training.corrections import Corrections
 from training.data import CORRECTIONS, Pictures
 from training.evaluate import compute_logits, open_classifier
 from training.export import decode_parts
+from training.metrics import Bools
 from training.network import is_same_network
 from training.recipe import Recipe
 
@@ -96,16 +96,14 @@ def compare(corrections: Corrections, table: pd.DataFrame, out: Path) -> dict[st
     return comparison
 
 
-def _find_hits(checkpoint: Checkpoint, pictures: Pictures) -> NDArray[np.bool_]:
+def _find_hits(checkpoint: Checkpoint, pictures: Pictures) -> Bools:
     """Find whether the checkpoint's label is right, for each row (N,)."""
     logits = compute_logits(open_classifier(checkpoint), pictures)
     labels = np.array(checkpoint.card.classes)[logits.argmax(axis=1)]
     return np.asarray(labels == pictures[1]["label"].to_numpy())
 
 
-def _measure(
-    old: NDArray[np.bool_], new: NDArray[np.bool_], rows: pd.DataFrame, sizes: Mapping[str, float]
-) -> dict[str, Any]:
+def _measure(old: Bools, new: Bools, rows: pd.DataFrame, sizes: Mapping[str, float]) -> dict[str, Any]:
     """Measure how often each is right, the difference, and whether it may be chance.
 
     Corrections are also measured by stratum, and over the archive if every stratum of `sizes` is held out.
@@ -138,17 +136,15 @@ def _measure(
 def _find_doubt(num_read: int, val: Mapping[str, Any], exam: Mapping[str, Any] | None) -> str | None:
     """Find the first reason not to call the new checkpoint better."""
     if num_read < MIN_CORRECTIONS:
-        return (
-            f"{num_read:,} corrections could be used, {MIN_CORRECTIONS} or more are needed to show anything"
-        )
+        needed = f"{MIN_CORRECTIONS} or more are needed to show anything"
+        return f"{num_read:,} corrections could be used, {needed}"
     num_groups = exam["num_groups"] if exam else 0
     if exam is None or num_groups < splits.MIN_HELD:
         return f"{num_groups} groups of corrections were held out, {splits.MIN_HELD} or more are needed"
     if "archive" not in exam:
         return "its corrections held out lack random or uncertain images, and say nothing of the archive"
-    gain, over_all, on_val = (
-        it["difference"]["value"] for it in (exam["accuracy"], exam["archive"], val["accuracy"])
-    )
+    pairs = exam["accuracy"], exam["archive"], val["accuracy"]
+    gain, over_all, on_val = (pair["difference"]["value"] for pair in pairs)
     p_exam, p_val = exam["p_value"], val["p_value"]
     reasons = {
         "on the corrections held out it is right less often": gain < 0,

@@ -15,14 +15,8 @@ from maskbatch.drawing import LABELS, Gate, draw_snapshot
 from maskbatch.progress import step
 
 FIRST_DAY = datetime(2026, 10, 1)
-
-
 NUM_DAYS = 30
-
-
 SEED = 20261001
-
-
 SPOILT = ("truncated", "corrupt", "unsupported")
 """Every 80th file is spoilt, in turn in these ways."""
 
@@ -43,15 +37,10 @@ CAMERAS = (
     Camera("south/lobby", 4, (0.70, 0.05, 0.05, 0.20)),
 )
 
-
 FROZEN = ("north/gate-2", 11)
 """The camera that repeats one frame for a day, and that day of the month, from 0."""
-
-
 DARK = ("south/lobby", 19)
 """The camera that is dark for a day, and that day."""
-
-
 OFF = ("south/dock", (16, 17))
 """The camera that takes no snapshots for some days, and those days."""
 
@@ -105,10 +94,8 @@ def draw_archive(archive: Path, snapshots: list[Snapshot]) -> None:
     archive.mkdir(parents=True, exist_ok=True)
     (archive.parent / ".drawing").touch()
     (archive / "README.txt").write_text("Drawn by maskbatch demo; no real people.\n")
-    with (
-        ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool,
-        step("draw", len(snapshots)) as progress,
-    ):
+    pool = ProcessPoolExecutor(cpu_count(), get_context("spawn"))
+    with pool, step("draw", len(snapshots)) as progress:
         for _ in pool.map(_draw_file, [archive] * len(snapshots), snapshots, chunksize=16):
             progress.advance()
 
@@ -118,9 +105,8 @@ def _draw_file(archive: Path, snapshot: Snapshot) -> None:
     gate = Gate.draw_lots(np.random.default_rng((SEED, snapshot.camera_seed, 7)))
     hour = snapshot.time.hour + snapshot.time.minute / 60
     light = float(np.clip(0.62 - 0.55 * cos(2 * pi * (hour - 1.5) / 24), 0.1, 1))
-    picture = draw_snapshot(
-        snapshot.label, gate, rng, light=light, clock=f"{snapshot.time:%Y-%m-%d %H:%M:%S}"
-    )
+    clock = f"{snapshot.time:%Y-%m-%d %H:%M:%S}"
+    picture = draw_snapshot(snapshot.label, gate, rng, light=light, clock=clock)
     if snapshot.dark:
         picture = picture.point(lambda value: value // 20)
     path = archive / snapshot.path
@@ -132,9 +118,9 @@ def _draw_file(archive: Path, snapshot: Snapshot) -> None:
 
 def _spoil(data: bytes, how: str) -> bytes:
     """Spoil a file as a full disk, a bad cable or a failed download does."""
-    if how == "truncated":
-        return data[: len(data) // 2]
-    if how == "corrupt":
-        middle = len(data) // 2
-        return data[:middle] + b"\0" * 2000 + data[middle + 2000 :]
-    return b"<html><body>502 Bad Gateway</body></html>"
+    middle = len(data) // 2
+    return {
+        "truncated": data[:middle],
+        "corrupt": data[:middle] + b"\0" * 2000 + data[middle + 2000 :],
+        "unsupported": b"<html><body>502 Bad Gateway</body></html>",
+    }[how]

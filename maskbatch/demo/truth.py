@@ -28,8 +28,6 @@ from maskbatch.stores.files import write_whole
 from maskbatch.stores.uris import local_path
 
 LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
-
-
 TIMEZONE = "Europe/Paris"
 
 
@@ -53,15 +51,10 @@ class Comparison:
 
     def print(self, console: Console, overall: dict[str, Any]) -> None:
         """Print the truth next to `overall`, the report's row over all images."""
-        table = Table(
-            title="Drawn and found",
-            title_justify="left",
-            title_style="bold",
-            header_style="",
-            box=SIMPLE_HEAD,
-        )
-        for name in ("label", "drawn", "found", "right"):
-            table.add_column(name, justify="left" if name == "label" else "right")
+        title: Any = {"title": "Drawn and found", "title_justify": "left", "title_style": "bold"}
+        table = Table("label", header_style="", box=SIMPLE_HEAD, **title)
+        for name in ("drawn", "found", "right"):
+            table.add_column(name, justify="right")
         for name in LABELS:
             share = self.right[name] / self.drawn[name] if self.drawn[name] else 1
             table.add_row(name, f"{self.drawn[name]:,}", f"{self.found[name]:,}", f"{share:.1%}")
@@ -91,17 +84,14 @@ def run_demo(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runn
         raise UsageError(f"{archive} is not empty and holds no demo; name another --out")
     else:
         draw_archive(archive, snapshots)
+        rows = [{"path": it.path, "label": it.label, "status": it.spoilt or "ok"} for it in snapshots]
         with write_whole(truth_path) as partial:
-            pq.write_table(pa.Table.from_pylist([_truth_row(snapshot) for snapshot in snapshots]), partial)
+            pq.write_table(pa.Table.from_pylist(rows), partial)
         (out / ".drawing").unlink()
     config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=(TIMEZONE,))
     result = runner.score_archive(config, str(out / "run"), verbose=verbose)
     say(f"Archive: {archive}   Truth: {truth_path}")
     return result, compare_with_truth(result.run, archive, snapshots)
-
-
-def _truth_row(snapshot: Snapshot) -> dict[str, Any]:
-    return {"path": snapshot.path, "label": snapshot.label, "status": snapshot.spoilt or "ok"}
 
 
 def compare_with_truth(run: RunDir, archive: Path, snapshots: list[Snapshot]) -> Comparison:
@@ -118,11 +108,12 @@ def compare_with_truth(run: RunDir, archive: Path, snapshots: list[Snapshot]) ->
             drawn[snapshot.label] += 1
             found[row["label"]] += 1
             right[snapshot.label] += row["label"] == snapshot.label
+    rate = drawn["with_mask"] / (drawn.total() - drawn["no_face"])
     return Comparison(
         drawn=drawn,
         found=found,
         right=right,
         spoilt=len(spoilt),
         spoilt_right=sum(spoilt),
-        true_compliance=drawn["with_mask"] / (drawn.total() - drawn["no_face"]),
+        true_compliance=rate,
     )

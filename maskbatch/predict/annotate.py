@@ -15,17 +15,10 @@ from maskbatch.stores.uris import SCHEME, local_path
 if TYPE_CHECKING:
     from maskbatch.predict.images import Prediction
 
-
 PICTURE_PX = (320, 240)
 """The box of each picture, (W, H)."""
-
-
 MAX_IMAGES = 100
-
-
 WIDTH_PX, MARGIN_PX, BAR_PX = 960, 20, 26
-
-
 PAPER, INK, MUTED, TRACK, ACCENT, ALERT = "#fdfdfb", "#1b1f23", "#59626b", "#e8eaea", "#1d5f8a", "#b02318"
 """Colours of the report."""
 
@@ -81,20 +74,16 @@ def _draw_row(prediction: "Prediction") -> Image.Image:
     name = _shorten(make_printable(prediction.uri.removeprefix(SCHEME)), _font(14), room)
     draw.text((left, MARGIN_PX), name, MUTED, _font(14))
     if prediction.probs:
-        _draw_label(draw, (left, MARGIN_PX + 26), prediction)
+        label = f"{prediction.label}".replace("_", " ") + f"  {prediction.confidence:.1%}"
+        draw.text((left, MARGIN_PX + 26), label, INK, _font(22, "-Bold"))
+        if prediction.needs_review:
+            right = left + round(_font(22, "-Bold").getlength(f"{label}   "))
+            draw.text((right, MARGIN_PX + 31), "to be reviewed", ALERT, _font(16))
         _draw_bars(draw, (left, bars_top), prediction)
     else:
         draw.text((left, MARGIN_PX + 26), prediction.status.replace("_", " "), ALERT, _font(22, "-Bold"))
         draw.text((left, bars_top), _wrap(prediction.error or "", _font(16), room), INK, _font(16))
     return row
-
-
-def _draw_label(draw: ImageDraw.ImageDraw, at: tuple[int, int], prediction: "Prediction") -> None:
-    text = f"{prediction.label}".replace("_", " ") + f"  {prediction.confidence:.1%}"
-    draw.text(at, text, INK, _font(22, "-Bold"))
-    if prediction.needs_review:
-        right = at[0] + round(_font(22, "-Bold").getlength(f"{text}   "))
-        draw.text((right, at[1] + 5), "to be reviewed", ALERT, _font(16))
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, at: tuple[int, int], prediction: "Prediction") -> None:

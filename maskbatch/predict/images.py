@@ -37,8 +37,6 @@ from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.stores.uris import SCHEME, Place, decode_name, locate, parse_argument, redact
 
 MEMBER = re.compile(r"(tar|zip|parquet)://(.*?)::(.*)", re.DOTALL)
-
-
 QUIET_IMAGES = 64
 """No progress bar for so many images or fewer."""
 
@@ -84,13 +82,8 @@ class Predictions:
 
     def as_dict(self) -> dict[str, Any]:
         """What `maskbatch predict --json` prints."""
-        images = [image.as_dict() for image in self.images]
-        return {
-            "checkpoint": self.checkpoint,
-            "digest": self.digest,
-            "classes": list(self.classes),
-            "images": images,
-        }
+        values = {"checkpoint": self.checkpoint, "digest": self.digest, "classes": list(self.classes)}
+        return values | {"images": [image.as_dict() for image in self.images]}
 
 
 class Predictor:
@@ -108,12 +101,15 @@ class Predictor:
         plan_rows = [{"id": number, "uri": "", "encoding": "raw"} for number in range(len(encoded))]
         plan = pa.Table.from_pylist(plan_rows, schema.PLAN)
         rows = make_rows(plan, decoded, probs_NK, self.card, Clock.parse((), now())).to_pylist()
-        return [self._prediction(*pair) for pair in zip(rows, decoded.images_NHWC, strict=True)]
-
-    def _prediction(self, row: dict[str, Any], pixels: NDArray[np.uint8]) -> Prediction:
         names = ("uri", "status", "error", "label", "confidence", "needs_review", "width", "height")
-        probs = {name: row[f"prob_{name}"] for name in self.card.classes} if row["status"] == "ok" else None
-        return Prediction(**{name: row[name] for name in names}, probs=probs, model_input=pixels)
+        predictions = []
+        for row, pixels in zip(rows, decoded.images_NHWC, strict=True):
+            probs = (
+                {name: row[f"prob_{name}"] for name in self.card.classes} if row["status"] == "ok" else None
+            )
+            values = {name: row[name] for name in names}
+            predictions.append(Prediction(**values, probs=probs, model_input=pixels))
+        return predictions
 
 
 def predict_images(
@@ -140,7 +136,8 @@ def predict_images(
     predictor = Predictor(open_checkpoint(checkpoint), score)
     entries = _find_members(entries, access)
     # Neighbours in a container share a request, and the rows of a Parquet file are only read forwards.
-    order = sorted(range(len(entries)), key=lambda i: _position(entries[i]))
+    places = [(entry.container or "", entry.offset or 0, entry.length or 0) for entry in entries]
+    order = sorted(range(len(entries)), key=places.__getitem__)
     plan_rows = [{name: getattr(entries[i], name) for name in READ_COLUMNS} for i in order]
     encoded, predictions = read_images(plan_rows, access, score.max_bytes), dict[int, Prediction]()
     with step("predict", len(images)) if len(images) > QUIET_IMAGES else nullcontext() as progress:
@@ -162,10 +159,6 @@ def _draw_thumbnail(encoded: Encoded, box_px: tuple[int, int], max_pixels: int) 
     with suppress(ImageError):
         return draw_upright(encoded.data, box_px, max_pixels) if encoded.data is not None else None
     return None
-
-
-def _position(entry: Entry) -> tuple[str, int, int]:
-    return entry.container or "", entry.offset or 0, entry.length or 0
 
 
 def _open_access(
@@ -217,14 +210,13 @@ def _find_members(entries: Sequence[Entry], access: Access) -> list[Entry]:
     wanted = {entry.uri for entry in entries if entry.container}
     containers = dict.fromkeys(entry.container for entry in entries if entry.container)
     members = {container: _list_members(container, wanted, access) for container in containers}
-
-    def find(entry: Entry) -> Entry:
-        if not entry.container:
-            return entry
-        found = members[entry.container]
-        return replace(found.get(entry.uri) or found[""], uri=entry.uri)
-
-    return [find(entry) for entry in entries]
+    found = []
+    for entry in entries:
+        if entry.container:
+            own = members[entry.container]
+            entry = replace(own.get(entry.uri) or own[""], uri=entry.uri)
+        found.append(entry)
+    return found
 
 
 def _list_members(container: str, wanted: set[str], access: Access) -> dict[str, Entry]:

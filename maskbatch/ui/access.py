@@ -68,8 +68,7 @@ def find_public_host(host: str) -> str:
 def make_login(*, exposed: bool) -> Login | None:
     """Accept any name with the password from the environment or the terminal.
 
-    Returns None if there is no password and only this machine can connect. Raises UsageError if a password is
-    needed and missing.
+    Returns None if no password is set and only this machine can connect; if others can, raises UsageError.
     """
     password = os.environ.get(PASSWORD)
     if not password and not exposed:

@@ -30,12 +30,12 @@ SWEEP_EVERY_S = 30.0
 def run_server(
     folder: str,
     listener: access.Listener,
+    options: StorageOptions,
+    open_browser: bool,
     *,
     checkpoint: str | None,
     run: str | None,
     corrections: str | None,
-    options: StorageOptions,
-    open_browser: bool,
 ) -> None:
     """Serve the page until KeyboardInterrupt. Uploads go through `folder`. Raises UsageError."""
     config = ScoreConfig()

@@ -20,7 +20,6 @@ from maskbatch.ui.rendering import PLAIN, make_data_url, render
 SHOWN_PX = (320, 1024)
 """Least and most pixels of the longer side of the picture on the page."""
 EXAMPLE_SEED = 42
-MODEL_CARD = "MODEL_CARD.md"
 IN_WORDS = {
     "truncated": "The file ends early",
     "corrupt": "The file is damaged",
@@ -55,12 +54,11 @@ class PictureScorer:
         if prediction.status == "ok":
             model_view = make_data_url(encode_jpeg(Image.fromarray(prediction.model_input)))
             side = int(np.clip(max(prediction.width or 0, prediction.height or 0), *SHOWN_PX))
-            picture = {
-                "url": make_data_url(encode_jpeg(draw_upright(data, (side, side), self.config.max_pixels)))
-            }
+            upright = draw_upright(data, (side, side), self.config.max_pixels)
+            picture = {"url": make_data_url(encode_jpeg(upright))}
         card = self.predictor.card
-        answer = render("answer.html", prediction=prediction, card=card, plain=IN_WORDS, view=model_view)
-        return picture, answer
+        html = render("answer.html", prediction=prediction, card=card, plain=IN_WORDS, view=model_view)
+        return picture, html
 
 
 def build_tab(scorer: PictureScorer, uploads: Uploads) -> None:
@@ -97,7 +95,7 @@ def build_tab(scorer: PictureScorer, uploads: Uploads) -> None:
         examples.click(score_example, show_progress="hidden", **raw)
     predictor = scorer.predictor
     gr.HTML(render("model.html", predictor=predictor, card=predictor.card), elem_id="model", **PLAIN)
-    model_card = Path(predictor.path).parent / MODEL_CARD
+    model_card = Path(predictor.path).with_name("MODEL_CARD.md")
     if model_card.is_file():
         with gr.Accordion("Model card", open=False, elem_id="model-card"):
             gr.Markdown(model_card.read_text(errors="replace"))

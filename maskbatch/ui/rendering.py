@@ -28,10 +28,7 @@ def make_data_url(jpeg: bytes) -> str:
 
 @cache
 def _environment() -> Environment:
+    ours = PackageLoader("maskbatch.ui")
     return Environment(
-        loader=PackageLoader("maskbatch.ui"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=ours, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -74,8 +74,7 @@ def _check_writable(place: Location) -> None:
         raise UsageError(f"{place} is a file, not a folder; name another one with --corrections DIR")
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=place):
-            pass
+        TemporaryFile(dir=place).close()
     except OSError as error:
         remedy = "give write access, or name another folder with --corrections DIR"
         raise UsageError(f"{place} cannot be written ({explain(error)}); {remedy}") from error

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Progress:
     skipped: int
     disputed: int
     targets: list[dict[str, Any]]
-    """What each stratum needs for a rate, from `judged.targets`."""
+    """What each stratum needs for a rate, from `count_targets`."""
 
 
 def name_camera(row: Mapping[str, Any]) -> str:
@@ -62,8 +62,8 @@ def name_camera(row: Mapping[str, Any]) -> str:
 
 def name_day(row: Mapping[str, Any]) -> str:
     """A row's local day, or UNKNOWN_DATE."""
-    time = row["captured_local"]
-    return str(time.date()) if time else UNKNOWN_DATE
+    captured = row["captured_local"]
+    return str(captured.date()) if captured else UNKNOWN_DATE
 
 
 class Queue:
@@ -95,23 +95,16 @@ class Queue:
     def count_progress(self) -> Progress:
         states = [self.judgements.get_state(position) for position in range(len(self.rows))]
         given = {TO_JUDGE: None, SKIPPED: False, DISPUTED: True, JUDGED: True}
-        return Progress(
-            total=len(states),
-            judged=states.count(JUDGED) + states.count(DISPUTED),
-            skipped=states.count(SKIPPED),
-            disputed=states.count(DISPUTED),
-            targets=count_targets([row["stratum"] for row in self.rows], [given[state] for state in states]),
-        )
+        targets = count_targets([row["stratum"] for row in self.rows], [given[state] for state in states])
+        skipped, disputed, agreed = (states.count(state) for state in (SKIPPED, DISPUTED, JUDGED))
+        return Progress(len(states), agreed + disputed, skipped, disputed, targets)
 
     def find_images(self, filters: Filters) -> Iterator[int]:
         """Positions of the images that pass `filters`, in the queue's order."""
         states = (JUDGED, DISPUTED) if filters.show == JUDGED else (filters.show,)
         for position, row in enumerate(self.rows):
-            if (
-                filters.camera in ("", name_camera(row))
-                and filters.day in ("", name_day(row))
-                and self.judgements.get_state(position) in states
-            ):
+            fits = filters.camera in ("", name_camera(row)) and filters.day in ("", name_day(row))
+            if fits and self.judgements.get_state(position) in states:
                 yield position
 
     def is_free(self, position: int, session: "Session") -> bool:
@@ -141,12 +134,11 @@ class Queue:
         except known_errors() as error:
             self.trouble = f"Judgements by others cannot be read: {explain(error)}"
 
-    def read_others_soon(self) -> Future[None] | None:
+    def read_others_soon(self) -> None:
         """`read_others` in the background, at most every READ_EVERY_S."""
-        if time.monotonic() - self._read_at < READ_EVERY_S:
-            return None
-        self._read_at = time.monotonic()
-        return self._pool.submit(self.read_others)
+        if time.monotonic() - self._read_at >= READ_EVERY_S:
+            self._read_at = time.monotonic()
+            self._pool.submit(self.read_others)
 
     def pick_offset(self) -> int:
         """How many images to leave to another server that judges too, mostly 0."""

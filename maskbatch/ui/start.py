@@ -22,17 +22,12 @@ def serve_page(
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM, then delete all uploads. Raises UsageError."""
     exposed = not access.is_loopback(host)
-    listener = access.Listener(
-        host=host,
-        port=port,
-        login=access.make_login(exposed=exposed),
-        names=None if exposed else {*access.LOOPBACK, host},
-    )
+    names = None if exposed else {*access.LOOPBACK, host}
+    login = access.make_login(exposed=exposed)
+    listener = access.Listener(host=host, port=port, login=login, names=names)
     access.check_address(host, port)
-    with (
-        suppress(KeyboardInterrupt),
-        TemporaryDirectory(prefix="maskbatch-ui-", ignore_cleanup_errors=True) as folder,
-    ):
+    uploads = TemporaryDirectory(prefix="maskbatch-ui-", ignore_cleanup_errors=True)
+    with suppress(KeyboardInterrupt), uploads as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         # Gradio requests its own page at the start, and gives up if a proxy answers instead
         os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("no_proxy"), host, *access.LOOPBACK)))
@@ -48,11 +43,5 @@ def serve_page(
                 "names, passwords and pictures travel unencrypted, and browsers block the webcam."
             )
         run_server(
-            folder,
-            listener,
-            checkpoint=checkpoint,
-            run=run,
-            corrections=corrections,
-            options=options,
-            open_browser=open_browser,
+            folder, listener, options, open_browser, checkpoint=checkpoint, run=run, corrections=corrections
         )

@@ -133,6 +133,14 @@ def test_two_tabs_never_show_the_same_image(queue: Queue) -> None:
     assert find_judged(queue) == list(range(9))
 
 
+def test_a_reloaded_page_goes_on_where_it_stood(queue: Queue, tab: Session) -> None:
+    tab.set_filters(Filters(camera="north/gate-2"))
+    answer(tab, "with_mask")
+    position = tab.position
+    again = open_tab(queue)
+    assert again.position == position and again.filters.camera == "north/gate-2" and again.can_undo
+
+
 def test_only_an_open_page_holds_its_image_for_long(queue: Queue) -> None:
     killed, other = open_tab(queue, "killed"), open_tab(queue, "other")
     killed.seen_at -= session.HOLD_S - 10
