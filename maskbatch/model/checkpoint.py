@@ -93,8 +93,8 @@ class Card:
         sound = len(names) == num_classes and all(map(CLASS_NAME.fullmatch, self.classes))
         _check(sound, f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected")
         compliant, not_assessed = {*self.compliant}, {*self.not_assessed}
-        sound = compliant and compliant | not_assessed <= names and not compliant & not_assessed
-        _check(bool(sound), "compliant and not_assessed name classes, and none is both")
+        sound = bool(compliant) and compliant | not_assessed <= names and not compliant & not_assessed
+        _check(sound, "compliant and not_assessed name classes, and none is both")
         _check(len(self.mean) == 3, f"mean {self.mean}, 3 values expected")
         _check(len(self.std) == 3 and min(self.std) > 0, f"std {self.std}, 3 values above 0 expected")
         _check(self.temperature > 0, f"temperature {self.temperature}, above 0 expected")
