@@ -14,21 +14,19 @@ from maskbatch.cluster.ray_internals import (
 )
 
 
-class Actor:
-    """An actor of Ray Data."""
-
-    def __call__(self, batch: dict) -> dict:
-        return batch
-
-
 @pytest.mark.slow
 def test_a_dataset_that_runs_has_its_actors_counted_and_is_stopped(ray_with_a_logical_gpu: None) -> None:
+    class Actor:  # here, so that workers need not import this module
+        def __call__(self, batch: dict) -> dict:
+            return batch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of scheduling_strategy, as in the pipeline
         dataset = ray.data.range(400, override_num_blocks=400).map_batches(
             Actor, compute=ray.data.ActorPoolStrategy(size=1), num_cpus=0.5, **fill_cpu_nodes_first()
         )
-    next(iter(dataset.iter_batches(batch_size=1)))
+    batches = iter(dataset.iter_batches(batch_size=1, prefetch_batches=0))  # held, as its end would stop it
+    next(batches)
     assert count_scorers() == 1, "a run that waits says a wrong number of scoring workers"
     assert dataset._current_executor is not None, "a run that stops early leaves its job in the cluster"
     stop_execution(dataset)
