@@ -1,6 +1,6 @@
 """What the page relies on inside Gradio 6 that Gradio does not document.
 
-Each part has a test in tests/ui/test_gradio_internals.py that says what breaks when Gradio changes it. The
+Each part has a test in tests/maskbatch/ui/test_gradio_internals.py that says what breaks when Gradio changes it. The
 style sheets name elements of Gradio too; the tests in a browser cover those.
 """
 

@@ -14,7 +14,7 @@ from maskbatch.predict.images import Predictor
 from maskbatch.score.read import Encoded
 from maskbatch.ui.picture import PictureScorer
 from tests.maskbatch.samples import draw, encode, make_card
-from tests.ui.conftest import Server
+from tests.maskbatch.ui.conftest import Server
 
 WIDE = draw(3, (320, 200), "without_mask")
 NO_ANSWER = "Add a picture"

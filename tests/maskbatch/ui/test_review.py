@@ -18,7 +18,7 @@ from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui.judgements import Judgements
 from maskbatch.ui.review import Review, _check_message, open_review, respond
 from maskbatch.ui.session import Queue
-from tests.ui.conftest import Serve, Server, log_in, make_run
+from tests.maskbatch.ui.conftest import Serve, Server, log_in, make_run
 
 SEEN = ".judging[data-seen]"
 PASSWORD = "open sesame"

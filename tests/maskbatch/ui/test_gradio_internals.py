@@ -13,7 +13,7 @@ from gradio.state_holder import SessionState
 from playwright.sync_api import Page
 
 from maskbatch.ui.gradio_internals import ClosedBlocks, Uploads, read_message
-from tests.ui.conftest import Server
+from tests.maskbatch.ui.conftest import Server
 
 FILE = {"path": "/etc/hostname", "url": "http://127.0.0.1:1/", "meta": {"_type": "gradio.FileData"}}
 

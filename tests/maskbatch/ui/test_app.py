@@ -21,7 +21,7 @@ from maskbatch.ui.app import run_server
 from maskbatch.ui.gradio_internals import ABANDONED_S, Uploads
 from tests.conftest import Cli
 from tests.maskbatch.samples import draw, encode
-from tests.ui.conftest import PATIENCE_S, Serve, Server, find_url, is_unused, log_in
+from tests.maskbatch.ui.conftest import PATIENCE_S, Serve, Server, find_url, is_unused, log_in
 
 PICTURE = encode(draw(1))
 PASSWORD = "correct horse"
