@@ -1,7 +1,7 @@
 """What the page relies on inside Gradio 6 that Gradio does not document.
 
-Each part has a test in tests/maskbatch/ui/test_gradio_internals.py that says what breaks when Gradio changes it. The
-style sheets name elements of Gradio too; the tests in a browser cover those.
+test_gradio_internals.py has a test for each part that says what breaks when Gradio changes it. The style sheets
+name elements of Gradio too; the tests in a browser cover those.
 """
 
 import re

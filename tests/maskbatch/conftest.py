@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from samples import CLASSES, SIZE, Run, make_card, stage_run, write_month
 from torch import nn
 
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.stores.files import Location, locate_folder, remove_tree
+from tests.maskbatch.samples import CLASSES, SIZE, Run, make_card, stage_run, write_month
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")

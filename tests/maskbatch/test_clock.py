@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import NOW
 
 from maskbatch.clock import Clock, parse_bound, parse_time
 from maskbatch.errors import UsageError
+from tests.maskbatch.samples import NOW
 
 PARIS = Clock.parse(["Europe/Paris", "tokyo=Asia/Tokyo"], NOW)
 

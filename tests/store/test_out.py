@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 import ray.cloudpickle as cloudpickle
 from s3fs.core import S3File
-from samples import Run, read_scores, stage_run, write_month
 
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import open_checkpoint
@@ -27,6 +26,7 @@ from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_s
 from maskbatch.stores.files import list_names, remove_tree, write_json, write_whole
 from maskbatch.stores.options import StorageOptions
 from tests.fault_proxy import Faults, fault_proxy
+from tests.maskbatch.samples import Run, read_scores, stage_run, write_month
 from tests.s3_server import S3Server
 from tests.store.conftest import ClientFactory
 

@@ -17,7 +17,6 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import make_tar, make_zip
 
 from maskbatch.archives.arguments import find_sources
 from maskbatch.archives.listing import list_tree
@@ -34,6 +33,7 @@ from maskbatch.stores.access import Access
 from maskbatch.stores.options import StorageOptions
 from maskbatch.stores.s3 import UNTIDY
 from tests.fault_proxy import KINDS, Faults, fault_proxy
+from tests.maskbatch.samples import make_tar, make_zip
 from tests.s3_server import S3Server
 
 Row = dict[str, Any]

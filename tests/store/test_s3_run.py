@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import LAYOUT, Run, read_scores, stage_run, write_month
 
 from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.options import StorageOptions
 from tests.conftest import Cli
 from tests.fault_proxy import Faults, fault_proxy
+from tests.maskbatch.samples import LAYOUT, Run, read_scores, stage_run, write_month
 from tests.s3_server import S3Server
 from tests.store.conftest import ClientFactory
 from tests.test_end_to_end import KILL, MOMENTS

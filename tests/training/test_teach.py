@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from samples import encode, make_tar, stage_run
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
@@ -22,6 +21,7 @@ from maskbatch.report.make import make_report
 from maskbatch.review import corrections
 from maskbatch.review.queue import read_queue
 from maskbatch.runs.directory import RunDir
+from tests.maskbatch.samples import encode, make_tar, stage_run
 from training import data, evaluate, finetune, inputs, splits, teach
 from training.corrections import load_corrections
 from training.recipe import Recipe, read_recipe

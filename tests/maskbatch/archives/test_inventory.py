@@ -12,12 +12,12 @@ from urllib.parse import quote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from containers import Files, manifest_at
-from samples import write_files
 
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.inventory import list_inventory
 from maskbatch.errors import UsageError
+from tests.maskbatch.containers import Files, manifest_at
+from tests.maskbatch.samples import write_files
 
 KEYS = [
     "cam 07/a+b.jpg",

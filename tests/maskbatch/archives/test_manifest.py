@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from containers import Files, manifest_at
-from samples import write_files
 
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.manifest import is_manifest, list_manifest
 from maskbatch.errors import UsageError
 from maskbatch.stores.uris import is_allowed, local_path
+from tests.maskbatch.containers import Files, manifest_at
+from tests.maskbatch.samples import write_files
 
 STORE = ["s3://b/", "https://cams.example.com/", "gs://g/month"]
 

@@ -4,9 +4,9 @@ import zipfile
 from collections import Counter
 
 import pytest
-from containers import ENTRIES, JPEG, Item, Pipe, container, fetch, index, make_tar, make_zip
 
 from maskbatch.errors import ImageError, RunFailedError, UsageError
+from tests.maskbatch.containers import ENTRIES, JPEG, Item, Pipe, container, fetch, index, make_tar, make_zip
 
 
 def test_a_store_that_fails_is_not_taken_for_damage() -> None:

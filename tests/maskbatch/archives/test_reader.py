@@ -18,7 +18,6 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import make_tar, make_zip, write_files
 
 from maskbatch.archives import arguments as arguments_module
 from maskbatch.archives import reader
@@ -31,6 +30,7 @@ from maskbatch.runs.begin import Request
 from maskbatch.stores.access import Access
 from maskbatch.stores.fetch import fetch_info
 from maskbatch.stores.options import NO_OPTIONS
+from tests.maskbatch.samples import make_tar, make_zip, write_files
 
 TWICE = "listed twice (planned once)"
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from containers import CONTENTS, JPEG, Item, Store, at_most, container, fetch, header, index, info, make_tar
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +18,19 @@ from maskbatch.archives.entries import Entry
 from maskbatch.archives.tars import explain_compression, list_tar
 from maskbatch.errors import UsageError
 from maskbatch.stores.uris import decode_name
+from tests.maskbatch.containers import (
+    CONTENTS,
+    JPEG,
+    Item,
+    Store,
+    at_most,
+    container,
+    fetch,
+    header,
+    index,
+    info,
+    make_tar,
+)
 
 
 def test_a_member_of_a_tar_is_a_range_of_it() -> None:

@@ -11,7 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from containers import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskbatch.archives.zips import extract_member
+from maskbatch.errors import ImageError
+from maskbatch.stores.uris import decode_name
+from tests.maskbatch.containers import (
     CONTENTS,
     JPEG,
     LIMIT,
@@ -22,12 +28,6 @@ from containers import (
     make_tar,
     make_zip,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from maskbatch.archives.zips import extract_member
-from maskbatch.errors import ImageError
-from maskbatch.stores.uris import decode_name
 
 
 @pytest.mark.parametrize(

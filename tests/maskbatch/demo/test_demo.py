@@ -6,7 +6,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from samples import SIZE, draw, encode
 
 from maskbatch.demo.month import (
     CAMERAS,
@@ -27,6 +26,7 @@ from maskbatch.layout import Template
 from maskbatch.model.checkpoint import Preset
 from maskbatch.score.decode import decode_batch
 from maskbatch.score.read import Encoded
+from tests.maskbatch.samples import SIZE, draw, encode
 
 
 @pytest.mark.parametrize("num_images", [240, 720, 2400])

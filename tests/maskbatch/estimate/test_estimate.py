@@ -10,7 +10,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from samples import speckle, write_files
 
 from maskbatch.cluster.launcher import NodeType, read_nodes, read_prices
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
@@ -21,6 +20,7 @@ from maskbatch.plan.columns import Row
 from maskbatch.plan.listing import Listing
 from maskbatch.progress import Step
 from tests.conftest import LAYOUT, Cli
+from tests.maskbatch.samples import speckle, write_files
 
 ROOT = Path(__file__).parents[3]
 HEAD = NodeType(name="head", instance="m7i.large", num_cpus=0, num_gpus=0, min_nodes=1, max_nodes=1)

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from samples import make_card
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import (
@@ -14,6 +13,7 @@ from maskbatch.model.checkpoint import (
     open_checkpoint,
     save_checkpoint,
 )
+from tests.maskbatch.samples import make_card
 
 STATE = {"w": torch.linspace(-1, 1, 12).reshape(3, 4), "b": torch.tensor([1 / 3]), "n": torch.tensor(5)}
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from samples import CLASSES, SIZE, draw, encode, make_card
 
 from maskbatch.drawing import LABELS
 from maskbatch.errors import UsageError
@@ -12,6 +11,7 @@ from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier, resolve_dtype
 from maskbatch.score.decode import decode_image
+from tests.maskbatch.samples import CLASSES, SIZE, draw, encode, make_card
 
 
 @pytest.fixture(scope="module")

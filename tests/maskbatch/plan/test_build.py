@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from samples import NOW, write_files
 
 from maskbatch import schema
 from maskbatch.archives.arguments import find_sources, make_access
@@ -18,6 +17,7 @@ from maskbatch.errors import UsageError
 from maskbatch.plan.build import plan_rows
 from maskbatch.plan.listing import Listing
 from maskbatch.stores.options import NO_OPTIONS
+from tests.maskbatch.samples import NOW, write_files
 
 DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageColor
-from samples import draw, encode, write_files
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.predict import annotate
 from maskbatch.predict.images import Prediction, predict_images
 from tests.conftest import Cli
+from tests.maskbatch.samples import draw, encode, write_files
 
 BLUE, GREEN = (20, 40, 200), (30, 180, 60)
 TEXT_LEFT = 2 * annotate.MARGIN_PX + annotate.PICTURE_PX[0]

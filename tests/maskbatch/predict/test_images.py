@@ -18,7 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from rich.console import Console
-from samples import (
+
+from maskbatch.cli import terminal
+from maskbatch.config import JobConfig, ScoreConfig
+from maskbatch.errors import UsageError
+from maskbatch.model.architectures import build
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
+from maskbatch.predict.images import Prediction, Predictor, predict_images
+from maskbatch.score.read import Encoded
+from tests.conftest import Cli
+from tests.maskbatch.samples import (
     Run,
     draw,
     encode,
@@ -30,15 +39,6 @@ from samples import (
     stage_run,
     write_files,
 )
-
-from maskbatch.cli import terminal
-from maskbatch.config import JobConfig, ScoreConfig
-from maskbatch.errors import UsageError
-from maskbatch.model.architectures import build
-from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.predict.images import Prediction, Predictor, predict_images
-from maskbatch.score.read import Encoded
-from tests.conftest import Cli
 
 FLOAT32 = ScoreConfig(dtype="float32")
 WITHOUT_RAY = "import atexit, sys; atexit.register(lambda: print('ray' in sys.modules, file=sys.stderr))"

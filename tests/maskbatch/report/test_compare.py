@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from samples import Run, make_card, read_scores, stage_run
 from scipy.stats import false_discovery_control, ttest_ind, ttest_rel
 
 from maskbatch.errors import UsageError
@@ -20,6 +19,7 @@ from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpo
 from maskbatch.report.compare import COUNTS, FAILED, compare_runs, estimate_difference, make_comparison
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location
+from tests.maskbatch.samples import Run, make_card, read_scores, stage_run
 
 REPETITIONS, CLUSTERS = 1_000, 100
 CAMERAS = ("gate-1", "gate-2", "dock")

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from samples import CLASSES, Run, edit_json, speckle, stage_run, with_exif_time, write_files
 
 from maskbatch.config import ReportConfig
 from maskbatch.errors import ALERT, DONE, RunFailedError, UsageError
@@ -18,6 +17,7 @@ from maskbatch.report.tables import GROUPINGS
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location, list_names
 from tests.maskbatch.report.test_tables import COUNTS
+from tests.maskbatch.samples import CLASSES, Run, edit_json, speckle, stage_run, with_exif_time, write_files
 
 FILES = {
     "report.json", "report.html", "alerts.json",

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page
-from samples import Run
 
 from maskbatch import schema
 from maskbatch.config import ReportConfig
@@ -26,6 +25,7 @@ from maskbatch.report.intervals import DesignEffects, wilson
 from maskbatch.report.make import make_report
 from maskbatch.schema import CONDITIONS
 from tests.conftest import headless_chromium
+from tests.maskbatch.samples import Run
 
 FOUR = ("with_mask", "without_mask", "incorrect_mask", "no_face")
 TWO = ("with_mask", "without_mask")

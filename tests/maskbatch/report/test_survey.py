@@ -3,12 +3,12 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from samples import CLASSES, Run, read_scores, speckle, stage_run, write_files
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.report.survey import Survey, _sort_day, survey_runs
 from maskbatch.runs.committed import open_committed, open_together, order_files, read_files
+from tests.maskbatch.samples import CLASSES, Run, read_scores, speckle, stage_run, write_files
 
 
 def surveyed(*runs: Run) -> Survey:

@@ -3,13 +3,13 @@ from datetime import datetime
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
-from samples import CLASSES
 
 from maskbatch import schema
 from maskbatch.report.cells import count_cells, group_name
 from maskbatch.report.tables import GROUPINGS, Row, Tables
 from maskbatch.runs.committed import Meaning
 from tests.maskbatch.report.test_cells import SCHEMA, tables
+from tests.maskbatch.samples import CLASSES
 
 MEANING = Meaning(classes=CLASSES, compliant=("with_mask",), not_assessed=("no_face",))
 COUNTS = [

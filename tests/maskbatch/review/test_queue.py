@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from samples import Run, read_scores
 
 from maskbatch.config import ReportConfig
 from maskbatch.report.make import make_report
@@ -12,6 +11,7 @@ from maskbatch.report.survey import survey_runs
 from maskbatch.review import queue as queue_module
 from maskbatch.review.queue import Collector
 from maskbatch.runs.committed import open_committed
+from tests.maskbatch.samples import Run, read_scores
 
 
 def queue_of(run: Run) -> pa.Table:

@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from rich.console import Console
-from samples import CLASSES, Run, edit_json, speckle, stage_run, write_files
 
 from maskbatch.cli.terminal import print_report
 from maskbatch.config import ReportConfig
@@ -20,6 +19,7 @@ from maskbatch.review import corrections
 from maskbatch.review.queue import RANDOM, UNCERTAIN, read_queue
 from maskbatch.review.rate import LEAST_JUDGED, count_targets, estimate_rates
 from maskbatch.runs.committed import Meaning
+from tests.maskbatch.samples import CLASSES, Run, edit_json, speckle, stage_run, write_files
 
 MEANING = Meaning(classes=CLASSES, compliant=("with_mask",), not_assessed=("no_face",))
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from samples import CLASSES, Run, read_scores, write_rows
 
 from maskbatch import schema
 from maskbatch.errors import RunFailedError, UsageError
@@ -22,6 +21,7 @@ from maskbatch.runs.staging import read_staged, shard_path
 from maskbatch.score.shard import decode_shard, read_shard
 from maskbatch.stores import files as files_module
 from maskbatch.stores.files import Location, list_names, remove_tree
+from tests.maskbatch.samples import CLASSES, Run, read_scores, write_rows
 
 NUM_IMAGES = 102
 STATUSES = {"ok": 98, "missing": 1, "unsupported": 1, "truncated": 2}

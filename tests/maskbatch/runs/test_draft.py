@@ -16,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from samples import LAYOUT, read_scores, speckle, stage_shard, with_exif_time, write_files
 
 from maskbatch import runner
 from maskbatch.cluster.pipeline import ShardDone
@@ -34,6 +33,7 @@ from maskbatch.runs.versions import list_versions
 from maskbatch.runs.work import Work
 from maskbatch.stores.files import Location
 from maskbatch.verify.files import check_run
+from tests.maskbatch.samples import LAYOUT, read_scores, speckle, stage_shard, with_exif_time, write_files
 
 
 class InProcess:

@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from samples import Run, edit_json
 
 from maskbatch.errors import UsageError
 from maskbatch.runs.records import RunSettings, Success
+from tests.maskbatch.samples import Run, edit_json
 
 
 def test_what_is_read_is_written_byte_for_byte(committed: Run) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from samples import Run, read_scores
 
 from maskbatch.errors import UsageError
 from maskbatch.report.make import make_report
 from maskbatch.runs.run import open_run
+from tests.maskbatch.samples import Run, read_scores
 
 
 def test_its_rows_are_those_of_the_listed_files_with_their_local_day(staged_at: Run) -> None:

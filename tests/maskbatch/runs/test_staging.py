@@ -1,9 +1,9 @@
 import pyarrow as pa
 import pytest
-from samples import write_rows
 
 from maskbatch.runs.staging import list_staged, read_staged, read_summary, shard_path, write_shard
 from maskbatch.stores.files import Location, list_names
+from tests.maskbatch.samples import write_rows
 
 
 def table(*statuses: str) -> pa.Table:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import Run, edit_json
 
 from maskbatch import runner
 from maskbatch.config import PlanConfig
@@ -27,6 +26,7 @@ from maskbatch.runs.staging import shard_path
 from maskbatch.runs.status import Status, describe_status, read_status
 from maskbatch.stores.files import Location, write_json
 from tests.conftest import LAYOUT, Cli
+from tests.maskbatch.samples import Run, edit_json
 
 LIVE = {
     "phase": "score",

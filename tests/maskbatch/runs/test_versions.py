@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from samples import NOW, Run, edit_json
 
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
@@ -12,6 +11,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import RunSettings
 from maskbatch.runs.versions import choose_versions, find_latest, find_next, list_versions
 from maskbatch.stores.files import Location, remove_tree, write_json
+from tests.maskbatch.samples import NOW, Run, edit_json
 
 
 def begin(path: Location, *, replaces: str | None = None, done: bool = True) -> RunDir:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import speckle, stage_run, write_files
 
 from maskbatch.cli.commands import audit
 from maskbatch.config import read_toml
@@ -16,6 +15,7 @@ from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.schedule.audit import audit_month
 from maskbatch.schedule.nights import Schedule
+from tests.maskbatch.samples import speckle, stage_run, write_files
 from tests.maskbatch.schedule.places import ROOT, Place, values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster")]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import Run, read_scores, speckle, stage_run, with_exif_time, write_files
 
 from maskbatch.cli.commands import nightly
 from maskbatch.config import read_toml
@@ -19,6 +18,7 @@ from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.schedule.nightly import report_nights
 from maskbatch.schedule.nights import DAY, Schedule
+from tests.maskbatch.samples import Run, read_scores, speckle, stage_run, with_exif_time, write_files
 from tests.maskbatch.schedule.places import FIRST_NIGHT, LAST_NIGHT, ROOT, Place, values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster", "no_plots")]

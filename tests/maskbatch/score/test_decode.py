@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
-from samples import SIZE, draw, encode
 
 from maskbatch.model.checkpoint import Preset
 from maskbatch.score.decode import COLUMNS, decode_batch, decode_image
 from maskbatch.score.read import Encoded
+from tests.maskbatch.samples import SIZE, draw, encode
 
 LIMIT = 1_000_000
 SHAPE = (24, 40)  # not square, so that height and width cannot be mistaken

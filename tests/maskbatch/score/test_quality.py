@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFilter
-from samples import draw
 
 from maskbatch.score.quality import dhash, measure
+from tests.maskbatch.samples import draw
 
 LUMA = draw(3).convert("L")
 

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from samples import write_files
 
 from maskbatch.archives import rowfiles
 from maskbatch.archives.arguments import find_sources, make_access
@@ -25,6 +24,7 @@ from maskbatch.stores.base import Info, RefusedError, TooLargeError, TransientEr
 from maskbatch.stores.local import Local
 from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.stores.uris import SCHEME, encode_name
+from tests.maskbatch.samples import write_files
 
 
 def row(place: Path | str, **changes: Any) -> dict[str, Any]:

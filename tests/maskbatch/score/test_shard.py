@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
-from samples import CLASSES, NOW, SIZE, Run, draw, encode, make_card, with_exif_time
 
 from maskbatch import schema
 from maskbatch.clock import Clock
@@ -18,6 +17,7 @@ from maskbatch.model.checkpoint import Preset
 from maskbatch.score.decode import Decoded, decode_batch
 from maskbatch.score.read import Encoded
 from maskbatch.score.shard import TimedReader, decode_shard, make_rows, read_shard
+from tests.maskbatch.samples import CLASSES, NOW, SIZE, Run, draw, encode, make_card, with_exif_time
 
 CARD = make_card()
 CLOCK = Clock.parse(["Europe/Paris", "tokyo=Asia/Tokyo"], NOW)

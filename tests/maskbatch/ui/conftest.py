@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
-from samples import CLASSES, make_card, speckle, stage_run, write_files
 
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.report.make import make_report
 from maskbatch.runs.directory import RunDir
 from tests.conftest import headless_chromium
+from tests.maskbatch.samples import CLASSES, make_card, speckle, stage_run, write_files
 
 PATIENCE_S = 300
 

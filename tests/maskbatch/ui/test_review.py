@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 import pytest
 from playwright.sync_api import Page, expect
-from samples import stage_run, write_files
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint
@@ -18,6 +17,7 @@ from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.ui.judgements import Judgements
 from maskbatch.ui.review import Review, _check_message, open_review, respond
 from maskbatch.ui.session import Queue
+from tests.maskbatch.samples import stage_run, write_files
 from tests.maskbatch.ui.conftest import Serve, Server, log_in, make_run
 
 SEEN = ".judging[data-seen]"

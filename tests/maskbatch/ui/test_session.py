@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from samples import speckle
 
 from maskbatch.review import corrections
 from maskbatch.review import queue as queue_module
@@ -16,6 +15,7 @@ from maskbatch.ui import session
 from maskbatch.ui.judgements import DISPUTED, JUDGED, SKIPPED, TO_JUDGE, Judgements
 from maskbatch.ui.prefetch import Pictures
 from maskbatch.ui.session import Filters, Progress, Queue, Session
+from tests.maskbatch.samples import speckle
 
 StartServer = Callable[[], Queue]
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from samples import CLASSES, Run, edit_json, make_card, speckle, stage_run, write_files, write_rows
 
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
@@ -21,6 +20,16 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.schema import STATUSES
 from maskbatch.verify.files import check_run, verify_run
 from maskbatch.verify.result import KEPT, Difference, Verification
+from tests.maskbatch.samples import (
+    CLASSES,
+    Run,
+    edit_json,
+    make_card,
+    speckle,
+    stage_run,
+    write_files,
+    write_rows,
+)
 
 NUM_IMAGES = 102
 FIRST = "scores/date=2026-10-01/part-000000000000.parquet"
