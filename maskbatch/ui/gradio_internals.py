@@ -1,6 +1,6 @@
 """What the page relies on inside Gradio 6 that Gradio does not document.
 
-test_gradio_internals.py has a test for each part that says what breaks when Gradio changes it. The style sheets
+test_gradio_internals.py has a test for each part that says what breaks when Gradio changes it. Style sheets
 name elements of Gradio too; the tests in a browser cover those.
 """
 
