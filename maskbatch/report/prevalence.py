@@ -13,6 +13,7 @@ Shape suffixes: G groups, D draws, K classes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,7 @@ def explain_unidentifiable(confusion_KK: NDArray[np.int64]) -> str | None:
     rows_K = confusion_KK.sum(axis=1)
     if rows_K.min() < MIN_PICTURES:
         return f"a class has only {rows_K.min()} held-out pictures, and {MIN_PICTURES} are needed"
-    singular_D = np.linalg.svd(_draw_matrices(confusion_KK), compute_uv=False)[:, -1]
+    singular_D = np.linalg.svd(_draw(confusion_KK, seed=2), compute_uv=False)[:, -1]
     if np.quantile(singular_D, 0.025) < MIN_SINGULAR:
         return "the held-out pictures do not tell some of the classes apart"
     return None
@@ -79,11 +80,10 @@ def correct_shares(
     share_GK, compliance_G = _bound(raw_GK @ np.linalg.inv(matrix_KK), compliant_K, assessed_K)
     tail = (1 - level) / 2
     weight_G = (ndtri(tail) / stdtrit(effects.freedom_G, tail)) ** 2 / effects.effect_G
-    inverse_DKK = np.linalg.inv(_draw_matrices(confusion_KK))
-    drawn = [
-        _quantiles(_draw_shares(counts_PK) @ inverse_DKK, compliant_K, assessed_K, tail)
-        for counts_PK in np.array_split(counts_GK * weight_G[:, None], len(counts_GK) // CHUNK + 1)
-    ]
+    inverse_DKK, drawn = np.linalg.inv(_draw(confusion_KK, seed=2)), []
+    for counts_PK in np.array_split(counts_GK * weight_G[:, None], len(counts_GK) // CHUNK + 1):
+        shares_DPK = np.stack([_draw(counts_K, seed=1) for counts_K in counts_PK], axis=1)
+        drawn.append(_quantiles(shares_DPK @ inverse_DKK, compliant_K, assessed_K, tail))
     share_low_GK, share_high_GK, low_G, high_G = map(np.concatenate, zip(*drawn, strict=True))
     raw_G = _ratio(raw_GK, compliant_K, assessed_K)
     return Correction(
@@ -94,27 +94,13 @@ def correct_shares(
     )
 
 
-def _draw_shares(counts_GK: Floats) -> Floats:
-    """Draws (D, G, K) of the observed shares; a group's do not depend on other groups.
+def _draw(counts: NDArray[Any], seed: int) -> Floats:
+    """Draws (D, ..., K) of shares from the Dirichlet posterior of counts (..., K).
 
-    Source: Dirichlet posterior; the prior of 1 / K a class weighs one image (Perks 1947).
+    Source: the prior of 1 / K a class weighs one image (Perks 1947).
     """
-    num_classes = counts_GK.shape[1]
-    gamma_GDK = [
-        np.random.default_rng(1).standard_gamma(row_K + 1 / num_classes, (DRAWS, num_classes))
-        for row_K in counts_GK
-    ]
-    drawn_DGK: Floats = np.stack(gamma_GDK, axis=1)
-    drawn_DGK /= drawn_DGK.sum(axis=2, keepdims=True)
-    return drawn_DGK
-
-
-def _draw_matrices(confusion_KK: NDArray[np.int64]) -> Floats:
-    """Draws (D, K, K) of the matrix, each row from its Dirichlet posterior as in `_draw_shares`."""
-    alpha_KK = confusion_KK + 1 / len(confusion_KK)
-    drawn_DKK = np.random.default_rng(2).standard_gamma(alpha_KK, (DRAWS, *alpha_KK.shape))
-    drawn_DKK /= drawn_DKK.sum(axis=2, keepdims=True)
-    return drawn_DKK
+    drawn = np.random.default_rng(seed).standard_gamma(counts + 1 / counts.shape[-1], (DRAWS, *counts.shape))
+    return np.asarray(drawn / drawn.sum(axis=-1, keepdims=True))
 
 
 def _ratio(shares: Floats, compliant_K: Bools, assessed_K: Bools) -> Floats:
@@ -130,13 +116,12 @@ def _bound(share_GK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Flo
     assessed_G = np.clip(share_GK @ assessed_K, 0, 1)
     compliance_G = np.clip(_ratio(share_GK, compliant_K, assessed_K), 0, 1)
     compliant_G = assessed_G * np.where(assessed_G > 0, compliance_G, 0)
-    parts = (
+    bounded_GK = np.zeros_like(share_GK)
+    for classes_K, total_G in (
         (compliant_K, compliant_G),
         (assessed_K & ~compliant_K, assessed_G - compliant_G),
         (~assessed_K, 1 - assessed_G),
-    )
-    bounded_GK = np.zeros_like(share_GK)
-    for classes_K, total_G in parts:
+    ):
         positive_GK = np.maximum(share_GK, 0) * classes_K
         sum_G = positive_GK.sum(axis=1)
         scale_G = np.divide(total_G, sum_G, out=np.zeros_like(sum_G), where=sum_G != 0)
