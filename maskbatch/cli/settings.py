@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-import typer
+from typer import Option
 
 from maskbatch import config
 from maskbatch.cli import flags
@@ -57,7 +57,7 @@ def _parameter(name: str) -> inspect.Parameter:
     flag, default = flags.SETTINGS[name], _DEFAULTS.get(name)
     shown = flag.otherwise or ("" if default in (None, ()) or default is False else str(default))
     text = f"{flag.help.removesuffix('.')} [{shown}]." if shown else flag.help
-    option = typer.Option(f"--{_SHORT.get(name, name).replace('_', '-')}", help=text, metavar=flag.metavar)
+    option = Option(f"--{_SHORT.get(name, name).replace('_', '-')}", help=text, metavar=flag.metavar)
     return _flag(name, Annotated[_KINDS[name] | None, option], None)
 
 

@@ -177,14 +177,9 @@ def _images(
         hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)
         label = pc.if_else(pc.equal(rows["status"], "ok"), rows["label"], None)
         label = pc.index_in(label, pa.array(classes)).fill_null(len(classes))
-        yield pd.DataFrame(
-            {
-                "uri": hash_texts(rows["uri"]),
-                "camera": _number_cameras(rows, cameras),
-                "hour": hour.fill_null(-1).to_numpy().astype(np.int32),
-                side: label.to_numpy().astype(np.int16),
-            }
-        )
+        images = {"uri": hash_texts(rows["uri"]), "camera": _number_cameras(rows, cameras)}
+        images["hour"] = hour.fill_null(-1).to_numpy().astype(np.int32)
+        yield pd.DataFrame({**images, side: label.to_numpy().astype(np.int16)})
         progress.advance(len(rows))
 
 

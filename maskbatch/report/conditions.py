@@ -37,9 +37,7 @@ def find_conditions(
     `day` is sorted by camera and time, or has no times; `camera` (N,) numbers its cameras; `duplicate` (N,)
     marks rows with the bytes of an earlier one; `assessed` are the labels that show a face.
     """
-    brightness, contrast, sharpness = (
-        to_floats(day[name]) for name in ("brightness", "contrast", "sharpness")
-    )
+    brightness, contrast, sharpness = map(to_floats, day.select(["brightness", "contrast", "sharpness"]))
     holds = {
         "frozen": find_frozen(day, camera, assessed),
         "duplicate": duplicate,

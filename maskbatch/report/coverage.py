@@ -79,8 +79,7 @@ def _hours(table: pa.Table) -> NDArray[np.int64]:
     """The local hour (N,) of each cell, counted from the first day of the calendar."""
     dates = table["date"].combine_chunks().dictionary_encode()
     day = np.array([date.fromisoformat(text).toordinal() for text in dates.dictionary.to_pylist()])
-    numbers: NDArray[np.int64] = day[dates.indices.to_numpy()] * 24 + table["hour"].to_numpy()
-    return numbers
+    return np.asarray(day[dates.indices.to_numpy()] * 24 + table["hour"].to_numpy(), np.int64)
 
 
 def _bounds(hours: NDArray[np.int64], counts: NDArray[np.int64], period: Period) -> tuple[int, int]:

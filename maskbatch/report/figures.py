@@ -143,12 +143,8 @@ def _num_unlike(drift: dict[str, Any]) -> int:
 def _period(survey: Survey) -> dict[str, Any]:
     cells = survey.cells.select(["date", "count"]).to_pandas()
     unknown = cells["date"] == UNKNOWN_DATE
-    return {
-        "first": survey.first,
-        "last": survey.last,
-        "days": int(cells["date"][~unknown].nunique()),
-        "unknown_time": int(cells["count"][unknown].sum()),
-    }
+    days, num_unknown = cells["date"][~unknown].nunique(), int(cells["count"][unknown].sum())
+    return {"first": survey.first, "last": survey.last, "days": days, "unknown_time": num_unknown}
 
 
 def _quality(survey: Survey) -> dict[str, Any]:
