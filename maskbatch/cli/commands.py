@@ -71,9 +71,8 @@ def plan(
 
     if out is None and not dry_run:
         raise UsageError("--out OUT is missing; name a run directory, or give --dry-run to write nothing")
-    listing = plan_archive(
-        _plan_config(archives, values), None if dry_run else out, options=options, fresh=fresh
-    ).as_dict()
+    target = None if dry_run else out
+    listing = plan_archive(_plan_config(archives, values), target, options=options, fresh=fresh).as_dict()
     if as_json:
         print(json.dumps({"out": out, "listing": listing}))
         return

@@ -14,9 +14,9 @@ from maskbatch.cli import flags
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Settings = dict[str, Any]
+_CONFIGS = (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
 PLAN, SCORE, JOB, REPORT = (
-    tuple(item.name for item in fields(kind) if item.name in flags.SETTINGS)
-    for kind in (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
+    tuple(item.name for item in fields(kind) if item.name in flags.SETTINGS) for kind in _CONFIGS
 )
 """Settings that are flags, by their dataclass."""
 
@@ -69,7 +69,6 @@ def _kind(hint: Any) -> Any:
 
 
 _SHORT = {long: short for short, long in config.LONG_NAMES.items()}
-_CONFIGS = (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
 _DEFAULTS = {item.name: item.default for kind in _CONFIGS for item in fields(kind)}
 _KINDS = {name: _kind(hint) for kind in _CONFIGS for name, hint in get_type_hints(kind).items()}
 _KINDS |= {"checkpoint": str, "exclude": str}

@@ -139,7 +139,6 @@ def _kind(test: Mapping[str, Any]) -> str:
 
 
 def _sentence(test: Mapping[str, Any]) -> str:
-    """The camera, the measure, both medians, the number of days, and q."""
     kind, q = _kind(test), test["q"]
     what = f"the share of {test['measure'].removeprefix('share_')}" if kind == "share" else f"mean {kind}"
     rose = "rose" if test["recent"] > test["before"] else "fell"

@@ -41,8 +41,7 @@ class Report:
     @property
     def overall(self) -> dict[str, Any]:
         """The row over all images: counts, shares and rates in [0, 1]."""
-        row: dict[str, Any] = self.values["overall"][0]
-        return row
+        return dict(self.values["overall"][0])
 
     @property
     def exit_code(self) -> int:

@@ -85,13 +85,9 @@ def correct_shares(
         shares_DPK = np.stack([_draw(counts_K, seed=1) for counts_K in counts_PK], axis=1)
         drawn.append(_quantiles(shares_DPK @ inverse_DKK, compliant_K, assessed_K, tail))
     share_low_GK, share_high_GK, low_G, high_G = map(np.concatenate, zip(*drawn, strict=True))
-    raw_G = _ratio(raw_GK, compliant_K, assessed_K)
-    return Correction(
-        share_GK,
-        *_within(share_low_GK, share_high_GK, share_GK, raw_GK),
-        compliance_G,
-        *_within(low_G, high_G, compliance_G, raw_G),
-    )
+    share_limits = _within(share_low_GK, share_high_GK, share_GK, raw_GK)
+    limits = _within(low_G, high_G, compliance_G, _ratio(raw_GK, compliant_K, assessed_K))
+    return Correction(share_GK, *share_limits, compliance_G, *limits)
 
 
 def _draw(counts: NDArray[Any], seed: int) -> Floats:

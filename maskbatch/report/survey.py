@@ -98,12 +98,12 @@ def _num_rows(files: Sequence[File]) -> int:
 
 def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
     shared = _repeated(order_files(runs), "uri", hash_texts, "overlap")
-    for one in reversed(runs) if len(shared) else ():
-        uris = _column(order_files([one]), "uri")
+    for run in reversed(runs) if len(shared) else ():
+        uris = _column(order_files([run]), "uri")
         num = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
         if num:
             overlap = f"{num:,} of its images are in another run too"
-            raise UsageError(f"{one.run.path}: {overlap}; report them apart")
+            raise UsageError(f"{run.run.path}: {overlap}; report them apart")
 
 
 def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table, Numbers]]:

@@ -13,7 +13,6 @@ from maskbatch.report import cells as cells_module
 from maskbatch.report.intervals import FEW_CLUSTERS, DesignEffects, estimate_design_effects, wilson
 from maskbatch.report.prevalence import correct_shares
 from maskbatch.runs.committed import Meaning
-from maskbatch.schema import UNKNOWN_DATE
 
 GROUPINGS: dict[str, tuple[str, ...]] = {
     "overall": (),
@@ -70,12 +69,11 @@ class Tables:
         frame = self._frame[["compliant", "assessed", *CAMERA_DAY, "hour"]].assign(_group=group)
         by_cluster = frame.groupby(clusters, dropna=False)[["compliant", "assessed"]].sum().reset_index()
         by_cluster = by_cluster[by_cluster["assessed"] > 0]
-        return estimate_design_effects(
-            by_cluster["compliant"].to_numpy(np.float64),
-            by_cluster["assessed"].to_numpy(np.float64),
-            by_cluster["_group"].to_numpy(np.int64),
-            num_groups,
+        compliant_C, assessed_C = (
+            by_cluster[name].to_numpy(np.float64) for name in ("compliant", "assessed")
         )
+        group_C = by_cluster["_group"].to_numpy(np.int64)
+        return estimate_design_effects(compliant_C, assessed_C, group_C, num_groups)
 
     def _rate(self, sums: pd.DataFrame, effects: DesignEffects, confusion: Counts | None) -> None:
         """Add shares, and compliance with all that belongs to it, to `sums`, a row for each group."""
@@ -126,7 +124,7 @@ def _count(cells: pa.Table, meaning: Meaning, exclude: Sequence[str]) -> pd.Data
     """A row for each cell: its keys, and what it adds to every count of the report."""
     frame = cells.select([*cells_module.KEYS, "count", "confidence_sum"]).to_pandas()
     frame["hour"] = frame["hour"].astype("Int64")  # whole also where a time is unknown
-    dates = pd.to_datetime(frame["date"].where(frame["date"] != UNKNOWN_DATE))
+    dates = pd.to_datetime(frame["date"].where(frame["date"] != schema.UNKNOWN_DATE))
     frame["weekday"] = (dates.dt.day_of_week + 1).astype("Int64")
     count, ok, label = frame.pop("count"), frame["status"] == "ok", frame["label"]
     seen = ok & ~frame["condition"].isin(list(exclude))

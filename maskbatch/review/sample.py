@@ -77,18 +77,15 @@ class Sample:
 def estimate_error_rate(sample: Sample) -> Estimate:
     """The share of images whose label is wrong."""
     labels, num = np.arange(sample.total_HK.shape[1]), sample.total_HK.sum()
-    return sample.estimate(
-        lambda images_KK: 1 - images_KK.trace(axis1=-2, axis2=-1) / num, labels, np.roll(labels, -1)
-    )
+    others = np.roll(labels, -1)
+    return sample.estimate(lambda images_KK: 1 - images_KK.trace(axis1=-2, axis2=-1) / num, labels, others)
 
 
 def estimate_share(sample: Sample, label: int) -> Estimate:
     """The share of images whose true label is class `label`."""
     labels, num = np.arange(sample.total_HK.shape[1]), sample.total_HK.sum()
-    others = np.where(labels == label, np.roll(labels, -1), labels)
-    return sample.estimate(
-        lambda images_KK: images_KK[..., label].sum(axis=-1) / num, others, np.full(len(labels), label)
-    )
+    others, own = np.where(labels == label, np.roll(labels, -1), labels), np.full(len(labels), label)
+    return sample.estimate(lambda images_KK: images_KK[..., label].sum(axis=-1) / num, others, own)
 
 
 def estimate_compliance(
