@@ -1,7 +1,7 @@
 """Every figure of a report, from the survey of its runs: the tables, and the values of report.json."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -100,7 +100,8 @@ def collect_figures(
     if len(runs) == 1:
         tables["queue"] = survey.selection.queue
     rows = {name: tables[name].to_pylist() for name in keys if name != "by_camera_day"}
-    rows["by_camera_day"] = _rows_of(tables["by_camera_day"], mapped).to_pylist()
+    in_map = [camera in mapped for camera in _cameras_of(tables["by_camera_day"])]
+    rows["by_camera_day"] = tables["by_camera_day"].filter(pa.array(in_map, pa.bool_())).to_pylist()
     everything = Tables(cells, meaning, confusion) if config.exclude else rates
     overall = rows["overall"][0]
     unlike = {(row["site"], row["camera"]) for row in parts["drift"]["psi"] if row["psi"] > UNLIKE_PSI}
@@ -131,13 +132,11 @@ def collect_figures(
 def _mapped_cameras(by_camera: pa.Table) -> set[Camera]:
     """The cameras with the most assessed images, as many as a map has room for."""
     rows = by_camera.sort_by([("assessed", "descending"), ("site", "ascending"), ("camera", "ascending")])
-    rows = rows.slice(0, MAPPED_CAMERAS)
-    return set(zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True))
+    return set(_cameras_of(rows.slice(0, MAPPED_CAMERAS)))
 
 
-def _rows_of(rows: pa.Table, cameras: Collection[Camera]) -> pa.Table:
-    names = zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
-    return rows.filter(pa.array([name in cameras for name in names], pa.bool_()))
+def _cameras_of(rows: pa.Table) -> Iterator[Camera]:
+    return zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
 
 
 def _period(survey: Survey) -> dict[str, Any]:

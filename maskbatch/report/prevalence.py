@@ -21,6 +21,7 @@ from scipy.special import ndtri, stdtrit
 
 from maskbatch.report.intervals import DesignEffects
 
+TAIL = (1 - 0.95) / 2
 DRAWS = 1000
 """A limit of the interval moves by about 2 % of its width from one seed to another."""
 CHUNK = 256
@@ -31,6 +32,7 @@ MIN_SINGULAR = 0.2
 """A matrix that shrinks a difference of shares further multiplies its error by more than five."""
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Correction:
     high_G: Floats
 
 
-def explain_unidentifiable(confusion_KK: NDArray[np.int64]) -> str | None:
+def explain_unidentifiable(confusion_KK: Counts) -> str | None:
     """Why these held-out counts, true by predicted, cannot correct shares; None if they can."""
     rows_K = confusion_KK.sum(axis=1)
     if rows_K.min() < MIN_PICTURES:
@@ -57,12 +59,7 @@ def explain_unidentifiable(confusion_KK: NDArray[np.int64]) -> str | None:
 
 
 def correct_shares(
-    counts_GK: NDArray[np.int64],
-    effects: DesignEffects,
-    confusion_KK: NDArray[np.int64],
-    compliant_K: Bools,
-    assessed_K: Bools,
-    level: float = 0.95,
+    counts_GK: Counts, effects: DesignEffects, confusion_KK: Counts, compliant_K: Bools, assessed_K: Bools
 ) -> Correction:
     """Correct the label counts of each group's scored images with held-out counts, true by predicted.
 
@@ -78,12 +75,11 @@ def correct_shares(
         raw_GK = counts_GK / counts_GK.sum(axis=1, keepdims=True)
     matrix_KK = confusion_KK / confusion_KK.sum(axis=1, keepdims=True)
     share_GK, compliance_G = _bound(raw_GK @ np.linalg.inv(matrix_KK), compliant_K, assessed_K)
-    tail = (1 - level) / 2
-    weight_G = (ndtri(tail) / stdtrit(effects.freedom_G, tail)) ** 2 / effects.effect_G
+    weight_G = (ndtri(TAIL) / stdtrit(effects.freedom_G, TAIL)) ** 2 / effects.effect_G
     inverse_DKK, drawn = np.linalg.inv(_draw(confusion_KK, seed=2)), []
     for counts_PK in np.array_split(counts_GK * weight_G[:, None], len(counts_GK) // CHUNK + 1):
         shares_DPK = np.stack([_draw(counts_K, seed=1) for counts_K in counts_PK], axis=1)
-        drawn.append(_quantiles(shares_DPK @ inverse_DKK, compliant_K, assessed_K, tail))
+        drawn.append(_quantiles(shares_DPK @ inverse_DKK, compliant_K, assessed_K))
     share_low_GK, share_high_GK, low_G, high_G = map(np.concatenate, zip(*drawn, strict=True))
     share_limits = _within(share_low_GK, share_high_GK, share_GK, raw_GK)
     limits = _within(low_G, high_G, compliance_G, _ratio(raw_GK, compliant_K, assessed_K))
@@ -125,17 +121,15 @@ def _bound(share_GK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Flo
     return bounded_GK, compliance_G
 
 
-def _quantiles(
-    shares_DGK: Floats, compliant_K: Bools, assessed_K: Bools, tail: float
-) -> tuple[Floats, Floats, Floats, Floats]:
+def _quantiles(shares_DGK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Floats, ...]:
     """(share low, share high, compliance low, compliance high) of draws that may lie outside [0, 1].
 
     A draw in which nothing is assessed counts as compliance 0 for low and 1 for high.
     """
-    share_low_GK, share_high_GK = np.quantile(shares_DGK, (tail, 1 - tail), axis=0)
+    share_low_GK, share_high_GK = np.quantile(shares_DGK, (TAIL, 1 - TAIL), axis=0)
     compliance_DG = _ratio(shares_DGK, compliant_K, assessed_K)
-    low_G = np.quantile(np.nan_to_num(compliance_DG, nan=0), tail, axis=0)
-    high_G = np.quantile(np.nan_to_num(compliance_DG, nan=1), 1 - tail, axis=0)
+    low_G = np.quantile(np.nan_to_num(compliance_DG, nan=0), TAIL, axis=0)
+    high_G = np.quantile(np.nan_to_num(compliance_DG, nan=1), 1 - TAIL, axis=0)
     return share_low_GK, share_high_GK, low_G, high_G
 
 

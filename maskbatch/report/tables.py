@@ -105,15 +105,12 @@ class Tables:
         """Each class's share of all images that count, as classified and corrected with its interval."""
         (overall,) = self.by(()).to_pylist()
         names = self.meaning.classes
-        rows = [
-            {"class": name, "count": overall[f"num_{name}"], "share": overall[f"share_{name}"]}
-            | dict.fromkeys(CORRECTED)
-            for name in names
-        ]
+        counts, raw = ([overall[f"{what}_{name}"] for name in names] for what in ("num", "share"))
+        columns = zip(names, counts, raw, strict=True)
+        rows = [{"class": n, "count": c, "share": s, **dict.fromkeys(CORRECTED)} for n, c, s in columns]
         if self.confusion is not None and overall["scored"] > overall["excluded"]:
-            counts_GK = np.array([[overall[f"num_{name}"] for name in names]], np.int64)
             effects = self._effects((), self._frame["_all"], 1)
-            fixed = correct_shares(counts_GK, effects, self.confusion, *self._roles())
+            fixed = correct_shares(np.array([counts], np.int64), effects, self.confusion, *self._roles())
             shares = (fixed.share_GK, fixed.share_low_GK, fixed.share_high_GK)
             for k, row in enumerate(rows):
                 row |= {name: float(share_GK[0, k]) for name, share_GK in zip(CORRECTED, shares, strict=True)}
