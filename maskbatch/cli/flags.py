@@ -1,4 +1,4 @@
-"""Every flag, each with its one sentence of help; defaults stand in the dataclasses of `config`."""
+"""Flags of settings, of several commands, and long ones; defaults stand in the dataclasses of `config`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -92,9 +92,8 @@ def make_report(
     survey = survey_runs(together)
     values, tables = collect_figures(together, survey, config, judgements, confusion, reason)
     report = Report(folder=out, values=values, tables=tables, keys=keys)
-    pictures = None
-    if config.thumbnails:
-        pictures = make_thumbnails(select_candidates(survey).to_pylist(), together, options)
+    candidates = select_candidates(survey).to_pylist()
+    pictures = make_thumbnails(candidates, together, options) if config.thumbnails else None
     try:
         _write(report, pictures)
     except RunFailedError as error:

@@ -21,7 +21,7 @@ from scipy.special import ndtri, stdtrit
 
 from maskbatch.report.intervals import DesignEffects
 
-TAIL = (1 - 0.95) / 2
+TAIL = (1 - 0.95) / 2  # beyond either limit of an interval
 DRAWS = 1000
 """A limit of the interval moves by about 2 % of its width from one seed to another."""
 CHUNK = 256

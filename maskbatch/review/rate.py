@@ -16,8 +16,7 @@ from maskbatch.review.sample import Sample, estimate_compliance, estimate_error_
 from maskbatch.runs.committed import Meaning
 
 LEAST_JUDGED = 30
-"""In each stratum, or all that was not skipped; with fewer an error rate of 5 % is known to 15 points at
-best."""
+"""In each stratum, or all not skipped; with fewer an error rate of 5 % is known to 15 points at best."""
 MAX_DISPUTES = 100
 """In report.json; all are in corrections.parquet."""
 NOTHING: dict[str, Any] = {"error_rate": None, "compliance": None, "shares": [], "moved": None}
