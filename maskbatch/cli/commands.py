@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from maskbatch.cli import flags
 from maskbatch.cli.program import run_program
@@ -47,7 +48,7 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _start(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Score an archive of camera snapshots for mask compliance, every image accounted for."""
@@ -58,10 +59,8 @@ def _start(
 def plan(
     archives: flags.Archives,
     values: Settings,
-    out: Annotated[str | None, typer.Option(help="Run directory to write the plan to.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List, print what was found, write nothing.")
-    ] = False,
+    out: Annotated[str | None, Option(help="Run directory to write the plan to.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="List, print what was found, write nothing.")] = False,
     fresh: flags.Fresh = False,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
@@ -72,9 +71,8 @@ def plan(
 
     if out is None and not dry_run:
         raise UsageError("--out OUT is missing; name a run directory, or give --dry-run to write nothing")
-    listing = plan_archive(
-        _plan_config(archives, values), None if dry_run else out, options=options, fresh=fresh
-    ).as_dict()
+    target = None if dry_run else out
+    listing = plan_archive(_plan_config(archives, values), target, options=options, fresh=fresh).as_dict()
     if as_json:
         print(json.dumps({"out": out, "listing": listing}))
         return
@@ -89,16 +87,9 @@ def plan(
 def estimate(
     archives: flags.Archives,
     values: Settings,
-    cluster: Annotated[
-        Path | None, typer.Option(help="Ray cluster launcher file to estimate for [this machine].")
-    ] = None,
-    gpu_rate: Annotated[
-        float | None, typer.Option(help="Images a second that one GPU there scores [measured where one is].")
-    ] = None,
-    price: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TYPE=PER_HOUR", help="Of a node type or InstanceType of --cluster; repeated."),
-    ] = None,
+    cluster: flags.ClusterFile = None,
+    gpu_rate: flags.GpuRate = None,
+    price: flags.Price = None,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
     verbose: flags.Verbose = False,
@@ -165,9 +156,9 @@ def score(
 @app.command()
 @takes(*REPORT, toml=False)
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Finished run directories.")],
+    runs: Annotated[list[str], Argument(metavar="RUN...", help="Finished run directories.")],
     values: Settings,
-    out: Annotated[str | None, typer.Option(help="Folder of the report; needed for several runs.")] = None,
+    out: Annotated[str | None, Option(help="Folder of the report; needed for several runs.")] = None,
     latest: flags.Latest = False,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
@@ -189,7 +180,7 @@ def report(
 @app.command()
 @takes(toml=False)
 def status(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A run directory, from whatever machine.")],
+    out: Annotated[str, Argument(metavar="OUT", help="A run directory, from whatever machine.")],
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> None:
@@ -208,7 +199,7 @@ def status(
 @takes(toml=False)
 def compare(
     first: flags.Run,
-    second: Annotated[str, typer.Argument(metavar="RUN", help="The one it is held against.")],
+    second: Annotated[str, Argument(metavar="RUN", help="The one it is held against.")],
     latest: flags.Latest = False,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
@@ -227,11 +218,11 @@ def compare(
 @app.command()
 @takes(toml=False)
 def verify(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="A finished run directory.")],
+    out: Annotated[str, Argument(metavar="OUT", help="A finished run directory.")],
     sample: flags.Sample = 200,
-    seed: Annotated[int | None, typer.Option(help="Draw the sample of an earlier check again.")] = None,
+    seed: Annotated[int | None, Option(help="Draw the sample of an earlier check again.")] = None,
     latest: flags.Latest = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Where the run's checkpoint lies now.")] = None,
+    checkpoint: Annotated[str | None, Option(help="Where the run's checkpoint lies now.")] = None,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
@@ -251,21 +242,10 @@ def verify(
 @app.command()
 @takes(*SCORE, "checkpoint", "request_timeout_s", "image_timeout_s", toml=False)
 def predict(
-    images: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IMAGE_OR_URL...",
-            help="Paths, URLs, or members as a run names them: tar://NAME::s3://BUCKET/FILE.tar.",
-        ),
-    ],
+    images: flags.Images,
     values: Settings,
-    show: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.png", help="Write one PNG of the pictures, their labels and bars."),
-    ] = None,
-    allow_prefix: Annotated[
-        list[str] | None, typer.Option(help="Where web servers may redirect to, beside themselves; repeated.")
-    ] = None,
+    show: flags.Show = None,
+    allow_prefix: flags.AllowPrefix = None,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
@@ -304,19 +284,11 @@ def predict(
 @takes("checkpoint", toml=False)
 def ui(
     values: Settings,
-    run: Annotated[
-        str | None, typer.Option(metavar="RUN", help="A finished run directory, to see and to review.")
-    ] = None,
-    corrections: Annotated[
-        str | None, typer.Option(help="Folder of what reviewers judge [RUN/corrections].")
-    ] = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; any but this machine's own needs a password.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen on [7860, or the next free one].")
-    ] = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    run: flags.ReviewedRun = None,
+    corrections: flags.Corrections = None,
+    host: flags.Host = "127.0.0.1",
+    port: flags.Port = None,
+    open_browser: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
     options: flags.Options = NO_OPTIONS,
 ) -> None:
     """Open a page in the browser: try the model on a picture, and review the doubtful ones of a run."""
@@ -339,8 +311,8 @@ def nightly(
     archives: flags.Archives,
     base: flags.Base,
     values: Settings,
-    date: Annotated[str | None, typer.Option(help="The local day to report [yesterday].")] = None,
-    since: Annotated[str | None, typer.Option(help="Report every night from this day to yesterday.")] = None,
+    date: Annotated[str | None, Option(help="The local day to report [yesterday].")] = None,
+    since: Annotated[str | None, Option(help="Report every night from this day to yesterday.")] = None,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
@@ -360,10 +332,10 @@ def nightly(
 def audit(
     archives: flags.Archives,
     base: flags.Base,
-    month: Annotated[str, typer.Option(help="The local month, such as 2026-10; it must be over.")],
+    month: Annotated[str, Option(help="The local month, such as 2026-10; it must be over.")],
     values: Settings,
     sample: flags.Sample = 200,
-    bundle: Annotated[str | None, typer.Option(help="Where the zip to keep goes [beside the run].")] = None,
+    bundle: Annotated[str | None, Option(help="Where the zip to keep goes [beside the run].")] = None,
     fresh: flags.Fresh = False,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
@@ -382,12 +354,8 @@ def audit(
 @app.command()
 @takes(toml=False)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the drawn archive and its run.")] = Path(
-        "maskbatch-demo"
-    ),
-    images: Annotated[
-        int, typer.Option(min=240, help="Snapshots drawn, of four cameras over a month.")
-    ] = 720,
+    out: Annotated[Path, Option(help="Folder for the drawn archive and its run.")] = Path("maskbatch-demo"),
+    images: Annotated[int, Option(min=240, help="Snapshots drawn, of four cameras over a month.")] = 720,
     as_json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> int:

@@ -1,10 +1,10 @@
-"""Every flag, each with its one sentence of help; defaults stand in the dataclasses of `config`."""
+"""Flags of settings, of several commands, and long ones; defaults stand in the dataclasses of `config`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from maskbatch.schema import CONDITIONS
 from maskbatch.stores.options import StorageOptions
@@ -64,30 +64,30 @@ def _read_options(value: str | StorageOptions) -> StorageOptions:
 
 Archives = Annotated[
     list[str],
-    typer.Argument(
+    Argument(
         metavar="ARCHIVE...",
         help="Folder, bucket prefix, pattern, tar, zip, Parquet file or manifest; a path or URL.",
     ),
 ]
-Out = Annotated[str, typer.Option(help="Run directory: made if missing, resumed if unfinished.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A finished run directory.")]
-Base = Annotated[str, typer.Option(help="Folder or URL below which nights and months have their runs.")]
+Out = Annotated[str, Option(help="Run directory: made if missing, resumed if unfinished.")]
+Run = Annotated[str, Argument(metavar="RUN", help="A finished run directory.")]
+Base = Annotated[str, Option(help="Folder or URL below which nights and months have their runs.")]
 Reuse = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         metavar="RUN",
         help="A finished run whose rows of unchanged images are carried over; repeated. "
         "With OUT itself, what is new goes to its next version, OUT.v2.",
     ),
 ]
-Sample = Annotated[int, typer.Option(help="Random images that are read and scored again; 0: none.")]
+Sample = Annotated[int, Option(help="Random images that are read and scored again; 0: none.")]
 Latest = Annotated[
-    bool, typer.Option("--latest", help="Take the newest finished version of each run, RUN.v2 or later.")
+    bool, Option("--latest", help="Take the newest finished version of each run, RUN.v2 or later.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away an unfinished run in OUT first.")]
+Fresh = Annotated[bool, Option("--fresh", help="Throw away an unfinished run in OUT first.")]
 Options = Annotated[
     StorageOptions,
-    typer.Option(
+    Option(
         "--storage-options",
         parser=_read_options,
         metavar="FILE",
@@ -95,10 +95,37 @@ Options = Annotated[
         show_default=False,
     ),
 ]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file of these flags; flags on the line win.")
+ClusterFile = Annotated[Path | None, Option(help="Ray cluster launcher file to estimate for [this machine].")]
+GpuRate = Annotated[
+    float | None, Option(help="Images a second that one GPU there scores [measured where one is].")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary on stdout.")]
+Price = Annotated[
+    list[str] | None,
+    Option(metavar="TYPE=PER_HOUR", help="Of a node type or InstanceType of --cluster; repeated."),
+]
+Show = Annotated[
+    Path | None, Option(metavar="FILE.png", help="Write one PNG of the pictures, their labels and bars.")
+]
+AllowPrefix = Annotated[
+    list[str] | None, Option(help="Where web servers may redirect to, beside themselves; repeated.")
+]
+ReviewedRun = Annotated[
+    str | None, Option(metavar="RUN", help="A finished run directory, to see and to review.")
+]
+Corrections = Annotated[str | None, Option(help="Folder of what reviewers judge [RUN/corrections].")]
+Host = Annotated[str, Option(help="Address to listen on; any but this machine's own needs a password.")]
+Port = Annotated[int | None, Option(min=1, max=65535, help="Port to listen on [7860, or the next free one].")]
+Images = Annotated[
+    list[str],
+    Argument(
+        metavar="IMAGE_OR_URL...",
+        help="Paths, URLs, or members as a run names them: tar://NAME::s3://BUCKET/FILE.tar.",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, Option("--config", help="TOML file of these flags; flags on the line win.")
+]
+Json = Annotated[bool, Option("--json", help="Print one JSON summary on stdout.")]
 JSON_LOGS = "--json-logs"
-JsonLogs = Annotated[bool, typer.Option(JSON_LOGS, help="Each line on stderr is one JSON object; no bars.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show Ray's own logs too.")]
+JsonLogs = Annotated[bool, Option(JSON_LOGS, help="Each line on stderr is one JSON object; no bars.")]
+Verbose = Annotated[bool, Option("--verbose", help="Show Ray's own logs too.")]

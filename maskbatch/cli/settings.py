@@ -7,16 +7,16 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
-import typer
+from typer import Option
 
 from maskbatch import config
 from maskbatch.cli import flags
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Settings = dict[str, Any]
+_CONFIGS = (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
 PLAN, SCORE, JOB, REPORT = (
-    tuple(item.name for item in fields(kind) if item.name in flags.SETTINGS)
-    for kind in (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
+    tuple(item.name for item in fields(kind) if item.name in flags.SETTINGS) for kind in _CONFIGS
 )
 """Settings that are flags, by their dataclass."""
 
@@ -60,7 +60,7 @@ def _parameter(name: str) -> inspect.Parameter:
     flag, default = flags.SETTINGS[name], _DEFAULTS.get(name)
     shown = flag.otherwise or ("" if default in (None, ()) or default is False else str(default))
     text = f"{flag.help.removesuffix('.')} [{shown}]." if shown else flag.help
-    option = typer.Option(f"--{_SHORT.get(name, name).replace('_', '-')}", help=text, metavar=flag.metavar)
+    option = Option(f"--{_SHORT.get(name, name).replace('_', '-')}", help=text, metavar=flag.metavar)
     return _flag(name, Annotated[_KINDS[name] | None, option], None)
 
 
@@ -72,7 +72,6 @@ def _kind(hint: Any) -> Any:
 
 
 _SHORT = {long: short for short, long in config.LONG_NAMES.items()}
-_CONFIGS = (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
 _DEFAULTS = {item.name: item.default for kind in _CONFIGS for item in fields(kind)}
 _KINDS = {name: _kind(hint) for kind in _CONFIGS for name, hint in get_type_hints(kind).items()}
 _KINDS |= {"checkpoint": str, "exclude": str}

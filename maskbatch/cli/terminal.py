@@ -131,12 +131,8 @@ def _table_of_rates(
         table.add_column(title, justify="right", no_wrap=not is_class, min_width=least)
     counts = ("listed", "failed", "assessed", *(f"num_{name}" for name in classes))
     for row in rows:
-        table.add_row(
-            *[group_name(row, (key,)) for key in keys],
-            *[f"{row[name]:,}" for name in counts],
-            words.format_rate(row),
-            f"{row['num_review']:,}",
-        )
+        texts = [*[group_name(row, (key,)) for key in keys], *[f"{row[name]:,}" for name in counts]]
+        table.add_row(*texts, words.format_rate(row), f"{row['num_review']:,}")
     return table
 
 
@@ -161,15 +157,8 @@ def _table_of_differences(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in (*sides, "difference (95 %)", "p", "q"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            *[group_name(row, (key,)) for key in ("site", "camera")],
-            *[
-                text
-                for side in ("first", "second")
-                for text in (f"{row[f'assessed_{side}']:,}", words.format_percent(row[f"compliance_{side}"]))
-            ],
-            words.format_difference(row),
-            words.format_p(row["p"]),
-            words.format_p(row["q"]),
-        )
+        texts = [group_name(row, (key,)) for key in ("site", "camera")]
+        for side in ("first", "second"):
+            texts += [f"{row[f'assessed_{side}']:,}", words.format_percent(row[f"compliance_{side}"])]
+        table.add_row(*texts, words.format_difference(row), *[words.format_p(row[name]) for name in "pq"])
     return table

@@ -61,14 +61,10 @@ class Estimate:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        hours = self.whole_s / 3600
-        return {
-            **asdict(self),
-            "calibration": asdict(self.calibration) | {"listing": self.calibration.listing.as_dict()},
-            "hours": hours,
-            "hours_low": hours / (1 + self.margin),
-            "hours_high": hours * (1 + self.margin),
-        }
+        hours, factor = self.whole_s / 3600, 1 + self.margin
+        time = {"hours": hours, "hours_low": hours / factor, "hours_high": hours * factor}
+        calibration = asdict(self.calibration) | {"listing": self.calibration.listing.as_dict()}
+        return {**asdict(self), "calibration": calibration, **time}
 
 
 def estimate_run(
@@ -97,13 +93,9 @@ def estimate_run(
     per_hour = read_prices(prices, nodes)
     job = replace(job, address="local")
     on_cpus = nodes and not _workforce(nodes, job)[1]
+    here = replace(job, gpus_per_worker=0) if on_cpus else job
     measured = calibrate(
-        plan_config,
-        score_config,
-        replace(job, gpus_per_worker=0) if on_cpus else job,
-        checkpoint=checkpoint,
-        options=options,
-        verbose=verbose,
+        plan_config, score_config, here, checkpoint=checkpoint, options=options, verbose=verbose
     )
     return project(measured, nodes, job, gpu_rate, per_hour)
 
@@ -222,7 +214,6 @@ def describe_estimate(estimate: Estimate) -> Iterator[str]:
 
 
 def _time(seconds: float) -> str:
-    """A time in the unit that fits."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"

@@ -15,15 +15,13 @@ from maskbatch.report.drift import ALERT_Q, LEAST_CHANGE, find_drift_alerts
 
 NOWHERE = {"site": None, "camera": None}
 Floats = NDArray[np.float64]
+Row = Mapping[str, Any]
 LEAST_DAYS = 20
 """The last of so many days is the worst by chance with probability 1 / LEAST_DAYS."""
 
 
 def find_alerts(
-    tables: Mapping[str, pa.Table],
-    keys: Mapping[str, tuple[str, ...]],
-    drift: Mapping[str, Any],
-    config: ReportConfig,
+    tables: Mapping[str, pa.Table], keys: Mapping[str, tuple[str, ...]], drift: Row, config: ReportConfig
 ) -> list[dict[str, Any]]:
     """The alerts of a report: rates below their bound, from the tables grouped by `keys`, and drift."""
     drift_alerts = find_drift_alerts(drift)
@@ -91,29 +89,24 @@ def _measure_falls(compliant_DC: Floats, assessed_DC: Floats) -> Floats:
     return fall_DC
 
 
-def _fall(
-    name: str, where: Mapping[str, Any], before: float, rate: float, assessed: int, how: str
-) -> dict[str, Any]:
+def _fall(name: str, where: Row, before: float, rate: float, assessed: int, how: str) -> dict[str, Any]:
     sentence = f"{name}: compliance fell from {_percent(before)} to {_percent(rate)}, {how}"
     figures = {"rate": rate, "before": before, "assessed": assessed}
     return {"kind": "fall", **where, "measure": "compliance", **figures, "sentence": sentence}
 
 
-def _alert(row: Mapping[str, Any], keys: tuple[str, ...], rate: str, bound: float) -> dict[str, Any]:
+def _alert(row: Row, keys: tuple[str, ...], rate: str, bound: float) -> dict[str, Any]:
     """The alert of a rate whose whole interval is below the bound."""
     measure = "corrected compliance" if rate == "corrected" else "compliance"
     low, high = row[f"{rate}_low"], row[f"{rate}_high"]
     few = "; few clusters, so the interval is likely too narrow" if row["few_clusters"] else ""
     figures = {"rate": row[rate], "low": low, "high": high, "below": bound, "assessed": row["assessed"]}
-    return {
-        "kind": "compliance",
-        **NOWHERE,
-        **{key: row[key] for key in keys},
-        "measure": measure,
-        **figures,
-        "sentence": f"{group_name(row, keys)}: {measure} {_percent(row[rate])} ({100 * low:.1f} to "
-        f"{_percent(high)}) is below {_percent(bound)}, the upper end of its interval too{few}",
-    }
+    sentence = (
+        f"{group_name(row, keys)}: {measure} {_percent(row[rate])} ({100 * low:.1f} to {_percent(high)}) "
+        f"is below {_percent(bound)}, the upper end of its interval too{few}"
+    )
+    where = {**NOWHERE, **{key: row[key] for key in keys}}
+    return {"kind": "compliance", **where, "measure": measure, **figures, "sentence": sentence}
 
 
 def _percent(rate: float) -> str:

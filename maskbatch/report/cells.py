@@ -80,15 +80,12 @@ def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:
 
 def to_floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """(N,) float64, nulls as NaN."""
-    values: NDArray[np.float64] = pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy()
-    return values
+    return np.asarray(pc.fill_null(column.cast(pa.float64()), float("nan")), np.float64)
 
 
 def read_histograms(cells: pa.Table, name: str) -> NDArray[np.int32]:
     """The histograms (cells, NUM_BINS) of the column `name`, one of HISTOGRAMS."""
-    column = cells[name].combine_chunks()
-    flat: NDArray[np.int32] = column.flatten().to_numpy().reshape(-1, NUM_BINS)
-    return flat
+    return np.asarray(cells[name].combine_chunks().flatten(), np.int32).reshape(-1, NUM_BINS)
 
 
 def number_groups(table: pa.Table, keys: Sequence[str] = KEYS) -> tuple[pa.Table, NDArray[np.int64]]:

@@ -22,7 +22,7 @@ from scipy.stats import false_discovery_control
 from maskbatch.buckets import hash_texts
 from maskbatch.errors import UsageError
 from maskbatch.progress import Step, step
-from maskbatch.report.cells import Camera
+from maskbatch.report.cells import Camera, number_groups
 from maskbatch.report.intervals import FEW_CLUSTERS
 from maskbatch.runs.committed import CommittedRun, Meaning, open_together, order_files, read_files
 from maskbatch.runs.directory import RunDir
@@ -177,26 +177,16 @@ def _images(
         hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)
         label = pc.if_else(pc.equal(rows["status"], "ok"), rows["label"], None)
         label = pc.index_in(label, pa.array(classes)).fill_null(len(classes))
-        yield pd.DataFrame(
-            {
-                "uri": hash_texts(rows["uri"]),
-                "camera": _camera_numbers(rows, cameras),
-                "hour": hour.fill_null(-1).to_numpy().astype(np.int32),
-                side: label.to_numpy().astype(np.int16),
-            }
-        )
+        images = {"uri": hash_texts(rows["uri"]), "camera": _number_cameras(rows, cameras)}
+        images["hour"] = hour.fill_null(-1).to_numpy().astype(np.int32)
+        yield pd.DataFrame({**images, side: label.to_numpy().astype(np.int16)})
         progress.advance(len(rows))
 
 
-def _camera_numbers(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
-    site, camera = (
-        rows[key].combine_chunks().dictionary_encode(null_encoding="encode") for key in ("site", "camera")
-    )
-    code = site.indices.to_numpy().astype(np.int64) * len(camera.dictionary) + camera.indices.to_numpy()
-    used, inverse = np.unique(code, return_inverse=True)
-    sites, names = site.dictionary.to_pylist(), camera.dictionary.to_pylist()
-    pairs = [(sites[k // len(names)], names[k % len(names)]) for k in used]
-    return np.array([cameras.setdefault(pair, len(cameras)) for pair in pairs], np.int32)[inverse]
+def _number_cameras(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
+    names, group = number_groups(rows, ("site", "camera"))
+    numbers = [cameras.setdefault((row["site"], row["camera"]), len(cameras)) for row in names.to_pylist()]
+    return np.array(numbers, np.int32)[group]
 
 
 def _strata(first: Iterator[pd.DataFrame], second: Iterator[pd.DataFrame]) -> tuple[list[pd.DataFrame], int]:

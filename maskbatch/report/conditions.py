@@ -37,9 +37,7 @@ def find_conditions(
     `day` is sorted by camera and time, or has no times; `camera` (N,) numbers its cameras; `duplicate` (N,)
     marks rows with the bytes of an earlier one; `assessed` are the labels that show a face.
     """
-    brightness, contrast, sharpness = (
-        to_floats(day[name]) for name in ("brightness", "contrast", "sharpness")
-    )
+    brightness, contrast, sharpness = map(to_floats, day.select(["brightness", "contrast", "sharpness"]))
     holds = {
         "frozen": find_frozen(day, camera, assessed),
         "duplicate": duplicate,
@@ -101,13 +99,10 @@ def find_stretches(day: pa.Table, camera: NDArray[np.int64], condition: pa.Array
     ok = pc.and_(pc.equal(day["status"], "ok"), pc.is_valid(day["captured_local"])).to_numpy()
     rows = np.flatnonzero(ok)
     code, camera = code[rows], camera[rows]
-    stretches = []
+    ends, stretches = day.select(["site", "camera", "captured_local"]), []
     for start, stop in _series((code[1:] == code[:-1]) & (camera[1:] == camera[:-1]) & (code[1:] >= 0)):
         if stop - start >= STRETCH_FRAMES:
-            first, last = (
-                day.slice(rows[k], 1).select(["site", "camera", "captured_local"]).to_pylist()[0]
-                for k in (start, stop - 1)
-            )
+            first, last = ends.take(pa.array(rows[[start, stop - 1]])).to_pylist()
             times = {"from": first.pop("captured_local"), "to": last["captured_local"]}
             name = list(CONDITIONS)[code[start]]
             stretches.append({**first, "condition": name, **times, "snapshots": stop - start})

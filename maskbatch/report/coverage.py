@@ -79,8 +79,7 @@ def _hours(table: pa.Table) -> NDArray[np.int64]:
     """The local hour (N,) of each cell, counted from the first day of the calendar."""
     dates = table["date"].combine_chunks().dictionary_encode()
     day = np.array([date.fromisoformat(text).toordinal() for text in dates.dictionary.to_pylist()])
-    numbers: NDArray[np.int64] = day[dates.indices.to_numpy()] * 24 + table["hour"].to_numpy()
-    return numbers
+    return np.asarray(day[dates.indices.to_numpy()] * 24 + table["hour"].to_numpy(), np.int64)
 
 
 def _bounds(hours: NDArray[np.int64], counts: NDArray[np.int64], period: Period) -> tuple[int, int]:
@@ -141,11 +140,8 @@ def _pace(own: Counts) -> Counts:
 
 def _pace_of_few(own: Counts) -> Counts:
     """What all hours usually hold, in each hour from the first to the last."""
-    hours = np.flatnonzero(own.any(axis=0))
-    there = own[own > 0]
-    each = float(np.median(there))
-    if each >= 2:
-        each = _mean_at_median(there)
+    hours, there = np.flatnonzero(own.any(axis=0)), own[own > 0]
+    each = _mean_at_median(there) if np.median(there) >= 2 else np.median(there)
     inside = (np.arange(24) >= hours[0]) & (np.arange(24) <= hours[-1])
     return np.where(inside, each, 0.0)
 
@@ -214,7 +210,6 @@ def _gaps(counts: Counts, expected: Counts, first: date) -> Iterator[dict[str, A
 def _row(
     counts: Counts, expected: Counts, missing: int, expect: Expect | None, gaps: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """One row of coverage by camera."""
     row: dict[str, Any] = {
         "cadence_s": None, "source": None, "hours": [], "expected": None, "snapshots": int(counts.sum()),
         "coverage": None, "num_gaps": len(gaps),

@@ -11,7 +11,7 @@ Benjamini-Hochberg runs over all tests of a report, so a fleet without drift ale
 before, for example by weather, more alert (autocorrelation 0.2: 5 %, 0.3: 9 to 14 %, 0.5: 20 to 60 %). A
 significant change that is too small to matter (LEAST_CHANGE) does not alert.
 
-Shape suffixes: L cells of one label in one night, N nights, M measures, B bins.
+Shape suffixes: L cells, N nights, M measures, B bins.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,17 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, rankdata
 
-from maskbatch.report.cells import (
-    HISTOGRAMS,
-    KEYS,
-    MEASURES,
-    SCHEMA,
-    SUMS,
-    Camera,
-    group_name,
-    merge_cells,
-    read_histograms,
-)
+from maskbatch.report.cells import HISTOGRAMS, MEASURES, SUMS, group_name, number_groups, read_histograms
 from maskbatch.schema import UNKNOWN_DATE
 
 RECENT_NIGHTS = 7
@@ -58,8 +48,7 @@ def measure_drift(
     """
     names = (*[f"share_{name}" for name in classes], *MEASURES)
     tests, short, psi = [], [], []
-    for (site, camera), values_NM, histograms_NMB in _cameras(cells, classes):
-        name = {"site": site, "camera": camera}
+    for name, values_NM, histograms_NMB in _cameras(cells, classes):
         recent_MB = histograms_NMB[-RECENT_NIGHTS:].sum(0)
         psi += [
             {**name, "measure": measure, "psi": stability_index(observed_B, reference[measure])}
@@ -73,28 +62,17 @@ def measure_drift(
     corrected = false_discovery_control([test["p"] for test in tests]) if tests else ()
     for test, q in zip(tests, corrected, strict=True):
         test |= {"q": float(q), "alert": bool(q <= ALERT_Q) and _matters(test)}
-    return {
-        "recent_nights": RECENT_NIGHTS,
-        "history_nights": HISTORY_NIGHTS,
-        "least_nights": LEAST_NIGHTS,
-        "alert_q": ALERT_Q,
-        "tests": tests,
-        "short": short,
-        "psi": psi,
-    }
+    nights = {"recent_nights": RECENT_NIGHTS, "history_nights": HISTORY_NIGHTS, "least_nights": LEAST_NIGHTS}
+    return {**nights, "alert_q": ALERT_Q, "tests": tests, "short": short, "psi": psi}
 
 
 def find_drift_alerts(drift: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The alerts of report.json from its section `drift`, with a sentence each."""
-    return [
-        {
-            "kind": "drift",
-            **{key: value for key, value in test.items() if key != "alert"},
-            "sentence": _sentence(test),
-        }
-        for test in drift["tests"]
-        if test["alert"]
-    ]
+    tests = [test for test in drift["tests"] if test["alert"]]
+    alerts = [{"kind": "drift", **test, "sentence": _sentence(test)} for test in tests]
+    for alert in alerts:
+        del alert["alert"]
+    return alerts
 
 
 def count_recent(num_nights: int) -> int:
@@ -139,8 +117,7 @@ def _rank_sums(ranks: tuple[int, ...], recent: int) -> Floats:
     ways[0, 0] = 1
     for rank in ranks:
         ways[1:, rank:] += ways[:-1, :-rank]
-    at_most: Floats = ways[recent].cumsum() / ways[recent].sum()
-    return at_most
+    return np.asarray(ways[recent].cumsum() / ways[recent].sum())
 
 
 def _tests(names: Sequence[str], values_NM: Floats) -> Iterator[dict[str, Any]]:
@@ -148,14 +125,8 @@ def _tests(names: Sequence[str], values_NM: Floats) -> Iterator[dict[str, Any]]:
     values_NM = values_NM[-recent - HISTORY_NIGHTS :]
     now_M, before_M = np.median(values_NM[-recent:], 0), np.median(values_NM[:-recent], 0)
     for name, now, before, p in zip(names, now_M, before_M, rank_test(values_NM.T, recent), strict=True):
-        medians = {"recent": float(now), "before": float(before)}
-        yield {
-            "measure": name,
-            "nights": recent,
-            "history": len(values_NM) - recent,
-            **medians,
-            "p": float(p),
-        }
+        nights = {"nights": recent, "history": len(values_NM) - recent}
+        yield {"measure": name, **nights, "recent": float(now), "before": float(before), "p": float(p)}
 
 
 def _matters(test: Mapping[str, Any]) -> bool:
@@ -168,7 +139,6 @@ def _kind(test: Mapping[str, Any]) -> str:
 
 
 def _sentence(test: Mapping[str, Any]) -> str:
-    """The camera, the measure, both medians, the number of days, and q."""
     kind, q = _kind(test), test["q"]
     what = f"the share of {test['measure'].removeprefix('share_')}" if kind == "share" else f"mean {kind}"
     rose = "rose" if test["recent"] > test["before"] else "fell"
@@ -181,32 +151,23 @@ def _sentence(test: Mapping[str, Any]) -> str:
     )
 
 
-def _cameras(cells: pa.Table, classes: Sequence[str]) -> Iterator[tuple[Camera, Floats, NDArray[np.int64]]]:
-    """(camera, measures (N, M), histograms (N, 3, B)) of each camera, nights in order."""
+def _cameras(
+    cells: pa.Table, classes: Sequence[str]
+) -> Iterator[tuple[dict[str, Any], Floats, NDArray[np.int64]]]:
+    """(site and camera, measures (N, M), histograms (N, 3, B)) of each camera, nights in order."""
     cells = cells.filter(pc.and_(pc.equal(cells["status"], "ok"), pc.not_equal(cells["date"], UNKNOWN_DATE)))
-    for place, key in enumerate(KEYS):
-        if key not in ("site", "camera", "date", "label"):
-            cells = cells.set_column(place, SCHEMA.field(key), pa.nulls(len(cells), SCHEMA.field(key).type))
-    cells = merge_cells([cells])
-    if not len(cells):
+    nights, night_L = number_groups(cells, ("site", "camera", "date"))
+    if not len(nights):
         return
-    keys = list(zip(*[cells[key].to_pylist() for key in ("site", "camera", "date")], strict=True))
-    starts = _starts(keys)
-    labels = cells["label"].to_numpy(zero_copy_only=False)
-    count_L = cells["count"].to_numpy()
+    order = np.argsort(night_L, kind="stable")
+    cells, starts = cells.take(pa.array(order)), np.searchsorted(night_L[order], np.arange(len(nights)))
+    count_L, labels = cells["count"].to_numpy(), cells["label"].to_numpy()
     of_class = [np.where(labels == name, count_L, 0) for name in classes]
     sums_LM = np.column_stack([*of_class, *[cells[name].to_numpy() for name in SUMS]])
-    count_N = np.add.reduceat(count_L, starts)
-    values_NM = np.add.reduceat(sums_LM, starts) / count_N[:, None]
-    histograms_NMB = np.add.reduceat(
-        np.stack([read_histograms(cells, name) for name in HISTOGRAMS], 1), starts, dtype=np.int64
-    )
-    cameras = [keys[start][:2] for start in starts]
-    firsts = _starts(cameras)
-    for first, last in zip(firsts, [*firsts[1:], len(cameras)], strict=True):
-        yield cameras[first], values_NM[first:last], histograms_NMB[first:last]
-
-
-def _starts(keys: Sequence[object]) -> list[int]:
-    """Where each series of equal keys begins."""
-    return [i for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]
+    values_NM = np.add.reduceat(sums_LM, starts) / np.add.reduceat(count_L, starts)[:, None]
+    histograms = (read_histograms(cells, name) for name in HISTOGRAMS)
+    sums_NMB = np.stack([np.add.reduceat(counts, starts, dtype=np.int64) for counts in histograms], 1)
+    cameras, camera_N = number_groups(nights, ("site", "camera"))
+    firsts = np.flatnonzero(np.diff(camera_N)) + 1
+    parts = (np.split(table, firsts) for table in (values_NM, sums_NMB))
+    yield from zip(cameras.to_pylist(), *parts, strict=True)

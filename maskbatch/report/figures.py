@@ -1,7 +1,7 @@
 """Every figure of a report, from the survey of its runs: the tables, and the values of report.json."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,32 +27,34 @@ MAX_LISTED = 100
 MAPPED_CAMERAS = 60
 """Cameras on the page's maps, with single days in report.json; by_camera_day.parquet has all."""
 UNLIKE_PSI = 0.25
-"""A population stability index above it is commonly read as another population."""
+"""A camera above this population stability index sees other pictures than the checkpoint was tested on."""
 SHOWN_CANDIDATES = 24
 """The least certain of the review candidates; review.parquet has 1,000."""
 CAMERA = [("site", pa.string()), ("camera", pa.string())]
 LIST_TABLES = {
-    "coverage": [
+    "coverage": ("coverage", "by_camera", [
         *CAMERA, ("cadence_s", pa.float64()), ("source", pa.string()), ("hours", pa.list_(pa.int64())),
         ("expected", pa.int64()), ("snapshots", pa.int64()), ("coverage", pa.float64()),
         ("num_gaps", pa.int64()), ("longest_gap_s", pa.float64()),
-    ],
-    "gaps": [
+    ]),
+    "gaps": ("coverage", "gaps", [
         *CAMERA, ("from", pa.timestamp("us")), ("to", pa.timestamp("us")), ("seconds", pa.int64()),
         ("missing", pa.int64()),
-    ],
-    "quality": [*CAMERA, ("scored", pa.int64()), *[(name, pa.int64()) for name in CONDITIONS]],
-    "stretches": [
+    ]),
+    "quality": ("quality", "by_camera", [
+        *CAMERA, ("scored", pa.int64()), *[(name, pa.int64()) for name in CONDITIONS],
+    ]),
+    "stretches": ("quality", "stretches", [
         *CAMERA, ("condition", pa.string()), ("from", pa.timestamp("us")), ("to", pa.timestamp("us")),
         ("snapshots", pa.int64()),
-    ],
-    "drift": [
+    ]),
+    "drift": ("drift", "tests", [
         *CAMERA, ("measure", pa.string()), ("nights", pa.int64()), ("history", pa.int64()),
         ("recent", pa.float64()), ("before", pa.float64()), ("p", pa.float64()), ("q", pa.float64()),
         ("alert", pa.bool_()),
-    ],
+    ]),
 }  # fmt: skip
-"""The lists of report.json that are Parquet tables too, with their columns."""
+"""The lists of report.json that are Parquet tables too: the section, the list, and its columns."""
 
 
 def group_keys(keep_column: str | None) -> dict[str, tuple[str, ...]]:
@@ -91,14 +93,18 @@ def collect_figures(
         "quality": _quality(survey),
         "drift": measure_drift(cells, meaning.classes, read_card(runs, "reference") or {}),
     }
-    tables |= _list_tables(parts) | {"cells": cells, "review": survey.selection.candidates}
+    for name, (part, key, columns) in LIST_TABLES.items():
+        tables[name] = pa.Table.from_pylist(parts[part][key], pa.schema(columns))
+    tables |= {"cells": cells, "review": survey.selection.candidates}
     tables["corrections"] = pa.Table.from_pandas(judgements, corrections.SCHEMA, preserve_index=False)
     if len(runs) == 1:
         tables["queue"] = survey.selection.queue
     rows = {name: tables[name].to_pylist() for name in keys if name != "by_camera_day"}
-    rows["by_camera_day"] = _rows_of(tables["by_camera_day"], mapped).to_pylist()
+    in_map = [camera in mapped for camera in _cameras_of(tables["by_camera_day"])]
+    rows["by_camera_day"] = tables["by_camera_day"].filter(pa.array(in_map, pa.bool_())).to_pylist()
     everything = Tables(cells, meaning, confusion) if config.exclude else rates
     overall = rows["overall"][0]
+    unlike = {(row["site"], row["camera"]) for row in parts["drift"]["psi"] if row["psi"] > UNLIKE_PSI}
     values: dict[str, Any] = {
         **describe_runs(runs, config),
         "period": _period(survey),
@@ -109,7 +115,7 @@ def collect_figures(
             "reason": reason,
             "confusion": confusion,
             "shares": rates.shares(),
-            "unlike_cameras": _num_unlike(parts["drift"]),
+            "unlike_cameras": len(unlike),
         },
         "judged": estimate_rates(judgements, tables.get("queue"), overall, meaning, config.exclude),
         **parts,
@@ -126,29 +132,18 @@ def collect_figures(
 def _mapped_cameras(by_camera: pa.Table) -> set[Camera]:
     """The cameras with the most assessed images, as many as a map has room for."""
     rows = by_camera.sort_by([("assessed", "descending"), ("site", "ascending"), ("camera", "ascending")])
-    rows = rows.slice(0, MAPPED_CAMERAS)
-    return set(zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True))
+    return set(_cameras_of(rows.slice(0, MAPPED_CAMERAS)))
 
 
-def _rows_of(rows: pa.Table, cameras: Collection[Camera]) -> pa.Table:
-    names = zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
-    return rows.filter(pa.array([name in cameras for name in names], pa.bool_()))
-
-
-def _num_unlike(drift: dict[str, Any]) -> int:
-    """How many cameras have pictures unlike those that the checkpoint was tested on."""
-    return len({(row["site"], row["camera"]) for row in drift["psi"] if row["psi"] > UNLIKE_PSI})
+def _cameras_of(rows: pa.Table) -> Iterator[Camera]:
+    return zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
 
 
 def _period(survey: Survey) -> dict[str, Any]:
     cells = survey.cells.select(["date", "count"]).to_pandas()
     unknown = cells["date"] == UNKNOWN_DATE
-    return {
-        "first": survey.first,
-        "last": survey.last,
-        "days": int(cells["date"][~unknown].nunique()),
-        "unknown_time": int(cells["count"][unknown].sum()),
-    }
+    days, num_unknown = cells["date"][~unknown].nunique(), int(cells["count"][unknown].sum())
+    return {"first": survey.first, "last": survey.last, "days": days, "unknown_time": num_unknown}
 
 
 def _quality(survey: Survey) -> dict[str, Any]:
@@ -165,18 +160,6 @@ def _quality(survey: Survey) -> dict[str, Any]:
         "by_camera": by_camera.to_pylist(),
         "stretches": survey.stretches,
     }
-
-
-def _list_tables(parts: dict[str, Any]) -> dict[str, pa.Table]:
-    """LIST_TABLES with all their rows."""
-    rows = {
-        "coverage": parts["coverage"]["by_camera"],
-        "gaps": parts["coverage"]["gaps"],
-        "quality": parts["quality"]["by_camera"],
-        "stretches": parts["quality"]["stretches"],
-        "drift": parts["drift"]["tests"],
-    }
-    return {name: pa.Table.from_pylist(rows[name], pa.schema(LIST_TABLES[name])) for name in LIST_TABLES}
 
 
 def _shorten(values: dict[str, Any]) -> dict[str, Any]:

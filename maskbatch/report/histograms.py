@@ -23,5 +23,4 @@ def bin_index(measure: str, values: NDArray[np.floating]) -> NDArray[np.int64]:
 
 def count_bins(measure: str, values: NDArray[np.floating]) -> list[int]:
     """Counts (NUM_BINS,) of `values` (N,) in the bins of `measure`."""
-    counts = np.bincount(bin_index(measure, values), minlength=NUM_BINS)
-    return [int(count) for count in counts]
+    return list(map(int, np.bincount(bin_index(measure, values), minlength=NUM_BINS)))

@@ -59,11 +59,9 @@ def estimate_design_effects(
     alike = assessed_G.sum() / max(clusters_G.sum(), 1)
     pooled = between_G.sum() / within_G.sum() if within_G.sum() > 0 else alike
     own_G = np.divide(between_G, within_G, out=np.ones(num_groups), where=within_G > 0)
-    return DesignEffects(
-        np.maximum(np.where(few_G, pooled, own_G), 1),
-        np.maximum(np.where(few_G, freedom_G.sum(), freedom_G), 1),
-        clusters_G,
-    )
+    effect_G = np.maximum(np.where(few_G, pooled, own_G), 1)
+    freedom_G = np.maximum(np.where(few_G, freedom_G.sum(), freedom_G), 1)
+    return DesignEffects(effect_G, freedom_G, clusters_G)
 
 
 def wilson(

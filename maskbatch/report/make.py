@@ -41,8 +41,7 @@ class Report:
     @property
     def overall(self) -> dict[str, Any]:
         """The row over all images: counts, shares and rates in [0, 1]."""
-        row: dict[str, Any] = self.values["overall"][0]
-        return row
+        return dict(self.values["overall"][0])
 
     @property
     def exit_code(self) -> int:
@@ -93,9 +92,8 @@ def make_report(
     survey = survey_runs(together)
     values, tables = collect_figures(together, survey, config, judgements, confusion, reason)
     report = Report(folder=out, values=values, tables=tables, keys=keys)
-    pictures = None
-    if config.thumbnails:
-        pictures = make_thumbnails(select_candidates(survey).to_pylist(), together, options)
+    candidates = select_candidates(survey).to_pylist()
+    pictures = make_thumbnails(candidates, together, options) if config.thumbnails else None
     try:
         _write(report, pictures)
     except RunFailedError as error:

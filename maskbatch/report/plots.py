@@ -24,6 +24,8 @@ from matplotlib.path import Path
 from numpy.typing import NDArray
 
 Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Cells = Sequence[tuple[Row, float | None]]
 Dot = tuple[str, str, float, float, float]
 """Text, colour, value, low and high."""
 VARIABLES = ("ink", "muted", "rule", "accent", "second", "band", "alert", "h0", "h1", "h2", "h3", "h4", "h5")
@@ -51,7 +53,7 @@ COVERAGE_STEPS = {"95 % and more": 0.95, "75 to 95 %": 0.75, "50 to 75 %": 0.5, 
                   "under 25 %": 1e-9, "none came": 0.0}  # fmt: skip
 
 
-def plot_days(rows: Sequence[Row], threshold: float | None) -> str:
+def plot_days(rows: Rows, threshold: float | None) -> str:
     """The rate of each day, its interval as a band; a day without a rate breaks the line."""
     known = {_day(row): row for row in _rated(rows, "date") if row["date"] != "unknown"}
     if not known:
@@ -76,7 +78,7 @@ def plot_days(rows: Sequence[Row], threshold: float | None) -> str:
         return _svg(figure, "day", f"Line: compliance on {len(days)} days with its interval.")
 
 
-def plot_steps(key: str, rows: Sequence[Row], name: Callable[[int], str]) -> str:
+def plot_steps(key: str, rows: Rows, name: Callable[[int], str]) -> str:
     """The rate of each hour or weekday (`key`), its interval as a bar; `name` gives its text on the axis."""
     known = _rated(rows, key)
     if not known:
@@ -121,27 +123,20 @@ def plot_dots(name: str, label: str, rows: Sequence[Dot], threshold: float | Non
         return _svg(figure, name, label)
 
 
-def plot_compliance(cameras: Sequence[Row], rows: Sequence[Row]) -> str:
+def plot_compliance(cameras: Rows, rows: Rows) -> str:
     """Camera by day: the lower the rate, the stronger the ink."""
     cells = [(row, row["compliance"]) for row in rows]
     return _map("map", "Heat map: compliance by camera and day.", cameras, cells, COMPLIANCE_STEPS, ())
 
 
-def plot_coverage(cameras: Sequence[Row], rows: Sequence[Row], gaps: Sequence[Row]) -> str:
+def plot_coverage(cameras: Rows, rows: Rows, gaps: Rows) -> str:
     """Camera by day: the fewer of the expected snapshots, the stronger the ink; and gaps."""
     cells = [(row, row["snapshots"] / row["expected"] if row["expected"] else None) for row in rows]
     label = "Heat map: snapshots of those expected by camera and day, with gaps."
     return _map("coverage", label, cameras, cells, COVERAGE_STEPS, gaps)
 
 
-def _map(
-    name: str,
-    label: str,
-    cameras: Sequence[Row],
-    cells: Sequence[tuple[Row, float | None]],
-    steps: Mapping[str, float],
-    gaps: Sequence[Row],
-) -> str:
+def _map(name: str, label: str, cameras: Rows, cells: Cells, steps: Mapping[str, float], gaps: Rows) -> str:
     """`steps`: each ink's text in the legend and its least value, from the palest on."""
     line = {_camera(row): place for place, row in enumerate(cameras)}
     shown = [(row, value) for row, value in cells if row["date"] != "unknown" and _camera(row) in line]
@@ -238,7 +233,7 @@ def _dates(axes: Axes, days: range, width: int, shift: float) -> None:
     axes.set_xticks([day + shift for day in ticks], texts)
 
 
-def _rated(rows: Sequence[Row], key: str) -> list[Row]:
+def _rated(rows: Rows, key: str) -> list[Row]:
     return [row for row in rows if row[key] is not None and row["compliance"] is not None]
 
 

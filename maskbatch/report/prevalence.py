@@ -13,6 +13,7 @@ Shape suffixes: G groups, D draws, K classes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from scipy.special import ndtri, stdtrit
 
 from maskbatch.report.intervals import DesignEffects
 
+TAIL = (1 - 0.95) / 2  # beyond either limit of an interval
 DRAWS = 1000
 """A limit of the interval moves by about 2 % of its width from one seed to another."""
 CHUNK = 256
@@ -30,6 +32,7 @@ MIN_SINGULAR = 0.2
 """A matrix that shrinks a difference of shares further multiplies its error by more than five."""
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +47,19 @@ class Correction:
     high_G: Floats
 
 
-def explain_unidentifiable(confusion_KK: NDArray[np.int64]) -> str | None:
+def explain_unidentifiable(confusion_KK: Counts) -> str | None:
     """Why these held-out counts, true by predicted, cannot correct shares; None if they can."""
     rows_K = confusion_KK.sum(axis=1)
     if rows_K.min() < MIN_PICTURES:
         return f"a class has only {rows_K.min()} held-out pictures, and {MIN_PICTURES} are needed"
-    singular_D = np.linalg.svd(_draw_matrices(confusion_KK), compute_uv=False)[:, -1]
+    singular_D = np.linalg.svd(_draw(confusion_KK, seed=2), compute_uv=False)[:, -1]
     if np.quantile(singular_D, 0.025) < MIN_SINGULAR:
         return "the held-out pictures do not tell some of the classes apart"
     return None
 
 
 def correct_shares(
-    counts_GK: NDArray[np.int64],
-    effects: DesignEffects,
-    confusion_KK: NDArray[np.int64],
-    compliant_K: Bools,
-    assessed_K: Bools,
-    level: float = 0.95,
+    counts_GK: Counts, effects: DesignEffects, confusion_KK: Counts, compliant_K: Bools, assessed_K: Bools
 ) -> Correction:
     """Correct the label counts of each group's scored images with held-out counts, true by predicted.
 
@@ -77,44 +75,24 @@ def correct_shares(
         raw_GK = counts_GK / counts_GK.sum(axis=1, keepdims=True)
     matrix_KK = confusion_KK / confusion_KK.sum(axis=1, keepdims=True)
     share_GK, compliance_G = _bound(raw_GK @ np.linalg.inv(matrix_KK), compliant_K, assessed_K)
-    tail = (1 - level) / 2
-    weight_G = (ndtri(tail) / stdtrit(effects.freedom_G, tail)) ** 2 / effects.effect_G
-    inverse_DKK = np.linalg.inv(_draw_matrices(confusion_KK))
-    drawn = [
-        _quantiles(_draw_shares(counts_PK) @ inverse_DKK, compliant_K, assessed_K, tail)
-        for counts_PK in np.array_split(counts_GK * weight_G[:, None], len(counts_GK) // CHUNK + 1)
-    ]
+    weight_G = (ndtri(TAIL) / stdtrit(effects.freedom_G, TAIL)) ** 2 / effects.effect_G
+    inverse_DKK, drawn = np.linalg.inv(_draw(confusion_KK, seed=2)), []
+    for counts_PK in np.array_split(counts_GK * weight_G[:, None], len(counts_GK) // CHUNK + 1):
+        shares_DPK = np.stack([_draw(counts_K, seed=1) for counts_K in counts_PK], axis=1)
+        drawn.append(_quantiles(shares_DPK @ inverse_DKK, compliant_K, assessed_K))
     share_low_GK, share_high_GK, low_G, high_G = map(np.concatenate, zip(*drawn, strict=True))
-    raw_G = _ratio(raw_GK, compliant_K, assessed_K)
-    return Correction(
-        share_GK,
-        *_within(share_low_GK, share_high_GK, share_GK, raw_GK),
-        compliance_G,
-        *_within(low_G, high_G, compliance_G, raw_G),
-    )
+    share_limits = _within(share_low_GK, share_high_GK, share_GK, raw_GK)
+    limits = _within(low_G, high_G, compliance_G, _ratio(raw_GK, compliant_K, assessed_K))
+    return Correction(share_GK, *share_limits, compliance_G, *limits)
 
 
-def _draw_shares(counts_GK: Floats) -> Floats:
-    """Draws (D, G, K) of the observed shares; a group's do not depend on other groups.
+def _draw(counts: NDArray[Any], seed: int) -> Floats:
+    """Draws (D, ..., K) of shares from the Dirichlet posterior of counts (..., K).
 
-    Source: Dirichlet posterior; the prior of 1 / K a class weighs one image (Perks 1947).
+    Source: the prior of 1 / K a class weighs one image (Perks 1947).
     """
-    num_classes = counts_GK.shape[1]
-    gamma_GDK = [
-        np.random.default_rng(1).standard_gamma(row_K + 1 / num_classes, (DRAWS, num_classes))
-        for row_K in counts_GK
-    ]
-    drawn_DGK: Floats = np.stack(gamma_GDK, axis=1)
-    drawn_DGK /= drawn_DGK.sum(axis=2, keepdims=True)
-    return drawn_DGK
-
-
-def _draw_matrices(confusion_KK: NDArray[np.int64]) -> Floats:
-    """Draws (D, K, K) of the matrix, each row from its Dirichlet posterior as in `_draw_shares`."""
-    alpha_KK = confusion_KK + 1 / len(confusion_KK)
-    drawn_DKK = np.random.default_rng(2).standard_gamma(alpha_KK, (DRAWS, *alpha_KK.shape))
-    drawn_DKK /= drawn_DKK.sum(axis=2, keepdims=True)
-    return drawn_DKK
+    drawn = np.random.default_rng(seed).standard_gamma(counts + 1 / counts.shape[-1], (DRAWS, *counts.shape))
+    return np.asarray(drawn / drawn.sum(axis=-1, keepdims=True))
 
 
 def _ratio(shares: Floats, compliant_K: Bools, assessed_K: Bools) -> Floats:
@@ -130,13 +108,12 @@ def _bound(share_GK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Flo
     assessed_G = np.clip(share_GK @ assessed_K, 0, 1)
     compliance_G = np.clip(_ratio(share_GK, compliant_K, assessed_K), 0, 1)
     compliant_G = assessed_G * np.where(assessed_G > 0, compliance_G, 0)
-    parts = (
+    bounded_GK = np.zeros_like(share_GK)
+    for classes_K, total_G in (
         (compliant_K, compliant_G),
         (assessed_K & ~compliant_K, assessed_G - compliant_G),
         (~assessed_K, 1 - assessed_G),
-    )
-    bounded_GK = np.zeros_like(share_GK)
-    for classes_K, total_G in parts:
+    ):
         positive_GK = np.maximum(share_GK, 0) * classes_K
         sum_G = positive_GK.sum(axis=1)
         scale_G = np.divide(total_G, sum_G, out=np.zeros_like(sum_G), where=sum_G != 0)
@@ -144,17 +121,15 @@ def _bound(share_GK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Flo
     return bounded_GK, compliance_G
 
 
-def _quantiles(
-    shares_DGK: Floats, compliant_K: Bools, assessed_K: Bools, tail: float
-) -> tuple[Floats, Floats, Floats, Floats]:
+def _quantiles(shares_DGK: Floats, compliant_K: Bools, assessed_K: Bools) -> tuple[Floats, ...]:
     """(share low, share high, compliance low, compliance high) of draws that may lie outside [0, 1].
 
     A draw in which nothing is assessed counts as compliance 0 for low and 1 for high.
     """
-    share_low_GK, share_high_GK = np.quantile(shares_DGK, (tail, 1 - tail), axis=0)
+    share_low_GK, share_high_GK = np.quantile(shares_DGK, (TAIL, 1 - TAIL), axis=0)
     compliance_DG = _ratio(shares_DGK, compliant_K, assessed_K)
-    low_G = np.quantile(np.nan_to_num(compliance_DG, nan=0), tail, axis=0)
-    high_G = np.quantile(np.nan_to_num(compliance_DG, nan=1), 1 - tail, axis=0)
+    low_G = np.quantile(np.nan_to_num(compliance_DG, nan=0), TAIL, axis=0)
+    high_G = np.quantile(np.nan_to_num(compliance_DG, nan=1), 1 - TAIL, axis=0)
     return share_low_GK, share_high_GK, low_G, high_G
 
 

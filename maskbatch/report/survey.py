@@ -5,7 +5,7 @@ the largest local day, however many days there are.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -60,19 +60,15 @@ def survey_runs(runs: Sequence[CommittedRun]) -> Survey:
             times += pc.min_max(day["captured_local"]).as_py().values()
             collector.add(day, condition, places >= 0)
             progress.advance(len(day))
+    # Only cells of the same day can be equal, so only these are merged.
+    merged = [parts[0] if len(parts) == 1 else cells_module.merge_cells(parts) for parts in cells.values()]
     return Survey(
-        cells=_join_days(cells.values()),
+        cells=pa.concat_tables([cells_module.SCHEMA.empty_table(), *merged]),
         stretches=stretches,
         selection=collector.select(files, runs),
         first=min(filter(None, times), default=None),
         last=max(filter(None, times), default=None),
     )
-
-
-def _join_days(days: Iterable[list[pa.Table]]) -> pa.Table:
-    """One table of cells. Only cells of the same day can be equal, so only these are merged."""
-    merged = [parts[0] if len(parts) == 1 else cells_module.merge_cells(parts) for parts in days]
-    return pa.concat_tables([cells_module.SCHEMA.empty_table(), *merged])
 
 
 def _repeated(files: Sequence[File], column: str, hash_column: Hash, name: str) -> Hashes:
@@ -98,12 +94,12 @@ def _num_rows(files: Sequence[File]) -> int:
 
 def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
     shared = _repeated(order_files(runs), "uri", hash_texts, "overlap")
-    for one in reversed(runs) if len(shared) else ():
-        uris = _column(order_files([one]), "uri")
+    for run in reversed(runs) if len(shared) else ():
+        uris = _column(order_files([run]), "uri")
         num = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
         if num:
             overlap = f"{num:,} of its images are in another run too"
-            raise UsageError(f"{one.run.path}: {overlap}; report them apart")
+            raise UsageError(f"{run.run.path}: {overlap}; report them apart")
 
 
 def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table, Numbers]]:

@@ -13,7 +13,6 @@ from maskbatch.report import cells as cells_module
 from maskbatch.report.intervals import FEW_CLUSTERS, DesignEffects, estimate_design_effects, wilson
 from maskbatch.report.prevalence import correct_shares
 from maskbatch.runs.committed import Meaning
-from maskbatch.schema import UNKNOWN_DATE
 
 GROUPINGS: dict[str, tuple[str, ...]] = {
     "overall": (),
@@ -70,12 +69,11 @@ class Tables:
         frame = self._frame[["compliant", "assessed", *CAMERA_DAY, "hour"]].assign(_group=group)
         by_cluster = frame.groupby(clusters, dropna=False)[["compliant", "assessed"]].sum().reset_index()
         by_cluster = by_cluster[by_cluster["assessed"] > 0]
-        return estimate_design_effects(
-            by_cluster["compliant"].to_numpy(np.float64),
-            by_cluster["assessed"].to_numpy(np.float64),
-            by_cluster["_group"].to_numpy(np.int64),
-            num_groups,
+        compliant_C, assessed_C = (
+            by_cluster[name].to_numpy(np.float64) for name in ("compliant", "assessed")
         )
+        group_C = by_cluster["_group"].to_numpy(np.int64)
+        return estimate_design_effects(compliant_C, assessed_C, group_C, num_groups)
 
     def _rate(self, sums: pd.DataFrame, effects: DesignEffects, confusion: Counts | None) -> None:
         """Add shares, and compliance with all that belongs to it, to `sums`, a row for each group."""
@@ -107,15 +105,12 @@ class Tables:
         """Each class's share of all images that count, as classified and corrected with its interval."""
         (overall,) = self.by(()).to_pylist()
         names = self.meaning.classes
-        rows = [
-            {"class": name, "count": overall[f"num_{name}"], "share": overall[f"share_{name}"]}
-            | dict.fromkeys(CORRECTED)
-            for name in names
-        ]
+        counts, raw = ([overall[f"{what}_{name}"] for name in names] for what in ("num", "share"))
+        columns = zip(names, counts, raw, strict=True)
+        rows = [{"class": n, "count": c, "share": s, **dict.fromkeys(CORRECTED)} for n, c, s in columns]
         if self.confusion is not None and overall["scored"] > overall["excluded"]:
-            counts_GK = np.array([[overall[f"num_{name}"] for name in names]], np.int64)
             effects = self._effects((), self._frame["_all"], 1)
-            fixed = correct_shares(counts_GK, effects, self.confusion, *self._roles())
+            fixed = correct_shares(np.array([counts], np.int64), effects, self.confusion, *self._roles())
             shares = (fixed.share_GK, fixed.share_low_GK, fixed.share_high_GK)
             for k, row in enumerate(rows):
                 row |= {name: float(share_GK[0, k]) for name, share_GK in zip(CORRECTED, shares, strict=True)}
@@ -126,7 +121,7 @@ def _count(cells: pa.Table, meaning: Meaning, exclude: Sequence[str]) -> pd.Data
     """A row for each cell: its keys, and what it adds to every count of the report."""
     frame = cells.select([*cells_module.KEYS, "count", "confidence_sum"]).to_pandas()
     frame["hour"] = frame["hour"].astype("Int64")  # whole also where a time is unknown
-    dates = pd.to_datetime(frame["date"].where(frame["date"] != UNKNOWN_DATE))
+    dates = pd.to_datetime(frame["date"].where(frame["date"] != schema.UNKNOWN_DATE))
     frame["weekday"] = (dates.dt.day_of_week + 1).astype("Int64")
     count, ok, label = frame.pop("count"), frame["status"] == "ok", frame["label"]
     seen = ok & ~frame["condition"].isin(list(exclude))

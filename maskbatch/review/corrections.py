@@ -94,9 +94,9 @@ def _read(path: Location) -> pa.Table:
         raise UsageError(message) from error
 
 
-def read_run_judgements(one: CommittedRun) -> pa.Table:
+def read_run_judgements(run: CommittedRun) -> pa.Table:
     """The judgements of a run and of the versions that it replaces. Raises UsageError."""
-    folders = list_folders(one.run, one.settings.replaces)
+    folders = list_folders(run.run, run.settings.replaces)
     return pa.concat_tables([read_judgements(folder) for folder in folders])
 
 

@@ -33,11 +33,11 @@ class Preview:
     error: str | None = None
 
 
-def find_plan_rows(one: CommittedRun, uris: Collection[str]) -> dict[str, PlanRow]:
+def find_plan_rows(run: CommittedRun, uris: Collection[str]) -> dict[str, PlanRow]:
     """The plan's rows of `uris`, ready for `read_images`; this searches the whole plan."""
     wanted, plan_rows = pa.array(sorted(uris), pa.string()), dict[str, PlanRow]()
-    for first in range(0, one.success.planned, FILE_ROWS):
-        with open_file(part_path(one.run.plan, first)) as file:
+    for first in range(0, run.success.planned, FILE_ROWS):
+        with open_file(part_path(run.run.plan, first)) as file:
             parquet = pq.ParquetFile(file, pre_buffer=True)
             for group in range(parquet.num_row_groups):
                 is_wanted = pc.is_in(parquet.read_row_group(group, ["uri"])["uri"], wanted)
@@ -48,15 +48,14 @@ def find_plan_rows(one: CommittedRun, uris: Collection[str]) -> dict[str, PlanRo
 
 
 def read_pictures(
-    one: CommittedRun, rows: Sequence[Mapping[str, Any]], options: StorageOptions, side_px: int
+    run: CommittedRun, rows: Sequence[Mapping[str, Any]], options: StorageOptions, side_px: int
 ) -> Iterator[Preview]:
     """The picture of each row, upright and in its proportions, with sides of at most `side_px`."""
-    planned = pa.concat_tables([read_plan(one.run.plan, row["id"], row["id"] + 1) for row in rows])
-    images = read_images(
-        planned.select(READ_COLUMNS).to_pylist(), one.open_access(options), one.score.max_bytes
-    )
+    planned = pa.concat_tables([read_plan(run.run.plan, row["id"], row["id"] + 1) for row in rows])
+    plan_rows = planned.select(READ_COLUMNS).to_pylist()
+    images = read_images(plan_rows, run.open_access(options), run.score.max_bytes)
     for row, encoded in zip(rows, images, strict=True):
-        yield _preview(encoded, row["sha256"], side_px, one.score.max_pixels)
+        yield _preview(encoded, row["sha256"], side_px, run.score.max_pixels)
 
 
 def _preview(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Preview:
@@ -90,10 +89,10 @@ def make_thumbnails(
 ) -> dict[int, bytes]:
     """By rank, JPEGs with sides of at most SIDE_PX of the candidates that can be read."""
     thumbnails = {}
-    for one in runs:
-        wanted = [row for row in candidates if row["run"] == str(one.run.path)]
+    for run in runs:
+        wanted = [row for row in candidates if row["run"] == str(run.run.path)]
         wanted.sort(key=lambda row: int(row["id"]))  # rows of a Parquet file are read forward only
-        previews = read_pictures(one, wanted, options, SIDE_PX) if wanted else ()
+        previews = read_pictures(run, wanted, options, SIDE_PX) if wanted else ()
         for row, preview in zip(wanted, previews, strict=True):
             if preview.jpeg is not None:
                 thumbnails[row["rank"]] = preview.jpeg

@@ -130,8 +130,7 @@ def _first(rows: pa.Table, keys: Sequence[str], most: int) -> pa.Table:
 def _codes(rows: pa.Table) -> NDArray[np.int64]:
     """Each row's place as one number (N,)."""
     file, row = (rows[name].to_numpy().astype(np.int64) for name, _ in PLACE)
-    codes: NDArray[np.int64] = file << 32 | row
-    return codes
+    return np.asarray(file << 32 | row)
 
 
 def _rows(files: Sequence[File], places: pa.Table, wanted: pa.Schema) -> pa.Table:

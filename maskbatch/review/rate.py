@@ -16,8 +16,7 @@ from maskbatch.review.sample import Sample, estimate_compliance, estimate_error_
 from maskbatch.runs.committed import Meaning
 
 LEAST_JUDGED = 30
-"""In each stratum, or all that was not skipped; with fewer an error rate of 5 % is known to 15 points at
-best."""
+"""In each stratum, or all not skipped; with fewer an error rate of 5 % is known to 15 points at best."""
 MAX_DISPUTES = 100
 """In report.json; all are in corrections.parquet."""
 NOTHING: dict[str, Any] = {"error_rate": None, "compliance": None, "shares": [], "moved": None}
@@ -131,13 +130,10 @@ def _sample(
 
     The queue holds the whole uncertain stratum; all other images are of the random one.
     """
-    judged_HKK = np.array(
-        [
-            [counted.loc[(counted["stratum"] == stratum) & (counted["label"] == name), list(classes)].sum()
-             for name in classes]
-            for stratum in STRATA
-        ], np.float64,
-    )  # fmt: skip
+    judged_HKK = np.zeros((len(STRATA), len(classes), len(classes)))
+    for h, k in np.ndindex(len(STRATA), len(classes)):
+        is_here = (counted["stratum"] == STRATA[h]) & (counted["label"] == classes[k])
+        judged_HKK[h, k] = counted.loc[is_here, list(classes)].sum()
     labels = rows.loc[rows["stratum"] == UNCERTAIN, "label"]
     uncertain_K = np.array([(labels == name).sum() for name in classes], np.int64)
     all_K = np.array([overall[f"num_{name}"] for name in classes], np.int64)
@@ -175,9 +171,8 @@ def _explain_missing(strata: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _estimates(sample: Sample, overall: Mapping[str, Any], meaning: Meaning) -> dict[str, Any]:
     classes = np.array(meaning.classes)
-    rate = estimate_compliance(
-        sample, np.isin(classes, meaning.compliant), np.isin(classes, meaning.assessed)
-    )
+    compliant_K, assessed_K = (np.isin(classes, names) for names in (meaning.compliant, meaning.assessed))
+    rate = estimate_compliance(sample, compliant_K, assessed_K)
     known = rate["value"] is not None and overall["compliance"] is not None
     return {
         "error_rate": estimate_error_rate(sample),

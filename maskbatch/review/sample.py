@@ -42,15 +42,13 @@ class Sample:
 
     def count_unjudged(self) -> Indices:
         """Images (H, K) that nobody judged."""
-        unjudged_HK: Indices = self.total_HK - np.rint(self.judged_HKK.sum(axis=2)).astype(np.int64)
-        return unjudged_HK
+        return np.asarray(self.total_HK - np.rint(self.judged_HKK.sum(axis=2)).astype(np.int64))
 
     def complete(self) -> Floats:
         """All images (K, K), classified by true label; a label of which none was judged is taken as right."""
         num_HK1 = self.judged_HKK.sum(axis=2, keepdims=True)
         share_HKK = np.where(num_HK1 > 0, self.judged_HKK / np.maximum(num_HK1, 1), np.eye(len(num_HK1[0])))
-        images_KK: Floats = (self.judged_HKK + self.count_unjudged()[..., None] * share_HKK).sum(axis=0)
-        return images_KK
+        return np.asarray((self.judged_HKK + self.count_unjudged()[..., None] * share_HKK).sum(axis=0))
 
     def draw(self, favoured_K: Indices) -> Floats:
         """Draws (D, K, K) of all images; the prior of images labelled k is all on favoured_K[k]."""
@@ -60,8 +58,8 @@ class Sample:
         gamma_DHKK = rng.standard_gamma(alpha_DHKK)
         gamma_DHKK[..., labels, favoured_K] += np.finfo(np.float64).tiny  # all may underflow to 0
         gamma_DHKK /= gamma_DHKK.sum(axis=3, keepdims=True)
-        drawn_DKK: Floats = (self.judged_HKK + rng.multinomial(self.count_unjudged(), gamma_DHKK)).sum(axis=1)
-        return drawn_DKK
+        drawn_DHKK = rng.multinomial(self.count_unjudged(), gamma_DHKK)
+        return np.asarray((self.judged_HKK + drawn_DHKK).sum(axis=1))
 
     def estimate(self, rate: Callable[[Floats], Floats], least_K: Indices, most_K: Indices) -> Estimate:
         """`rate` of images (..., K, K) with its 95 % interval; all None where it is NaN.
@@ -79,18 +77,15 @@ class Sample:
 def estimate_error_rate(sample: Sample) -> Estimate:
     """The share of images whose label is wrong."""
     labels, num = np.arange(sample.total_HK.shape[1]), sample.total_HK.sum()
-    return sample.estimate(
-        lambda images_KK: 1 - images_KK.trace(axis1=-2, axis2=-1) / num, labels, np.roll(labels, -1)
-    )
+    others = np.roll(labels, -1)
+    return sample.estimate(lambda images_KK: 1 - images_KK.trace(axis1=-2, axis2=-1) / num, labels, others)
 
 
 def estimate_share(sample: Sample, label: int) -> Estimate:
     """The share of images whose true label is class `label`."""
     labels, num = np.arange(sample.total_HK.shape[1]), sample.total_HK.sum()
-    others = np.where(labels == label, np.roll(labels, -1), labels)
-    return sample.estimate(
-        lambda images_KK: images_KK[..., label].sum(axis=-1) / num, others, np.full(len(labels), label)
-    )
+    others, own = np.where(labels == label, np.roll(labels, -1), labels), np.full(len(labels), label)
+    return sample.estimate(lambda images_KK: images_KK[..., label].sum(axis=-1) / num, others, own)
 
 
 def estimate_compliance(
@@ -101,8 +96,7 @@ def estimate_compliance(
     def rate(images_KK: Floats) -> Floats:
         images_K = images_KK.sum(axis=-2)
         with np.errstate(invalid="ignore"):
-            of_assessed: Floats = images_K @ compliant_K / (images_K @ assessed_K)
-        return of_assessed
+            return np.asarray(images_K @ compliant_K / (images_K @ assessed_K))
 
     worst, best = (int(np.argmax(of)) for of in (assessed_K & ~compliant_K, compliant_K))
     worst_K, best_K = (np.full(len(compliant_K), label) for label in (worst, best))
