@@ -148,7 +148,7 @@ def send(client: Client, job_id: str, entrypoint: str, files: dict[str, Path], p
     say(f"{job_id}: {entrypoint}")
 
 
-def submit(settings: Settings, name: str, module: str, arguments: Sequence[str]) -> int:
+def submit_job(settings: Settings, name: str, module: str, arguments: Sequence[str]) -> int:
     """Start the next attempt at a job, or attach to the one that runs; returns the exit code."""
     files = sent_files(settings)
     check_paths(arguments, files)
@@ -202,19 +202,19 @@ def main_flags(
 @app.command(context_settings=UNCHANGED)
 def audit(context: typer.Context, arguments: Arguments = None) -> int:
     """Audit a month: python -m jobs.audit_month ARGS... on the cluster."""
-    return submit(context.obj, "audit", "jobs.audit_month", arguments or ())
+    return submit_job(context.obj, "audit", "jobs.audit_month", arguments or ())
 
 
 @app.command(context_settings=UNCHANGED)
 def nightly(context: typer.Context, arguments: Arguments = None) -> int:
     """Report a night: python -m jobs.nightly_report ARGS... on the cluster."""
-    return submit(context.obj, "nightly", "jobs.nightly_report", arguments or ())
+    return submit_job(context.obj, "nightly", "jobs.nightly_report", arguments or ())
 
 
 @app.command(context_settings=UNCHANGED)
 def score(context: typer.Context, arguments: Arguments = None) -> int:
     """Score an archive: maskbatch score ARGS... --address auto on the cluster."""
-    return submit(context.obj, "score", "maskbatch", ["score", *(arguments or ()), "--address", "auto"])
+    return submit_job(context.obj, "score", "maskbatch", ["score", *(arguments or ()), "--address", "auto"])
 
 
 @app.command(name="list")

@@ -26,7 +26,7 @@ from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Preset, open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.progress import say
-from maskbatch.report.histograms import count_bins
+from maskbatch.report.cells import count_bins
 from maskbatch.stores.files import write_whole
 from training import data, evaluate, metrics, plots
 from training.card import model_card

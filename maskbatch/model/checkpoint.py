@@ -80,7 +80,7 @@ class Card:
     confusion: tuple[tuple[int, ...], ...]
     """Held-out counts (K, K), true by predicted."""
     reference: dict[str, list[int]] = field(default_factory=dict)
-    """Held-out histograms by measure, in the bins of `histograms`."""
+    """Held-out histograms by measure, in the bins of `report.cells`."""
     recipe: dict[str, Any] = field(default_factory=dict)
     data_fingerprint: str = ""
     format_version: int = FORMAT_VERSION

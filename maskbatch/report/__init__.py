@@ -5,7 +5,7 @@ figures       its tables and the values of report.json, from the survey
 provenance    what the runs themselves tell: checkpoint, clocks, time covered
 survey        the one pass over rows, by local day: cells, stretches, images to review
 conditions    frozen, duplicate, dark, over-exposed, covered, blurred
-cells         the counts from which every figure follows, in the bins of histograms
+cells         the counts from which every figure follows, and the bins of histograms
 tables        rates by site, camera, day, hour: intervals (how sure) and prevalence (corrected)
 coverage      snapshots against the expected ones, and gaps
 drift         each camera's last nights against those before

@@ -14,8 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from maskbatch.report.histograms import EDGES, NUM_BINS, bin_index
-
+NUM_BINS = 20
+EDGES: dict[str, NDArray[np.float64]] = {
+    "confidence": np.linspace(0.0, 1.0, NUM_BINS + 1),
+    "brightness": np.linspace(0.0, 1.0, NUM_BINS + 1),
+    # Laplacian variance spans five decades between a covered lens and noise: bins even in its logarithm.
+    "sharpness": np.concatenate([[0.0], np.geomspace(1.0, 20_000.0, NUM_BINS)]),
+}
+"""Fixed bins: histograms of parts, of runs, and of a run and its checkpoint add up and compare."""
 Camera = tuple[str | None, str | None]
 """(site, camera)."""
 KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "condition", "kept")
@@ -33,6 +39,17 @@ SCHEMA = pa.schema(
         *[(name, pa.list_(pa.int32(), NUM_BINS)) for name in HISTOGRAMS],
     ]
 )
+
+
+def bin_index(measure: str, values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The bin (N,) int64 of each value, in [0, NUM_BINS); values beyond the last edge are in the last bin."""
+    edges = EDGES[measure]
+    return np.clip(np.searchsorted(edges, values, side="right") - 1, 0, NUM_BINS - 1)
+
+
+def count_bins(measure: str, values: NDArray[np.floating]) -> list[int]:
+    """Counts (NUM_BINS,) of `values` (N,) in the bins of `measure`."""
+    return list(map(int, np.bincount(bin_index(measure, values), minlength=NUM_BINS)))
 
 
 def count_cells(

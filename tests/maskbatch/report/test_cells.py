@@ -3,13 +3,22 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.report import cells
-from maskbatch.report.cells import MEASURES, count_cells, merge_cells
+from maskbatch.report.cells import (
+    EDGES,
+    MEASURES,
+    NUM_BINS,
+    bin_index,
+    count_bins,
+    count_cells,
+    merge_cells,
+)  # fmt: skip
 
 SCHEMA = pa.schema(
     [
@@ -108,3 +117,22 @@ def test_images_of_different_conditions_stay_apart() -> None:
 
 def test_no_cells_merge_to_an_empty_table() -> None:
     assert merge_cells([]).equals(cells.SCHEMA.empty_table())
+
+
+numbers = st.lists(st.floats(0, 1e7), max_size=50).map(lambda v: np.array(v, np.float64))
+
+
+@pytest.mark.parametrize("measure", EDGES)
+@given(numbers, numbers)
+def test_histograms_of_parts_add_up(measure: str, one: np.ndarray, other: np.ndarray) -> None:
+    added = np.add(count_bins(measure, one), count_bins(measure, other))
+    assert added.sum() == len(one) + len(other)
+    assert added.tolist() == count_bins(measure, np.concatenate([one, other]))
+
+
+@pytest.mark.parametrize("measure", EDGES)
+def test_a_bin_holds_its_lower_edge_and_the_last_bin_all_beyond(measure: str) -> None:
+    edges = EDGES[measure]
+    assert bin_index(measure, edges).tolist() == [*range(NUM_BINS), NUM_BINS - 1]
+    assert bin_index(measure, np.nextafter(edges[1:], 0)).tolist() == list(range(NUM_BINS))
+    assert bin_index(measure, np.array([1e30])).tolist() == [NUM_BINS - 1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, mannwhitneyu
 
-from maskbatch.report.cells import HISTOGRAMS, MEASURES, SCHEMA
+from maskbatch.report.cells import HISTOGRAMS, MEASURES, NUM_BINS, SCHEMA, bin_index
 from maskbatch.report.drift import (
     ALERT_Q,
     HISTORY_NIGHTS,
@@ -22,7 +22,6 @@ from maskbatch.report.drift import (
     rank_test,
     stability_index,
 )
-from maskbatch.report.histograms import NUM_BINS, bin_index
 
 CLASSES = ("with_mask", "without_mask", "no_face")
 LONG = HISTORY_NIGHTS + RECENT_NIGHTS
