@@ -44,7 +44,7 @@ def train(recipe: Recipe, faces: Path, out: Path, **options: Any) -> dict[str, A
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a module trains once is drawn too; what a test trains is not, which takes a second each time."""
     monkeypatch.setattr(evaluate, "BATCH_SIZE", 8)
-    monkeypatch.setattr(evaluate.plots, "_save", lambda figure, path: path.touch())
+    monkeypatch.setattr(evaluate.plots.Figure, "savefig", lambda figure, path, **options: path.touch())
 
 
 @pytest.fixture(scope="module")

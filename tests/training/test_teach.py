@@ -114,7 +114,7 @@ def teach_cnn(invoke: Invoke) -> Callable[..., Result]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a module trains once is drawn too; what a test trains is not, which takes a second each time."""
     monkeypatch.setattr(evaluate, "BATCH_SIZE", 8)
-    monkeypatch.setattr(evaluate.plots, "_save", lambda figure, path: path.touch())
+    monkeypatch.setattr(evaluate.plots.Figure, "savefig", lambda figure, path, **options: path.touch())
 
 
 def test_corrections_that_teach_something_give_a_checkpoint_that_is_called_better(
