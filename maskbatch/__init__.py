@@ -2,7 +2,7 @@
 
     archive -> plan -> read + decode -> score -> staging -> commit -> report
 
-The path of a datum, one line a package, from the top down; upper ones import lower ones:
+The path of a datum, one line per package, from the top down; upper ones import lower ones:
 
     cli        the command line
     schedule   nights and months that are scored regularly
@@ -22,7 +22,7 @@ The path of a datum, one line a package, from the top down; upper ones import lo
     model      checkpoints, networks, the classifier
     stores     bytes by uri, on a disk or in any store
 
-On the ground: config (every setting), layout (what a path says), clock, schema (columns), progress, buckets
+Single modules: config (every setting), layout (what a path says), clock, schema (columns), progress, buckets
 (hashes on disk), drawing, errors.
 
 The public interface is `__all__`; it loads what is used. See docs/python.md.
@@ -83,6 +83,10 @@ _HOMES = {
     "StorageOptions": "stores.options",
     "verify_run": "verify.files",
 }
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

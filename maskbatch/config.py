@@ -12,7 +12,7 @@ from maskbatch.errors import UsageError
 from maskbatch.layout import Template
 from maskbatch.schema import CONDITIONS, RESERVED_COLUMNS
 from maskbatch.stores.access import Access
-from maskbatch.stores.uris import SCHEME, parse_argument, parse_prefix
+from maskbatch.stores.uris import SCHEME, list_texts, parse_argument, parse_prefix
 
 PILLOW_LIMIT_PIXELS = 89_478_485
 ACCESS = Access()
@@ -44,6 +44,7 @@ class PlanConfig:
     """Days before --since and after --until whose `{date:...}` paths to list too."""
 
     def __post_init__(self) -> None:
+        _make_tuples(self)
         object.__setattr__(self, "archives", tuple(map(_make_absolute, self.archives)))
         _check("limit", self.limit, 1)
         _check("margin_days", self.margin_days, 0, 366)
@@ -168,6 +169,7 @@ class ReportConfig:
     """Take only its own local days from each run: nightly runs share images of unknown time."""
 
     def __post_init__(self) -> None:
+        _make_tuples(self)
         for name in self.exclude:
             if name not in CONDITIONS:
                 raise UsageError(f"--exclude {name}: {', '.join(CONDITIONS)} expected, with commas between")
@@ -176,6 +178,13 @@ class ReportConfig:
         _check("--alert-below", self.alert_below, 0, 1)
         if self.alert_below is None and (self.alert_by or self.alert_corrected):
             raise UsageError("--by and --corrected say how --alert-below is held; give it too")
+
+
+def _make_tuples(config: "PlanConfig | ReportConfig") -> None:
+    """Make a tuple of each setting that takes several texts: a single text, a path or a list will do."""
+    for item in fields(config):
+        if str(item.type).startswith("tuple"):
+            object.__setattr__(config, item.name, list_texts(getattr(config, item.name)))
 
 
 def _check(name: str, value: float | None, least: float, most: float = float("inf")) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from maskbatch.runs.request import Request, Target
 from maskbatch.runs.work import Work, make_work
 from maskbatch.stores.files import remove_tree
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import Text, Texts, list_texts
 
 if TYPE_CHECKING:
     from maskbatch.report.make import Report
@@ -62,7 +62,7 @@ class Result:
 
 
 def plan_archive(
-    config: PlanConfig, out: str | None = None, *, options: StorageOptions = NO_OPTIONS, fresh: bool = False
+    config: PlanConfig, out: Text | None = None, *, options: StorageOptions = NO_OPTIONS, fresh: bool = False
 ) -> Listing:
     """List an archive, and plan it in the run directory `out` unless its plan is there.
 
@@ -85,14 +85,14 @@ def plan_archive(
 
 def score_archive(
     config: PlanConfig,
-    out: str,
+    out: Text,
     *,
     score: ScoreConfig = ScoreConfig(),  # noqa: B008 (frozen)
     job: JobConfig = JobConfig(),  # noqa: B008
     report: ReportConfig = ReportConfig(),  # noqa: B008
     checkpoint: str | None = None,
     options: StorageOptions = NO_OPTIONS,
-    reuse: Sequence[str] = (),
+    reuse: Texts = (),
     scheduled: bool = False,
     fresh: bool = False,
     verbose: bool = False,
@@ -109,7 +109,7 @@ def score_archive(
     effort = Effort(began=time.monotonic())
     opened = open_checkpoint(checkpoint)
     request = Request(plan=config, access=make_access(config, options, job), score=score, checkpoint=opened)
-    target = Target.at(out, reuse, options)
+    target = Target.at(out, list_texts(reuse), options)
     target.refuse_other_images(config)
 
     finish = partial(_report, config=report, options=options)

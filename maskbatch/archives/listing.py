@@ -31,13 +31,13 @@ def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[Fil
         yield from _walk(tree, tree.lead, skipped)
         return
     store = access.store(tree.base)
-    if isinstance(store, Fsspec):
-        yield from merge_parts(_fsspec_parts(tree, store, tree.lead))
-    else:
+    if tree.base.startswith("s3://"):
         from maskbatch.archives.s3_listing import BucketTree
         from maskbatch.stores.s3 import S3
 
         yield from merge_parts(BucketTree(cast(S3, store), tree).parts())
+    else:
+        yield from merge_parts(_fsspec_parts(tree, cast(Fsspec, store), tree.lead))
 
 
 def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:

@@ -34,7 +34,16 @@ from maskbatch.score.shard import make_rows
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
-from maskbatch.stores.uris import SCHEME, Place, decode_name, locate, parse_argument, redact
+from maskbatch.stores.uris import (
+    SCHEME,
+    Place,
+    Texts,
+    decode_name,
+    list_texts,
+    locate,
+    parse_argument,
+    redact,
+)
 
 MEMBER = re.compile(r"(tar|zip|parquet)://(.*?)::(.*)", re.DOTALL)
 QUIET_IMAGES = 64
@@ -113,7 +122,7 @@ class Predictor:
 
 
 def predict_images(
-    images: Sequence[str],
+    images: Texts,
     score: ScoreConfig = ScoreConfig(),  # noqa: B008  frozen
     job: JobConfig = JobConfig(),  # noqa: B008  frozen
     *,
@@ -128,6 +137,7 @@ def predict_images(
     (W, H) that each thumbnail fits in. Raises UsageError for a checkpoint that cannot be used, for a URL that
     names nothing, and for a single folder or container.
     """
+    images = list_texts(images)
     entries = [_parse_image(image) for image in images]
     if len(entries) == 1 and entries[0].status:
         remedy = f"maskbatch score {redact(images[0])} --out OUT scores everything in it"

@@ -28,6 +28,7 @@ from maskbatch.runs.committed import CommittedRun, Meaning, open_together, order
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import Text
 
 FAILED = "failed"
 """The label of an image whose status is not ok."""
@@ -70,7 +71,7 @@ class Comparison:
 
 
 def compare_runs(
-    first: str, second: str, *, latest: bool = False, options: StorageOptions = NO_OPTIONS
+    first: Text, second: Text, *, latest: bool = False, options: StorageOptions = NO_OPTIONS
 ) -> Comparison:
     """Compare two finished runs, or with `latest` the newest version of each.
 

@@ -24,6 +24,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.files import Location, locate_folder, write_json, write_whole
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import Text, Texts, list_texts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +50,8 @@ class Report:
 
 
 def report_runs(
-    runs: Sequence[str],
-    out: str | None = None,
+    runs: Texts,
+    out: Text | None = None,
     config: ReportConfig = ReportConfig(),  # noqa: B008 (frozen)
     *,
     latest: bool = False,
@@ -62,7 +63,7 @@ def report_runs(
     unfinished or damaged, where the runs or settings do not go together, and where several runs come
     without `out` or `out` holds a run; RunFailedError where the report cannot be written.
     """
-    chosen = choose_versions([RunDir.at(name, options) for name in runs], take_latest=latest)
+    chosen = choose_versions([RunDir.at(name, options) for name in list_texts(runs)], take_latest=latest)
     if out is None:
         if len(chosen) > 1:
             raise UsageError("--out is missing: name the folder of the report of several runs")

@@ -23,6 +23,7 @@ from maskbatch.stores.files import (
     write_json,
 )
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import Text
 
 
 class _Below:
@@ -42,7 +43,7 @@ class RunDir:
     path: Location
 
     @classmethod
-    def at(cls, out: str, options: StorageOptions = NO_OPTIONS) -> "RunDir":
+    def at(cls, out: Text, options: StorageOptions = NO_OPTIONS) -> "RunDir":
         """The run directory `out`, which need not exist. Raises UsageError where we cannot look."""
         run = cls(locate_folder(out, options))
         try:

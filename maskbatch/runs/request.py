@@ -22,6 +22,7 @@ from maskbatch.runs.versions import VERSION, find_next
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import Location
 from maskbatch.stores.options import StorageOptions
+from maskbatch.stores.uris import Text
 
 SAME_IMAGES = ("archives", "since", "until", "camera", "limit")
 """Settings that a version has in common with the run it replaces."""
@@ -73,7 +74,7 @@ class Target:
     """The replaced one first."""
 
     @classmethod
-    def at(cls, out: str, reuse: Sequence[str], options: StorageOptions) -> "Target":
+    def at(cls, out: Text, reuse: Sequence[str], options: StorageOptions) -> "Target":
         """OUT, or with OUT among `reuse` its next version. Raises UsageError."""
         run = RunDir.at(out, options)
         earlier = {_real_path(run.path): run for run in (RunDir.at(name, options) for name in reuse)}

@@ -16,6 +16,7 @@ from maskbatch.runs.status import Status, read_status
 from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.files import list_names, open_file
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Run:
             return pq.read_table(file)
 
 
-def open_run(path: str, *, latest: bool = False, options: StorageOptions = NO_OPTIONS) -> Run:
+def open_run(path: Text, *, latest: bool = False, options: StorageOptions = NO_OPTIONS) -> Run:
     """Open the run at a path or URL; `latest` takes its highest committed version.
 
     Raises UsageError where no run is there.

@@ -21,7 +21,7 @@ from upath import UPath
 from maskbatch.errors import FAILED, MaskbatchError, RunFailedError, UsageError
 from maskbatch.stores.filesystem import list_paths, open_filesystem
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
-from maskbatch.stores.uris import SCHEME, parse_argument
+from maskbatch.stores.uris import SCHEME, Text, parse_argument
 
 STORE_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -35,8 +35,9 @@ Location = Path | UPath
 """A path of this machine or of a store."""
 
 
-def locate_folder(url: str, options: StorageOptions = NO_OPTIONS) -> Location:
+def locate_folder(url: Text, options: StorageOptions = NO_OPTIONS) -> Location:
     """The local folder, absolute, or the prefix of a store that `url` names. Raises UsageError."""
+    url = os.fspath(url)
     try:
         place = parse_argument(url)
     except ValueError as error:

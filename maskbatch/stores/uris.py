@@ -3,7 +3,7 @@
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -28,6 +28,11 @@ UNSAFE_REASONS = {
     "::": "has `::`, which chains file systems; write %3A%3A for it in a file:// uri",
     "\\": "has a backslash; `/` expected",
 }
+
+
+Text = str | os.PathLike[str]
+"""A path or URL as callers from Python write it."""
+Texts = Text | Iterable[Text]
 
 
 class Place(NamedTuple):
@@ -71,6 +76,12 @@ class Place(NamedTuple):
         """Whether `other` is this place or lies below it."""
         top = self.path.rstrip("/")
         return self.root == other.root and (other.path == top or other.path.startswith(f"{top}/"))
+
+
+def list_texts(values: Texts) -> tuple[str, ...]:
+    """Names of images, runs or settings as text; a single one needs no list around it."""
+    several = (values,) if isinstance(values, str | os.PathLike) else values
+    return tuple(os.fspath(value) for value in several)
 
 
 def parse_argument(text: str) -> Place:

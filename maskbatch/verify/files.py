@@ -31,6 +31,7 @@ from maskbatch.runs.records import CommittedFile, RunSettings, Success, read_jso
 from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.files import Location, explain, num_threads, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import Text
 from maskbatch.verify.result import Difference, Verification
 from maskbatch.verify.rows import check_ids, check_kinds, check_rows, check_statuses
 
@@ -41,7 +42,7 @@ LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
 
 
 def verify_run(
-    run: str,
+    run: Text,
     *,
     latest: bool = False,
     sample: int = 200,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -26,3 +27,20 @@ def test_the_import_alone_loads_nothing_heavy() -> None:
 
 def test_the_package_says_that_it_is_typed() -> None:
     assert (resources.files("maskbatch") / "py.typed").is_file()
+
+
+def test_a_single_text_or_path_stands_for_a_list_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    for archives in (tmp_path, str(tmp_path), [tmp_path]):
+        config = maskbatch.PlanConfig(archives=archives, timezone="Europe/Paris", camera="gate-1")
+        assert config.archives == (str(tmp_path),)
+        assert (config.timezone, config.camera) == (("Europe/Paris",), ("gate-1",))
+    assert maskbatch.plan_archive(maskbatch.PlanConfig(archives=tmp_path)).num_images == 1
+    assert maskbatch.ReportConfig(exclude="dark").exclude == ("dark",)
+    for call in (maskbatch.open_run, maskbatch.verify_run, maskbatch.report_runs):
+        with pytest.raises(maskbatch.UsageError, match="no run is there"):
+            call(tmp_path / "nowhere")
+
+
+def test_the_public_names_are_those_that_completion_offers() -> None:
+    assert dir(maskbatch) == maskbatch.__all__
