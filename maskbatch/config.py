@@ -39,7 +39,7 @@ class PlanConfig:
     keep_column: str | None = None
     """Column of a manifest, Parquet file or WebDataset sample to copy to the scores and the report."""
     allow_prefix: tuple[str, ...] = ()
-    """Where a manifest may point, beside its own folder."""
+    """Where a manifest may point, in addition to its own folder."""
     margin_days: int = 0
     """Days before --since and after --until whose `{date:...}` paths to list too."""
 

@@ -65,7 +65,7 @@ def plan(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> None:
-    """List the archive and number its images, opening none; `score` goes on from there."""
+    """List and number the images. Opens none; `score` goes on from there."""
     from maskbatch.cli import terminal
     from maskbatch.runner import plan_archive
 
@@ -94,7 +94,7 @@ def estimate(
     as_json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> None:
-    """Say how long a run would take, and cost, from a random sample scored here; no run is made."""
+    """Predict time and cost of a run. Scores a random sample here; makes no run."""
     from maskbatch.cli import terminal
     from maskbatch.estimate.cost import describe_estimate, estimate_run
 
@@ -128,7 +128,7 @@ def score(
     as_json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> int:
-    """Score the archive into a committed run and its report; the same command resumes a stopped one."""
+    """Score an archive and report it. The same command resumes a stopped run."""
     from maskbatch.runner import score_archive
 
     result = score_archive(
@@ -163,7 +163,7 @@ def report(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
-    """Make the report of one finished run again, or one report over several."""
+    """Report one finished run again, or several."""
     from maskbatch.cli import terminal
     from maskbatch.report.make import report_runs
 
@@ -184,7 +184,7 @@ def status(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> None:
-    """Say where a run stands, also while it goes on: planned, running, interrupted or committed."""
+    """Show where a run stands. Planned, running, interrupted or committed; also while it runs."""
     from maskbatch.runs.directory import RunDir
     from maskbatch.runs.status import describe_status, read_status
 
@@ -204,7 +204,7 @@ def compare(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> None:
-    """Show what changed between two checkpoints on the same images, or two periods, with a test."""
+    """Compare two runs. Two checkpoints on the same images, or two periods; with a test."""
     from maskbatch.cli import terminal
     from maskbatch.report.compare import compare_runs
 
@@ -226,7 +226,7 @@ def verify(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
-    """Check a finished run: files, counts, ids, and a random sample against the archive."""
+    """Check a finished run. Files, counts, ids, and a random sample scored again."""
     from maskbatch.verify.files import verify_run
 
     result = verify_run(out, sample=sample, seed=seed, checkpoint=checkpoint, latest=latest, options=options)
@@ -249,7 +249,7 @@ def predict(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
-    """Say what the classifier makes of single images, here and now; no run is made."""
+    """Classify single images here. Makes no run."""
     from maskbatch.cli import terminal
     from maskbatch.predict import annotate
     from maskbatch.predict.images import predict_images
@@ -291,7 +291,7 @@ def ui(
     open_browser: Annotated[bool, Option("--open", help="Open the page in a browser.")] = False,
     options: flags.Options = NO_OPTIONS,
 ) -> None:
-    """Open a page in the browser: try the model on a picture, and review the doubtful ones of a run."""
+    """Open a page in the browser. Try the model on a picture; judge doubtful images of a run."""
     from maskbatch.ui.start import serve_page
 
     serve_page(
@@ -316,7 +316,7 @@ def nightly(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
-    """Score yesterday's local day, report it, and hold it against the nights before."""
+    """Score and report yesterday. Compares it with the nights before; --config has layout and time zone."""
     from maskbatch.schedule.nightly import choose_nights, report_nights
     from maskbatch.schedule.nights import Schedule
 
@@ -340,7 +340,7 @@ def audit(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
-    """Score a month of an archive, report it, verify it, and bundle what is to be kept."""
+    """Score, report, verify and bundle a month. --config has layout and time zone."""
     from maskbatch.schedule.audit import audit_month
     from maskbatch.schedule.nights import Schedule
 
@@ -359,7 +359,7 @@ def demo(
     as_json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> int:
-    """Draw a month of snapshots of four cameras with a known truth, score it, compare."""
+    """Draw a month, score it, compare. Four cameras with a known truth."""
     from maskbatch.cli import terminal
     from maskbatch.demo.truth import run_demo
 

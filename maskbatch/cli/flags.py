@@ -29,10 +29,10 @@ SETTINGS = {
     "since": Flag("First local date or time planned; images of unknown time are kept."),
     "until": Flag("Local date or time before which images are planned."),
     "camera": Flag("Only this camera, or SITE/CAMERA; may be repeated."),
-    "margin_days": Flag("Days around --since and --until whose {date:...} is listed too."),
+    "margin_days": Flag("List the {date:...} paths of so many days before --since and after --until too."),
     "limit": Flag("At most this many images, in the plan's order."),
     "keep_column": Flag("Column of a manifest or sidecar that travels to scores and report."),
-    "allow_prefix": Flag("Where uris of a manifest may lie, beside its own folder; repeated."),
+    "allow_prefix": Flag("Where uris of a manifest may lie, in addition to its own folder; repeated."),
     "checkpoint": Flag("A .safetensors checkpoint.", "the packaged one"),
     "dtype": Flag("auto, bfloat16 or float32.", "auto: bfloat16 where the hardware has it"),
     "batch_size": Flag("Images the model sees at a time."),
@@ -44,16 +44,16 @@ SETTINGS = {
     "gpus_per_worker": Flag("GPUs for one scoring actor, where there are any; 0: use CPUs."),
     "max_error_rate": Flag("Share of failed images above which the exit code is 3."),
     "stall_timeout_s": Flag("Stop, resumable, after so many seconds without progress."),
-    "request_timeout_s": Flag("Patience with one request to a store."),
-    "image_timeout_s": Flag("Patience with one image, all tries."),
+    "request_timeout_s": Flag("Seconds to wait for one request to a store."),
+    "image_timeout_s": Flag("Seconds to wait for one image, all tries together."),
     "max_requests": Flag("Requests in flight in one worker."),
     "exclude": Flag(f"Leave out of the rates: {', '.join(CONDITIONS)}.", metavar="CONDITION,..."),
     "expect": Flag("Snapshots expected of each camera, as 1/5min or 12/h@06-22.", "its own usual pace"),
     "alert_below": Flag("Exit 4 where a whole interval of compliance is below this, as 0.95."),
-    "alert_by": Flag("Hold each camera (site, day, hour ...) to --alert-below.", "overall"),
-    "alert_corrected": Flag("Hold the corrected rate to --alert-below."),
+    "alert_by": Flag("Apply --alert-below to each camera (site, day, hour ...).", "overall"),
+    "alert_corrected": Flag("Apply --alert-below to the corrected rate."),
     "thumbnails": Flag("Put pictures of review candidates into the page."),
-    "corrections": Flag("Folder of what was judged, beside RUN/corrections.", metavar="DIR"),
+    "corrections": Flag("Folder of judgements, in addition to RUN/corrections.", metavar="DIR"),
 }
 """By the setting's name."""
 
@@ -81,17 +81,15 @@ Reuse = Annotated[
     ),
 ]
 Sample = Annotated[int, Option(help="Random images that are read and scored again; 0: none.")]
-Latest = Annotated[
-    bool, Option("--latest", help="Take the newest finished version of each run, RUN.v2 or later.")
-]
-Fresh = Annotated[bool, Option("--fresh", help="Throw away an unfinished run in OUT first.")]
+Latest = Annotated[bool, Option("--latest", help="Take the newest finished version, RUN.v2 or later.")]
+Fresh = Annotated[bool, Option("--fresh", help="Throw away an unfinished run first.")]
 Options = Annotated[
     StorageOptions,
     Option(
         "--storage-options",
         parser=_read_options,
         metavar="FILE",
-        help="TOML of credentials and endpoints, a table a URL prefix.",
+        help="TOML file of credentials and endpoints, one table per URL prefix.",
         show_default=False,
     ),
 ]
@@ -101,13 +99,16 @@ GpuRate = Annotated[
 ]
 Price = Annotated[
     list[str] | None,
-    Option(metavar="TYPE=PER_HOUR", help="Of a node type or InstanceType of --cluster; repeated."),
+    Option(
+        metavar="TYPE=PER_HOUR",
+        help="Price of an hour of a node type or InstanceType of --cluster; repeated.",
+    ),
 ]
 Show = Annotated[
     Path | None, Option(metavar="FILE.png", help="Write one PNG of the pictures, their labels and bars.")
 ]
 AllowPrefix = Annotated[
-    list[str] | None, Option(help="Where web servers may redirect to, beside themselves; repeated.")
+    list[str] | None, Option(help="Where web servers may redirect to, in addition to themselves; repeated.")
 ]
 ReviewedRun = Annotated[
     str | None, Option(metavar="RUN", help="A finished run directory, to see and to review.")
@@ -123,7 +124,8 @@ Images = Annotated[
     ),
 ]
 ConfigFile = Annotated[
-    Path | None, Option("--config", help="TOML file of these flags; flags on the line win.")
+    Path | None,
+    Option("--config", help="TOML file of settings, named as flags are; flags on the line win."),
 ]
 Json = Annotated[bool, Option("--json", help="Print one JSON summary on stdout.")]
 JSON_LOGS = "--json-logs"
