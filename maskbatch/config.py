@@ -170,6 +170,8 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         _make_tuples(self)
+        if self.alert_by == "overall":
+            object.__setattr__(self, "alert_by", None)
         for name in self.exclude:
             if name not in CONDITIONS:
                 raise UsageError(f"--exclude {name}: {', '.join(CONDITIONS)} expected, with commas between")

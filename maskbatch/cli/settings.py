@@ -78,7 +78,5 @@ _KINDS |= {"checkpoint": str, "exclude": str}
 
 
 def _split(name: str, value: Any) -> Any:
-    """`--exclude` takes names with commas between; `--by overall` is what holds without it."""
-    if name == "exclude" and value is not None:
-        return config.split_names(value)
-    return None if name == "alert_by" and value == "overall" else value
+    """`--exclude` takes names with commas between."""
+    return config.split_names(value) if name == "exclude" and value is not None else value

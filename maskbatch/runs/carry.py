@@ -28,7 +28,7 @@ class Carrier:
                 except UsageError as error:
                     raise RunFailedError(str(error)) from error
                 same_digest = settings.checkpoint and earlier.digest == settings.checkpoint.digest
-                if not same_digest or earlier.score != settings.score:
+                if not same_digest or earlier.settings.score_values != settings.score_values:
                     what = "was scored otherwise than this run"
                     raise RunFailedError(f"{earlier.run.path}: {what}; --fresh plans anew")
 

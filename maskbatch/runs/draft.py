@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from maskbatch.buckets import Buckets, Records, hash_texts
 from maskbatch.clock import Clock, now
-from maskbatch.config import PlanConfig
+from maskbatch.config import PlanConfig, to_dict
 from maskbatch.errors import UsageError
 from maskbatch.plan import table as table_module
 from maskbatch.plan.listing import Listing
@@ -85,7 +85,7 @@ class Draft:
             return False
         if not scheduled:
             num_new += counts["failed before"] + counts["without a version"]
-        return num_new > 0 or config != standing.settings.plan
+        return num_new > 0 or to_dict(config) != standing.settings.plan_values
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def _pick_usable(runs: Sequence[CommittedRun], request: Request) -> list[Committ
     for earlier in runs:
         if request.checkpoint is None or earlier.digest != request.checkpoint.digest:
             say(f"reuse: {earlier.run.path} was scored by another checkpoint; its rows are not carried over")
-        elif earlier.score != request.score:
+        elif earlier.settings.score_values != (request.score and to_dict(request.score)):
             say(f"reuse: {earlier.run.path} was scored by other settings; its rows are not carried over")
         else:
             usable.append(earlier)

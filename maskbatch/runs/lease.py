@@ -120,7 +120,7 @@ def read_lease(run: RunDir) -> dict[str, Any] | None:
 
 
 def _is_sound(lease: Any) -> bool:
-    """Whether JSON is as `Lease` writes it. Raises ValueError for a time that is none."""
+    """Whether JSON is as `Lease` writes it. Raises ValueError for a malformed time."""
     return (
         _has(lease, FIELDS)
         and _has(lease["live"], LIVE_FIELDS)

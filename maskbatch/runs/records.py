@@ -1,6 +1,7 @@
 """What run.json and `_SUCCESS` say, checked where they are read.
 
-A setting that is missing means what was done before it existed; what we do not know is kept or ignored.
+A setting that is missing means what was done before it existed. Unknown settings are kept, and count as a
+difference between runs; what else we do not know is ignored.
 """
 
 import json
@@ -69,7 +70,7 @@ class RunSettings:
     shard_size: int | None = None
     """Rows."""
     unknown: dict[str, Any] = field(default_factory=dict)
-    """What a later version wrote."""
+    """What a later version wrote; by part, the settings that it added to `plan`, `score` and `job`."""
 
     def __post_init__(self) -> None:
         if self.shard_size is not None and self.shard_size < 1:
@@ -85,24 +86,38 @@ class RunSettings:
         """Of these, those whose rows are carried over."""
         return self.reuse_counts.get("carried", 0)
 
+    @property
+    def plan_values(self) -> dict[str, Any]:
+        """Every setting of the plan, those of a later version too."""
+        return {**to_dict(self.plan), **self.unknown.get("plan", {})}
+
+    @property
+    def score_values(self) -> dict[str, Any] | None:
+        """Every setting that decides a row's content, those of a later version too."""
+        return {**to_dict(self.score), **self.unknown.get("score", {})} if self.score else None
+
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Location) -> "RunSettings":
         """Raises UsageError, which names the file `path` and what is wrong with it."""
         needed: dict[str, tuple[str, ...]] = {"plan": ("archives", "timezone")}
         if "score" in values:
             needed[""] = ("listing", "reuse_counts", "checkpoint", "shard_size")
-        if "listing" in values:
+        if values.get("listing") is not None:
             needed["listing"] = ("num_images",)
         known = {item.name for item in fields(cls)} | {"format_version"}
         unknown = {name: value for name, value in values.items() if name not in known}
+        for part, kind in (("plan", PlanConfig), ("score", ScoreConfig), ("job", JobConfig)):
+            own, given = {item.name for item in fields(kind)}, values.get(part)
+            if isinstance(given, dict) and given.keys() - own:
+                unknown[part] = {name: value for name, value in given.items() if name not in own}
         return _make(cls, {**values, "unknown": unknown}, path, needed)
 
     def to_json(self) -> dict[str, Any]:
         values = {
-            **self.unknown,
+            **{name: value for name, value in self.unknown.items() if name not in ("plan", "score", "job")},
             "format_version": FORMAT_VERSION,
             "created_at": self.created_at.isoformat(),
-            "plan": to_dict(self.plan),
+            "plan": self.plan_values,
             "versions": self.versions,
             "replaces": self.replaces,
         }
@@ -110,7 +125,8 @@ class RunSettings:
             reuse = [asdict(run) for run in self.reuse]
             values |= {"listing": self.listing.as_dict(), "reuse": reuse, "reuse_counts": self.reuse_counts}
         if self.score and self.job and self.checkpoint:
-            values |= {"score": to_dict(self.score), "job": to_dict(self.job)}
+            job = to_dict(self.job) | self.unknown.get("job", {})
+            values |= {"score": self.score_values, "job": job}
             values |= {"checkpoint": asdict(self.checkpoint), "shard_size": self.shard_size}
         return values
 

@@ -51,9 +51,9 @@ class Request:
 
     def refuse_difference(self, run: RunDir, settings: RunSettings) -> None:
         """Raises UsageError naming how the run at OUT differs from this request."""
-        differences = list_differences(to_dict(self.plan), to_dict(settings.plan))
-        if self.score and self.checkpoint and settings.score and settings.checkpoint:
-            differences += list_differences(to_dict(self.score), to_dict(settings.score))
+        differences = list_differences(to_dict(self.plan), settings.plan_values)
+        if self.score and self.checkpoint and settings.score_values and settings.checkpoint:
+            differences += list_differences(to_dict(self.score), settings.score_values)
             digests = (self.checkpoint.digest[:12], settings.checkpoint.digest[:12])
             differences += list_differences(*({"checkpoint": digest} for digest in digests))
         if differences:

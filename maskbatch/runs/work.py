@@ -20,7 +20,7 @@ class Work:
     """What every worker of a run must know; small, and sent once to each."""
 
     run_id: str
-    """Tells what this run staged from what another one left in staging."""
+    """Identifies this run's files in staging; others are ignored."""
     out: str
     archives: tuple[str, ...]
     checkpoint: str

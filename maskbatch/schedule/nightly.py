@@ -134,7 +134,7 @@ def _conclude(
 
 
 def report_nights(schedule: Schedule, first: date, last: date) -> dict[str, Any]:
-    """Report each night, oldest first; one that fails is said, and the others go on."""
+    """Report each night, oldest first; a night that fails is reported; the others continue."""
     nights = []
     for day in (first + k * DAY for k in range((last - first).days + 1)):
         try:

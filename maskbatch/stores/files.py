@@ -21,7 +21,7 @@ from upath import UPath
 from maskbatch.errors import FAILED, MaskbatchError, RunFailedError, UsageError
 from maskbatch.stores.filesystem import list_paths, open_filesystem
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
-from maskbatch.stores.uris import SCHEME, Text, parse_argument
+from maskbatch.stores.uris import SCHEME, Text, expand_path, parse_argument
 
 STORE_ERRORS = (
     ("botocore.exceptions", "BotoCoreError"),
@@ -40,10 +40,10 @@ def locate_folder(url: Text, options: StorageOptions = NO_OPTIONS) -> Location:
     url = os.fspath(url)
     try:
         place = parse_argument(url)
+        if place.root == SCHEME:
+            return expand_path(re.sub("^(file|local)://", "", url, flags=re.IGNORECASE))
     except ValueError as error:
         raise UsageError(f"{url}: {error}") from error
-    if place.root == SCHEME:
-        return Path(place.path)
     url = place.root + place.path.rstrip("/")
     if place.login or re.search(r"[*?\[]|::", url):  # fsspec takes them for credentials, patterns and chains
         what = "name each folder; * ? [ :: cannot stand in its URL, and credentials go to --storage-options"

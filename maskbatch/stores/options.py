@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskbatch.errors import UsageError
+from maskbatch.stores.uris import usual_scheme
 
 S3_OPTIONS = ("endpoint_url", "region", "profile", "anon", "requester_pays", "key", "secret", "token")
 """Options for s3://. Elsewhere the fsspec file system has its own names."""
@@ -28,7 +29,7 @@ class StorageOptions:
         remedy = 'a table for each URL prefix expected, such as ["s3://bucket/"] with endpoint_url = "..."'
         try:
             values = tomllib.loads(path.read_text())
-            content = json.dumps(values)
+            content = json.dumps({_rename(prefix): options for prefix, options in values.items()})
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{where} cannot be read: {error}") from error
         except tomllib.TOMLDecodeError as error:
@@ -59,6 +60,12 @@ class StorageOptions:
         """The longest prefix of `url` that has options, or an empty string."""
         fitting = [p for p in _tables(self.content) if f"{url}/".startswith(f"{p.rstrip('/')}/")]
         return max(fitting, key=len, default="")
+
+
+def _rename(prefix: str) -> str:
+    """A prefix with the usual name of its scheme, as URLs have it where they are compared with it."""
+    scheme, separator, rest = prefix.partition("://")
+    return usual_scheme(scheme) + separator + rest if separator else prefix
 
 
 @lru_cache(maxsize=4)

@@ -87,11 +87,16 @@ def list_texts(values: Texts) -> tuple[str, ...]:
 def parse_argument(text: str) -> Place:
     """The place that a person typed: a path or a URL, taken literally. ValueError if `~name` is no user."""
     scheme, separator, rest = text.partition("://")
-    scheme = _usual_scheme(scheme)
+    scheme = usual_scheme(scheme)
     if separator and scheme != "file":
         return _parse_url(scheme, rest)
+    return _local_place(str(expand_path(rest if separator else text)))
+
+
+def expand_path(text: str) -> Path:
+    """A typed path, absolute and without `~`; `..` and links stay. ValueError if `~name` is no user."""
     try:
-        return _local_place(str(Path(rest if separator else text).expanduser().absolute()))
+        return Path(text).expanduser().absolute()
     except RuntimeError as error:
         raise ValueError("there is no such user; check the path") from error
 
@@ -121,24 +126,25 @@ def locate(text: str, folder: Place | None = None) -> Place:
     return place
 
 
-def _usual_scheme(scheme: str) -> str:
+def usual_scheme(scheme: str) -> str:
+    """A scheme by its usual name: `s3` for `S3a`."""
     return ALIASES.get(scheme.lower(), scheme.lower())
 
 
 def _parse_url(scheme: str, rest: str) -> Place:
     """`rest` is what follows `scheme://`."""
-    authority, _, path = rest.partition("/")
     is_web = scheme in DEFAULT_PORTS
+    rest, mark, query = rest.partition("?") if is_web else (rest, "", "")
+    authority, _, path = rest.partition("/")
     user, at, _ = authority.rpartition("@")
     login = user + at if is_web or ":" in user else ""  # in abfs://container@account it is no login
-    path, mark, query = path.partition("?") if is_web else (path, "", "")
     return Place(f"{scheme}://{authority.removeprefix(login)}", f"/{path}", login, mark + query)
 
 
 def _split_scheme(text: str) -> tuple[str | None, str]:
     """A URI's scheme by its usual name, and the rest; None for a path: a file may be called `cam:7.jpg`."""
     scheme, colon, rest = text.partition(":")
-    scheme = _usual_scheme(scheme)
+    scheme = usual_scheme(scheme)
     known = scheme in _protocols()
     if not known and "://" not in text:
         return None, text
