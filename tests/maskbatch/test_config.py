@@ -59,6 +59,7 @@ def test_make_takes_its_own_settings_and_leaves_the_unset_to_defaults() -> None:
     assert make_config(ScoreConfig, values) == ScoreConfig(batch_size=8)
     assert make_config(PlanConfig, values) == PlanConfig(archives=("/x",), camera=("a", "b"))
     assert make_config(JobConfig, values) == JobConfig(max_error_rate=0.2)
+    assert ReportConfig(alert_by="overall") == ReportConfig()
 
 
 def test_a_toml_file_sets_what_flags_set(tmp_path: Path) -> None:

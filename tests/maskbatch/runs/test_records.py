@@ -7,6 +7,8 @@ import pytest
 
 from maskbatch.errors import UsageError
 from maskbatch.runs.records import RunSettings, Success
+from maskbatch.runs.request import Request
+from maskbatch.stores.access import Access
 from tests.maskbatch.samples import Run, edit_json
 
 
@@ -36,11 +38,17 @@ def test_run_json_has_these_keys_and_no_others(committed: Run) -> None:
 def test_a_later_version_may_write_more_and_an_earlier_one_wrote_less(staged: Run) -> None:
     values = json.loads(staged.run.run_json.read_text())
     plan = {name: value for name, value in values["plan"].items() if name != "margin_days"}
-    edit_json(staged.run.run_json, zoom=[2], plan={**plan, "tilt": 3}, score={"dtype": "float32"})
+    edit_json(staged.run.run_json, zoom=[2], plan={**plan, "tilt": 3}, score={"dtype": "float32", "lens": 1})
     settings = staged.run.read_run()
     assert settings.to_json()["zoom"] == [2]
-    assert settings.plan.margin_days == 0
+    assert settings.to_json()["plan"] == {**plan, "margin_days": 0, "tilt": 3}
+    assert settings.to_json()["score"] == {**values["score"], "lens": 1}
     assert settings.score == RunSettings.from_json(values, staged.run.run_json).score
+    request = Request(
+        plan=settings.plan, access=Access(), score=settings.score, checkpoint=settings.checkpoint
+    )
+    with pytest.raises(UsageError, match=r"(?s)tilt.*lens"):
+        request.refuse_difference(staged.run, settings)
     staged.commit()
     edit_json(staged.run.success, mood="good")
     assert staged.run.read_success().planned == 102

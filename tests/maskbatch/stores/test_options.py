@@ -26,6 +26,8 @@ secret = "{SECRET}"
 ["s3://bucket/deep/er"]
 anon = true
 region = "us-east-1"
+["S3a://other/"]
+region = "eu-west-3"
 ["gs://bucket"]
 token = "{SECRET}"
 """
@@ -57,7 +59,8 @@ def test_the_longest_prefix_counts(options: StorageOptions, url: str, prefix: st
 
 
 def test_options_have_the_names_that_the_file_system_knows(options: StorageOptions) -> None:
-    assert options.of("s3://other/x") == {"client_kwargs": {"region_name": "eu-central-1"}}
+    assert options.of("s3://third/x") == {"client_kwargs": {"region_name": "eu-central-1"}}
+    assert options.of("s3://other/x") == {"client_kwargs": {"region_name": "eu-west-3"}}
     assert options.of("gs://bucket/x") == {"token": SECRET}
     assert options.of("s3://bucket/deep/er")["anon"] is True
     assert NO_OPTIONS.of("s3://bucket") == {}

@@ -33,6 +33,16 @@ def test_a_whole_file_appears_only_when_its_block_ends_well(root: Location) -> N
     assert list_names(path.parent) == ["x"]
 
 
+def test_a_folder_keeps_its_dots_so_that_a_link_leads_where_the_system_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "deep")
+    monkeypatch.chdir(tmp_path)
+    for text in ("link/../run", f"FILE://{tmp_path}/link/../run"):
+        assert locate_folder(text).resolve() == tmp_path / "a" / "run"
+
+
 def test_an_exclusive_file_is_made_once(root: Location) -> None:
     write_json(root / "x", {"a": 1}, exclusive=True)
     with pytest.raises(FileExistsError):

@@ -94,6 +94,7 @@ def test_any_text_is_a_place_or_a_sentence(text: str) -> None:
         ("S3A://b/x//y?/*", Place("s3://b", "/x//y?/*")), ("s3://k:p@b/a@b:c", Place("s3://b", "/a@b:c", "k:p@")),
         ("abfs://box@account/x", Place("abfs://box@account", "/x")), ("memory://a", Place("memory://a", "/")), ("hdfs:///a/b", Place("hdfs://", "/a/b")),
         ("https://ann@H:8443/a%20b//?k=v?w", Place("https://H:8443", "/a%20b//", "ann@", "?k=v?w")),
+        ("http://h?at=/a/b", Place("http://h", "/", "", "?at=/a/b")),
     ],
 )  # fmt: skip
 def test_what_a_person_types_is_taken_literally(
