@@ -65,7 +65,7 @@ def begin_scoring(
         score=config,
         job=job,
         checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
-        shard_size=shard_size(settings.num_images - settings.num_carried, opened.card.input_size),
+        shard_size=shard_size(settings.num_to_score, opened.card.input_size),
     )
     write_json(run.run_json, settings.to_json())
     return settings

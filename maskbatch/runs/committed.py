@@ -126,7 +126,7 @@ class CommittedRun:
 
 def open_committed(run: RunDir) -> CommittedRun:
     """Raises UsageError where no run, an unfinished one, or one of another format lies at `run`."""
-    settings = run.read_run() if run.run_json.exists() else None
+    settings = run.find_run()
     success = run.read_success()
     if settings is None:
         raise UsageError(f"{run.path}: no run is there; {run.remedy}")

@@ -72,9 +72,13 @@ class RunDir:
         return f"make one with `maskbatch score ARCHIVE --out {self.path}`"
 
     def read_run(self) -> RunSettings | None:
-        """run.json, or None where no run was begun. Raises UsageError for one we cannot read."""
+        """run.json, or None where a run can begin. Raises UsageError for one we cannot read."""
         values = self._read_run_json()
         return None if values is None else RunSettings.from_json(values, self.run_json)
+
+    def find_run(self) -> RunSettings | None:
+        """As `read_run`, and None too where other files stand in place of a run."""
+        return self.read_run() if self.run_json.exists() else None
 
     def read_success(self) -> Success | None:
         """The commit, or None where the run is not committed. Raises UsageError for one we cannot read."""

@@ -87,6 +87,11 @@ class RunSettings:
         return self.reuse_counts.get("carried", 0)
 
     @property
+    def num_to_score(self) -> int:
+        """Of these, the others."""
+        return self.num_images - self.num_carried
+
+    @property
     def plan_values(self) -> dict[str, Any]:
         """Every setting of the plan, those of a later version too."""
         return {**to_dict(self.plan), **self.unknown.get("plan", {})}

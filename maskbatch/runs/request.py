@@ -119,7 +119,7 @@ def _refuse_version_name(run: RunDir) -> None:
     if not match or run.success.exists():
         return
     first = RunDir(run.path.parent / match["first"])
-    settings = run.read_run() if run.run_json.exists() else None
+    settings = run.find_run()
     if settings.replaces if settings else first.run_json.exists():
         what = f"{run.path} is the name of a version of {first.path}"
         raise UsageError(f"{what}; give --out {first.path} --reuse {first.path}")

@@ -56,7 +56,7 @@ def read_status(run: RunDir) -> Status:
 def _read(run: RunDir) -> Status:
     lease = read_lease(run)  # before _SUCCESS: a run that is committed in between was not interrupted
     running = lease is not None and is_live(lease)
-    settings = run.read_run() if run.run_json.exists() else None
+    settings = run.find_run()
     if not settings and not running:
         raise UsageError(f"{run.path}: no run is there; check the path, or {run.remedy}")
     status = Status(
@@ -74,8 +74,7 @@ def _read(run: RunDir) -> Status:
     elif status.driver and running:
         status.statuses = status.driver["statuses"]
     elif settings and settings.shard_size:
-        num_to_score = settings.num_images - settings.num_carried
-        status.num_shards = len(range(0, num_to_score, settings.shard_size))
+        status.num_shards = len(range(0, settings.num_to_score, settings.shard_size))
         status.staged_shards = sum(map(bool, map(staging.NAME.fullmatch, list_names(run.staging))))
     elif status.planned is not None:
         status.state = "planned"

@@ -73,7 +73,7 @@ def split_version(path: Location, replaces: str | None) -> tuple[Location, int]:
 
 
 def _replaced(run: RunDir) -> str | None:
-    settings = run.read_run() if run.run_json.exists() else None
+    settings = run.find_run()
     return settings.replaces if settings else None
 
 

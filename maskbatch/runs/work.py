@@ -73,7 +73,7 @@ def make_work(
         config=config,
         clock=Clock.parse(settings.plan.timezone, settings.created_at),
         is_remote=is_remote,
-        num_images=settings.num_images - settings.num_carried,
+        num_images=settings.num_to_score,
         shard_size=settings.shard_size or 1,
         access=access,
         keep_column=settings.plan.keep_column,
