@@ -43,7 +43,7 @@ def run_server(
         run_review = stack.enter_context(review.open_review(run, corrections, options)) if run else None
         predictor = Predictor(_open_checkpoint(checkpoint, run_review.run if run_review else None), config)
         uploads = Uploads(folder)
-        page = _build_page(picture.PictureScorer(predictor, config), run_review, uploads)
+        page = _build_page(picture.PictureScorer(predictor), run_review, uploads)
         stack.callback(page.close, verbose=False)
         gate = Middleware(Gate, names=listener.names, max_bytes=config.max_bytes)
         _, url, _ = page.launch(

@@ -9,7 +9,6 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from maskbatch.config import ScoreConfig
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
 from maskbatch.predict.images import Predictor
 from maskbatch.review.pictures import draw_upright, encode_jpeg
@@ -41,8 +40,8 @@ Answer = tuple[dict[str, str] | None, str]
 class PictureScorer:
     """Scores the pictures of all visitors, one at a time; the first call, which is slow, is already done."""
 
-    def __init__(self, predictor: Predictor, config: ScoreConfig) -> None:
-        self.predictor, self.config = predictor, config
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
         self.examples = {label: _draw_example(label) for label in LABELS if label in predictor.card.classes}
         self._lock = threading.Lock()
         self.score(_draw_example(LABELS[0]))
@@ -54,7 +53,7 @@ class PictureScorer:
         if prediction.status == "ok":
             model_view = make_data_url(encode_jpeg(Image.fromarray(prediction.model_input)))
             side = int(np.clip(max(prediction.width or 0, prediction.height or 0), *SHOWN_PX))
-            upright = draw_upright(data, (side, side), self.config.max_pixels)
+            upright = draw_upright(data, (side, side), self.predictor.config.max_pixels)
             picture = {"url": make_data_url(encode_jpeg(upright))}
         card = self.predictor.card
         html = render("answer.html", prediction=prediction, card=card, plain=IN_WORDS, view=model_view)

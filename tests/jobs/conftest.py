@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from tests.s3_server import free_ports
+from tests.serving import serving
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0
@@ -140,12 +141,8 @@ class PictureServer(ThreadingHTTPServer):
 @pytest.fixture(scope="session")
 def pictures(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PictureServer]:
     server = PictureServer(sorted(archive.rglob("*.jpg")))
-    serving = threading.Thread(target=server.serve_forever, daemon=True)
-    serving.start()
-    yield server
-    server.shutdown()
-    serving.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 @dataclass

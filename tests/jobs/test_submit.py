@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-import threading
 from collections.abc import Iterator
 from datetime import date
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,6 +18,7 @@ from ray.job_submission import JobDetails
 from jobs import jobserver, preflight, submit
 from maskbatch.errors import MaskbatchError, RunFailedError, UsageError
 from tests.jobs.conftest import TOKEN, Head, Line, PictureServer, wait_for
+from tests.serving import serving
 
 slow = pytest.mark.slow
 Finished = "subprocess.CompletedProcess[str]"
@@ -231,12 +231,9 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stub() -> Iterator[HTTPServer]:
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        serving = threading.Thread(target=server.serve_forever, daemon=True)
-        serving.start()
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    with serving(server):
         yield server
-        server.shutdown()
-        serving.join()
 
 
 def refusal(address: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:

@@ -10,7 +10,6 @@ import uuid
 from collections import Counter
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from unittest.mock import Mock
 
@@ -31,6 +30,7 @@ from maskbatch.stores.access import Access
 from maskbatch.stores.fetch import fetch_info
 from maskbatch.stores.options import NO_OPTIONS
 from tests.maskbatch.samples import make_tar, make_zip, write_files
+from tests.serving import serving
 
 TWICE = "listed twice (planned once)"
 
@@ -357,12 +357,8 @@ def site(tmp_path: Path) -> Any:
         },
     )  # fmt: skip
     server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: Quiet(*a, directory=str(tmp_path / "site")))
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def test_a_manifest_of_presigned_urls_shows_no_query_and_fetches_with_it(site: str) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import tarfile
-import threading
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,6 +38,7 @@ from tests.maskbatch.samples import (
     stage_run,
     write_files,
 )
+from tests.serving import serving
 
 FLOAT32 = ScoreConfig(dtype="float32")
 WITHOUT_RAY = "import atexit, sys; atexit.register(lambda: print('ray' in sys.modules, file=sys.stderr))"
@@ -209,10 +209,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def site() -> Iterator[str]:
     """The address of a web server."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(server):
         yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def test_the_query_of_a_presigned_url_is_never_shown(

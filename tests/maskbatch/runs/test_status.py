@@ -52,7 +52,9 @@ def told(run: RunDir) -> list[str]:
 
 def test_where_there_is_no_run_nothing_is_told(root: Location) -> None:
     (root / "run").mkdir(parents=True, exist_ok=True)
-    for run in (RunDir(root / "nowhere"), RunDir(root / "run")):
+    (root / "other").mkdir(exist_ok=True)
+    (root / "other" / "notes.txt").write_text("no run")
+    for run in (RunDir(root / "nowhere"), RunDir(root / "run"), RunDir(root / "other")):
         with pytest.raises(UsageError, match=r"no run is there; check the path, or make one with"):
             read_status(run)
     write_lease(RunDir(root / "run"), age_s=500)

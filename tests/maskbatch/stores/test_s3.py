@@ -13,6 +13,7 @@ from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.stores.base import Info, RefusedError, ThrottledError, TooLargeError, TransientError
 from maskbatch.stores.s3 import S3, Keys, parse_page
 from maskbatch.stores.s3_clients import _credentials
+from tests.serving import serving
 
 DATA = b"0123456789"
 PAGE = b"""<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><EncodingType>url</EncodingType>
@@ -71,13 +72,10 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server = Server()
+    with serving(server):
         yield server
         server.stopped.set()
-        server.shutdown()
-        thread.join()
 
 
 def store_of(server: Server, **options: Any) -> S3:

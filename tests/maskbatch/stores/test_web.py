@@ -13,6 +13,7 @@ from maskbatch.stores import web
 from maskbatch.stores.base import Info, RefusedError, ThrottledError, TooLargeError, TransientError
 from maskbatch.stores.uris import is_allowed
 from maskbatch.stores.web import Http
+from tests.serving import serving
 
 DATA = bytes(range(256)) * 4
 
@@ -94,13 +95,10 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    made = Server()
+    with serving(made):
         yield made
         made.stopped.set()
-        made.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_the_page_names_its_checkpoint(page: Page, server: Server, predictor: Pr
 
 def open_scorer(path: Path) -> PictureScorer:
     config = ScoreConfig()
-    return PictureScorer(Predictor(open_checkpoint(str(path)), config), config)
+    return PictureScorer(Predictor(open_checkpoint(str(path)), config))
 
 
 def find_classes(answer: str) -> list[str]:
