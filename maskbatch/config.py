@@ -152,7 +152,7 @@ class ReportConfig:
     """How to report on committed runs; nothing here changes a run."""
 
     exclude: tuple[str, ...] = ()
-    """Conditions of the camera's view to leave out of the rates."""
+    """Conditions of the camera's view to leave out of the rates; a single text has commas between."""
     expect: str | None = None
     """Snapshots to expect of every camera, such as `1/5min`; None: inferred for each."""
     alert_below: float | None = None
@@ -169,6 +169,9 @@ class ReportConfig:
     """Take only its own local days from each run: nightly runs share images of unknown time."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.exclude, str):
+            names = [name.strip() for name in self.exclude.split(",") if name.strip()]
+            object.__setattr__(self, "exclude", names)
         _make_tuples(self)
         if self.alert_by == "overall":
             object.__setattr__(self, "alert_by", None)
@@ -255,7 +258,7 @@ def _convert(setting: str, value: Any, kind: str) -> Any:
     expected = next(t for t in (tuple, bool, float, int, str) if t.__name__ in kind)
     if expected is tuple:
         if isinstance(value, str):
-            value = split_names(value) if setting == "exclude" else [value]
+            return value if setting == "exclude" else [value]
         if type(value) is not list or not all(isinstance(item, str) for item in value):
             raise TypeError("list of strings")
         return value
@@ -264,11 +267,6 @@ def _convert(setting: str, value: Any, kind: str) -> Any:
     if type(value) is not expected:
         raise TypeError(expected.__name__)
     return value
-
-
-def split_names(text: str) -> list[str]:
-    """The names in `frozen,dark`."""
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

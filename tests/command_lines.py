@@ -72,7 +72,6 @@ def parse(command: Any, words: list[str]) -> Any:
 def check_settings(params: dict[str, Any]) -> None:
     """Raises UsageError for a value that no run or report takes."""
     values = {config.LONG_NAMES.get(name, name): value for name, value in params.items()}
-    values["exclude"] = config.split_names(values.get("exclude") or "")
     kinds = (config.PlanConfig, config.ScoreConfig, config.JobConfig, config.ReportConfig)
     for kind in kinds if values.get("archives") else kinds[1:]:
         config.make_config(kind, values)

@@ -33,7 +33,7 @@ def takes(*settings: str, toml: bool = True) -> Callable[[Command], Command]:
 
         @wraps(command)
         def call(*, config_file: Path | None = None, json_logs: bool = False, **given: Any) -> Any:
-            values = {name: _split(name, given.pop(name)) for name in settings}
+            values = {name: given.pop(name) for name in settings}
             values = {name: value for name, value in values.items() if value is not None}
             if config_file:
                 values = config.read_toml(config_file) | values
@@ -75,8 +75,3 @@ _SHORT = {long: short for short, long in config.LONG_NAMES.items()}
 _DEFAULTS = {item.name: item.default for kind in _CONFIGS for item in fields(kind)}
 _KINDS = {name: _kind(hint) for kind in _CONFIGS for name, hint in get_type_hints(kind).items()}
 _KINDS |= {"checkpoint": str, "exclude": str}
-
-
-def _split(name: str, value: Any) -> Any:
-    """`--exclude` takes names with commas between."""
-    return config.split_names(value) if name == "exclude" and value is not None else value

@@ -37,6 +37,7 @@ def test_a_single_text_or_path_stands_for_a_list_of_one(tmp_path: Path) -> None:
         assert (config.timezone, config.camera) == (("Europe/Paris",), ("gate-1",))
     assert maskbatch.plan_archive(maskbatch.PlanConfig(archives=tmp_path)).num_images == 1
     assert maskbatch.ReportConfig(exclude="dark").exclude == ("dark",)
+    assert maskbatch.ReportConfig(exclude="frozen, dark").exclude == ("frozen", "dark")
     for call in (maskbatch.open_run, maskbatch.verify_run, maskbatch.report_runs):
         with pytest.raises(maskbatch.UsageError, match="no run is there"):
             call(tmp_path / "nowhere")
