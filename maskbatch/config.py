@@ -15,6 +15,11 @@ from maskbatch.stores.access import Access
 from maskbatch.stores.uris import SCHEME, list_texts, parse_argument, parse_prefix
 
 PILLOW_LIMIT_PIXELS = 89_478_485
+PLAN_RULES = 2
+"""The version of the rules by which an archive is listed; run.json records it.
+
+1 planned thumbnails, bins and temporary files too, and did not follow links to folders.
+"""
 ACCESS = Access()
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from importlib.metadata import version
 
 from maskbatch.clock import now
-from maskbatch.config import JobConfig, ScoreConfig
+from maskbatch.config import PLAN_RULES, JobConfig, ScoreConfig
 from maskbatch.errors import RunLockedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.plan.listing import Listing
@@ -50,6 +50,7 @@ def ensure_plan(
             run.clear()
             raise
         settings = replace(settings, listing=listing, reuse=(), reuse_counts={"carried": 0})
+    settings = replace(settings, plan_rules=PLAN_RULES)  # an earlier maskbatch may have begun it
     write_json(run.run_json, settings.to_json())
     return settings
 

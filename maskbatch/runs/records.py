@@ -58,6 +58,8 @@ class RunSettings:
     """Of Python and the libraries."""
     replaces: str | None = None
     """The name of the version before this one."""
+    plan_rules: int = 1
+    """The version of the rules by which the archive was listed: config.PLAN_RULES of that time."""
     listing: Listing | None = None
     """None until the archive is listed."""
     reuse: tuple[ReusedRun, ...] = ()
@@ -125,6 +127,7 @@ class RunSettings:
             "plan": self.plan_values,
             "versions": self.versions,
             "replaces": self.replaces,
+            "plan_rules": self.plan_rules,
         }
         if self.listing:
             reuse = [asdict(run) for run in self.reuse]

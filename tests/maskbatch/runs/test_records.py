@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from maskbatch.config import PLAN_RULES
 from maskbatch.errors import UsageError
 from maskbatch.runs.records import RunSettings, Success
 from maskbatch.runs.request import Request
@@ -23,8 +24,8 @@ def test_what_is_read_is_written_byte_for_byte(committed: Run) -> None:
 def test_run_json_has_these_keys_and_no_others(committed: Run) -> None:
     values = json.loads(committed.run.run_json.read_text())
     assert list(values) == [
-        "checkpoint", "created_at", "format_version", "job", "listing", "plan", "replaces", "reuse",
-        "reuse_counts", "score", "shard_size", "versions",
+        "checkpoint", "created_at", "format_version", "job", "listing", "plan", "plan_rules", "replaces",
+        "reuse", "reuse_counts", "score", "shard_size", "versions",
     ]  # fmt: skip
     assert list(values["checkpoint"]) == ["card", "digest", "path"]
     success = json.loads(committed.run.success.read_text())
@@ -52,6 +53,13 @@ def test_a_later_version_may_write_more_and_an_earlier_one_wrote_less(staged: Ru
     staged.commit()
     edit_json(staged.run.success, mood="good")
     assert staged.run.read_success().planned == 102
+
+
+def test_a_plan_records_its_rules_and_one_without_them_was_made_by_the_first(staged: Run) -> None:
+    assert staged.run.read_run().plan_rules == PLAN_RULES
+    values = json.loads(staged.run.run_json.read_text())
+    del values["plan_rules"]
+    assert RunSettings.from_json(values, staged.run.run_json).plan_rules == 1
 
 
 @pytest.mark.parametrize(
