@@ -1,12 +1,12 @@
 """Local camera times: archives and reports use wall-clock time, rows carry UTC too."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from maskbatch.errors import UsageError
+from maskbatch.times import parse_time as parse_time  # for those who have a Clock
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 
@@ -76,24 +76,3 @@ def parse_bound(option: str, value: str | None) -> datetime | None:
     if bound.tzinfo:
         raise UsageError(f"{option} {value}: a local time expected, without an offset; set --timezone")
     return bound
-
-
-def parse_time(value: object) -> datetime | None:
-    """A time from a manifest or a sidecar: local and naive, or aware; None for anything else.
-
-    ISO 8601 text, a datetime, or a number (or its digits) of seconds since 1970 in UTC, of milliseconds
-    beyond 1e11. Eight digits are a date.
-    """
-    if isinstance(value, datetime):
-        return value if value == value else None  # pandas' NaT is a datetime
-    try:
-        if isinstance(value, str):
-            value = value.strip()
-            if len(value) == 8 or not re.fullmatch(r"-?\d+(\.\d*)?", value, re.ASCII):
-                return datetime.fromisoformat(value)
-            value = float(value)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
-    except (ValueError, OverflowError, OSError):
-        pass
-    return None

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from maskbatch.clock import parse_time
 from maskbatch.stores.uris import redact
+from maskbatch.times import parse_time
 
 Row = dict[str, str | None]
 """One row by the names of COLUMNS and `kept`; blanks are None."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.members import Container, is_apple_double, make_entry, plain_name
-from maskbatch.clock import parse_time
 from maskbatch.errors import UsageError
+from maskbatch.times import parse_time
 
 MAX_HEADER_BYTES = 1 << 20
 """The longest PAX header or GNU long name to read; real ones have a few KiB."""

@@ -1,11 +1,10 @@
 from datetime import UTC, datetime, timedelta, timezone
 
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.clock import Clock, parse_bound, parse_time
+from maskbatch.clock import Clock, parse_bound
 from maskbatch.errors import UsageError
 from tests.maskbatch.samples import NOW
 
@@ -80,27 +79,3 @@ def test_a_bound_is_a_local_date_or_time() -> None:
 def test_a_bound_that_is_no_local_time_is_refused(value: str) -> None:
     with pytest.raises(UsageError, match="--until"):
         parse_bound("--until", value)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("2026-10-01T13:45:10", datetime(2026, 10, 1, 13, 45, 10)),
-        (" 2026-10-01 13:45 ", datetime(2026, 10, 1, 13, 45)),
-        ("2026-10-01T13:45:10Z", datetime(2026, 10, 1, 13, 45, 10, tzinfo=UTC)),
-        ("2026-10-01T13:45:10+02:00", datetime(2026, 10, 1, 11, 45, 10, tzinfo=UTC)),
-        ("20261001T134510", datetime(2026, 10, 1, 13, 45, 10)),
-        ("20261001", datetime(2026, 10, 1)),
-        (datetime(2026, 10, 1), datetime(2026, 10, 1)),
-        *[(value, datetime(2026, 10, 1, tzinfo=UTC)) for value in (1790812800, "1790812800", 1790812800.0, "1790812800.0")],
-        *[(value, datetime(2026, 10, 1, tzinfo=UTC)) for value in (1790812800000, "1790812800000")],
-        (1790812800.5, datetime(2026, 10, 1, 0, 0, 0, 500000, tzinfo=UTC)),
-        (-1, datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)),
-        *[(value, None) for value in ("", "soon", "2026-13-01", "20261301", None, True, [], {}, b"2026-10-01")],
-        *[(value, None) for value in (float("nan"), float("inf"), 1e300, 10**400, "9" * 400, pd.NaT, "١٢٣٤٥٦٧٨٩")],
-    ],
-)  # fmt: skip
-def test_times_are_read_as_manifests_and_sidecars_write_them(
-    value: object, expected: datetime | None
-) -> None:
-    assert parse_time(value) == expected
