@@ -20,6 +20,8 @@ PLAN_RULES = 2
 
 1 planned thumbnails, bins and temporary files too, and did not follow links to folders.
 """
+DECODE_RULES = 2
+"""Which bytes give which status, size, time and pixels. Raise it with every change of that."""
 ACCESS = Access()
 
 

@@ -52,8 +52,8 @@ class Comparison:
     kind: str
     """`images` where the shared ones are paired, or `periods`."""
     runs: list[dict[str, Any]]
-    """Both sides: path, checkpoint, planned, first_time and last_time (local). Several values of a side have
-    commas between them."""
+    """Both sides: path, checkpoint, decode_rules, planned, first_time and last_time (local). Commas stand
+    between several values of a side."""
     shared: int
     only_first: int
     only_second: int
@@ -274,6 +274,7 @@ def _identity(runs: Sequence[CommittedRun], times: Sequence[str]) -> dict[str, A
     return {
         "path": _join(str(run.run.path) for run in runs),
         "checkpoint": _join(run.digest for run in runs),
+        "decode_rules": _join(str(run.settings.decode_rules) for run in runs),
         "planned": sum(run.num_images for run in runs),
         "first_time": min(times, default=None),
         "last_time": max(times, default=None),

@@ -90,7 +90,11 @@ def describe_other_rates(report: "Report") -> Iterator[str]:
 
 
 def describe_overlap(comparison: "Comparison") -> Iterator[str]:
-    """How many images both runs share, and what is therefore compared."""
+    """How many images both runs share, what is therefore compared, and how they were decoded."""
+    rules = [run["decode_rules"] for run in comparison.runs]
+    if rules[0] != rules[1]:
+        which = f"{rules[0]} and {rules[1]}"
+        yield f"Their decode rules differ ({which}), which may explain other counts of failed images."
     shared = f"{comparison.shared:,} images" if comparison.shared else "No image"
     if comparison.kind == "images":
         yield (

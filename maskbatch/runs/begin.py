@@ -6,12 +6,13 @@ from datetime import datetime
 from importlib.metadata import version
 
 from maskbatch.clock import now
-from maskbatch.config import PLAN_RULES, JobConfig, ScoreConfig
+from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, ScoreConfig
 from maskbatch.errors import RunLockedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import write_groups, write_plan
 from maskbatch.progress import say, step
+from maskbatch.runs.committed import CommittedRun
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import Draft, number_rows
 from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint
@@ -40,7 +41,7 @@ def ensure_plan(
     for folder in (run.plan, run.staging):  # what a listing, or a --fresh, that was cut off has left
         remove_tree(folder)
     if draft:
-        settings = _write_draft(target, draft, settings)
+        settings = _write_draft(target, draft, settings.without_score())
     else:
         listing = Listing()
         try:
@@ -58,18 +59,34 @@ def ensure_plan(
 def begin_scoring(
     run: RunDir, settings: RunSettings, config: ScoreConfig, job: JobConfig, opened: Checkpoint
 ) -> RunSettings:
-    """Complete run.json by how the run is scored, unless that is done; from here on it never changes."""
-    if settings.score:
+    """Complete run.json by how the run is scored, unless that is done; from here on it never changes.
+
+    But where older decode rules began it: then every image is scored again by those of now.
+    """
+    if settings.score and settings.decode_rules == DECODE_RULES:
         return settings
+    if settings.score:
+        _refuse_older_carried(run, settings)
+        older = f"decode rules {settings.decode_rules}, now {DECODE_RULES}"
+        say(f"resume: {run.path} was begun under older {older}; what it staged is scored again")
     settings = replace(
         settings,
         score=config,
         job=job,
         checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
-        shard_size=shard_size(settings.num_to_score, opened.card.input_size),
+        shard_size=settings.shard_size or shard_size(settings.num_to_score, opened.card.input_size),
+        decode_rules=DECODE_RULES,
     )
     write_json(run.run_json, settings.to_json())
     return settings
+
+
+def _refuse_older_carried(run: RunDir, settings: RunSettings) -> None:
+    """Raises UsageError where a plan of older rules, made for them, says what to carry over."""
+    if settings.num_carried:
+        what = f"its plan carries {settings.num_carried:,} rows over by older decode rules"
+        remedy = "give --reuse as when it was begun, which plans it again, or --fresh"
+        raise UsageError(f"{run.path}: {what}; {remedy}")
 
 
 def _begin(target: Target, request: Request, created_at: datetime) -> RunSettings:
@@ -104,6 +121,11 @@ def _write_draft(target: Target, draft: Draft, settings: RunSettings) -> RunSett
     return replace(
         settings,
         listing=draft.listing,
-        reuse=tuple(ReusedRun(str(reused.run.path), reused.success_sha256) for reused in draft.reused),
+        reuse=tuple(_describe_reused(reused) for reused in draft.reused),
         reuse_counts={**counts, "gone": draft.num_gone},
     )
+
+
+def _describe_reused(reused: CommittedRun) -> ReusedRun:
+    rules = reused.settings.oldest_decode_rules
+    return ReusedRun(str(reused.run.path), reused.success_sha256, rules)

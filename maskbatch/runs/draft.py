@@ -1,9 +1,9 @@
 """A draft of a plan: which images earlier runs hold unchanged, so that their rows are carried over.
 
 A row is carried over if uri, size, version, checkpoint and settings of scoring are equal and its status is
-not one that may heal. Where the plan has no time, the zone in which EXIF's was read must be equal too. We
-list the archive into a draft on local disk, and compare hashes of its uris and of those of earlier runs
-there, a bucket at a time.
+not one that may heal; of a run of older decode rules, if it is ok. Where the plan has no time, the zone in
+which EXIF's was read must be equal too. We list the archive into a draft on local disk, and compare hashes of
+its uris and of those of earlier runs there, a bucket at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from maskbatch import schema
 from maskbatch.buckets import Buckets, Records, hash_texts
 from maskbatch.clock import Clock, now
-from maskbatch.config import PlanConfig, to_dict
+from maskbatch.config import DECODE_RULES, PlanConfig, to_dict
 from maskbatch.errors import UsageError
 from maskbatch.plan import table as table_module
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step, say, step
 from maskbatch.runs.committed import CommittedRun, check_digests, group_files, read_files
-from maskbatch.runs.request import Request, Target
-from maskbatch.schema import MAY_HEAL
+from maskbatch.runs.request import Request, Target, refuse_newer_rules
 
 REASONS = ("carried", "failed before", "without a version", "changed", "new")
 """What may become of an image; of several runs that have it, the first of these decides. An image without a
@@ -110,15 +110,22 @@ def draft_plan(target: Target, request: Request) -> Iterator[Draft]:
 
 
 def _pick_usable(runs: Sequence[CommittedRun], request: Request) -> list[CommittedRun]:
-    """The runs that the same checkpoint and settings scored; names the others."""
+    """The runs that the same checkpoint and settings scored; names the others.
+
+    Raises UsageError for one whose decode rules are newer than ours.
+    """
     usable = []
     for earlier in runs:
+        refuse_newer_rules(earlier.run, earlier.settings.decode_rules, "leave that --reuse out")
         if request.checkpoint is None or earlier.digest != request.checkpoint.digest:
             say(f"reuse: {earlier.run.path} was scored by another checkpoint; its rows are not carried over")
         elif earlier.settings.score_values != (request.score and to_dict(request.score)):
             say(f"reuse: {earlier.run.path} was scored by other settings; its rows are not carried over")
         else:
             usable.append(earlier)
+            if (rules := earlier.settings.decode_rules) < DECODE_RULES:
+                older = f"older decode rules ({rules}, now {DECODE_RULES})"
+                say(f"reuse: {earlier.run.path} was scored by {older}; only its ok rows are carried over")
     return usable
 
 
@@ -140,7 +147,9 @@ def _read_earlier(reused: Sequence[CommittedRun], step: Step) -> Iterator[Record
             if not rows["id"].equals(planned["id"]):
                 what = "plan and scores differ; see `maskbatch verify`, leave it out"
                 raise UsageError(f"{earlier.run.path}: {what}")
-            yield _make_records(planned, clock, number, pc.is_in(rows["status"], pa.array(MAY_HEAL)))
+            is_older = earlier.settings.decode_rules < DECODE_RULES
+            healing = schema.STATUSES[1:] if is_older else schema.MAY_HEAL
+            yield _make_records(planned, clock, number, pc.is_in(rows["status"], pa.array(healing)))
 
 
 def _make_records(planned: pa.Table, clock: Clock, run: int, heals: pa.ChunkedArray | None = None) -> Records:

@@ -7,7 +7,7 @@ difference between runs; what else we do not know is ignored.
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from reprlib import repr as shorten
 from types import UnionType
@@ -31,6 +31,8 @@ class ReusedRun:
     path: str
     success_sha256: str
     """Of its `_SUCCESS`, which stands for every file of it."""
+    decode_rules: int = 1
+    """The oldest that its rows follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class RunSettings:
     checkpoint: UsedCheckpoint | None = None
     shard_size: int | None = None
     """Rows."""
+    decode_rules: int = 1
+    """Those of the images that are scored, see `config.DECODE_RULES`."""
     unknown: dict[str, Any] = field(default_factory=dict)
     """What a later version wrote; by part, the settings that it added to `plan`, `score` and `job`."""
 
@@ -92,6 +96,15 @@ class RunSettings:
     def num_to_score(self) -> int:
         """Of these, the others."""
         return self.num_images - self.num_carried
+
+    def without_score(self) -> "RunSettings":
+        """As they were before scoring began."""
+        return replace(self, score=None, job=None, checkpoint=None, shard_size=None, decode_rules=1)
+
+    @property
+    def oldest_decode_rules(self) -> int:
+        """Of all rows, those carried over too."""
+        return min([self.decode_rules, *(reused.decode_rules for reused in self.reuse)])
 
     @property
     def plan_values(self) -> dict[str, Any]:
@@ -136,6 +149,7 @@ class RunSettings:
             job = to_dict(self.job) | self.unknown.get("job", {})
             values |= {"score": self.score_values, "job": job}
             values |= {"checkpoint": asdict(self.checkpoint), "shard_size": self.shard_size}
+            values |= {"decode_rules": self.decode_rules}
         return values
 
 

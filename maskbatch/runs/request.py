@@ -9,7 +9,7 @@ from pathlib import Path
 
 from maskbatch.archives.arguments import Source, find_sources
 from maskbatch.clock import Clock
-from maskbatch.config import PlanConfig, ScoreConfig, list_differences, to_dict
+from maskbatch.config import DECODE_RULES, PlanConfig, ScoreConfig, list_differences, to_dict
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.plan.build import plan_rows
@@ -62,6 +62,8 @@ class Request:
             remedy = "name another --out" if finished else "--fresh throws it away, or name another --out"
             how = "; ".join(differences)
             raise UsageError(f"{run.path} holds {what} made with other settings: {how}; {remedy}")
+        if not run.success.exists():
+            refuse_newer_rules(run, settings.decode_rules, "name another --out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,8 @@ class Target:
     def needs_draft(self) -> bool:
         """Whether there are rows to carry over, and a plan to make with them."""
         settings = self.run.read_run() if self.reused else None
-        return bool(self.reused) and not (settings and settings.score)
+        is_scored = settings and settings.score and settings.decode_rules >= DECODE_RULES
+        return bool(self.reused) and not is_scored
 
     def refuse_other_images(self, config: PlanConfig) -> None:
         """Raises UsageError where a version would replace a run of other images."""
@@ -107,6 +110,13 @@ class Target:
             what = f"a new version of {self.replaces.run.path} would hold other images"
             remedy = "name another --out, which may --reuse it"
             raise UsageError(f"{what}: {'; '.join(differences)}; {remedy}")
+
+
+def refuse_newer_rules(run: RunDir, rules: int, remedy: str) -> None:
+    """Raises UsageError where a later maskbatch decoded the images of `run` by `rules` of its own."""
+    if rules > DECODE_RULES:
+        what = f"was scored by decode rules {rules}, this maskbatch knows up to {DECODE_RULES}"
+        raise UsageError(f"{run.path} {what}; upgrade maskbatch, or {remedy}")
 
 
 def _real_path(path: Location) -> str:

@@ -65,7 +65,7 @@ def make_work(
 ) -> Work:
     """What the workers of a run must know; `settings` are complete."""
     return Work(
-        run_id=f"{opened.digest[:16]} {settings.created_at.isoformat()}",
+        run_id=f"{opened.digest[:16]} {settings.created_at.isoformat()} rules {settings.decode_rules}",
         archives=settings.plan.archives,
         out=str(run.path),
         checkpoint=opened.path,

@@ -28,6 +28,7 @@ from maskbatch.progress import Step, step
 from maskbatch.runs.committed import CommittedRun, group_files, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, read_json
+from maskbatch.runs.request import refuse_newer_rules
 from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.files import Location, explain, num_threads, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -73,6 +74,8 @@ def check_run(
         if value < 0:
             raise UsageError(f"{flag} {value}: 0 or more expected")
     committed, counts = _open(run)
+    if sample:
+        refuse_newer_rules(run, committed.settings.decode_rules, "check its files alone with --sample 0")
     seed = secrets.randbelow(2**31) if seed is None else seed
     result = Verification(success_sha256=committed.success_sha256, seed=seed)
     with step("verify", len(committed.success.files), "files") as shown:

@@ -53,6 +53,10 @@ class Verification:
     """Sampled images that failed in the run in a way that may heal, and are ok now."""
     still_failing: int = 0
     """Sampled images that failed in the run, and do so still."""
+    changed_status: int = 0
+    """Sampled images whose rows follow older decode rules than ours, and that have another status by ours."""
+    changed_time: int = 0
+    """Of such rows, those whose time from EXIF is another by ours."""
     num_differences: int = 0
     differences: list[Difference] = field(default_factory=list)
     """The first KEPT of them."""
@@ -107,4 +111,7 @@ class Verification:
             text += f" {self.still_failing:,} failed in the run, and do so still."
         if self.healed:
             text += f" {self.healed:,} failed in the run, and can be read now."
+        for what, count in (("status", self.changed_status), ("time", self.changed_time)):
+            if count:
+                text += f" {count:,} of {self.sampled:,} changed {what} under newer decode rules."
         return text

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from maskbatch.config import DECODE_RULES
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.model.classifier import Classifier
@@ -25,6 +26,7 @@ MEASURE_TOLERANCE = 1e-3
 """Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
 ELSEWHERE = ("id", "uri", "site", "camera", "error", "label", "confidence", "needs_review")
 """Columns that `rows` checks, and `error`, which is in a library's words."""
+FROM_EXIF = ("captured_at", "captured_local", "time_source")
 CHUNK_ROWS = 256
 """Images read and scored at a time."""
 Row = Mapping[str, Any]
@@ -64,8 +66,9 @@ def check_sample(
                 archives = ", ".join(run.settings.plan.archives)
                 result.differ(archives, "images read again", len(readable), got)
                 return
-            for old, new in pairs:
-                _compare(old, new, opened.card.classes, result)
+            for (old, new), reused in zip(pairs, plan["reuse_run"].to_pylist(), strict=True):
+                is_older = _rules_of(run, reused) < DECODE_RULES
+                _compare(old, new, opened.card.classes, result, is_older=is_older)
             shown.advance(len(was))
 
 
@@ -95,8 +98,18 @@ def _open_checkpoint(run: CommittedRun, result: Verification, moved: str | None)
     return None
 
 
-def _compare(old: Row, new: Row, classes: Sequence[str], result: Verification) -> None:
-    """Compare a committed row with the same image read and scored again."""
+def _rules_of(run: CommittedRun, reused: int | None) -> int:
+    """The decode rules of a row that is carried over from the run `reused`, or of one that is not."""
+    return run.settings.decode_rules if reused is None else run.settings.reuse[reused].decode_rules
+
+
+def _compare(
+    old: Row, new: Row, classes: Sequence[str], result: Verification, *, is_older: bool = False
+) -> None:
+    """Compare a committed row with the same image read and scored again.
+
+    Of a row that `is_older` than our decode rules, another status or time from EXIF is only counted.
+    """
     result.sampled += 1
 
     def differ(what: str, expected: object, got: object) -> None:
@@ -106,18 +119,29 @@ def _compare(old: Row, new: Row, classes: Sequence[str], result: Verification) -
     result.still_failing += failed and new["status"] != "ok"
     if old["status"] != new["status"]:
         result.healed += old["status"] in MAY_HEAL and new["status"] == "ok"
-        if old["status"] not in MAY_HEAL:
+        if old["status"] not in MAY_HEAL and is_older and _is_of_rules(old, new):
+            result.changed_status += 1
+        elif old["status"] not in MAY_HEAL:
             why = f" ({new['error']})" if new["error"] else ""
             differ("status", old["status"], f"{new['status']}{why}")
         return
     if old["sha256"] != new["sha256"]:
         differ("sha256", old["sha256"], new["sha256"])
         return
+    changed_time = is_older and any(old[name] != new[name] for name in FROM_EXIF)
+    result.changed_time += changed_time
+    passed = (*ELSEWHERE, *FROM_EXIF) if changed_time else ELSEWHERE
     for name in new:
-        if name not in ELSEWHERE and not name.startswith("prob_") and not _alike(old[name], new[name]):
+        if name not in passed and not name.startswith("prob_") and not _alike(old[name], new[name]):
             differ(name, old[name], new[name])
     if not failed:
         _compare_probs(old, new, classes, result, differ)
+
+
+def _is_of_rules(old: Row, new: Row) -> bool:
+    """Whether other decode rules may explain another status: the bytes came, and are the same."""
+    same_bytes = old["sha256"] in (None, new["sha256"])
+    return same_bytes and new["status"] not in ("missing", "read_error")
 
 
 def _alike(old: object, new: object) -> bool:

@@ -17,9 +17,10 @@ from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.report.compare import COUNTS, FAILED, compare_runs, estimate_difference, make_comparison
+from maskbatch.report.words import describe_overlap
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import Location
-from tests.maskbatch.samples import Run, make_card, read_scores, stage_run
+from tests.maskbatch.samples import Run, edit_json, make_card, read_scores, stage_run
 
 REPETITIONS, CLUSTERS = 1_000, 100
 CAMERAS = ("gate-1", "gate-2", "dock")
@@ -203,6 +204,15 @@ def test_the_comparison_is_plain_json_and_names_the_runs(committed: Run, other: 
 def test_runs_are_compared_by_their_paths(committed: Run, other: Run) -> None:
     compared = compare_runs(str(committed.run.path), str(other.run.path))
     assert compared == make_comparison([committed.run], [other.run])
+
+
+def test_runs_of_different_decode_rules_are_named(committed: Run, other: Run, tmp_path: Path) -> None:
+    same = list(describe_overlap(make_comparison([committed.run], [other.run])))
+    older = other.copy(tmp_path / "run").run
+    edit_json(older.run_json, decode_rules=1)
+    said, *rest = describe_overlap(make_comparison([committed.run], [older]))
+    assert said == "Their decode rules differ (2 and 1), which may explain other counts of failed images."
+    assert rest == same
 
 
 def test_a_run_in_a_store_is_compared_like_a_local_one(committed: Run, other: Run, root: Location) -> None:

@@ -1,5 +1,6 @@
 """What earlier runs hold unchanged is carried over: the table is the one that scoring everything gives."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 
 from maskbatch import runner
 from maskbatch.cluster.pipeline import ShardDone
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.config import DECODE_RULES, JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier
@@ -29,11 +30,20 @@ from maskbatch.progress import Step
 from maskbatch.runs import begin
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import CARRIED, MATCH, NEW, number_rows
+from maskbatch.runs.staging import read_staged, write_shard
 from maskbatch.runs.versions import list_versions
 from maskbatch.runs.work import Work
 from maskbatch.stores.files import Location
 from maskbatch.verify.files import check_run
-from tests.maskbatch.samples import LAYOUT, read_scores, speckle, stage_shard, with_exif_time, write_files
+from tests.maskbatch.samples import (
+    LAYOUT,
+    edit_json,
+    read_scores,
+    speckle,
+    stage_shard,
+    with_exif_time,
+    write_files,
+)
 
 
 class InProcess:
@@ -425,6 +435,101 @@ def test_a_second_driver_of_a_version_is_refused(
         pytest.raises(RunLockedError, match="is in use by"),
     ):
         score("run", "run")
+
+
+def age(run: RunDir) -> None:
+    """Make a run one of before decode rules were recorded."""
+    values = json.loads(run.run_json.read_bytes())
+    del values["decode_rules"]
+    for reused in values["reuse"]:
+        reused.pop("decode_rules", None)
+    data = json.dumps(values).encode()
+    run.run_json.write_bytes(data)
+    if run.success.exists():
+        success = json.loads(run.success.read_bytes())
+        entry = next(file for file in success["files"] if file["name"] == "run.json")
+        entry |= {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        run.success.write_text(json.dumps(success))
+
+
+def test_of_a_run_of_older_decode_rules_only_ok_rows_are_carried_over(
+    score: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    age(score("run").run)
+    second = score("run", "run")
+    assert (InProcess.scored, second.success.carried) == (4, 98)
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "was scored by older decode rules (1, now 2); only its ok rows are carried over" in said
+    assert second.run.read_run().decode_rules == DECODE_RULES
+    assert second.run.read_run().oldest_decode_rules == 1
+    third = score("other", "run.v2")
+    assert (InProcess.scored, third.run.read_run().oldest_decode_rules) == (1, 1)  # the link to nowhere
+    assert check_run(third.run).verified
+
+
+def test_an_unfinished_run_of_older_decode_rules_scores_all_of_its_images_again(
+    score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(InProcess, "stop_after", 64)
+    monkeypatch.setattr(begin, "shard_size", lambda *_: 32)
+    with pytest.raises(RunFailedError, match="stopped"):
+        score("run")
+    run = RunDir.at(str(tmp_path / "run"))
+    age(run)
+    for path in run.staging.iterdir():  # as older rules staged it
+        rows = read_staged(path)
+        settings = run.read_run()
+        run_id = f"{settings.checkpoint.digest[:16]} {settings.created_at.isoformat()}"
+        failed = rows.set_column(
+            rows.schema.get_field_index("error"), "error", pa.nulls(len(rows), pa.string())
+        )
+        write_shard(run.staging, int(path.stem), failed, "cpu/float32", run_id)
+    monkeypatch.setattr(InProcess, "stop_after", None)
+    result = score("run")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "run was begun under older decode rules 1, now 2; what it staged is scored again" in said
+    assert InProcess.scored == 102
+    assert result.run.read_run().decode_rules == DECODE_RULES
+    assert table(result).equals(scored_anew(score))
+
+
+def test_an_unfinished_version_of_older_decode_rules_is_planned_again(
+    score: Any, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    with monkeypatch.context() as broken:
+        broken.setattr(InProcess, "stop_after", 0)
+        with pytest.raises(RunFailedError, match="stopped"):
+            score("run", "run")
+        with pytest.raises(RunFailedError, match="stopped"):
+            score("month", "run")
+    for name in ("run", "run.v2", "month"):
+        age(RunDir(tmp_path / name))
+    with pytest.raises(UsageError, match=r"carries 101 rows over by older decode rules; give --reuse"):
+        score("month")
+    for out in ("run", "month"):
+        result = score(out, "run")
+        assert (InProcess.scored, result.success.carried) == (5, 98)
+        assert check_run(result.run).verified
+        assert table(result).equals(scored_anew(score))
+
+
+def test_a_run_of_newer_decode_rules_is_neither_gone_on_with_nor_carried_over_from(
+    score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = score("newer").run
+    edit_json(newer.run_json, decode_rules=9)
+    with pytest.raises(UsageError, match=r"knows up to 2; upgrade maskbatch, or leave that --reuse out"):
+        score("run", "newer")
+    with pytest.raises(
+        UsageError, match=r"scored by decode rules 9, .* or check its files alone with --sample 0"
+    ):
+        check_run(newer)
+    assert score("newer").success == newer.read_success()
+    newer.success.unlink()
+    with pytest.raises(UsageError, match=r"upgrade maskbatch, or name another --out"):
+        score("newer")
 
 
 @given(st.lists(st.booleans(), max_size=70), st.integers(1, 20))

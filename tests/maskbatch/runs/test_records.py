@@ -24,8 +24,8 @@ def test_what_is_read_is_written_byte_for_byte(committed: Run) -> None:
 def test_run_json_has_these_keys_and_no_others(committed: Run) -> None:
     values = json.loads(committed.run.run_json.read_text())
     assert list(values) == [
-        "checkpoint", "created_at", "format_version", "job", "listing", "plan", "plan_rules", "replaces",
-        "reuse", "reuse_counts", "score", "shard_size", "versions",
+        "checkpoint", "created_at", "decode_rules", "format_version", "job", "listing", "plan", "plan_rules",
+        "replaces", "reuse", "reuse_counts", "score", "shard_size", "versions",
     ]  # fmt: skip
     assert list(values["checkpoint"]) == ["card", "digest", "path"]
     success = json.loads(committed.run.success.read_text())
