@@ -16,6 +16,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from maskbatch.errors import ALERT, FAILED, INTERRUPTED, TOO_MANY_FAILED_IMAGES, RunFailedError, UsageError
 from maskbatch.progress import say
+from maskbatch.visible import make_lines_visible
 
 REQUEST_S, SILENCE_S, PAUSE_S, GIVE_UP_S = 60.0, 60.0, 3.0, 900.0
 COMMAND = "python -m jobs.submit"
@@ -96,7 +97,7 @@ class Log:
         with suppress(TimeoutError, ConnectionError, RuntimeError, aiohttp.ClientError):
             async with aclosing(client.tail_job_logs(job_id)) as chunks:
                 while chunk := await asyncio.wait_for(anext(chunks, None), SILENCE_S):
-                    sys.stdout.write(chunk[max(0, self.num_printed - received) :])
+                    sys.stdout.write(make_lines_visible(chunk[max(0, self.num_printed - received) :]))
                     sys.stdout.flush()
                     received += len(chunk)
                     self.num_printed = max(self.num_printed, received)

@@ -41,6 +41,7 @@ from jobs.jobserver import COMMAND, Client, connect, finished, follow, line
 from maskbatch.cli.program import run_program
 from maskbatch.errors import DONE, RunFailedError, UsageError
 from maskbatch.progress import say
+from maskbatch.visible import make_lines_visible, show
 
 ROOT = Path(__file__).parents[1]
 MAX_UPLOAD_BYTES = 100 << 20
@@ -223,16 +224,17 @@ def list_jobs(context: typer.Context) -> None:
     jobs = connect(context.obj.address).list_jobs()
     ours = [job for job in jobs if (job.submission_id or "").startswith("maskbatch-")]
     if not ours:
-        print("no jobs")
+        show("no jobs")
     for job in sorted(ours, key=lambda job: job.start_time or 0):
-        print(line(job))
+        show(line(job))
 
 
 @app.command()
 def status(context: typer.Context, job_id: JobId) -> None:
     """Show how a job stands, and what it runs."""
     job = connect(context.obj.address).get_job_info(job_id)
-    print(line(job), job.entrypoint, "" if finished(job) else job.message or "", sep="\n")
+    show(line(job), job.entrypoint)
+    print(make_lines_visible("" if finished(job) else job.message or ""))
 
 
 @app.command()
@@ -246,7 +248,7 @@ def logs(
     client.get_job_info(job_id)
     if follow_on:
         return follow(client, job_id)
-    print(client.get_job_logs(job_id), end="")
+    print(make_lines_visible(client.get_job_logs(job_id)), end="")
     return DONE
 
 
@@ -258,7 +260,7 @@ def stop(context: typer.Context, job_id: JobId) -> None:
     client.stop_job(job_id)
     while not (job := client.get_job_info(job_id)).status.is_terminal():
         time.sleep(1)
-    print(line(job))
+    show(line(job))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from maskbatch.visible import PlainConsole, print_lines
+
 LINE_EVERY_S = 10.0
-_consoles = [Console(stderr=True, highlight=False)]
+_consoles = [PlainConsole(stderr=True)]
 """The last one is in use."""
 _logs_json = False
 
@@ -37,7 +38,7 @@ def log_json() -> None:
     """From now on write JSON lines to stderr, and draw no bars."""
     global _logs_json
     if not _logs_json:
-        _consoles[0] = Console(file=sys.stderr, highlight=False)
+        _consoles[0] = PlainConsole(file=sys.stderr)
         sys.stderr = _Messages(sys.stderr.buffer, encoding="utf-8")
         _logs_json = True
 
@@ -62,7 +63,7 @@ def quiet_output() -> Iterator[None]:
     sys.stderr.flush()
     stdout = os.dup(1)
     with os.fdopen(os.dup(2), "w") as kept, open(os.devnull, "wb") as nowhere:
-        _consoles.append(Console(file=kept, highlight=False))
+        _consoles.append(PlainConsole(file=kept))
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
         try:
@@ -81,7 +82,7 @@ def say(message: str, kind: str = "message", **fields: Any) -> None:
     if _logs_json:
         event(kind, message=message, **fields)
     else:
-        _consoles[-1].print(message, markup=False, soft_wrap=True)
+        print_lines(_consoles[-1], [message])
 
 
 class Step:

@@ -21,6 +21,7 @@ from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, m
 from maskbatch.errors import DONE, FAILED, UsageError
 from maskbatch.progress import say
 from maskbatch.stores.options import NO_OPTIONS
+from maskbatch.visible import show
 
 app = typer.Typer(
     name="maskbatch",
@@ -113,7 +114,7 @@ def estimate(
         print(json.dumps(made.as_dict()))
     else:
         terminal.print_listing(made.calibration.listing.as_dict(), terminal.stdout_console())
-        print(*describe_estimate(made), sep="\n")
+        show(*describe_estimate(made))
 
 
 @app.command()
@@ -192,7 +193,7 @@ def status(
     if as_json:
         print(json.dumps(asdict(found), default=str))
     else:
-        print(*describe_status(found), sep="\n")
+        show(*describe_status(found))
 
 
 @app.command()
@@ -233,7 +234,7 @@ def verify(
     if as_json:
         print(json.dumps({"out": out, **result.as_dict()}))
     else:
-        print(*result.differences, result, sep="\n")
+        show(*result.differences, result)
         if result.num_differences > len(result.differences):
             say(f"The first {len(result.differences)} differences are shown.")
     return DONE if result.verified else FAILED
@@ -269,8 +270,7 @@ def predict(
     if as_json:
         print(json.dumps(found))
     else:
-        rows = [{**image, "uri": annotate.make_printable(image["uri"])} for image in found["images"]]
-        terminal.print_predictions({**found, "images": rows}, terminal.stdout_console())
+        terminal.print_predictions(found, terminal.stdout_console())
     if show:
         annotate.write_sheet(show, predictions.images)
         say(f"Pictures: {show}")

@@ -11,11 +11,13 @@ import typer
 from maskbatch.cli.flags import JSON_LOGS
 from maskbatch.errors import DONE, INTERRUPTED, UsageError
 from maskbatch.progress import log_json, say
+from maskbatch.visible import accept_any_text
 
 
 def run_program(program: typer.Typer, usage: str) -> NoReturn:
     """Run a whole command line, and exit."""
     signal.signal(signal.SIGTERM, _interrupt)
+    accept_any_text()
     if JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
         log_json()
     try:
@@ -44,8 +46,11 @@ def _tell(error: Exception, usage: str) -> int:
         text = f"maskbatch: {message}"
     elif hasattr(error, "format_message") and hasattr(error, "exit_code"):  # the parser's own usage errors
         text, code = error.format_message().rstrip("."), UsageError.exit_code
-        if not text.startswith("Usage:"):
-            text = f"maskbatch: {text}; see {usage}"
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, of many lines
+            for line in text.splitlines():
+                say(line, "error", exit_code=code)
+            return code
+        text = f"maskbatch: {text}; see {usage}"
     else:
         raise error
     say(text, "error", exit_code=code)

@@ -1,6 +1,6 @@
 """Reports, comparisons, predictions and listings as tables and lines in a terminal."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from maskbatch.progress import add_up
 from maskbatch.report import words
 from maskbatch.report.cells import group_name
+from maskbatch.visible import PlainConsole, print_lines, shorten
 
 if TYPE_CHECKING:
     from maskbatch.report.compare import Comparison
@@ -23,15 +24,15 @@ TABLE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def stdout_console() -> Console:
+def stdout_console() -> PlainConsole:
     """A console for tables on stdout, as wide as the terminal, or 120 columns where there is none."""
-    console = Console(highlight=False, markup=False)  # a camera may be named [lobby]
-    return console if console.is_terminal else Console(highlight=False, markup=False, width=120)
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=120)
 
 
 def print_report(report: "Report", console: Console) -> None:
     """The report's tables of rates but that by camera and day, then its figures in words and its alerts."""
-    _print_lines(console, words.describe_archive(report))
+    print_lines(console, words.describe_archive(report))
     names = [name for name in report.keys if name != "by_camera_day"]
     for name in names:
         rows = report.values[name]
@@ -39,19 +40,21 @@ def print_report(report: "Report", console: Console) -> None:
             title = name.replace("_", " ").capitalize()
             console.print(_table_of_rates(title, report.keys[name], rows[:MAX_ROWS], report))
             if len(rows) > MAX_ROWS:
-                console.print(f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet")
+                print_lines(console, [f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet"])
     if any(words.format_star(row) for name in names for row in report.values[name]):
-        console.print("* few clusters (under ten): the interval uses all groups and is likely too narrow")
+        print_lines(
+            console, ["* few clusters (under ten): the interval uses all groups and is likely too narrow"]
+        )
     overall = report.overall
     failed = {name: num for name, num in overall.items() if name.startswith("failed_") and num}
     failed = {name.removeprefix("failed_"): num for name, num in failed.items()}
-    console.print(f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(failed)}.")
+    print_lines(console, [f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(failed)}."])
     review = list(words.describe_review(report))
     name = "As classified" if review else "Compliance"
     lines = (*review, f"{name}: {words.headline(report)}.", *words.describe_other_rates(report))
-    _print_lines(console, lines)
+    print_lines(console, lines)
     for alert in report.values["alerts"]:
-        console.print(f"ALERT {alert['sentence']}.", soft_wrap=True)
+        print_lines(console, [f"ALERT {alert['sentence']}."])
 
 
 def print_comparison(comparison: "Comparison", console: Console) -> None:
@@ -59,15 +62,15 @@ def print_comparison(comparison: "Comparison", console: Console) -> None:
     for name, run in zip(("First ", "Second"), comparison.runs, strict=True):
         when = f", {run['first_time']} to {run['last_time']}" if run["first_time"] else ""
         images = f"{run['planned']:,} images{when}"
-        console.print(f"{name}: {run['path']}, {images}, checkpoint {run['checkpoint'][:12]}.")
-    _print_lines(console, words.describe_overlap(comparison))
+        print_lines(console, [f"{name}: {run['path']}, {images}, checkpoint {run['checkpoint'][:12]}."])
+    print_lines(console, words.describe_overlap(comparison))
     if comparison.kind == "images":
         console.print(_table_of_labels(comparison))
     if len(comparison.by_camera) > 1:
         console.print(_table_of_differences(comparison.by_camera[:MAX_ROWS]))
         if len(comparison.by_camera) > MAX_ROWS:
-            console.print(f"  ... {len(comparison.by_camera) - MAX_ROWS:,} more cameras with --json")
-    _print_lines(console, words.describe_difference(comparison))
+            print_lines(console, [f"  ... {len(comparison.by_camera) - MAX_ROWS:,} more cameras with --json"])
+    print_lines(console, words.describe_difference(comparison))
 
 
 def print_predictions(summary: Mapping[str, Any], console: Console) -> None:
@@ -76,7 +79,7 @@ def print_predictions(summary: Mapping[str, Any], console: Console) -> None:
     local = all(image["uri"].startswith("file://") for image in summary["images"])
     folder = commonprefix(names).rpartition("/")[0] if local else ""  # noqa: RUF071  up to a `/`
     if folder:
-        console.print(f"In {folder}:", soft_wrap=True)
+        print_lines(console, [f"In {folder}:"])
     table = Table(**TABLE)
     table.add_column("image", overflow="fold")
     table.add_column("label", no_wrap=True)
@@ -99,23 +102,20 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     """What planning found, and what it left out."""
     size = f", {listing['num_bytes'] / 2**20:,.1f} MiB" if listing["num_bytes"] else ""
     when = f", {listing['first_time']} to {listing['last_time']}" if listing["first_time"] else ""
-    console.print(f"Planned {listing['num_images']:,} images{size}{when}.")
+    print_lines(console, [f"Planned {listing['num_images']:,} images{size}{when}."])
     cameras = sorted(listing["cameras"].items())
-    shown = ", ".join(f"{name} {count:,}" for name, count in cameras[:MAX_CAMERAS])
+    shown = ", ".join(f"{shorten(name)} {count:,}" for name, count in cameras[:MAX_CAMERAS])
     more = f" and {len(cameras) - MAX_CAMERAS:,} more" if len(cameras) > MAX_CAMERAS else ""
-    console.print(f"Cameras: {shown}{more}.")
+    print_lines(console, [f"Cameras: {shown}{more}."])
     for title, part in (("Not images", "skipped"), ("Left out", "filtered"), ("Noted", "notes")):
         if listing[part]:
             items = sorted(listing[part].items(), key=lambda item: -item[1])
-            console.print(f"{title}: {', '.join(f'{count:,} {name}' for name, count in items)}.")
+            print_lines(
+                console, [f"{title}: {', '.join(f'{count:,} {shorten(name)}' for name, count in items)}."]
+            )
     if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):
-        example = f"No path names a camera, for example '{listing['example']}'"
-        console.print(f"{example}: describe the paths with --layout.")
-
-
-def _print_lines(console: Console, lines: Iterable[str]) -> None:
-    for line in lines:
-        console.print(line)
+        example = f"No path names a camera, for example '{shorten(listing['example'])}'"
+        print_lines(console, [f"{example}: describe the paths with --layout."])
 
 
 def _table_of_rates(

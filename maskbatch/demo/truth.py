@@ -26,6 +26,7 @@ from maskbatch.progress import say
 from maskbatch.runs.directory import RunDir
 from maskbatch.stores.files import write_whole
 from maskbatch.stores.uris import local_path
+from maskbatch.visible import print_lines
 
 LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
 TIMEZONE = "Europe/Paris"
@@ -59,10 +60,14 @@ class Comparison:
             share = self.right[name] / self.drawn[name] if self.drawn[name] else 1
             table.add_row(name, f"{self.drawn[name]:,}", f"{self.found[name]:,}", f"{share:.1%}")
         console.print(table)
-        console.print(f"Spoilt files: {self.spoilt} drawn, {self.spoilt_right} found with the right status.")
+        print_lines(
+            console, [f"Spoilt files: {self.spoilt} drawn, {self.spoilt_right} found with the right status."]
+        )
         inside = overall["compliance_low"] <= self.true_compliance <= overall["compliance_high"]
         contains = "contains" if inside else "does not contain"
-        console.print(f"True compliance: {self.true_compliance:.1%}; the report's interval {contains} it.")
+        print_lines(
+            console, [f"True compliance: {self.true_compliance:.1%}; the report's interval {contains} it."]
+        )
         frozen, dark, off = (FIRST_DAY + timedelta(days=n) for n in (FROZEN[1], DARK[1], OFF[1][0]))
         console.print(
             f"The report shows these too: {FROZEN[0]} repeats one frame all {frozen:%Y-%m-%d}, {DARK[0]} is "

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from maskbatch.errors import UsageError
 from maskbatch.stores.files import write_whole
 from maskbatch.stores.uris import SCHEME, local_path
+from maskbatch.visible import make_visible
 
 if TYPE_CHECKING:
     from maskbatch.predict.images import Prediction
@@ -46,11 +47,6 @@ def write_sheet(path: Path, predictions: Sequence["Prediction"]) -> None:
         sheet.save(partial, "PNG")
 
 
-def make_printable(name: str) -> str:
-    """Replace what would break a line or control a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in name)
-
-
 @lru_cache
 def _font(size_px: int, weight: str = "") -> ImageFont.FreeTypeFont:
     from matplotlib import get_data_path  # its font has more alphabets than Pillow's
@@ -71,7 +67,7 @@ def _draw_row(prediction: "Prediction") -> Image.Image:
     else:
         draw.rectangle((MARGIN_PX, MARGIN_PX, MARGIN_PX + PICTURE_PX[0] - 1, MARGIN_PX + 139), TRACK)
     room = WIDTH_PX - MARGIN_PX - left
-    name = _shorten(make_printable(prediction.uri.removeprefix(SCHEME)), _font(14), room)
+    name = _shorten(make_visible(prediction.uri.removeprefix(SCHEME)), _font(14), room)
     draw.text((left, MARGIN_PX), name, MUTED, _font(14))
     if prediction.probs:
         label = f"{prediction.label}".replace("_", " ") + f"  {prediction.confidence:.1%}"

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from maskbatch.visible import shorten
+
 NUM_BINS = 20
 EDGES: dict[str, NDArray[np.float64]] = {
     "confidence": np.linspace(0.0, 1.0, NUM_BINS + 1),
@@ -142,4 +144,4 @@ def _key_name(key: str, value: Any) -> str:
         return "unknown"
     if key == "weekday":
         return str(day_name[value - 1])
-    return f"{value:02}:00" if key == "hour" else str(value)
+    return f"{value:02}:00" if key == "hour" else shorten(str(value))

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from maskbatch.report import plots
 from maskbatch.report.cells import Camera, group_name
 from maskbatch.schema import CONDITIONS
+from maskbatch.visible import make_visible, show_text
 
 LIMITS = {"MAX_ROWS": 40, "MAX_ALERTS": 6, "MAX_LONGEST": 15}
 """Rows shown: of most tables, of alerts, and of tables that begin with the longest or worst."""
@@ -53,6 +54,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("maskbatch.report"),
         autoescape=True,
+        finalize=show_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,8 +68,10 @@ def write_figure(values: Mapping[str, Any], path: str, kind: str = "count") -> M
     value = at(values, path)
     if value is None:
         return Markup("unknown") if kind == "text" else Markup(f'<span title="no data">{DASH}</span>')  # noqa: S704 - a constant
-    raw = value if isinstance(value, str) else dumps(value)
-    return Markup('<data value="{}" data-figure="{}">{}</data>').format(raw, path, FORMATS[kind](value))
+    raw = make_visible(value) if isinstance(value, str) else dumps(value)
+    return Markup('<data value="{}" data-figure="{}">{}</data>').format(
+        raw, make_visible(path), FORMATS[kind](value)
+    )
 
 
 def write_time(values: Mapping[str, Any], path: str) -> Markup:
@@ -123,7 +127,7 @@ def format_points(value: float) -> str:
 
 def format_name(name: str) -> str:
     """`with mask` for with_mask."""
-    return name.replace("_", " ")
+    return make_visible(name).replace("_", " ")
 
 
 def format_heading(value: Any, key: str) -> str:
@@ -140,7 +144,7 @@ FORMATS: dict[str, Any] = {
     "p": lambda value: "<0.001" if value < 0.001 else f"{value:.3f}",
     "seconds": format_seconds,
     "hours": format_hours,
-    "text": str,
+    "text": make_visible,
     "name": format_name,
 }
 

@@ -23,6 +23,8 @@ from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
 from numpy.typing import NDArray
 
+from maskbatch.visible import make_visible
+
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Cells = Sequence[tuple[Row, float | None]]
@@ -239,7 +241,7 @@ def _rated(rows: Rows, key: str) -> list[Row]:
 
 def _camera_name(row: Row) -> str:
     """Site / camera, short enough for an axis."""
-    text = " / ".join(name or "unknown" for name in _camera(row))
+    text = make_visible(" / ".join(name or "unknown" for name in _camera(row)))
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
 
 

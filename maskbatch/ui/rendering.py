@@ -7,6 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from maskbatch.visible import show_text
+
 PLAIN: Any = {"apply_default_css": False}
 """Arguments of gr.HTML, for our own CSS alone."""
 
@@ -30,5 +32,10 @@ def make_data_url(jpeg: bytes) -> str:
 def _environment() -> Environment:
     ours = PackageLoader("maskbatch.ui")
     return Environment(
-        loader=ours, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=ours,
+        autoescape=True,
+        finalize=show_text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
