@@ -31,10 +31,14 @@ class PlanConfig:
 
     archives: tuple[str, ...]
     """Paths and URLs, made absolute here."""
-    layout: str | None = None
-    """Template of the path below the archive; None: hive-style folders."""
+    layout: tuple[str, ...] = ()
+    """Templates of the path below the archive, of which the first that fits counts; none: hive-style folders."""
     timezone: tuple[str, ...] = ()
-    """`ZONE` or `SITE=ZONE` of the times in paths and EXIF; none: UTC."""
+    """`ZONE` or `SITE=ZONE` of local times: those in paths, manifests and EXIF, and of the report; none: UTC."""
+    names_in: tuple[str, ...] = ()
+    """`ZONE` or `SITE=ZONE` of the times in paths and manifests, where it is not `timezone`."""
+    allow_unknown_times: bool = False
+    """Plan also where more than a few images do not fit `layout`; changes no row."""
     since: str | None = None
     """First local time to plan, ISO 8601. Images of unknown time are kept."""
     until: str | None = None
@@ -62,9 +66,9 @@ class PlanConfig:
             raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         for prefix in self.allow_prefix:
             parse_prefix(prefix)
-        if self.layout is not None:
-            Template(self.layout)
-        Clock.parse(self.timezone, EARLIEST)
+        for template in self.layout:
+            Template(template)
+        Clock.parse(self.timezone, EARLIEST, self.names_in)
         since, until = parse_bound("--since", self.since), parse_bound("--until", self.until)
         if since and until and since >= until:
             raise UsageError(f"--since {self.since} is not before --until {self.until}; swap them")
@@ -229,6 +233,8 @@ Config = TypeVar("Config", PlanConfig, ScoreConfig, JobConfig, ReportConfig)
 LONG_NAMES = {"by": "alert_by", "corrected": "alert_corrected"}
 """Settings with a longer name than their flag."""
 NO_FLAG = ("archives", "own_days")
+NO_DIFFERENCE = ("allow_unknown_times",)
+"""Settings that may differ between two calls for one run."""
 
 
 def make_config(kind: type[Config], values: Mapping[str, Any]) -> Config:
@@ -253,6 +259,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         setting = LONG_NAMES.get(name, name)
         if setting not in types:
             raise UsageError(f"--config {path}: {name!r} is no setting; one of {', '.join(types)} expected")
+        if setting in values:
+            raise UsageError(f"--config {path}: {name} is set twice; once expected")
         try:
             values[setting] = _convert(setting, value, types[setting])
         except TypeError as error:
@@ -281,7 +289,7 @@ def list_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list
     return [
         f"{name} {_show(ours.get(name))} instead of {_show(theirs.get(name))}"
         for name in {**theirs, **ours}
-        if _plain(ours.get(name)) != _plain(theirs.get(name))
+        if name not in NO_DIFFERENCE and _plain(ours.get(name)) != _plain(theirs.get(name))
     ]
 
 

@@ -1,21 +1,54 @@
 """Site, camera and time from a path: by a template, or by hive-style `key=value` folders."""
 
 import re
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, timezone
 from urllib.parse import unquote
 
 from maskbatch.errors import UsageError
 
+MONTHS = (
+    "jan(?:uary)?", "feb(?:ruary)?", "mar(?:ch)?", "apr(?:il)?", "may", "june?",
+    "july?", "aug(?:ust)?", "sept?(?:ember)?", "oct(?:ober)?", "nov(?:ember)?", "dec(?:ember)?",
+)  # fmt: skip
+DAYS = "(?:mon|tue|wed|thu|fri|sat|sun)"
+LONE = r"(?<!\d)\d{1,%d}(?!\d)"
+"""Fewer digits than usual, only where no other digit is beside them: 2026111 is no date."""
+TWO = rf"(?:\d{{2}}|{LONE % 1})"
+MONTH_NAME = f"(?i:{'|'.join(MONTHS)})"
 DIRECTIVES = {
-    "Y": r"\d{4}", "y": r"\d{2}", "m": r"\d{2}", "d": r"\d{2}", "j": r"\d{3}",
-    "H": r"\d{2}", "M": r"\d{2}", "S": r"\d{2}", "f": r"\d{1,6}", "s": r"\d{9,11}",
+    "Y": r"\d{4}", "y": r"\d{2}", "m": TWO, "b": MONTH_NAME, "B": MONTH_NAME, "d": TWO,
+    "j": rf"(?:\d{{3}}|{LONE % 2})", "H": TWO, "I": TWO, "p": "(?i:[ap]m)", "M": TWO, "S": TWO,
+    "f": r"\d{1,9}", "z": r"(?:[+-]\d{2}(?::?\d{2})?|[Zz])", "s": r"(?<!\d)\d{9,19}(?!\d)",
+    "a": f"(?i:{DAYS})", "A": f"(?i:{DAYS}[a-z]*day)",
 }  # fmt: skip
-"""strptime directives that a template may use; `%s` is seconds since 1970, in UTC."""
-DATE_DIRECTIVES = "YymdjH"
+"""strptime directives that a template may use, by what they match. `%s` is seconds since 1970 in UTC, or
+milli-, micro- or nanoseconds by its digits; a weekday is read over."""
+UNPADDED = "mdjHIMS"
+"""Those that may stand with a dash: `%-d`."""
+NUMERIC = "YymdjHIMSfs"
+SHORT = {"%F": "%Y-%m-%d", "%T": "%H:%M:%S", "%R": "%H:%M", "%D": "%m/%d/%y", "%h": "%b"}
+"""Directives that stand for several."""
+DATE_DIRECTIVES = "YymbBdjHF"
 """Those of `{date:...}`, which names days or hours."""
 TOKEN = re.compile(r"\{(?P<field>\w+)(?::(?P<format>[^}]*))?\}|(?P<stars>\*\*?)|(?P<text>[^{*]+|[{])")
-HIVE = re.compile(r"(?<![^/])(site|camera|date|year|month|day|hour|minute)=([^/]+)/")
+HIVE = re.compile(r"(?<![^/])([^/=]+)=([^/]+)/")
+HIVE_KEYS = {
+    **dict.fromkeys(("site", "site_id", "siteid"), "site"),
+    **dict.fromkeys(("camera", "camera_id", "cameraid", "cam", "cam_id"), "camera"),
+    **dict.fromkeys(("date", "dt", "ds"), "date"),
+    **dict.fromkeys(("ts", "time", "timestamp", "datetime", "captured_at"), "time"),
+    "year": "Y", "month": "m", "day": "d", "hour": "H", "hr": "H", "minute": "M", "second": "S",
+}  # fmt: skip
+"""What a folder's key says, in any case."""
+HIVE_DATE = re.compile(
+    r"(\d{4})(?:([-_.])|(?=\d{4}(?!\d)))(\d{1,2})(?(2)\2)(\d{1,2})(?:[-T_ ](\d{2}))?", re.ASCII
+)
+HIVE_TIME = re.compile(r"(\d{2})[-:_.h]?(\d{2})(?:[-:_.m]?(\d{2}))?s?", re.ASCII)
+"""A time of day, as `time=13-45-10`."""
+HIVE_NULLS = ("__HIVE_DEFAULT_PARTITION__", "unknown", "null")
+"""Values that say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +58,10 @@ class Parsed:
     site: str | None = None
     camera: str | None = None
     time: datetime | None = None
-    """Local and naive, or UTC from `%s`."""
+    """Local and naive, or aware where the path has an offset or `%s`."""
     has_hour: bool = False
+    unread: tuple[str, ...] = field(default=(), compare=False)
+    """Keys of hive-style folders that say nothing to us."""
 
 
 class Template:
@@ -37,15 +72,24 @@ class Template:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._seen: set[str] = set()
-        self._parts = [self._compile(token) for token in TOKEN.finditer(text)]
-        self._whole = re.compile("".join(self._parts), re.DOTALL)
+        self.tokens = list(TOKEN.finditer(text))
+        self._seen: list[str] = []
+        self._parts = [self._compile(token) for token in self.tokens]
+        whole = re.sub(
+            r"(\d\(\?P<t_s\d*>)\(\?<!\\d\)", r"\1", "".join(self._parts)
+        )  # the template's own digit
+        self._whole = re.compile(whole, re.DOTALL)
         if not self._seen:
             self._refuse("names no field; use {site}, {camera} or {captured_at:%Y%m%d%H%M%S}")
-        times = {name[2:] for name in self._seen if name.startswith("t_")}
-        has_date = times & {"Y", "y"} and ({"m", "d"} <= times or "j" in times)
-        if times and "s" not in times and not has_date:
+        self._check_times({name[2:] for name in self._seen if name.startswith("t_")})
+
+    def _check_times(self, times: set[str]) -> None:
+        has_day = (times & set("mbB") and "d" in times) or "j" in times
+        if times and "s" not in times and not (times & {"Y", "y"} and has_day):
             self._refuse("its {captured_at:...} lacks a year, month or day")
+        if ("I" in times) != ("p" in times) and "H" not in times:
+            self._refuse("%I is an hour of twelve and needs %p, and %p needs %I")
+        self.has_time = bool(times)
 
     def _refuse(self, why: str) -> None:
         raise UsageError(f"--layout {self.text}: {why}")
@@ -57,23 +101,34 @@ class Template:
         if name in ("site", "camera") and form is None:
             return self._group(name, "[^/]+?")
         if name == "captured_at" and form:
-            return re.sub(r"%(.)|([^%]+)|%", self._directive, form)
+            return self._compile_time(form)
         if name is not None or token["text"] == "{":
             self._refuse(f"{token[0]} is not known; {{site}}, {{camera}} or {{captured_at:%Y%m%d}} expected")
         return re.escape(token["text"])
 
+    def _compile_time(self, form: str) -> str:
+        for short, long in SHORT.items():
+            form = form.replace(short, long)
+        beside = re.search(f"%[-#]?[{NUMERIC}]%[-#][{UNPADDED}]|%[-#][{UNPADDED}]%[-#]?[{NUMERIC}]", form)
+        if beside:
+            self._refuse(
+                f"{beside[0]} can be read in several ways; a separator expected, or %m%d of two digits"
+            )
+        return re.sub("%([-#]?)(.)|([^%]+)|%", self._directive, form)
+
     def _directive(self, part: re.Match[str]) -> str:
-        if part[2]:
-            return re.escape(part[2])
-        if part[1] not in DIRECTIVES:
-            self._refuse(f"{part[0]} is not known; one of %{' %'.join(DIRECTIVES)} expected")
-        return self._group(f"t_{part[1]}", DIRECTIVES[part[1]])
+        if part[3] or part[0] == "%%":
+            return re.escape(part[3] or "%")
+        if part[2] not in DIRECTIVES or (part[1] and part[2] not in UNPADDED):
+            known = f"%{' %'.join(DIRECTIVES)} {' '.join(SHORT)} or %-d and the like"
+            self._refuse(f"{part[0]} is not known; one of {known} expected")
+        return self._group(f"t_{part[2]}", DIRECTIVES[part[2]])
 
     def _group(self, name: str, pattern: str) -> str:
-        """A named group; a field named twice must read the same both times."""
-        if name in self._seen:
-            return f"(?P={name})"
-        self._seen.add(name)
+        """A named group; a field named twice must say the same both times."""
+        self._seen.append(name)
+        if name in self._seen[:-1]:
+            return f"(?P={name})" if name in ("site", "camera") else f"(?P<{name}{len(self._seen)}>{pattern})"
         return f"(?P<{name}>{pattern})"
 
     def parse(self, path: str) -> Parsed | None:
@@ -82,20 +137,55 @@ class Template:
         if match is None:
             return None
         groups = match.groupdict()
-        numbers = {name[2:]: int(text) for name, text in groups.items() if name.startswith("t_")}
-        if "f" in numbers:
-            numbers["f"] = int(groups["t_f"].ljust(6, "0"))
+        numbers: dict[str, int] = {}
+        for name, text in groups.items():
+            if name.startswith("t_"):
+                number = READERS.get(name[2], int)(text)
+                if numbers.setdefault(name[2], number) != number:
+                    return None
         site, camera = (unquote(groups.get(name, "")) or None for name in ("site", "camera"))
-        return Parsed(site, camera, _time(numbers), not {"H", "s"}.isdisjoint(numbers))
+        return Parsed(site, camera, _make_time(numbers), not {"H", "I", "s"}.isdisjoint(numbers))
 
-    def explain(self, path: str) -> str:
-        """How far `path` follows the template, for an error message."""
+    def follow(self, path: str) -> tuple[int, dict[str, str], str]:
+        """How many tokens `path` follows, what they say, and the rest of it."""
         for count in range(len(self._parts), 0, -1):
             match = re.match("".join(self._parts[:count]).replace("+?", "+"), path, re.DOTALL)
             if match:
-                known = ", ".join(f"{k.removeprefix('t_')}={v}" for k, v in match.groupdict().items())
-                return f"{known or 'nothing'}, then stops at '{path[match.end() :]}'"
-        return f"nothing, and stops at '{path}'"
+                said = {re.sub(r"^t_(.)\d*$", r"\1", k): v for k, v in match.groupdict().items()}
+                return count, said, path[match.end() :]
+        return 0, {}, path
+
+    def explain(self, path: str) -> str:
+        """How far `path` follows the template, for an error message."""
+        count, said, rest = self.follow(path)
+        known = ", ".join(f"{name}={text}" for name, text in said.items()) or "nothing"
+        if count == len(self.tokens) and not rest:
+            return f"{known}, which is no date"
+        return f"{known}, then stops at '{rest}'" if count else f"{known}, and stops at '{rest}'"
+
+
+def _read_month(name: str) -> int:
+    return next(number for number, month in enumerate(MONTHS, 1) if name.lower().startswith(month[:3]))
+
+
+def _read_offset(text: str) -> int:
+    """Minutes east of UTC."""
+    digits = text.replace(":", "")[1:]
+    return int(f"{text[0]}1") * (int(digits[:2]) * 60 + int(digits[2:] or 0)) if digits else 0
+
+
+def _read_epoch(digits: str) -> int:
+    """Microseconds since 1970."""
+    divisor = next((10**k for length, k in ((11, 0), (14, 3), (17, 6)) if len(digits) <= length), 10**9)
+    return int(digits) * 10**6 // divisor
+
+
+READERS: dict[str, Callable[[str], int]] = {
+    "f": lambda digits: int(digits.ljust(6, "0")[:6]), "p": lambda half: "ap".index(half[0].lower()),
+    "b": _read_month, "B": _read_month, "z": _read_offset, "s": _read_epoch,
+    "a": lambda _: 0, "A": lambda _: 0,
+}  # fmt: skip
+"""How a directive's text becomes a number, where it is no plain one."""
 
 
 def find_dates(path: str) -> list[re.Match[str]]:
@@ -106,33 +196,82 @@ def find_dates(path: str) -> list[re.Match[str]]:
 
 def fill_dates(path: str, time: datetime) -> str:
     """The path for one day or hour."""
-    for date in reversed(find_dates(path)):
-        path = path[: date.start()] + time.strftime(date["format"]) + path[date.end() :]
+    for token in reversed(find_dates(path)):
+        path = path[: token.start()] + time.strftime(token["format"]) + path[token.end() :]
     return path
 
 
-def _time(numbers: dict[str, int]) -> datetime | None:
-    """The time from the values of directives; None without a date, or if there is no such day."""
+def _make_time(numbers: dict[str, int]) -> datetime | None:
+    """The time from the values of directives; None without a date, or if there is no such time."""
     try:
         if "s" in numbers:
-            return datetime.fromtimestamp(numbers["s"], UTC)
-        year = numbers["Y"] if "Y" in numbers else 2000 + numbers["y"]
-        month, day = (1, 1) if "j" in numbers else (numbers["m"], numbers["d"])
+            micros = numbers["s"] + (numbers.get("f", 0) if numbers["s"] % 10**6 == 0 else 0)
+            return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+        time = datetime.combine(_make_day(numbers), datetime.min.time())
         hour, minute, second, micro = (numbers.get(name, 0) for name in "HMSf")
-        time = datetime(year, month, day, hour, minute, second, micro)
-        if "j" in numbers:
-            time += timedelta(days=numbers["j"] - 1)
-            return time if time.year == year and numbers["j"] else None
-        return time
+        if "p" in numbers and "H" not in numbers:
+            if not 1 <= numbers["I"] <= 12:
+                return None
+            hour = numbers["I"] % 12 + 12 * numbers["p"]
+        zone = timezone(timedelta(minutes=numbers["z"])) if "z" in numbers else None
+        return time.replace(hour=hour, minute=minute, second=second, microsecond=micro, tzinfo=zone)
     except (KeyError, ValueError, OverflowError):
         return None
 
 
+def _make_day(numbers: dict[str, int]) -> date:
+    """Raises KeyError without a date, and ValueError for one that is not in the calendar."""
+    year = numbers["Y"] if "Y" in numbers else 2000 + numbers["y"]
+    days = []
+    if "d" in numbers:
+        months = {numbers[name] for name in "mbB" if name in numbers}
+        days += [date(year, month, numbers["d"]) for month in months]
+    if "j" in numbers:
+        days.append(date(year, 1, 1) + timedelta(days=numbers["j"] - 1))
+    if len({(year, day) for day in days}) != 1 or days[0].year != year:
+        raise ValueError("no such day, or several") if days else KeyError("day")
+    return days[0]
+
+
 def parse_hive(path: str) -> Parsed:
     """What hive-style folders say, such as `site=north/camera=07/date=2026-10-01/hour=13/x.jpg`."""
-    folders = {key: unquote(value) for key, value in HIVE.findall(path)}
-    date = folders.get("date")
-    parts = date.split("-") if date else [folders.get(k, "") for k in ("year", "month", "day")]
-    words = {**dict(zip("Ymd", parts, strict=False)), "H": folders.get("hour"), "M": folders.get("minute")}
-    numbers = {name: int(text) for name, text in words.items() if text and text.isdecimal()}
-    return Parsed(folders.get("site"), folders.get("camera"), _time(numbers), "H" in numbers)
+    said: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    unread: list[str] = []
+    time = None
+    for key, encoded in HIVE.findall(path):
+        name, value = HIVE_KEYS.get(key.lower()), unquote(encoded)
+        if name and value in HIVE_NULLS:
+            continue
+        if name in ("site", "camera"):
+            said[name] = value
+        elif name and (values := _read_hive(name, value)):
+            numbers.update(values)
+        elif name in ("date", "time") and (whole := _read_whole_time(value)):
+            time = whole
+        else:
+            unread.append(key)
+    has_hour = time is not None or "H" in numbers
+    return Parsed(said.get("site"), said.get("camera"), time or _make_time(numbers), has_hour, tuple(unread))
+
+
+def _read_hive(name: str, value: str) -> dict[str, int]:
+    """The numbers of a folder of a date, a time of day, or a part of one; empty if it is none."""
+    match = HIVE_DATE.fullmatch(value) if name in ("date", "d") else None
+    if match:
+        year, _, month, day, hour = match.groups()
+        texts = {"Y": year, "m": month, "d": day, "H": hour}
+    elif name == "time" and (match := HIVE_TIME.fullmatch(value)):
+        texts = dict(zip("HMS", match.groups(), strict=True))
+    else:
+        texts = {name: value} if name != "date" and value.isdecimal() else {}
+    return {name: int(text) for name, text in texts.items() if text}
+
+
+def _read_whole_time(value: str) -> datetime | None:
+    try:
+        if re.fullmatch(r"\d{9,19}", value, re.ASCII):
+            return _make_time({"s": _read_epoch(value)})
+        return datetime.fromisoformat(value)
+    except ValueError:
+        return None

@@ -23,9 +23,12 @@ class Flag:
 SETTINGS = {
     "layout": Flag(
         "What a path below ARCHIVE says, such as '{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg'; * is "
-        "any text in one name. Without it, folders like camera=07/date=2026-10-01/ are recognised."
+        "any text in one name. Of several, the first that fits a path counts. Without it, folders like "
+        "camera=07/date=2026-10-01/ are recognised."
     ),
-    "timezone": Flag("Zone of the archive's local times.", "UTC", metavar="ZONE|SITE=ZONE"),
+    "timezone": Flag("Zone of the archive's local times; or an offset, +02:00.", "UTC", "ZONE|SITE=ZONE"),
+    "names_in": Flag("Zone of the times in paths and manifests.", "that of --timezone", "ZONE|SITE=ZONE"),
+    "allow_unknown_times": Flag("Plan also where more than 5 % of the images do not fit --layout."),
     "since": Flag("First local date or time planned; images of unknown time are kept."),
     "until": Flag("Local date or time before which images are planned."),
     "camera": Flag("Only this camera, or SITE/CAMERA; may be repeated."),

@@ -93,7 +93,7 @@ def run_demo(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runn
         with write_whole(truth_path) as partial:
             pq.write_table(pa.Table.from_pylist(rows), partial)
         (out / ".drawing").unlink()
-    config = PlanConfig(archives=(str(archive),), layout=LAYOUT, timezone=(TIMEZONE,))
+    config = PlanConfig(archives=(str(archive),), layout=(LAYOUT,), timezone=(TIMEZONE,))
     result = runner.score_archive(config, str(out / "run"), verbose=verbose)
     say(f"Archive: {archive}   Truth: {truth_path}")
     return result, compare_with_truth(result.run, archive, snapshots)

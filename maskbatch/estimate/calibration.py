@@ -92,7 +92,7 @@ def calibrate(
     opened = open_checkpoint(checkpoint)
     access = arguments.make_access(config, options, job)
     sources = arguments.find_sources(config, access)  # refuses a wrong path before Ray starts
-    listing, clock = Listing(), Clock.parse(config.timezone, now())
+    listing, clock = Listing(), Clock.parse(config.timezone, now(), config.names_in)
     group_size = shard_size(0, opened.card.input_size)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
     with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:

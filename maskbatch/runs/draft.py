@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.buckets import Buckets, Records, hash_texts
-from maskbatch.clock import Clock, now
-from maskbatch.config import DECODE_RULES, PlanConfig, to_dict
+from maskbatch.clock import Clock, name_zone, now
+from maskbatch.config import DECODE_RULES, PlanConfig, list_differences, to_dict
 from maskbatch.errors import UsageError
 from maskbatch.plan import table as table_module
 from maskbatch.plan.listing import Listing
@@ -85,7 +85,7 @@ class Draft:
             return False
         if not scheduled:
             num_new += counts["failed before"] + counts["without a version"]
-        return num_new > 0 or to_dict(config) != standing.settings.plan_values
+        return num_new > 0 or bool(list_differences(to_dict(config), standing.settings.plan_values))
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def _read_earlier(reused: Sequence[CommittedRun], step: Step) -> Iterator[Record
 
 
 def _make_records(planned: pa.Table, clock: Clock, run: int, heals: pa.ChunkedArray | None = None) -> Records:
-    zones = {site: clock.zone(site).key for site in planned["site"].unique().to_pylist()}
+    zones = {site: name_zone(clock.zone(site)) for site in planned["site"].unique().to_pylist()}
     zone = pa.array([zones[site] for site in planned["site"].to_pylist()], pa.string())
     zone = pc.if_else(pc.is_null(planned["captured_at"]), zone, "")
     num_bytes = pc.fill_null(planned["num_bytes"].cast(pa.string()), "")

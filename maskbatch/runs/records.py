@@ -119,6 +119,7 @@ class RunSettings:
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Location) -> "RunSettings":
         """Raises UsageError, which names the file `path` and what is wrong with it."""
+        values = _read_single_layout(values)
         needed: dict[str, tuple[str, ...]] = {"plan": ("archives", "timezone")}
         if "score" in values:
             needed[""] = ("listing", "reuse_counts", "checkpoint", "shard_size")
@@ -211,6 +212,14 @@ def read_json(path: Location) -> dict[str, Any] | None:
         raise UsageError(message) from error
     if not isinstance(values, dict):
         raise UsageError(f"{path} is damaged: a JSON object expected; restore it, or name another folder")
+    return values
+
+
+def _read_single_layout(values: dict[str, Any]) -> dict[str, Any]:
+    """A run could have one layout only, and holds it as a string."""
+    plan = values.get("plan")
+    if isinstance(plan, dict) and isinstance(plan.get("layout"), str):
+        return {**values, "plan": {**plan, "layout": [plan["layout"]]}}
     return values
 
 

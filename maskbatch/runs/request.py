@@ -43,7 +43,7 @@ class Request:
         return find_sources(self.plan, self.access)
 
     def clock(self, created_at: datetime) -> Clock:
-        return Clock.parse(self.plan.timezone, created_at)
+        return Clock.parse(self.plan.timezone, created_at, self.plan.names_in)
 
     def list_rows(self, created_at: datetime, listing: Listing) -> Iterator[Row]:
         """The rows of the plan of a run begun at `created_at`; `listing` counts along."""

@@ -17,6 +17,7 @@ from datetime import date
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from maskbatch.clock import name_zone
 from maskbatch.errors import FAILED, UsageError
 from maskbatch.progress import say
 from maskbatch.report.words import headline
@@ -33,7 +34,7 @@ def audit_month(
     """Score, report, verify and bundle `month`; what `--json` says of it. Raises MaskbatchError."""
     first, end = _days(month)
     if end > schedule.today():
-        zone = schedule.clock.default.key
+        zone = name_zone(schedule.clock.default)
         raise UsageError(f"--month {month}: it is not over in {zone}; audit it from {end} on")
     nights = (schedule.night(first + k * DAY) for k in range((end - first).days))
     result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)

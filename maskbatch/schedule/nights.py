@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from maskbatch.clock import Clock, now
+from maskbatch.clock import Clock, name_zone, now
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, make_config
 from maskbatch.runner import Result, score_archive
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.versions import list_versions
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
+from maskbatch.stores.uris import list_texts
 
 DAY = timedelta(days=1)
 
@@ -40,7 +41,7 @@ class Schedule:
 
     @property
     def clock(self) -> Clock:
-        return Clock.parse(self.values.get("timezone", ()), now())
+        return Clock.parse(list_texts(self.values.get("timezone", ())), now())
 
     @property
     def report_config(self) -> ReportConfig:
@@ -52,7 +53,8 @@ class Schedule:
 
     def run(self, name: str | date) -> RunDir:
         """BASE/<zone>/<name>, begun or not. Raises UsageError where it cannot be seen."""
-        return RunDir.at(f"{self.base}/{self.clock.default.key}/{name}", self.options)
+        zone = name_zone(self.clock.default).replace(":", "")  # no name for a folder on every disk
+        return RunDir.at(f"{self.base}/{zone}/{name}", self.options)
 
     def score(
         self, name: str | date, first: date, end: date, reuse: Iterable[RunDir] = (), *, fresh: bool = False
