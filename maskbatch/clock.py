@@ -1,5 +1,6 @@
 """Local camera times: archives and reports use wall-clock time, rows carry UTC too."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone, tzinfo

@@ -32,9 +32,9 @@ class PlanConfig:
     archives: tuple[str, ...]
     """Paths and URLs, made absolute here."""
     layout: tuple[str, ...] = ()
-    """Templates of the path below the archive, of which the first that fits counts; none: hive-style folders."""
+    """Templates of the path below the archive; the first that fits counts. None: hive-style folders."""
     timezone: tuple[str, ...] = ()
-    """`ZONE` or `SITE=ZONE` of local times: those in paths, manifests and EXIF, and of the report; none: UTC."""
+    """`ZONE` or `SITE=ZONE` of the times in paths, manifests and EXIF, and of the report; none: UTC."""
     names_in: tuple[str, ...] = ()
     """`ZONE` or `SITE=ZONE` of the times in paths and manifests, where it is not `timezone`."""
     allow_unknown_times: bool = False
@@ -197,10 +197,11 @@ class ReportConfig:
 
 
 def _make_tuples(config: "PlanConfig | ReportConfig") -> None:
-    """Make a tuple of each setting that takes several texts: a single text, a path or a list will do."""
+    """Make a tuple of each setting that takes several texts: a single text, a path, a list or None will do."""
     for item in fields(config):
         if str(item.type).startswith("tuple"):
-            object.__setattr__(config, item.name, list_texts(getattr(config, item.name)))
+            values = getattr(config, item.name)
+            object.__setattr__(config, item.name, () if values is None else list_texts(values))
 
 
 def _check(name: str, value: float | None, least: float, most: float = float("inf")) -> None:

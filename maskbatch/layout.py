@@ -7,11 +7,8 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from urllib.parse import unquote
 
 from maskbatch.errors import UsageError
+from maskbatch.times import MONTH_NUMBERS, MONTHS, parse_time
 
-MONTHS = (
-    "jan(?:uary)?", "feb(?:ruary)?", "mar(?:ch)?", "apr(?:il)?", "may", "june?",
-    "july?", "aug(?:ust)?", "sept?(?:ember)?", "oct(?:ober)?", "nov(?:ember)?", "dec(?:ember)?",
-)  # fmt: skip
 DAYS = "(?:mon|tue|wed|thu|fri|sat|sun)"
 LONE = r"(?<!\d)\d{1,%d}(?!\d)"
 """Fewer digits than usual, only where no other digit is beside them: 2026111 is no date."""
@@ -165,7 +162,7 @@ class Template:
 
 
 def _read_month(name: str) -> int:
-    return next(number for number, month in enumerate(MONTHS, 1) if name.lower().startswith(month[:3]))
+    return MONTH_NUMBERS[name[:3].lower()]
 
 
 def _read_offset(text: str) -> int:
@@ -247,7 +244,7 @@ def parse_hive(path: str) -> Parsed:
             said[name] = value
         elif name and (values := _read_hive(name, value)):
             numbers.update(values)
-        elif name in ("date", "time") and (whole := _read_whole_time(value)):
+        elif name in ("date", "time") and (whole := parse_time(value)):
             time = whole
         else:
             unread.append(key)
@@ -264,14 +261,5 @@ def _read_hive(name: str, value: str) -> dict[str, int]:
     elif name == "time" and (match := HIVE_TIME.fullmatch(value)):
         texts = dict(zip("HMS", match.groups(), strict=True))
     else:
-        texts = {name: value} if name != "date" and value.isdecimal() else {}
+        texts = {name: value} if name not in ("date", "time") and value.isdecimal() else {}
     return {name: int(text) for name, text in texts.items() if text}
-
-
-def _read_whole_time(value: str) -> datetime | None:
-    try:
-        if re.fullmatch(r"\d{9,19}", value, re.ASCII):
-            return _make_time({"s": _read_epoch(value)})
-        return datetime.fromisoformat(value)
-    except ValueError:
-        return None

@@ -19,7 +19,7 @@ from maskbatch.archives import tars
 from maskbatch.archives.entries import is_image
 from maskbatch.archives.manifest import is_manifest
 from maskbatch.archives.tree import MAGIC, File, Tree
-from maskbatch.clock import parse_bound
+from maskbatch.clock import EARLIEST, Clock, parse_bound
 from maskbatch.config import JobConfig, PlanConfig
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.layout import DATE_DIRECTIVES, fill_dates, find_dates
@@ -99,11 +99,14 @@ def _fill_days(archive: str, dates: Sequence[re.Match[str]], config: PlanConfig)
     since, until = parse_bound("--since", config.since), parse_bound("--until", config.until)
     if since is None or until is None:
         raise UsageError(f"archive {archive}: {{date:...}} needs --since and --until, which say which days")
-    letters = set(re.findall("%(.)", "".join(date["format"] for date in dates)))
+    letters = set(re.findall("%-?(.)", "".join(date["format"] for date in dates)))
     if not letters or not letters <= set(DATE_DIRECTIVES):
-        raise UsageError(f"archive {archive}: {{date:...}} knows %{' %'.join(DATE_DIRECTIVES)}")
-    margin = timedelta(days=config.margin_days)
-    time, until = since - margin, until + margin
+        raise UsageError(f"archive {archive}: {{date:...}} knows %{' %'.join(DATE_DIRECTIVES)}, and %-d")
+    clock, margin = (
+        Clock.parse(config.timezone, EARLIEST, config.names_in),
+        timedelta(days=config.margin_days),
+    )
+    time, until = min(clock.to_names(since)) - margin, max(clock.to_names(until)) + margin
     hourly = "H" in letters
     time = time.replace(hour=time.hour if hourly else 0, minute=0, second=0, microsecond=0)
     while time < until:

@@ -107,12 +107,19 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     shown = ", ".join(f"{shorten(name)} {count:,}" for name, count in cameras[:MAX_CAMERAS])
     more = f" and {len(cameras) - MAX_CAMERAS:,} more" if len(cameras) > MAX_CAMERAS else ""
     print_lines(console, [f"Cameras: {shown}{more}."])
+    if listing.get("times"):
+        print_lines(console, [f"Times: {listing['times']}."])
+    if listing.get("layouts"):
+        follow = [f"{count:,} follow {text}" for text, count in listing["layouts"].items()]
+        print_lines(console, [f"Layouts: {', '.join(follow)}."])
     for title, part in (("Not images", "skipped"), ("Left out", "filtered"), ("Noted", "notes")):
         if listing[part]:
             items = sorted(listing[part].items(), key=lambda item: -item[1])
             print_lines(
                 console, [f"{title}: {', '.join(f'{count:,} {shorten(name)}' for name, count in items)}."]
             )
+    if listing.get("misfit"):
+        print_lines(console, [f"Unlike --layout is, for example, '{shorten(listing['misfit'])}'."])
     if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):
         example = f"No path names a camera, for example '{shorten(listing['example'])}'"
         print_lines(console, [f"{example}: describe the paths with --layout."])

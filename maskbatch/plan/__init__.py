@@ -2,6 +2,8 @@
 
 listing    what listing found
 build      list the archives, filter and count
+layouts    how the paths follow --layout, and why some do not
+sites      sites with a zone, held against those of the archive
 columns    one image as a row
 table      the plan's Parquet files
 """

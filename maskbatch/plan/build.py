@@ -9,26 +9,31 @@ from maskbatch.archives.entries import IMAGE_EXTENSIONS, Entry
 from maskbatch.clock import Clock, parse_bound
 from maskbatch.config import PlanConfig
 from maskbatch.errors import NoImagesError, NothingToPlanError, UsageError
-from maskbatch.layout import Parsed, Template
-from maskbatch.plan.columns import Row, make_row, overlay, parse_entry
+from maskbatch.layout import Parsed
+from maskbatch.plan.columns import Row, make_row, overlay
+from maskbatch.plan.layouts import Layouts
 from maskbatch.plan.listing import Listing
+from maskbatch.plan.sites import Sites
 from maskbatch.stores.access import Access
+
+MAX_NOTES = 40
+"""Kinds of notes, as a folder's name may be anything."""
 
 
 def plan_rows(
     sources: Sequence[Source], config: PlanConfig, clock: Clock, listing: Listing, access: Access
 ) -> Iterator[Row]:
     """The rows of all images, filtered and counted in `listing`, in the plan's order. Raises UsageError."""
-    template = Template(config.layout) if config.layout else None
+    layouts, sites, num_kept = Layouts.of(config), Sites(clock), 0
     bounds = parse_bound("--since", config.since), parse_bound("--until", config.until)
-    matched = num_kept = 0
+    listing.times = clock.describe()
     for entry in reader.list_entries(sources, config, access, listing.skipped, listing.notes):
         listing.example = listing.example or entry.relative
         num_kept += entry.kept is not None
-        parsed = parse_entry(entry, template)
-        fits, parsed = parsed is not None, overlay(entry, parsed or Parsed())
-        matched += fits
-        time = clock.to_utc(parsed.time, parsed.site)
+        said, template = layouts.parse(entry)
+        parsed = overlay(entry, said or Parsed())
+        sites.add(parsed.site)
+        time = clock.read_name(parsed.time, parsed.site)
         local = clock.to_local(time, parsed.site)
         flag = _find_filter(config, parsed, local, *bounds)
         if flag:
@@ -38,10 +43,14 @@ def plan_rows(
             listing.filtered["--limit (the listing stops there)"] += 1
             break
         _count(listing, entry, parsed, local)
-        if not fits:
+        if len(config.layout) > 1 and template:
+            listing.layouts[template.text] += 1
+        if said is None:
             listing.notes["path unlike --layout"] += 1
+            listing.misfit = listing.misfit or entry.relative
         yield make_row(listing.num_images - 1, entry, parsed, time)
-    _check(config, template, matched, listing)
+    _check(config, layouts, listing)
+    sites.check(config, listing)
     if config.keep_column and not num_kept:
         where = "a manifest, a Parquet file or a .json or .cls beside an image in a tar"
         raise UsageError(f"--keep-column {config.keep_column}: no image has it; it is a column of {where}")
@@ -64,6 +73,9 @@ def _count(listing: Listing, entry: Entry, parsed: Parsed, local: datetime | Non
     listing.num_images += 1
     listing.num_bytes += entry.num_bytes or 0
     listing.cameras["/".join(filter(None, (parsed.site, parsed.camera))) or "unknown"] += 1
+    for key in parsed.unread:
+        is_known = f"folder {key}=... not read" in listing.notes or len(listing.notes) < MAX_NOTES
+        listing.notes[f"folder {key}=... not read" if is_known else "other folders KEY=... not read"] += 1
     if parsed.camera is None:
         listing.notes["camera unknown"] += 1
     if local is None:
@@ -76,7 +88,7 @@ def _count(listing: Listing, entry: Entry, parsed: Parsed, local: datetime | Non
         listing.notes["date without a time of day (stands at 00:00)"] += 1
 
 
-def _check(config: PlanConfig, template: Template | None, matched: int, listing: Listing) -> None:
+def _check(config: PlanConfig, layouts: Layouts, listing: Listing) -> None:
     more = len(config.archives) - 3
     where = ", ".join(config.archives[:3]) + (f" and {more:,} more" if more > 0 else "")
     if listing.example is None:
@@ -88,14 +100,7 @@ def _check(config: PlanConfig, template: Template | None, matched: int, listing:
         if inside:
             message += f", or name what is inside the files by a pattern: '{config.archives[0]}/*{inside[0]}'"
         raise NothingToPlanError(message)
-    if template and not matched:
-        message = (
-            f"--layout {template.text} matches none of the images; the first, '{listing.example}', "
-            f"gives {template.explain(listing.example)}; write the layout for such a path of {where}"
-        )
-        if len(config.archives) > 3:
-            message += ", and where a shell has expanded a pattern, quote it: a lone file's path is its name"
-        raise UsageError(message)
+    layouts.check(config, where)
     if not listing.num_images:
         flags = ", ".join(f"{count:,} by {flag}" for flag, count in listing.filtered.items())
         raise NoImagesError(f"{where}: every image was left out ({flags}); widen the filters")

@@ -6,24 +6,16 @@ from typing import Any
 
 from maskbatch import schema
 from maskbatch.archives.entries import Entry
-from maskbatch.layout import Parsed, Template, parse_hive
+from maskbatch.layout import Parsed
 
 Row = dict[str, Any]
 FROM_ENTRY = [item.name for item in fields(Entry) if item.name in schema.PLAN.names]
 
 
-def parse_entry(entry: Entry, template: Template | None) -> Parsed | None:
-    """Parse the entry's path; for a member, first the path inside its container."""
-    if template is None:
-        return parse_hive(entry.relative)
-    inside = template.parse(entry.inner) if entry.inner else None
-    return inside or template.parse(entry.relative)
-
-
 def overlay(entry: Entry, parsed: Parsed) -> Parsed:
     """`parsed`, but a manifest or a sidecar wins."""
     site, camera, time = entry.site or parsed.site, entry.camera or parsed.camera, entry.time or parsed.time
-    return Parsed(site, camera, time, parsed.has_hour or entry.time is not None)
+    return Parsed(site, camera, time, parsed.has_hour or entry.time is not None, parsed.unread)
 
 
 def make_row(number: int, entry: Entry, parsed: Parsed, time: datetime | None) -> Row:

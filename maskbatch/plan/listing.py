@@ -24,8 +24,14 @@ class Listing:
     """Images left out by a filter, by its flag."""
     notes: Counter[str] = field(default_factory=Counter)
     """Planned images that lack something, such as a time."""
+    layouts: Counter[str] = field(default_factory=Counter)
+    """Planned images by the layout that they follow, where there are several."""
+    times: str | None = None
+    """Whose times these are, such as `local at Europe/Paris; names in UTC`."""
     example: str | None = None
     """The first image's path below the archive."""
+    misfit: str | None = None
+    """The first planned path that follows no layout."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, for run.json."""

@@ -96,7 +96,7 @@ def test_the_settings_of_the_nights_are_ones_that_the_jobs_take() -> None:
     assert schedule.clock.default.key == STARTS[1]
     assert schedule.report_config.alert_below == 0.95
     assert schedule.report_config.alert_by == "camera"
-    assert schedule.values["layout"].startswith("{captured_at:%Y/%m/%d}")
+    assert schedule.values["layout"][0].startswith("{captured_at:%Y/%m/%d}")
 
 
 def test_the_three_schedulers_start_at_one_hour_that_every_day_has_once() -> None:

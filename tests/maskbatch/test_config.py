@@ -69,7 +69,7 @@ def test_a_toml_file_sets_what_flags_set(tmp_path: Path) -> None:
         "checkpoint = 'c.safetensors'\n"
     )
     assert read_toml(path) == {
-        "layout": "{camera}/*",
+        "layout": ["{camera}/*"],
         "batch_size": 16,
         "max_error_rate": 1.0,
         "timezone": ["UTC"],
@@ -105,7 +105,10 @@ def test_one_file_serves_score_and_report(tmp_path: Path) -> None:
         ("batch_size = true", "an? (int|whole number|integer) expected"),
         ("max_error_rate = 'x'", "a (float|number) expected"),
         ("camera = [1]", "a list of strings expected"),
-        ("layout = 3", "a (str|string) expected"),
+        ("layout = 3", "a list of strings expected"),
+        ("dtype = 3", "a (str|string) expected"),
+        ("limit = 1\nbatch-size = 2\nbatch_size = 3", "batch_size is set twice"),
+        ("by = 'camera'\nalert_by = 'site'", "alert_by is set twice"),
     ],
 )
 def test_a_toml_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, expected: str) -> None:
@@ -129,7 +132,8 @@ def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: st
     fractions = {
         "gpus_per_worker", "max_error_rate", "stall_timeout_s", "request_timeout_s", "image_timeout_s",
     }  # fmt: skip
-    value = "1" if flag in numbers else "1.0" if flag in fractions else "'x'"
+    switches = {"allow_unknown_times"}
+    value = "1" if flag in numbers else "1.0" if flag in fractions else "true" if flag in switches else "'x'"
     path = tmp_path / "run.toml"
     path.write_text(f"{flag.replace('_', '-')} = {value}\n")
     assert len(read_toml(path)) == 1
