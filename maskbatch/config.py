@@ -197,7 +197,7 @@ class ReportConfig:
 
 
 def _make_tuples(config: "PlanConfig | ReportConfig") -> None:
-    """Make a tuple of each setting that takes several texts: a single text, a path, a list or None will do."""
+    """Make a tuple of each setting that takes several texts: a text, a path, a list or None will do."""
     for item in fields(config):
         if str(item.type).startswith("tuple"):
             values = getattr(config, item.name)

@@ -260,7 +260,11 @@ def test_a_template_names_one_folder_or_file_a_day_or_hour(
         ("{date:%Y}", {}, r"\{date:...\} needs --since and --until"),
         ("{date:%Y}", {"since": "2026-10-01"}, "needs --since and --until"),
         ("{date:%Y}", {"until": "2026-10-01"}, "needs --since and --until"),
-        ("{date:%Y-%A}", {"since": "2026-10-01", "until": "2026-10-02"}, "knows %Y %y %m %b %B %d %j %H %F, and %-d"),
+        (
+            "{date:%Y-%A}",
+            {"since": "2026-10-01", "until": "2026-10-02"},
+            "knows %Y %y %m %b %B %d %j %H %F, and %-d",
+        ),
         ("{date:}", {"since": "2026-10-01", "until": "2026-10-02"}, "knows %Y"),
         ("{date:day}", {"since": "2026-10-01", "until": "2026-10-02"}, "knows %Y"),
     ],
