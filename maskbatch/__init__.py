@@ -22,8 +22,8 @@ The path of a datum, one line per package, from the top down; upper ones import 
     model      checkpoints, networks, the classifier
     stores     bytes by uri, on a disk or in any store
 
-Single modules: config (every setting), layout (what a path says), clock, times, schema (columns), progress, buckets
-(hashes on disk), drawing, errors, visible (names printed safely).
+Single modules: config (every setting), layout (what a path says), clock, times, schema (columns), progress,
+buckets (hashes on disk), drawing, errors, visible (names printed safely).
 
 The public interface is `__all__`; it loads what is used. See docs/python.md.
 """
