@@ -51,6 +51,12 @@ class PlanConfig:
     """Column of a manifest, Parquet file or WebDataset sample to copy to the scores and the report."""
     allow_prefix: tuple[str, ...] = ()
     """Where a manifest may point, in addition to its own folder."""
+    exclude_path: tuple[str, ...] = ()
+    """Patterns of paths below the archive to leave out; one without `/` matches any one name of a path."""
+    include_hidden: bool = False
+    """Plan what its name leaves out too: thumbnails, bins, snapshots and temporary files of NAS systems."""
+    skip_unreadable: bool = False
+    """Go on where a folder may not be read, and count it."""
     margin_days: int = 0
     """Days before --since and after --until whose `{date:...}` paths to list too."""
 
@@ -66,6 +72,10 @@ class PlanConfig:
             raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         for prefix in self.allow_prefix:
             parse_prefix(prefix)
+        for pattern in self.exclude_path:
+            if not pattern.rstrip("/") or pattern.startswith(("/", "./", "../")):
+                what = "a pattern of paths below the archive expected, such as cam07 or 'old/**'"
+                raise UsageError(f"--exclude-path {pattern!r}: {what}")
         for template in self.layout:
             Template(template)
         Clock.parse(self.timezone, EARLIEST, self.names_in)

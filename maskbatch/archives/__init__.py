@@ -2,7 +2,9 @@
 
 arguments    what an argument names: a folder, a pattern, a date template, a container, a manifest
 tree         a folder and a pattern below it
-listing      the files of a tree, in order; s3_listing: those of a bucket
+hidden       what is no snapshot by its name: thumbnails, bins, temporary files
+listing      the files of a tree, in order; walk: those of local folders; s3_listing: those of a bucket
+tally        what is counted beside the images
 reader       all arguments as one stream of entries
 entries      one image of that stream
 members      what tars and zips share: members as byte ranges

@@ -7,14 +7,13 @@ import json
 import os
 import posixpath
 import shlex
-from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 from urllib.parse import unquote_plus
 
 from maskbatch.archives.entries import Entry, is_image
 from maskbatch.archives.manifest import Manifest, Rows, explain_damage, object_place, read_rows
-from maskbatch.stores.uris import Place, locate, redact
+from maskbatch.stores.uris import Place, encode_name, locate, redact
 
 MAX_INVENTORY_BYTES = 1 << 24
 """Of manifest.json itself: 200 bytes for each data file."""
@@ -28,7 +27,7 @@ def list_inventory(manifest: Manifest) -> Iterator[Entry]:
             uri, file = _open_data(manifest, object_place(destination, key))
             with explain_damage(uri), file:
                 rows = read_rows(file, f".{kind}", manifest.keep_column, header)
-                yield from manifest.entries(_image_rows(rows, kind, manifest.skipped))
+                yield from manifest.entries(_image_rows(rows, kind, manifest))
 
 
 def _parse(text: bytes) -> tuple[str, str, list[str], list[str]]:
@@ -64,11 +63,14 @@ def _open_data(manifest: Manifest, stored: Place) -> tuple[str, BinaryIO]:
     raise ValueError(f"{message}, or add --allow-prefix {shlex.quote(stored.root)}/")
 
 
-def _image_rows(rows: Rows, kind: str, skipped: Counter[str]) -> Rows:
+def _image_rows(rows: Rows, kind: str, manifest: Manifest) -> Rows:
     """Rows of images, and of no object at all. CSV, unlike Parquet, has URL-encoded keys, a space as `+`."""
     for where, row in rows:
         key = row["key"] = unquote_plus(row["key"] or "") if kind == "csv" else row["key"] or ""
-        if key and not key.endswith("/") and not is_image(key):
-            skipped[os.path.splitext(key)[1].lower() or "no extension"] += 1
+        hidden = manifest.rules.find_hidden(encode_name(key))
+        if hidden and not key.endswith("/"):
+            manifest.hidden[hidden] += 1
+        elif key and not key.endswith("/") and not is_image(key):
+            manifest.skipped[os.path.splitext(key)[1].lower() or "no extension"] += 1
         else:
             yield where, row

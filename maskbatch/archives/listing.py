@@ -4,116 +4,92 @@ Walks local folders. In a bucket, lists several prefixes at a time, each some pa
 the order of the keys.
 """
 
-import os
 import queue
-import stat
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
+from maskbatch.archives.hidden import Rules
 from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
+from maskbatch.archives.walk import Links, Walk, pass_over
 from maskbatch.errors import UsageError
 from maskbatch.stores.access import Access
 from maskbatch.stores.filesystem import Fsspec, fsspec_info
-from maskbatch.stores.uris import SCHEME, encode_name, local_path
+from maskbatch.stores.uris import SCHEME, encode_name
 
 PAGES_AHEAD = 16
 """Pages of 1,000 keys that each prefix may be ahead: 50 MB in all."""
+RULES = Rules()
 Pages = queue.Queue[Page | BaseException | None]
 
 
-def list_tree(tree: Tree, access: Access, skipped: Counter[str]) -> Iterator[File]:
-    """The files of `tree`, by path bytewise. Counts what cannot be a file in `skipped`. Raises UsageError."""
+def list_tree(tree: Tree, access: Access, rules: Rules = RULES, links: Links | None = None) -> Iterator[File]:
+    """The files of `tree`, by path bytewise, with those that `rules` leave out. Raises UsageError.
+
+    `links`: the folders that links led to before.
+    """
+    rules = rules.below(tree)
     if tree.base.startswith(SCHEME):
-        yield from _walk(tree, tree.lead, skipped)
+        yield from Walk(tree, rules, links or Links([tree], rules)).files()
         return
     store = access.store(tree.base)
     if tree.base.startswith("s3://"):
         from maskbatch.archives.s3_listing import BucketTree
         from maskbatch.stores.s3 import S3
 
-        yield from merge_parts(BucketTree(cast(S3, store), tree).parts())
+        yield from merge_parts(BucketTree(cast(S3, store), tree, rules).parts())
     else:
-        yield from merge_parts(_fsspec_parts(tree, cast(Fsspec, store), tree.lead))
+        yield from merge_parts(_Folders(tree, rules, cast(Fsspec, store)).parts(tree.lead))
 
 
-def _walk(tree: Tree, below: str, skipped: Counter[str]) -> Iterator[File]:
-    folder = Path(os.fsdecode(local_path(tree.base + below)))
-    try:
-        with os.scandir(folder) as listed:
-            items = [(encode_name(item.name), item.is_dir(follow_symlinks=False), item) for item in listed]
-    except OSError as error:
-        if below == tree.lead != "" and isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return  # a day of a template that has no folder
-        message = f"cannot list {folder}: {error.strerror}; mend it, or name the folders that can be read"
-        raise UsageError(message) from error
-    for relative, exact, item in _select(tree, below, items):
-        if exact is None:
-            yield from _walk(tree, relative, skipped)
-        else:
-            yield from _local_file(item, tree.base + relative, relative, exact, skipped)
+@dataclass(frozen=True, slots=True)
+class _Folders:
+    """Lists one tree of a store that fsspec opens, folder by folder."""
 
+    tree: Tree
+    rules: Rules
+    store: Fsspec
 
-def _select(
-    tree: Tree, below: str, items: Iterable[tuple[str, bool, Any]]
-) -> Iterator[tuple[str, bool | None, Any]]:
-    """Of (name, is_folder, info), what may match: (path, exact or None for a folder, info)."""
-    # A folder sorts as `name/`, which gives the bytewise order of whole paths.
-    named = [(f"{name}/" if is_folder else name, item) for name, is_folder, item in items]
-    for name, item in sorted(named, key=lambda pair: pair[0].encode()):
-        if name.endswith("/"):
-            if tree.enters(below + name):
-                yield below + name, None, item
-        elif (exact := tree.takes(below + name)) is not None:
-            yield below + name, exact, item
-
-
-def _local_file(
-    item: "os.DirEntry[str]", uri: str, relative: str, exact: bool, skipped: Counter[str]
-) -> Iterator[File]:
-    try:
-        info = item.stat()
-    except OSError:  # a dangling link, or a file gone since: plan it, reading will report it missing
-        yield File(uri, relative, exact=exact)
-        return
-    if stat.S_ISDIR(info.st_mode):
-        skipped["link to a folder (not followed)"] += 1
-    elif not stat.S_ISREG(info.st_mode):
-        yield File(uri, relative, error="not a regular file", exact=exact)
-    else:
-        yield File(uri, relative, info.st_size, str(info.st_mtime_ns), exact=exact)
-
-
-def _fsspec_parts(tree: Tree, store: Fsspec, below: str) -> Iterator[Part]:
-    """A folder's files, and its folders still to list, in the order of their paths."""
-    folder = tree.base + below
-    try:
-        infos = store.files.ls(store.path(folder), detail=True)
-    except FileNotFoundError:
-        if below == tree.lead != "":
+    def parts(self, below: str) -> Iterator[Part]:
+        """A folder's files, and its folders still to list, in the order of their paths."""
+        try:
+            items = self._list(below)
+        except UsageError as error:
+            yield [pass_over(self.tree, self.rules, below, str(error), error)]
             return
-        raise UsageError(f"archive {folder}: nothing is there; check the URL") from None
-    except Exception as error:  # each file system has its own
-        what = f"cannot list {folder}: {type(error).__name__}: {error}"
-        raise UsageError(f"{what}; check the URL and your access to it") from error
-    own, items = store.path(folder).rstrip("/"), []
-    for info in infos:
-        path = str(info["name"]).rstrip("/")
-        if path != own:  # the folder's own marker, or a file in its place
-            items.append((encode_name(path.rpartition("/")[2]), info["type"] == "directory", info))
-    for relative, exact, info in _select(tree, below, items):
-        if exact is None:
-            yield partial(_list_folder, tree, store, relative)
-        else:
-            yield [File(tree.base + relative, relative, *fsspec_info(info), exact=exact)]
+        for relative, exact, info in self.tree.select(below, items):
+            uri = self.tree.base + relative
+            if exact is None:
+                snapshot = self.rules.find_snapshot(relative)
+                yield [File(uri, relative, hidden=snapshot)] if snapshot else partial(self._pages, relative)
+            else:
+                hidden = self.rules.find_hidden(relative)
+                yield [File(uri, relative, *fsspec_info(info), exact=exact, hidden=hidden)]
 
+    def _list(self, below: str) -> list[tuple[str, bool, Any]]:
+        folder = self.tree.base + below
+        try:
+            infos = self.store.files.ls(self.store.path(folder), detail=True)
+        except FileNotFoundError:
+            if below == self.tree.lead != "":
+                return []
+            raise UsageError(f"archive {folder}: nothing is there; check the URL") from None
+        except Exception as error:  # each file system has its own
+            what = f"cannot list {folder}: {type(error).__name__}: {error}"
+            raise UsageError(f"{what}; check the URL and your access to it") from error
+        own, items = self.store.path(folder).rstrip("/"), []
+        for info in infos:
+            path = str(info["name"]).rstrip("/")
+            if path != own:  # the folder's own marker, or a file in its place
+                items.append((encode_name(path.rpartition("/")[2]), info["type"] == "directory", info))
+        return items
 
-def _list_folder(tree: Tree, store: Fsspec, folder: str) -> Iterator[Page]:
-    for part in _fsspec_parts(tree, store, folder):
-        yield from part() if callable(part) else [part]
+    def _pages(self, folder: str) -> Iterator[Page]:
+        for part in self.parts(folder):
+            yield from part() if callable(part) else [part]
 
 
 def merge_parts(parts: Iterable[Part]) -> Iterator[File]:

@@ -16,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Any, BinaryIO, cast
@@ -26,9 +26,11 @@ import pyarrow.parquet as pq
 
 from maskbatch.archives.columns import Row, check_columns, choose_columns, clean_row, describe_row, to_texts
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.hidden import Rules
 from maskbatch.errors import UsageError
 from maskbatch.stores.uris import DOT_SEGMENT, SCHEME, Place, decode_name, locate, parse_prefix, redact
 
+RULES = Rules()
 BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 MAX_LINE_BYTES = 1 << 20
 Rows = Iterator[tuple[str, Row]]
@@ -56,6 +58,9 @@ class Manifest:
     skipped: Counter[str]
     """Rows without an image, by reason."""
     notes: Counter[str]
+    rules: Rules = RULES
+    """What is left out of an inventory, which is a listing; a list of images names what it names."""
+    hidden: Counter[str] = field(default_factory=Counter)
 
     @property
     def place(self) -> Place:

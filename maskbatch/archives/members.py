@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from maskbatch.archives.entries import Entry, is_image
+from maskbatch.archives.hidden import Rules
 from maskbatch.errors import RunFailedError
 from maskbatch.stores.uris import encode_name
 
+RULES = Rules()
 READ_BYTES = 16 << 20
 """The most that one read asks of a store."""
 UNSAFE_NAME = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)|.*[\\\0]", re.DOTALL)
@@ -32,8 +34,12 @@ class Container:
     """Its path below the archive argument."""
     version: str | None
     keep_column: str | None = None
+    rules: Rules = RULES
+    """What is left out by the members' names."""
     skipped: Counter[str] = field(default_factory=Counter)
     """What is not an image."""
+    hidden: Counter[str] = field(default_factory=Counter)
+    """What its name leaves out, by the rule."""
     notes: Counter[str] = field(default_factory=Counter)
     """What a person should know about it."""
 
@@ -65,8 +71,8 @@ def make_entry(
 ) -> Entry | None:
     """An image with its bytes at `place`, or refused for `refusal` or its name; counts what is no image."""
     encoded = encode_name(name)
-    if is_apple_double(name):
-        container.skipped["AppleDouble"] += 1
+    if hidden := container.rules.find_hidden(encoded):
+        container.hidden[hidden] += 1
         return None
     if not is_image(name):
         container.skipped[os.path.splitext(encoded)[1].lower() or "no extension"] += 1
@@ -74,11 +80,6 @@ def make_entry(
     refusal = UNSAFE if UNSAFE_NAME.match(name) else refusal
     place = {"status": "unsupported", "error": refusal} if refusal else place
     return container.entry(f"{scheme}://{encoded}", encoded, **place)
-
-
-def is_apple_double(name: str) -> bool:
-    """Whether a member is the AppleDouble file that macOS keeps beside another one."""
-    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith("._")
 
 
 def plain_name(name: str) -> str:

@@ -5,7 +5,6 @@ Order: by argument, then by path bytewise; inside a tar, zip, Parquet file or ma
 
 import io
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -16,11 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maskbatch.archives import inventory, manifest, members, rowfiles, tars, zips
-from maskbatch.archives.arguments import Source, explain_unreachable, file_kind
+from maskbatch.archives.arguments import Source, container_kind, explain_unreachable, file_kind
 from maskbatch.archives.entries import Entry, is_image
+from maskbatch.archives.hidden import Rules
 from maskbatch.archives.listing import list_tree
+from maskbatch.archives.tally import UNREADABLE, Tally
 from maskbatch.archives.tree import File
 from maskbatch.archives.unique import keep_first, keep_unique
+from maskbatch.archives.walk import Links
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.stores.access import Access
@@ -35,18 +37,22 @@ KINDS = "a folder, an image, .tar, .zip, .parquet, .csv, .jsonl or manifest.json
 WEB_KINDS = "a web server has no folders to list; a file of these, or a manifest of its images"
 NO_RANGES = "its server does not serve ranges; copy it to a folder or a bucket"
 
+FROM_FILE = ("uri", "relative", "num_bytes", "version", "error")
+
 
 def list_entries(
-    sources: Sequence[Source], config: PlanConfig, access: Access, skipped: Counter[str], notes: Counter[str]
+    sources: Sequence[Source], config: PlanConfig, access: Access, tally: Tally
 ) -> Iterator[Entry]:
-    """Every image of the archives, each uri once. Counts the rest in `skipped`. Raises UsageError."""
-    readers = [_Reader(source, config, access, skipped, notes) for source in sources]
+    """Every image of the archives, each uri once. Counts the rest in `tally`. Raises UsageError."""
+    rules = Rules.of(config)
+    links = Links([source.tree for source in sources if not source.file], rules, tally.links)
+    readers = [_Reader(source, config, access, tally, rules, links) for source in sources]
     entries = chain.from_iterable(reader.entries() for reader in readers)
     stems = sorted(source.stem for source in sources)
     overlap = any(later.startswith(stem) for stem, later in pairwise(stems))
     if not overlap and not any(source.may_repeat for source in sources):
         return entries
-    return keep_unique(entries, skipped) if config.limit is None else keep_first(entries, skipped)
+    return keep_unique(entries, tally.skipped) if config.limit is None else keep_first(entries, tally.skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,36 +62,61 @@ class _Reader:
     source: Source
     config: PlanConfig
     access: Access
-    skipped: Counter[str]
-    notes: Counter[str]
+    tally: Tally
+    rules: Rules
+    links: Links
 
     def entries(self) -> Iterator[Entry]:
         files = self._files()
         if self.source.dated:
             first = next(files, None)
             if first is None:
-                self.notes["day or hour of {date:...} without a file"] += 1
+                self.tally.notes["day or hour of {date:...} without a file"] += 1
                 return
             files = chain([first], files)
         for file in files:
-            name, where = file.relative.rpartition("/")[2], file.uri.removeprefix(SCHEME)
-            kind = file_kind(where if where != file.uri else name) if file.exact else None
-            if kind and not file.error:
-                yield from self._inside(file, kind)
-            elif is_image(name):
-                values = file._asdict()
-                del values["exact"]
-                yield Entry(**values, status="unsupported" if file.error else None)
-            elif self.source.file:
-                kinds = WEB_KINDS if file.uri.startswith("http") else KINDS
-                raise UsageError(f"archive {where}: its kind is not known; {kinds} expected")
+            if file.hidden:
+                self.tally.hidden[file.hidden] += 1
+            elif file.lost == UNREADABLE:
+                self.tally.count_lost(UNREADABLE, file.uri)
             else:
-                self.skipped[os.path.splitext(name)[1].lower() or "no extension"] += 1
+                yield from self._file(file)
+
+    def _file(self, file: File) -> Iterator[Entry]:
+        name, where = file.relative.rpartition("/")[2], file.uri.removeprefix(SCHEME)
+        pattern = self.rules.find_excluded(file.relative)
+        if pattern and (is_image(name) or (file.exact and container_kind(name))):
+            self.tally.filtered[f"--exclude-path {pattern}"] += 1
+            return
+        kind = file_kind(where if where != file.uri else name) if file.exact else None
+        if kind and not file.error:
+            yield from self._keep(self._inside(file, kind))
+        elif is_image(name):
+            place = {
+                item: getattr(file, item) for item in ("uri", "relative", "num_bytes", "version", "error")
+            }
+            yield Entry(**place, status="unsupported" if file.error else None)
+        elif self.source.file:
+            kinds = WEB_KINDS if file.uri.startswith("http") else KINDS
+            raise UsageError(f"archive {where}: its kind is not known; {kinds} expected")
+        elif file.lost:
+            self.tally.count_lost(file.lost, file.uri)
+        else:
+            self.tally.skipped[os.path.splitext(name)[1].lower() or "no extension"] += 1
+
+    def _keep(self, entries: Iterator[Entry]) -> Iterator[Entry]:
+        """What --exclude-path keeps of the inside of a file; counts the rest."""
+        for entry in entries:
+            pattern = self.rules.find_excluded(entry.relative)
+            if pattern is None:
+                yield entry
+            else:
+                self.tally.filtered[f"--exclude-path {pattern}"] += 1
 
     def _files(self) -> Iterator[File]:
         file = self.source.file
         if file is None:
-            return list_tree(self.source.tree, self.access, self.skipped)
+            return list_tree(self.source.tree, self.access, self.rules, self.links)
         if not (file.uri.startswith("http") and is_image(file.relative)):
             return iter([file])
         try:
@@ -117,8 +148,10 @@ class _Reader:
                 relative=file.relative,
                 version=file.version or (opened.info.version if isinstance(opened, RemoteFile) else None),
                 keep_column=self.config.keep_column,
-                skipped=self.skipped,
-                notes=self.notes,
+                rules=self.rules,
+                skipped=self.tally.skipped,
+                hidden=self.tally.hidden,
+                notes=self.tally.notes,
             )
             opened.seek(0)
             if kind == ".parquet":
@@ -135,7 +168,7 @@ class _Reader:
             lists = "uri" in columns or rowfiles.find_image_column(schema) is None
             own = {"id", "uri", "status", "error"} <= columns  # a run's table, under a pattern like `**`
             if not named and lists and (own or not ("uri" in columns or {"bucket", "key"} <= columns)):
-                self.skipped[".parquet of no images"] += 1
+                self.tally.skipped[".parquet of no images"] += 1
                 return
         container.file.seek(0)
         if lists:
@@ -155,8 +188,10 @@ class _Reader:
                 open_file=self._open,
                 allow_prefix=self.config.allow_prefix,
                 keep_column=self.config.keep_column,
-                skipped=self.skipped,
-                notes=self.notes,
+                rules=self.rules,
+                skipped=self.tally.skipped,
+                hidden=self.tally.hidden,
+                notes=self.tally.notes,
             )
         )
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 
+from maskbatch.archives.hidden import Rules
 from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
-from maskbatch.stores.s3 import S3, Keys
+from maskbatch.archives.walk import pass_over
+from maskbatch.stores.s3 import S3, DeniedError, Keys
 from maskbatch.stores.uris import encode_name
 
 MAX_DEPTH = 6
@@ -17,8 +19,8 @@ MAX_LEVEL_PAGES = 20
 class BucketTree:
     """Lists one tree of a bucket."""
 
-    def __init__(self, store: S3, tree: Tree) -> None:
-        self.store, self.tree = store, tree
+    def __init__(self, store: S3, tree: Tree, rules: Rules) -> None:
+        self.store, self.tree, self.rules = store, tree, rules
         self.base, self.stem = store.key(tree.base), store.key(tree.base + tree.stem)
 
     def parts(self) -> Iterator[Part]:
@@ -27,7 +29,12 @@ class BucketTree:
 
     def _split(self, prefix: str, depth: int) -> Iterator[Part]:
         """Split `prefix`, empty or ending in `/`, until it gives enough prefixes."""
-        level = list(islice(self._pages(max(prefix, self.stem, key=len), Delimiter="/"), MAX_LEVEL_PAGES + 1))
+        pages = self._pages(max(prefix, self.stem, key=len), Delimiter="/")
+        try:
+            level = list(islice(pages, MAX_LEVEL_PAGES + 1))
+        except DeniedError as error:
+            yield [self._pass_over(prefix, error)]
+            return
         listed = (folder for page in level for folder in page.folders)
         folders = [folder for folder in listed if self.tree.enters(encode_name(folder[len(self.base) :]))]
         if len(level) > MAX_LEVEL_PAGES:
@@ -43,8 +50,14 @@ class BucketTree:
                 yield partial(self._below, key)
 
     def _below(self, prefix: str) -> Iterator[Page]:
-        for page in self._pages(max(prefix, self.stem, key=len)):
-            yield self._files(page.keys)
+        try:
+            for page in self._pages(max(prefix, self.stem, key=len)):
+                yield self._files(page.keys)
+        except DeniedError as error:
+            yield [self._pass_over(prefix, error)]
+
+    def _pass_over(self, prefix: str, error: DeniedError) -> File:
+        return pass_over(self.tree, self.rules, encode_name(prefix[len(self.base) :]), str(error), error)
 
     def _pages(self, prefix: str, **params: str) -> Iterator[Keys]:
         page = Keys([], [], "")
@@ -59,5 +72,8 @@ class BucketTree:
             relative = encode_name(key[len(self.base) :])
             exact = self.tree.takes(relative)
             if exact is not None and not (key.endswith("/") and size == 0):
-                files.append(File(self.tree.base + relative, relative, size, etag, exact=exact))
+                hidden = self.rules.find_hidden(relative)
+                files.append(
+                    File(self.tree.base + relative, relative, size, etag, exact=exact, hidden=hidden)
+                )
         return files

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from maskbatch.archives.entries import Entry
-from maskbatch.archives.members import Container, is_apple_double, make_entry, plain_name
+from maskbatch.archives.members import Container, make_entry, plain_name
 from maskbatch.errors import UsageError
 from maskbatch.times import parse_time
 
@@ -201,7 +201,7 @@ def _sample_entries(container: Container, key: str, sample: Iterator[_TarMember]
     for member in sample:
         suffix = member.name[len(key) :].lower()
         is_sidecar = suffix == ".json" or (suffix == ".cls" and container.keep_column == "cls")
-        if is_sidecar and not is_apple_double(member.name):
+        if is_sidecar and not container.rules.find_hidden(member.name):
             values = _sidecar(container, member, suffix)
             if values is None:
                 container.skipped[f"unreadable {suffix}"] += 1

@@ -2,10 +2,10 @@
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 MAGIC = re.compile(r"[*?\[]")
 PREFIXES = 16
@@ -24,6 +24,10 @@ class File(NamedTuple):
     """Why it can never be read, if it is not a regular file."""
     exact: bool = False
     """The pattern names this file itself, not a folder above it."""
+    hidden: str | None = None
+    """As what to count it, if its name leaves it out: one of `hidden.LABELS`, or a folder not entered."""
+    lost: str | None = None
+    """`unreadable` for a folder that is passed over, `broken` for a link to nothing."""
 
 
 Page = list[File]
@@ -60,20 +64,33 @@ class Tree:
         if not self.pattern:
             return False
         segments = relative.split("/")
-        if _matches(segments, self.pattern):
+        if matches(segments, self.pattern):
             return True
-        below = any(_matches(segments[:k], self.pattern) for k in range(1, len(segments)))
+        below = any(matches(segments[:k], self.pattern) for k in range(1, len(segments)))
         return False if below else None
 
+    def select(
+        self, below: str, items: Iterable[tuple[str, bool, Any]]
+    ) -> Iterator[tuple[str, bool | None, Any]]:
+        """Of (name, is_folder, info), what may match: (path, exact or None for a folder, info)."""
+        # A folder sorts as `name/`, which gives the bytewise order of whole paths.
+        named = [(f"{name}/" if is_folder else name, item) for name, is_folder, item in items]
+        for name, item in sorted(named, key=lambda pair: pair[0].encode()):
+            if name.endswith("/"):
+                if self.enters(below + name):
+                    yield below + name, None, item
+            elif (exact := self.takes(below + name)) is not None:
+                yield below + name, exact, item
 
-def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+
+def matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether a path's names match a pattern; `**` is any number of folders, at the end any path."""
     for i, segment in enumerate(pattern):
         if segment == "**":
             rest = pattern[i + 1 :]
             if not rest:
                 return i < len(names)
-            return any(_matches(names[k:], rest) for k in range(i, len(names)))
+            return any(matches(names[k:], rest) for k in range(i, len(names)))
         if i >= len(names) or not fnmatch.fnmatchcase(names[i], segment):
             return False
     return len(names) == len(pattern)

@@ -35,6 +35,12 @@ SETTINGS = {
     "margin_days": Flag("List the {date:...} paths of so many days before --since and after --until too."),
     "limit": Flag("At most this many images, in the plan's order."),
     "keep_column": Flag("Column of a manifest or sidecar that travels to scores and report."),
+    "exclude_path": Flag(
+        "Leave out paths below ARCHIVE that match this pattern; one without / matches any name; repeated.",
+        metavar="PATTERN",
+    ),
+    "include_hidden": Flag("Plan thumbnails, bins, snapshots, dot-files and temporary files too."),
+    "skip_unreadable": Flag("Go on where a folder may not be read; count it, and alert."),
     "allow_prefix": Flag("Where uris of a manifest may lie, in addition to its own folder; repeated."),
     "checkpoint": Flag("A .safetensors checkpoint.", "the packaged one"),
     "dtype": Flag("auto, bfloat16 or float32.", "auto: bfloat16 where the hardware has it"),

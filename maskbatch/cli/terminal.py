@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 31
 MAX_CAMERAS = 12
+LISTED = (
+    ("Not images", "skipped"),
+    ("Files left out by name (--include-hidden plans them)", "hidden"),
+    ("Left out", "filtered"),
+    ("Links to folders", "links"),
+    ("Noted", "notes"),
+)
+"""What is said of a listing, and where it stands there."""
 TABLE: dict[str, Any] = {
     "title_justify": "left", "title_style": "bold", "header_style": "", "box": SIMPLE_HEAD, "padding": 0,
 }  # fmt: skip
@@ -112,7 +120,7 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     if listing.get("layouts"):
         follow = [f"{count:,} follow {text}" for text, count in listing["layouts"].items()]
         print_lines(console, [f"Layouts: {', '.join(follow)}."])
-    for title, part in (("Not images", "skipped"), ("Left out", "filtered"), ("Noted", "notes")):
+    for title, part in LISTED:
         if listing[part]:
             items = sorted(listing[part].items(), key=lambda item: -item[1])
             print_lines(
@@ -120,6 +128,10 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
             )
     if listing.get("misfit"):
         print_lines(console, [f"Unlike --layout is, for example, '{shorten(listing['misfit'])}'."])
+    if listing["unreadable"]:
+        print_lines(console, [f"Warning: {shorten(words.describe_unreadable(listing))}."])
+    if broken := listing["examples"].get("broken"):
+        print_lines(console, [f"Broken links: {', '.join(map(shorten, broken))}. Is a disk not mounted?"])
     if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):
         example = f"No path names a camera, for example '{shorten(listing['example'])}'"
         print_lines(console, [f"{example}: describe the paths with --layout."])

@@ -27,7 +27,7 @@ def plan_rows(
     layouts, sites, num_kept = Layouts.of(config), Sites(clock), 0
     bounds = parse_bound("--since", config.since), parse_bound("--until", config.until)
     listing.times = clock.describe()
-    for entry in reader.list_entries(sources, config, access, listing.skipped, listing.notes):
+    for entry in reader.list_entries(sources, config, access, listing):
         listing.example = listing.example or entry.relative
         num_kept += entry.kept is not None
         said, template = layouts.parse(entry)
@@ -91,12 +91,15 @@ def _count(listing: Listing, entry: Entry, parsed: Parsed, local: datetime | Non
 def _check(config: PlanConfig, layouts: Layouts, listing: Listing) -> None:
     more = len(config.archives) - 3
     where = ", ".join(config.archives[:3]) + (f" and {more:,} more" if more > 0 else "")
-    if listing.example is None:
-        skipped = ", ".join(f"{count:,} {kind}" for kind, count in listing.skipped.most_common(5))
+    if listing.example is None and not listing.filtered:
+        left_out = listing.skipped + listing.hidden
+        skipped = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common(5))
         kinds = " ".join(sorted(IMAGE_EXTENSIONS))
         nothing = "no file at all; check the path"
         message = f"{where}: no image found ({skipped or nothing}); one of {kinds} expected"
         inside = [kind for kind in (".tar", ".zip", ".parquet") if kind in listing.skipped]
+        if listing.hidden:
+            message += "; --include-hidden plans what is left out by name"
         if inside:
             message += f", or name what is inside the files by a pattern: '{config.archives[0]}/*{inside[0]}'"
         raise NothingToPlanError(message)

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any
 
+from maskbatch.archives.tally import Tally
+
 
 @dataclass(kw_only=True, slots=True)
-class Listing:
+class Listing(Tally):
     """What planning found and left out: one of these counts has every file of the archive."""
 
     num_images: int = 0
@@ -18,12 +20,6 @@ class Listing:
     last_time: datetime | None = None
     cameras: Counter[str] = field(default_factory=Counter)
     """Planned images by `site/camera`."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """Files that are not images, by extension."""
-    filtered: Counter[str] = field(default_factory=Counter)
-    """Images left out by a filter, by its flag."""
-    notes: Counter[str] = field(default_factory=Counter)
-    """Planned images that lack something, such as a time."""
     layouts: Counter[str] = field(default_factory=Counter)
     """Planned images by the layout that they follow, where there are several."""
     times: str | None = None

@@ -5,7 +5,6 @@ URLs are those of a run's scores, members of tar, zip and Parquet files included
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from PIL import Image
 from maskbatch import schema
 from maskbatch.archives import arguments, reader
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.tally import Tally
 from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import ImageError, MaskbatchError, UsageError
@@ -235,9 +235,9 @@ def _list_members(container: str, wanted: set[str], access: Access) -> dict[str,
     missing = Entry(uri="", relative="", status="missing", error="its container has nothing of that name")
     members = {"": missing}
     try:
-        config = PlanConfig(archives=(name.removeprefix(SCHEME),))
+        config = PlanConfig(archives=(name.removeprefix(SCHEME),), include_hidden=True)
         sources = arguments.find_sources(config, access)
-        for entry in reader.list_entries(sources, config, access, Counter(), Counter()):
+        for entry in reader.list_entries(sources, config, access, Tally()):
             if entry.uri in wanted:
                 members[entry.uri] = entry
             elif entry.uri == container:  # the row that says what is wrong with the container itself

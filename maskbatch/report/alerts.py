@@ -1,6 +1,6 @@
 """What raises an alert: a rate below its bound, a camera that drifts, a night worse than others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from maskbatch.config import ReportConfig
 from maskbatch.report.cells import group_name, number_groups
 from maskbatch.report.compare import Comparison
 from maskbatch.report.drift import ALERT_Q, LEAST_CHANGE, find_drift_alerts
+from maskbatch.report.words import describe_unreadable
 
 NOWHERE = {"site": None, "camera": None}
 Floats = NDArray[np.float64]
@@ -35,6 +36,13 @@ def find_alerts(
     rate = "corrected" if config.alert_corrected else "compliance"
     below = tables[name].filter(pc.less(tables[name][f"{rate}_high"], config.alert_below))
     return [_alert(row, keys[name], rate, config.alert_below) for row in below.to_pylist()] + drift_alerts
+
+
+def find_unreadable(listings: Sequence[Row]) -> list[dict[str, Any]]:
+    """An alert for each run that passed over folders that could not be read."""
+    lost = [describe_unreadable(row) for row in listings if row["unreadable"]]
+    kind = {"kind": "unreadable", **NOWHERE, "measure": "folders"}
+    return [{**kind, "sentence": f"{text}, so their images are in no rate"} for text in lost]
 
 
 def find_fall(comparison: Comparison) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from maskbatch.config import Expect, ReportConfig
-from maskbatch.report.alerts import find_alerts
+from maskbatch.report.alerts import find_alerts, find_unreadable
 from maskbatch.report.cells import Camera
 from maskbatch.report.coverage import measure_coverage
 from maskbatch.report.drift import measure_drift
@@ -125,7 +125,8 @@ def collect_figures(
             "candidates": select_candidates(survey).select(CANDIDATE_COLUMNS).to_pylist(),
         },
     }
-    values["alerts"] = find_alerts(tables, keys, parts["drift"], config)
+    listings = [run["listing"] for run in values["runs"]]
+    values["alerts"] = [*find_unreadable(listings), *find_alerts(tables, keys, parts["drift"], config)]
     return _shorten(values), tables
 
 

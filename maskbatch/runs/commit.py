@@ -69,6 +69,7 @@ def commit_run(work: Work, effort: Effort, max_error_rate: float, carrier: Carri
     failed = work.num_planned - statuses["ok"]
     for earlier in carrier.runs if carrier else ():
         effort.devices.update(earlier.success.devices)
+    settings = run.read_run()
     success = Success(
         planned=work.num_planned,
         carried=work.num_carried,
@@ -78,6 +79,7 @@ def commit_run(work: Work, effort: Effort, max_error_rate: float, carrier: Carri
         exit_code=TOO_MANY_FAILED_IMAGES if failed > max_error_rate * work.num_planned else DONE,
         devices=dict(effort.devices),
         timings_s={**effort.timings_s, "whole": time.monotonic() - effort.began},
+        unreadable=settings.listing.unreadable if settings and settings.listing else 0,
         files=tuple(files),
     )
     try:

@@ -184,6 +184,8 @@ class Success:
     """Shards by device/dtype."""
     timings_s: dict[str, float]
     """Seconds by phase; `whole` is the last call, planning and all."""
+    unreadable: int = 0
+    """Folders of the archive that could not be read."""
     files: tuple[CommittedFile, ...]
     """run.json, and each file of plan/ and scores/."""
 

@@ -45,6 +45,10 @@ BAD_CREDENTIALS = (
 )  # fmt: skip
 
 
+class DeniedError(UsageError):
+    """These credentials may not list a prefix."""
+
+
 class Keys(NamedTuple):
     """One page of a bucket's listing."""
 
@@ -146,7 +150,8 @@ class S3:
         if status in (301, 307, 400, 401, 403, 404):
             self._raise_if_hopeless(body.decode(errors="replace"))
             remedy = "check the URL and the region, and give these credentials s3:ListBucket"
-            raise UsageError(f"cannot list s3://{self.bucket}: it answers {status}; {remedy}")
+            kind = DeniedError if status == 403 else UsageError
+            raise kind(f"cannot list s3://{self.bucket}/{params['Prefix']}: it answers {status}; {remedy}")
         if status != 200:
             raise base.TransientError(f"it answers {status}")
         try:

@@ -132,7 +132,7 @@ def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: st
     fractions = {
         "gpus_per_worker", "max_error_rate", "stall_timeout_s", "request_timeout_s", "image_timeout_s",
     }  # fmt: skip
-    switches = {"allow_unknown_times"}
+    switches = {"allow_unknown_times", "include_hidden", "skip_unreadable"}
     value = "1" if flag in numbers else "1.0" if flag in fractions else "true" if flag in switches else "'x'"
     path = tmp_path / "run.toml"
     path.write_text(f"{flag.replace('_', '-')} = {value}\n")

@@ -7,7 +7,6 @@ import json
 import logging
 import random
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -182,7 +181,7 @@ def test_a_listing_by_prefixes_has_every_key_once_and_in_order(
         monkeypatch.setattr(s3_module.S3, "_ask", lambda *a, **p: ask(*a, MaxKeys=keys_a_page, **p))
         keys = [key for key in keys if not key.startswith(("flat/001", "cam2"))]
     tree = Tree(f"{bucket.url}/", ("[!f]*",) if keys_a_page else ())
-    found = list(list_tree(tree, access_to(s3), Counter()))
+    found = list(list_tree(tree, access_to(s3)))
     expected = [key for key in many[1] if not (keys_a_page and key.startswith("f"))]
     assert [file.relative for file in found] == expected
     assert [file.uri for file in found] == [f"{bucket.url}/{key}" for key in expected]
@@ -204,7 +203,7 @@ def test_a_pattern_lists_what_matches_and_little_else(
     monkeypatch.setattr(
         s3_module.S3, "list_page", lambda self, **p: asked.append(p["Prefix"]) or page(self, **p)
     )
-    found = {file.relative: file.exact for file in list_tree(tree, access_to(s3), Counter())}
+    found = {file.relative: file.exact for file in list_tree(tree, access_to(s3))}
     assert found == {key: tree.takes(key) for key in keys if tree.takes(key) is not None}
     assert list(found) == sorted(found, key=str.encode)
     assert all(prefix.startswith(tree.stem) for prefix in asked)

@@ -21,6 +21,7 @@ import pytest
 from maskbatch.archives import arguments as arguments_module
 from maskbatch.archives import reader
 from maskbatch.archives.entries import Entry
+from maskbatch.archives.tally import Tally
 from maskbatch.archives.tree import Tree
 from maskbatch.archives.unique import REPLACED
 from maskbatch.config import PlanConfig
@@ -37,10 +38,10 @@ TWICE = "listed twice (planned once)"
 
 def entries(*arguments: object, **settings: Any) -> tuple[list[Entry], Counter[str], Counter[str]]:
     config = PlanConfig(archives=tuple(map(str, arguments)), **settings)
-    skipped, notes = Counter[str](), Counter[str]()
+    tally = Tally()
     access = arguments_module.make_access(config, NO_OPTIONS)
     sources = arguments_module.find_sources(config, access)
-    return list(reader.list_entries(sources, config, access, skipped, notes)), skipped, notes
+    return list(reader.list_entries(sources, config, access, tally)), tally.skipped, tally.notes
 
 
 def uris(*arguments: object, **settings: Any) -> list[str]:
@@ -434,5 +435,5 @@ def test_the_store_is_asked_once_for_a_file_from_the_first_look_at_it_to_its_las
     request = Request(plan=PlanConfig(archives=(f"{root}/{name}",)), access=Access())
     for _ in range(2):  # to refuse a wrong path, and to plan
         assert request.sources[0].is_remote
-    assert len(list(reader.list_entries(request.sources, request.plan, Access(), Counter(), Counter()))) == 1
+    assert len(list(reader.list_entries(request.sources, request.plan, Access(), Tally()))) == 1
     assert asked.call_count == num_asked

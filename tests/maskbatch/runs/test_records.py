@@ -31,7 +31,7 @@ def test_run_json_has_these_keys_and_no_others(committed: Run) -> None:
     success = json.loads(committed.run.success.read_text())
     assert list(success) == [
         "carried", "committed_at", "devices", "exit_code", "files", "format_version", "max_error_rate",
-        "planned", "statuses", "timings_s",
+        "planned", "statuses", "timings_s", "unreadable",
     ]  # fmt: skip
     assert list(success["files"][0]) == ["name", "num_bytes", "rows", "sha256"]
 

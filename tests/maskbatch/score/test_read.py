@@ -3,7 +3,6 @@ import os
 import tarfile
 import threading
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from maskbatch.archives import rowfiles
 from maskbatch.archives.arguments import find_sources, make_access
 from maskbatch.archives.reader import list_entries
+from maskbatch.archives.tally import Tally
 from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError
 from maskbatch.score import read
@@ -36,7 +36,7 @@ def row(place: Path | str, **changes: Any) -> dict[str, Any]:
 def rows_of(*archives: object) -> list[PlanRow]:
     config = PlanConfig(archives=tuple(map(str, archives)))
     access = make_access(config, NO_OPTIONS)
-    found = list_entries(find_sources(config, access), config, access, Counter(), Counter())
+    found = list_entries(find_sources(config, access), config, access, Tally())
     return [{name: getattr(entry, name) for name in READ_COLUMNS} for entry in found]
 
 

@@ -1,0 +1,38 @@
+"""What listing counts beside the images that it gives: nothing of an archive is left out uncounted."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from maskbatch.stores.uris import SCHEME
+
+NUM_EXAMPLES = 3
+UNREADABLE = "unreadable"
+BROKEN = "broken"
+
+
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """Counts of what is not planned, or lacks something."""
+
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Files that are not images, by extension."""
+    hidden: Counter[str] = field(default_factory=Counter)
+    """Files left out by their name or that of a folder above, by the pattern of `hidden` that it matches."""
+    filtered: Counter[str] = field(default_factory=Counter)
+    """Images left out by a filter, by its flag."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """Planned images that lack something, such as a time."""
+    links: Counter[str] = field(default_factory=Counter)
+    """Links to folders, by what became of them."""
+    unreadable: int = 0
+    """Folders that --skip-unreadable passed over."""
+    examples: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Paths of the first `unreadable` folders and `broken` links."""
+
+    def count_lost(self, kind: str, uri: str) -> None:
+        """Count a folder that cannot be read, or a link to nothing, and keep the first names."""
+        if kind == UNREADABLE:
+            self.unreadable += 1
+        else:
+            self.links[kind] += 1
+        self.examples[kind] = (*self.examples.get(kind, ()), uri.removeprefix(SCHEME))[:NUM_EXAMPLES]
