@@ -129,7 +129,7 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     if listing.get("misfit"):
         print_lines(console, [f"Unlike --layout is, for example, '{shorten(listing['misfit'])}'."])
     if listing["unreadable"]:
-        print_lines(console, [f"Warning: {shorten(words.describe_unreadable(listing))}."])
+        print_lines(console, [f"Warning: {words.describe_unreadable(listing)}."])
     if broken := listing["examples"].get("broken"):
         print_lines(console, [f"Broken links: {', '.join(map(shorten, broken))}. Is a disk not mounted?"])
     if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):
