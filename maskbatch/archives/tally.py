@@ -1,7 +1,9 @@
 """What listing counts beside the images that it gives: nothing of an archive is left out uncounted."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from maskbatch.stores.uris import SCHEME
 
@@ -36,3 +38,10 @@ class Tally:
         else:
             self.links[kind] += 1
         self.examples[kind] = (*self.examples.get(kind, ()), uri.removeprefix(SCHEME))[:NUM_EXAMPLES]
+
+
+def describe_unreadable(listing: Mapping[str, Any]) -> str:
+    """How many folders could not be read, and the first of them, from a Listing as JSON has it."""
+    count, names = listing["unreadable"], listing["examples"].get("unreadable", ())
+    more = " ..." if count > len(names) else ""
+    return f"{count:,} {'folder' if count == 1 else 'folders'} could not be read ({', '.join(names)}{more})"

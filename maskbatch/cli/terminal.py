@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from maskbatch.archives.tally import describe_unreadable
 from maskbatch.progress import add_up
 from maskbatch.report import words
 from maskbatch.report.cells import group_name
@@ -129,7 +130,7 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     if listing.get("misfit"):
         print_lines(console, [f"Unlike --layout is, for example, '{shorten(listing['misfit'])}'."])
     if listing["unreadable"]:
-        print_lines(console, [f"Warning: {words.describe_unreadable(listing)}."])
+        print_lines(console, [f"Warning: {describe_unreadable(listing)}."])
     if broken := listing["examples"].get("broken"):
         print_lines(console, [f"Broken links: {', '.join(map(shorten, broken))}. Is a disk not mounted?"])
     if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from maskbatch.archives.tally import describe_unreadable
 from maskbatch.config import ReportConfig
 from maskbatch.report.cells import group_name, number_groups
 from maskbatch.report.compare import Comparison
 from maskbatch.report.drift import ALERT_Q, LEAST_CHANGE, find_drift_alerts
-from maskbatch.report.words import describe_unreadable
 
 NOWHERE = {"site": None, "camera": None}
 Floats = NDArray[np.float64]

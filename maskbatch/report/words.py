@@ -42,13 +42,6 @@ def describe_archive(report: "Report") -> Iterator[str]:
         yield f"Doubtful images: {doubtful}; leave them out of the rates with --exclude."
 
 
-def describe_unreadable(listing: Mapping[str, Any]) -> str:
-    """How many folders could not be read, and the first of them."""
-    count, names = listing["unreadable"], listing["examples"].get("unreadable", ())
-    more = " ..." if count > len(names) else ""
-    return f"{count:,} {'folder' if count == 1 else 'folders'} could not be read ({', '.join(names)}{more})"
-
-
 def describe_review(report: "Report") -> Iterator[str]:
     """The rates by people's review, or why there is none, and the image that each stratum waits for."""
     judged = report.values["judged"]
