@@ -1,6 +1,14 @@
 """From plan rows to scores rows, without Ray.
 
 read      plan rows to encoded bytes, neighbours by one request
+kinds     what the first bytes claim
+source    an image whose header was read: size, EXIF, and how to decode it; bounds of both
+jpeg      segments and scans; what damage touches no pixel
+entropy   where the blocks of a JPEG's scan end: stray bytes or damage
+png       chunks and checksums
+pillow    every other format
+exif      orientation and time
+rgb       any mode to reduced RGB, in strips
 decode    bytes to fixed-size RGB, or a status and a sentence
 quality   brightness, contrast, sharpness, perceptual hash
 shard     the work on one shard

@@ -188,7 +188,7 @@ def test_a_scaled_decode_is_the_whole_picture_but_for_rounding() -> None:
     ("data", "status", "error"),
     [
         pytest.param(b"", "truncated", "empty", id="empty"),
-        pytest.param(b"\0" * 4096, "unsupported", "not an image of a known format", id="zeros"),
+        pytest.param(b"\0" * 4096, "unsupported", "only zeros (4,096 bytes)", id="zeros"),
         pytest.param(b"hello\n", "unsupported", "text", id="text"),
         pytest.param(b"\n<!DOCTYPE html><html>502</html>", "unsupported", "HTML", id="HTML"),
         pytest.param("Übergröße".encode(), "unsupported", "not an image of a known format", id="UTF-8 text"),

@@ -1,0 +1,107 @@
+"""EXIF: which way up a picture is, and when it was taken.
+
+A reader of its own, for a dozen tags: of a hostile block, Pillow's reads the same bytes for 65,535 entries.
+Source: CIPA DC-008 (Exif 3.0), tags 0x0112, 0x0132, 0x8769, 0x9003, 0x9004, 0x9010 to 0x9012, 0x9290 to
+0x9292.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+from datetime import datetime
+
+from maskbatch.times import parse_time
+
+MAX_ENTRIES = 1_000
+"""Of one directory; cameras write up to 60."""
+TEXT_TYPES = (1, 2, 7, 129)
+"""Text, UTF-8, and bytes that some cameras write instead."""
+ORIENTATION, EXIF_DIRECTORY = 0x0112, 0x8769
+TIMES = ((0x9003, 0x9011, 0x9291), (0x9004, 0x9012, 0x9292), (0x0132, 0x9010, 0x9290))
+"""(time, its offset, its fraction of a second): of the exposure, of its digitizing, of the last change."""
+TEXTS = frozenset(tag for tags in TIMES for tag in tags)
+MAX_TEXT_BYTES = 80
+YEARS = range(1990, 2100)
+"""Of a clock that was set; what is yet to come, `Clock` knows."""
+UNKNOWN_OFFSET = re.compile(r"-00:?00$")
+OFFSET = re.compile(r"([+-])(\d\d?)(?::?(\d\d))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Exif:
+    """What one picture's EXIF says."""
+
+    orientation: int = 1
+    """1 is upright, 2 to 8 turned or mirrored; anything else says nothing."""
+    time: str | None = None
+    """ISO 8601, with an offset only where the camera wrote one."""
+
+
+NOTHING = Exif()
+
+
+def read_exif(block: bytes) -> Exif:
+    """From a TIFF structure: an EXIF block without its `Exif` mark, or a whole TIFF. Never raises."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None or len(block) < 8:
+        return NOTHING
+    numbers, texts = _read_directory(block, order, struct.unpack_from(order + "I", block, 4)[0])
+    if EXIF_DIRECTORY in numbers:
+        texts |= _read_directory(block, order, numbers[EXIF_DIRECTORY])[1]
+    return Exif(numbers.get(ORIENTATION, 1), _find_time(texts))
+
+
+def _read_directory(block: bytes, order: str, at: int) -> tuple[dict[int, int], dict[int, str]]:
+    """The first number, or the text, of the tags that we know."""
+    numbers: dict[int, int] = {}
+    texts: dict[int, str] = {}
+    if at + 2 > len(block):
+        return numbers, texts
+    num_entries = min(struct.unpack_from(order + "H", block, at)[0], MAX_ENTRIES, (len(block) - at - 2) // 12)
+    for place in range(at + 2, at + 2 + 12 * num_entries, 12):
+        tag, kind, count = struct.unpack_from(order + "HHI", block, place)
+        if tag in TEXTS and kind in TEXT_TYPES:
+            start = place + 8 if count <= 4 else struct.unpack_from(order + "I", block, place + 8)[0]
+            raw = block[start : start + min(count, MAX_TEXT_BYTES)]
+            texts.setdefault(tag, raw.partition(b"\0")[0].decode("latin-1").strip())
+        elif tag in (ORIENTATION, EXIF_DIRECTORY) and kind in (3, 4, 13):
+            form = order + ("H" if kind == 3 else "I")
+            numbers.setdefault(tag, struct.unpack_from(form, block, place + 8)[0])
+    return numbers, texts
+
+
+def _find_time(texts: dict[int, str]) -> str | None:
+    """The first believable time; a date without a time of day only where there is nothing better."""
+    day = None
+    for tag, offset_tag, fraction_tag in TIMES:
+        text = re.sub("(?<=[:/.-]) +(?=[0-9])", "", texts.get(tag, ""))
+        time = parse_time(UNKNOWN_OFFSET.sub("", text).strip())
+        if time is None or time.year not in YEARS:
+            continue
+        if len(re.findall("[0-9]", text)) <= 8:
+            day = day or time.isoformat()
+            continue
+        if not time.microsecond:
+            time = _add_fraction(time, texts.get(fraction_tag, ""))
+        if time.tzinfo is None:
+            time = _add_offset(time, texts.get(offset_tag, ""))
+        return time.isoformat()
+    return day
+
+
+def _add_fraction(time: datetime, digits: str) -> datetime:
+    if not re.fullmatch("[0-9]{1,12}", digits):
+        return time
+    return time.replace(microsecond=int(digits[:6].ljust(6, "0")))
+
+
+def _add_offset(time: datetime, text: str) -> datetime:
+    """`time` with the offset of a tag; one that is blank, -00:00 or beyond a day is not known."""
+    text = {"Z": "+00:00", "UTC": "+00:00"}.get(text.upper(), text)
+    match = OFFSET.fullmatch(text)
+    if not match or UNKNOWN_OFFSET.search(text):
+        return time
+    sign, hours, minutes = match.groups()
+    if int(hours) > 14 or int(minutes or 0) > 59:
+        return time
+    return datetime.fromisoformat(f"{time.isoformat()}{sign}{int(hours):02}:{minutes or '00'}")
