@@ -1,6 +1,7 @@
 """Reports, comparisons, predictions and listings as tables and lines in a terminal."""
 
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from maskbatch.archives.tally import describe_unreadable
 from maskbatch.progress import add_up
 from maskbatch.report import words
 from maskbatch.report.cells import group_name
+from maskbatch.report.choice import choose_rows, rate_of
 from maskbatch.visible import PlainConsole, print_lines, shorten
 
 if TYPE_CHECKING:
@@ -47,9 +49,11 @@ def print_report(report: "Report", console: Console) -> None:
         rows = report.values[name]
         if name == "overall" or len(rows) > 1:
             title = name.replace("_", " ").capitalize()
-            console.print(_table_of_rates(title, report.keys[name], rows[:MAX_ROWS], report))
+            console.print(_table_of_rates(title, report.keys[name], _choose(rows), report))
             if len(rows) > MAX_ROWS:
-                print_lines(console, [f"  ... {len(rows) - MAX_ROWS:,} more in {name}.parquet"])
+                print_lines(
+                    console, [f"  ... {len(rows) - MAX_ROWS:,} more, of higher rates, in {name}.parquet"]
+                )
     if any(words.format_star(row) for name in names for row in report.values[name]):
         print_lines(
             console, ["* few clusters (under ten): the interval uses all groups and is likely too narrow"]
@@ -62,8 +66,10 @@ def print_report(report: "Report", console: Console) -> None:
     name = "As classified" if review else "Compliance"
     lines = (*review, f"{name}: {words.headline(report)}.", *words.describe_other_rates(report))
     print_lines(console, lines)
-    for alert in report.values["alerts"]:
-        print_lines(console, [f"ALERT {alert['sentence']}."])
+    alerts = report.values["alerts"]
+    print_lines(console, [f"ALERT {alert['sentence']}." for alert in alerts[:MAX_ROWS]])
+    if len(alerts) > MAX_ROWS:
+        print_lines(console, [f"  ... {len(alerts) - MAX_ROWS:,} more alerts in alerts.json"])
 
 
 def print_comparison(comparison: "Comparison", console: Console) -> None:
@@ -136,6 +142,11 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):
         example = f"No path names a camera, for example '{shorten(listing['example'])}'"
         print_lines(console, [f"{example}: describe the paths with --layout."])
+
+
+def _choose(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of many rows those with the lowest rates, in their own order."""
+    return [row for _, row in sorted(choose_rows(rows, MAX_ROWS, rate_of), key=itemgetter(0))]
 
 
 def _table_of_rates(

@@ -7,10 +7,12 @@ survey        the one pass over rows, by local day: cells, stretches, images to 
 conditions    frozen, duplicate, dark, over-exposed, covered, blurred
 cells         the counts from which every figure follows, and the bins of histograms
 tables        rates by site, camera, day, hour: intervals (how sure) and prevalence (corrected)
+clocks        cameras whose dates are wrong, which leave days and hours
 coverage      snapshots against the expected ones, and gaps
 drift         each camera's last nights against those before
-alerts        rates below their bound, falls, and drift
+alerts        rates below their bound, falls, wrong clocks and drift
 compare       two runs, or several nights and one
 page plots    report.html and its drawings
+choice        which rows of a long table are shown
 words         figures in sentences, for a terminal and a log
 """

@@ -1,4 +1,4 @@
-"""What raises an alert: a rate below its bound, a camera that drifts, a night worse than others."""
+"""What raises an alert: a rate below its bound, a camera that drifts or whose clock is wrong, a bad night."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from maskbatch.archives.tally import describe_unreadable
 from maskbatch.config import ReportConfig
 from maskbatch.report.cells import group_name, number_groups
+from maskbatch.report.clocks import find_clock_alerts
 from maskbatch.report.compare import Comparison
 from maskbatch.report.drift import ALERT_Q, LEAST_CHANGE, find_drift_alerts
 
@@ -22,20 +23,24 @@ LEAST_DAYS = 20
 
 
 def find_alerts(
-    tables: Mapping[str, pa.Table], keys: Mapping[str, tuple[str, ...]], drift: Row, config: ReportConfig
+    tables: Mapping[str, pa.Table],
+    keys: Mapping[str, tuple[str, ...]],
+    drift: Row,
+    config: ReportConfig,
+    clocks: Sequence[Row] = (),
 ) -> list[dict[str, Any]]:
-    """The alerts of a report: rates below their bound, from the tables grouped by `keys`, and drift."""
-    drift_alerts = find_drift_alerts(drift)
+    """The alerts of a report: rates below their bound, from tables grouped by `keys`, clocks and drift."""
+    others = find_clock_alerts(clocks) + find_drift_alerts(drift)
     if config.alert_below is None:
-        return drift_alerts
+        return others
     if not tables["overall"]["assessed"][0].as_py():
         bound = _percent(config.alert_below)
         what = f"nothing was assessed, so nothing shows that compliance is not below {bound}"
-        return [{"kind": "compliance", **NOWHERE, "measure": "compliance", "sentence": what}, *drift_alerts]
+        return [{"kind": "compliance", **NOWHERE, "measure": "compliance", "sentence": what}, *others]
     name = f"by_{config.alert_by}" if config.alert_by else "overall"
     rate = "corrected" if config.alert_corrected else "compliance"
     below = tables[name].filter(pc.less(tables[name][f"{rate}_high"], config.alert_below))
-    return [_alert(row, keys[name], rate, config.alert_below) for row in below.to_pylist()] + drift_alerts
+    return [_alert(row, keys[name], rate, config.alert_below) for row in below.to_pylist()] + others
 
 
 def find_unreadable(listings: Sequence[Row]) -> list[dict[str, Any]]:

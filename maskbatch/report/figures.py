@@ -11,6 +11,7 @@ import pyarrow as pa
 from maskbatch.config import Expect, ReportConfig
 from maskbatch.report.alerts import find_alerts, find_unreadable
 from maskbatch.report.cells import Camera
+from maskbatch.report.clocks import find_wrong_clocks, set_times_unknown
 from maskbatch.report.coverage import measure_coverage
 from maskbatch.report.drift import measure_drift
 from maskbatch.report.provenance import Confusion, describe_runs, find_period, find_skipped_hours, read_card
@@ -48,6 +49,11 @@ LIST_TABLES = {
         *CAMERA, ("condition", pa.string()), ("from", pa.timestamp("us")), ("to", pa.timestamp("us")),
         ("snapshots", pa.int64()),
     ]),
+    "clocks": ("clocks", "cameras", [
+        *CAMERA, ("images", pa.int64()),
+        *[(name, pa.string()) for name in ("first", "last", "archive_first", "archive_last")],
+        ("dates", pa.list_(pa.string())),
+    ]),
     "drift": ("drift", "tests", [
         *CAMERA, ("measure", pa.string()), ("nights", pa.int64()), ("history", pa.int64()),
         ("recent", pa.float64()), ("before", pa.float64()), ("p", pa.float64()), ("q", pa.float64()),
@@ -80,7 +86,9 @@ def collect_figures(
 
     `confusion`: counts, true by predicted, that correct the rates, or None for the `reason`.
     """
-    meaning, cells, keep_column = runs[0].meaning, survey.cells, runs[0].keep_column
+    meaning, keep_column = runs[0].meaning, runs[0].keep_column
+    clocks = find_wrong_clocks(survey.cells)
+    cells = set_times_unknown(survey.cells, clocks)
     keys = group_keys(keep_column)
     rates = Tables(cells, meaning, confusion, config.exclude)
     tables = {name: rates.by(own) for name, own in GROUPINGS.items()}
@@ -90,7 +98,8 @@ def collect_figures(
     expect = Expect.parse(config.expect) if config.expect else None
     parts = {
         "coverage": measure_coverage(cells, expect, find_skipped_hours(runs), find_period(runs), mapped),
-        "quality": _quality(survey),
+        "quality": _quality(cells, survey),
+        "clocks": {"cameras": clocks, "images": sum(row["images"] for row in clocks)},
         "drift": measure_drift(cells, meaning.classes, read_card(runs, "reference") or {}),
     }
     for name, (part, key, columns) in LIST_TABLES.items():
@@ -107,7 +116,7 @@ def collect_figures(
     unlike = {(row["site"], row["camera"]) for row in parts["drift"]["psi"] if row["psi"] > UNLIKE_PSI}
     values: dict[str, Any] = {
         **describe_runs(runs, config),
-        "period": _period(survey),
+        "period": _period(cells, survey, parts["clocks"]["images"]),
         **rows,
         "everything": everything.by(()).to_pylist(),
         "corrected": {
@@ -126,7 +135,10 @@ def collect_figures(
         },
     }
     listings = [run["listing"] for run in values["runs"]]
-    values["alerts"] = [*find_unreadable(listings), *find_alerts(tables, keys, parts["drift"], config)]
+    values["alerts"] = [
+        *find_unreadable(listings),
+        *find_alerts(tables, keys, parts["drift"], config, clocks),
+    ]
     return _shorten(values), tables
 
 
@@ -140,16 +152,24 @@ def _cameras_of(rows: pa.Table) -> Iterator[Camera]:
     return zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
 
 
-def _period(survey: Survey) -> dict[str, Any]:
-    cells = survey.cells.select(["date", "count"]).to_pandas()
-    unknown = cells["date"] == UNKNOWN_DATE
-    days, num_unknown = cells["date"][~unknown].nunique(), int(cells["count"][unknown].sum())
-    return {"first": survey.first, "last": survey.last, "days": days, "unknown_time": num_unknown}
+def _period(cells: pa.Table, survey: Survey, num_wrong: int) -> dict[str, Any]:
+    """The time that the archive spans; `num_wrong` images of wrong clocks have no time in `cells`."""
+    frame = cells.select(["date", "count"]).to_pandas()
+    unknown = frame["date"] == UNKNOWN_DATE
+    dates, num_unknown = frame["date"][~unknown].unique(), int(frame["count"][unknown].sum())
+    times = [survey.times[day] for day in dates]
+    return {
+        "first": min((first for first, _ in times), default=None),
+        "last": max((last for _, last in times), default=None),
+        "days": len(dates),
+        "unknown_time": num_unknown - num_wrong,
+        "wrong_clock": num_wrong,
+    }
 
 
-def _quality(survey: Survey) -> dict[str, Any]:
+def _quality(cells: pa.Table, survey: Survey) -> dict[str, Any]:
     """Images by condition, over all and by camera, and stretches of them."""
-    frame = survey.cells.select(["site", "camera", "status", "condition", "count"]).to_pandas()
+    frame = cells.select(["site", "camera", "status", "condition", "count"]).to_pandas()
     frame = frame[frame["status"] == "ok"]
     for name in CONDITIONS:
         frame[name] = frame["count"].where(frame["condition"] == name, 0)
@@ -167,6 +187,7 @@ def _shorten(values: dict[str, Any]) -> dict[str, Any]:
     """The values as JSON has them: times in ISO 8601, and the first MAX_LISTED of long lists."""
     orders: dict[tuple[str, str], Callable[[dict[str, Any]], Any]] = {
         ("coverage", "gaps"): lambda gap: -gap["seconds"],
+        ("clocks", "cameras"): lambda clock: -clock["images"],
         ("quality", "stretches"): lambda stretch: -stretch["snapshots"],
         ("drift", "tests"): lambda test: (not test["alert"], test["p"]),
     }

@@ -17,11 +17,12 @@ from markupsafe import Markup
 
 from maskbatch.report import plots
 from maskbatch.report.cells import Camera, group_name
+from maskbatch.report.choice import choose_rows, coverage_of, doubt_of, rate_of
 from maskbatch.schema import CONDITIONS
-from maskbatch.visible import make_visible, show_text
+from maskbatch.visible import make_visible, shorten, show_text
 
-LIMITS = {"MAX_ROWS": 40, "MAX_ALERTS": 6, "MAX_LONGEST": 15}
-"""Rows shown: of most tables, of alerts, and of tables that begin with the longest or worst."""
+LIMITS = {"MAX_ROWS": 40, "MAX_ALERTS": 6, "MAX_LONGEST": 15, "MAX_CLASSES": 20}
+"""Rows shown: of most tables, of alerts, of tables that begin with the longest or worst; and classes."""
 PERCENT = "\N{NARROW NO-BREAK SPACE}%"
 DASH = "\N{EN DASH}"
 UNITS = (("day", 86_400), ("h", 3600), ("min", 60), ("s", 1))
@@ -43,6 +44,12 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
             psi=_psi_places(values["drift"]["psi"]),
             people=_people(values),
             conditions=CONDITIONS,
+            clocks=values["clocks"]["cameras"] if "clocks" in values else [],
+            choose=choose_rows,
+            rate_of=rate_of,
+            coverage_of=coverage_of,
+            doubt_of=doubt_of,
+            psi_of=lambda item: -max(values["drift"]["psi"][place]["psi"] for place in item[1].values()),
             MAX_MAPPED=len(_mapped(values)),
             **LIMITS,
         )
@@ -59,7 +66,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"words": format_name, "heading": format_heading}
+    environment.filters |= {"words": format_name, "heading": format_heading, "brief": shorten}
     return environment
 
 
@@ -160,7 +167,9 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
     if values["settings"]["exclude"]:
         rates.append(_dot("nothing left out", "muted", values["everything"][0], "compliance"))
     shares = []
-    for place, row in enumerate(values["corrected"]["shares"]):
+    for place, row in choose_rows(
+        values["corrected"]["shares"], LIMITS["MAX_CLASSES"], lambda row: -row["count"]
+    ):
         name, share = format_name(row["class"]), row["share"]
         shares += [_judged_dot(name, people["shares"][place])] if people else []
         shares.append((name, "accent", share, share, share))

@@ -27,7 +27,8 @@ from maskbatch.visible import make_visible
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
-Cells = Sequence[tuple[Row, float | None]]
+Cells = Sequence[tuple[Row, float | None, int]]
+"""A row of a camera and day, its share, and the weight of this in a column of several days."""
 Dot = tuple[str, str, float, float, float]
 """Text, colour, value, low and high."""
 VARIABLES = ("ink", "muted", "rule", "accent", "second", "band", "alert", "h0", "h1", "h2", "h3", "h4", "h5")
@@ -44,6 +45,10 @@ STYLE = {
 }  # fmt: skip
 WIDTH_IN = 9.0
 LONGEST_LABEL = 30
+MAX_DAYS = 731
+"""Of the line of days, the last ones."""
+MAX_COLUMNS = 124
+"""Of a map; 60 cameras make 0.5 MB then."""
 FEWEST_DAYS = 24
 """A map of fewer days leaves room to the right, so that its cells keep their shape."""
 SQUARE, STROKE = ((0.05, -0.43), (0.95, -0.43), (0.95, 0.43), (0.05, 0.43)), ((0.25, 0.25), (0.75, -0.25))
@@ -60,7 +65,7 @@ def plot_days(rows: Rows, threshold: float | None) -> str:
     known = {_day(row): row for row in _rated(rows, "date") if row["date"] != "unknown"}
     if not known:
         return ""
-    days = range(min(known), max(known) + 1)
+    days = range(max(min(known), max(known) + 1 - MAX_DAYS), max(known) + 1)
     names = ("compliance", "compliance_low", "compliance_high", "corrected")
     table = [[known[day][name] if day in known else None for day in days] for name in names]
     rate, low, high, corrected = np.array(table, np.float64)
@@ -127,27 +132,38 @@ def plot_dots(name: str, label: str, rows: Sequence[Dot], threshold: float | Non
 
 def plot_compliance(cameras: Rows, rows: Rows) -> str:
     """Camera by day: the lower the rate, the stronger the ink."""
-    cells = [(row, row["compliance"]) for row in rows]
+    cells = [(row, row["compliance"], row.get("assessed", 1)) for row in rows]
     return _map("map", "Heat map: compliance by camera and day.", cameras, cells, COMPLIANCE_STEPS, ())
 
 
 def plot_coverage(cameras: Rows, rows: Rows, gaps: Rows) -> str:
     """Camera by day: the fewer of the expected snapshots, the stronger the ink; and gaps."""
-    cells = [(row, row["snapshots"] / row["expected"] if row["expected"] else None) for row in rows]
+    cells = [
+        (row, row["snapshots"] / row["expected"] if row["expected"] else None, row["expected"] or 0)
+        for row in rows
+    ]
     label = "Heat map: snapshots of those expected by camera and day, with gaps."
     return _map("coverage", label, cameras, cells, COVERAGE_STEPS, gaps)
 
 
 def _map(name: str, label: str, cameras: Rows, cells: Cells, steps: Mapping[str, float], gaps: Rows) -> str:
-    """`steps`: each ink's text in the legend and its least value, from the palest on."""
+    """`steps`: each ink's text in the legend and its least value, from the palest on.
+
+    A map of more than MAX_COLUMNS days adds up several days in a column.
+    """
     line = {_camera(row): place for place, row in enumerate(cameras)}
-    shown = [(row, value) for row, value in cells if row["date"] != "unknown" and _camera(row) in line]
+    shown = [cell for cell in cells if cell[0]["date"] != "unknown" and _camera(cell[0]) in line]
     if not shown:
         return ""
-    days = range(min(_day(row) for row, _ in shown), max(_day(row) for row, _ in shown) + 1)
-    grid = np.full((len(cameras), len(days)), np.nan)
-    for row, value in shown:
-        grid[line[_camera(row)], _day(row) - days[0]] = np.nan if value is None else value
+    days = range(min(_day(cell[0]) for cell in shown), max(_day(cell[0]) for cell in shown) + 1)
+    size = next(size for size in (1, 7, 28, 91, 364, len(days)) if len(days) <= size * MAX_COLUMNS)
+    part, whole = np.zeros((2, len(cameras), -(-len(days) // size)))
+    for row, share, weight in shown:
+        if share is not None:
+            at, weight = (line[_camera(row)], (_day(row) - days[0]) // size), weight if size > 1 else 1
+            part[at] += share * weight
+            whole[at] += weight
+    grid = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
     step = np.where(np.isnan(grid), -1, (grid[..., None] < list(steps.values())).sum(-1))
     gaps = [gap for gap in gaps if _camera(gap) in line]
     crowded, width = len(cameras) > 25, max(len(days), FEWEST_DAYS)
@@ -155,10 +171,10 @@ def _map(name: str, label: str, cameras: Rows, cells: Cells, steps: Mapping[str,
         figure, axes = _axes(WIDTH_IN, 0.8 + (0.17 if crowded else 0.26) * len(cameras))
         handles: list[Any] = []
         for place, text in enumerate(steps):
-            _shapes(axes, np.argwhere(step == place), SQUARE, days[0], fc=COLOURS[f"h{place}"], lw=0)
+            _shapes(axes, np.argwhere(step == place), SQUARE, days[0], size, fc=COLOURS[f"h{place}"], lw=0)
             handles.append(Patch(fc=COLOURS[f"h{place}"], label=text))
         if (step < 0).any():
-            _shapes(axes, np.argwhere(step < 0), STROKE, days[0], ec=MUTED, lw=0.8, fill=False)
+            _shapes(axes, np.argwhere(step < 0), STROKE, days[0], size, ec=MUTED, lw=0.8, fill=False)
             handles.append(Line2D([], [], color=MUTED, lw=0, marker=(2, 2, -45), label="no data"))
         if gaps:
             start, end = (
@@ -175,9 +191,12 @@ def _map(name: str, label: str, cameras: Rows, cells: Cells, steps: Mapping[str,
         return _svg(figure, name, label)
 
 
-def _shapes(axes: Axes, cells: NDArray[Any], shape: Any, first: int, **style: Any) -> None:
-    """A shape in each of `cells` (N, 2: line, column), as one path: separate elements would be megabytes."""
-    points = cells[:, None, ::-1] + np.array(shape) + (first, 0)
+def _shapes(axes: Axes, cells: NDArray[Any], shape: Any, first: int, size: int, **style: Any) -> None:
+    """A shape, `size` days wide, in each of `cells` (N, 2: line, column).
+
+    As one path: separate elements would be megabytes.
+    """
+    points = (cells[:, None, ::-1] + np.array(shape)) * (size, 1) + (first, 0)
     codes = np.tile([Path.MOVETO, *[Path.LINETO] * (len(shape) - 1)], len(cells)).astype(np.uint8)
     if len(cells):
         axes.add_patch(PathPatch(Path(points.reshape(-1, 2), codes), **style))

@@ -37,9 +37,17 @@ class Survey:
     stretches: list[dict[str, Any]]
     selection: Selection
     """The images that people should judge."""
-    first: datetime | None
-    """The earliest local time, None where no time is known."""
-    last: datetime | None
+    times: dict[str, tuple[datetime, datetime]]
+    """The first and the last local time of each day."""
+
+    @property
+    def first(self) -> datetime | None:
+        """The earliest local time, None where no time is known."""
+        return min((first for first, _ in self.times.values()), default=None)
+
+    @property
+    def last(self) -> datetime | None:
+        return max((last for _, last in self.times.values()), default=None)
 
 
 def survey_runs(runs: Sequence[CommittedRun]) -> Survey:
@@ -50,14 +58,17 @@ def survey_runs(runs: Sequence[CommittedRun]) -> Survey:
     files = order_files(runs)
     repeats = _Repeats(_repeated(files, "sha256", hash_digests, "duplicates"))
     cells: dict[str, list[pa.Table]] = defaultdict(list)
-    stretches, times, collector = [], [], Collector()
+    stretches, collector = [], Collector()
+    times: dict[str, tuple[datetime, datetime]] = {}
     with step("report", _num_rows(files)) as progress:
         for date, day, camera in _days(files, keep_column):
             places = repeats.places(day)
             condition = find_conditions(day, camera, repeats.flag(places), assessed)
             cells[date].append(cells_module.count_cells(day, date, keep_column, condition))
             stretches += find_stretches(day, camera, condition)
-            times += pc.min_max(day["captured_local"]).as_py().values()
+            bounds = pc.min_max(day["captured_local"]).as_py()
+            if bounds["min"] is not None:
+                times[date] = bounds["min"], bounds["max"]
             collector.add(day, condition, places >= 0)
             progress.advance(len(day))
     # Only cells of the same day can be equal, so only these are merged.
@@ -66,8 +77,7 @@ def survey_runs(runs: Sequence[CommittedRun]) -> Survey:
         cells=pa.concat_tables([cells_module.SCHEMA.empty_table(), *merged]),
         stretches=stretches,
         selection=collector.select(files, runs),
-        first=min(filter(None, times), default=None),
-        last=max(filter(None, times), default=None),
+        times=times,
     )
 
 
