@@ -1,5 +1,6 @@
 """Every setting with its default and bounds. Flags win over a --config TOML file, the file over defaults."""
 
+import codecs
 import re
 import tomllib
 from collections.abc import Mapping
@@ -57,6 +58,8 @@ class PlanConfig:
     """Plan what its name leaves out too: thumbnails, bins, snapshots and temporary files of NAS systems."""
     skip_unreadable: bool = False
     """Go on where a folder may not be read, and count it."""
+    zip_encoding: str | None = None
+    """Of names in a zip that does not say theirs, such as `cp932`; None: UTF-8, or else cp437."""
     margin_days: int = 0
     """Days before --since and after --until whose `{date:...}` paths to list too."""
 
@@ -72,6 +75,7 @@ class PlanConfig:
             raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         for prefix in self.allow_prefix:
             parse_prefix(prefix)
+        object.__setattr__(self, "zip_encoding", _find_encoding("--zip-encoding", self.zip_encoding))
         for pattern in self.exclude_path:
             if not pattern.rstrip("/") or pattern.startswith(("/", "./", "../")):
                 what = "a pattern of paths below the archive expected, such as cam07 or 'old/**'"
@@ -218,6 +222,18 @@ def _check(name: str, value: float | None, least: float, most: float = float("in
     if value is not None and not least <= value <= most:
         bounds = f"{least:g} or more" if most == float("inf") else f"{least:g} to {most:g}"
         raise UsageError(f"{name} {value}: {bounds} expected")
+
+
+def _find_encoding(option: str, name: str | None) -> str | None:
+    """Python's own name of an encoding that has ASCII's letters. Raises UsageError."""
+    if name is None:
+        return None
+    try:
+        if b"a.jpg".decode(name) == "a.jpg":
+            return codecs.lookup(name).name
+    except (LookupError, ValueError):
+        pass
+    raise UsageError(f"{option} {name}: no encoding of names; one like cp932, gbk or cp1252 expected")
 
 
 def _make_absolute(archive: str) -> str:

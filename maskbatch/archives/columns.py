@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
@@ -21,13 +22,23 @@ COLUMNS = {
 """Names that a column may have, in any case; the first one present counts."""
 
 
+UNREADABLE_TIME = "captured_at not readable"
+
+
 def describe_row(row: Row, notes: Counter[str]) -> dict[str, Any]:
     """`site`, `camera`, `time`, `kept` of an Entry. Counts a time that cannot be read."""
     text = row.get("captured_at")
-    time = parse_time(text)
-    if text and time is None:
-        notes["captured_at not readable"] += 1
+    time = read_time(text, notes)
     return {"site": row.get("site"), "camera": row.get("camera"), "time": time, "kept": row.get("kept")}
+
+
+def read_time(value: object, notes: Counter[str]) -> datetime | None:
+    """As `parse_time`. Counts one that cannot be read, with the first as an example."""
+    time = parse_time(value)
+    if time is None and value not in (None, ""):
+        known = next((note for note in notes if note.startswith(UNREADABLE_TIME)), None)
+        notes[known or f"{UNREADABLE_TIME}, such as '{redact(str(value))}'"] += 1
+    return time
 
 
 @lru_cache(maxsize=64)

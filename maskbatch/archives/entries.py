@@ -36,6 +36,8 @@ class Entry:
     """Local and naive, or aware."""
     kept: str | None = None
     """The value of --keep-column."""
+    apart: str | None = None
+    """The uri for it where another member has `uri`: by the name as its container writes it."""
     fetch: str | None = None
     """The whole uri, if `uri` had to lose its query or login."""
 

@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from maskbatch.archives.entries import Entry, is_image
 from maskbatch.archives.hidden import Rules
@@ -18,8 +18,11 @@ from maskbatch.stores.uris import encode_name
 RULES = Rules()
 READ_BYTES = 16 << 20
 """The most that one read asks of a store."""
-UNSAFE_NAME = re.compile(r"/|[A-Za-z]:|(.*/)?\.\.(/|$)|.*[\\\0]", re.DOTALL)
-UNSAFE = "its name is absolute, or has a '..', a drive letter, a backslash or a NUL"
+LEAD = re.compile(r"(?:/+[?.]/+UNC/+|/+[?.]/+|/+|[A-Za-z]:/*|\./+)*")
+"""What a name loses in front: `/`, `C:/`, `./`, and Windows' `//?/` and `//?/UNC/`."""
+DOT_FOLDERS = re.compile(r"^(?:\./+)+")
+DOTS = re.compile(r"(?:^|/)\.\.(?:/|$)")
+UNSAFE = "its name has a '..', which leads out of its folder"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,7 @@ class Container:
     keep_column: str | None = None
     rules: Rules = RULES
     """What is left out by the members' names."""
+    zip_encoding: str | None = None
     skipped: Counter[str] = field(default_factory=Counter)
     """What is not an image."""
     hidden: Counter[str] = field(default_factory=Counter)
@@ -67,9 +71,13 @@ class Container:
 
 
 def make_entry(
-    container: Container, scheme: str, name: str, refusal: str | None, **place: Any
+    container: Container, scheme: str, written: str, refusal: str | None, **place: Any
 ) -> Entry | None:
-    """An image with its bytes at `place`, or refused for `refusal` or its name; counts what is no image."""
+    """An image with its bytes at `place`, or refused for `refusal` or its name; counts what is no image.
+
+    `written` is its name as the container has it.
+    """
+    name = plain_name(written)
     encoded = encode_name(name)
     if hidden := container.rules.find_hidden(encoded):
         container.hidden[hidden] += 1
@@ -77,11 +85,20 @@ def make_entry(
     if not is_image(name):
         container.skipped[os.path.splitext(encoded)[1].lower() or "no extension"] += 1
         return None
-    refusal = UNSAFE if UNSAFE_NAME.match(name) else refusal
+    refusal = UNSAFE if DOTS.search(name) else refusal
     place = {"status": "unsupported", "error": refusal} if refusal else place
+    own_name = DOT_FOLDERS.sub("", written, count=1)
+    if own_name != name:
+        own_name = encode_name(own_name).replace("\0", "%00")
+        place["apart"] = f"{scheme}://{own_name}::{container.uri}"
     return container.entry(f"{scheme}://{encoded}", encoded, **place)
 
 
-def plain_name(name: str) -> str:
-    """A member's name without a leading `./`; empty for a folder."""
-    return "" if name.endswith("/") else re.sub(r"^(\./+)+", "", name)
+def plain_name(written: str) -> str:
+    """A member's name as a path below its container, whatever system wrote it; empty for a folder.
+
+    Nothing is ever extracted, and bytes are found by their offset, so a name can only mislead a reader.
+    """
+    name = written.partition("\0")[0].replace("\\", "/")
+    name = name[cast("re.Match[str]", LEAD.match(name)).end() :]
+    return "" if name.endswith("/") else name

@@ -148,6 +148,7 @@ class _Reader:
                 relative=file.relative,
                 version=file.version or (opened.info.version if isinstance(opened, RemoteFile) else None),
                 keep_column=self.config.keep_column,
+                zip_encoding=self.config.zip_encoding,
                 rules=self.rules,
                 skipped=self.tally.skipped,
                 hidden=self.tally.hidden,
@@ -165,8 +166,13 @@ class _Reader:
         with suppress(pa.ArrowException, OSError):
             schema = pq.read_schema(container.file)
             columns = set(map(str.lower, schema.names))
+            several = rowfiles.find_image_lists(schema)
             lists = "uri" in columns or rowfiles.find_image_column(schema) is None
             own = {"id", "uri", "status", "error"} <= columns  # a run's table, under a pattern like `**`
+            if lists and several and "uri" not in columns:
+                where = file.uri.removeprefix(SCHEME)
+                message = f"its column {several} has lists of images; write one image a row"
+                raise UsageError(f"archive {where}: {message}")
             if not named and lists and (own or not ("uri" in columns or {"bucket", "key"} <= columns)):
                 self.tally.skipped[".parquet of no images"] += 1
                 return

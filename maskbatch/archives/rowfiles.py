@@ -27,6 +27,7 @@ PAGE_BYTES = 1 << 20
 NO_PARQUET = "this is no Parquet file, or it is damaged"
 DAMAGED = "the columns beside the image are damaged"
 TOO_MANY_ROWS = f"one of its row groups claims more than {MAX_GROUP_ROWS:,} rows"
+NO_BYTES = "the row has no bytes"
 TOO_LARGE = f"its row group claims more than {MAX_GROUP_BYTES >> 30} GiB of images; write smaller row groups"
 
 
@@ -54,6 +55,19 @@ def _is_image_struct(kind: pa.DataType) -> bool:
     return at >= 0 and _is_binary(kind.field(at).type)
 
 
+def find_image_lists(schema: pa.Schema) -> str | None:
+    """The first column whose rows are lists of images."""
+    return next((field.name for field in schema if _is_image_list(field.type)), None)
+
+
+def _is_image_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    kind = kind.value_type
+    return _is_binary(kind) or _is_image_struct(kind) or _is_image_list(kind)
+
+
 def _image_path(schema: pa.Schema) -> str:
     """The image column's path in a Parquet file, `image` or `image.bytes`."""
     image = find_image_column(schema)
@@ -67,7 +81,7 @@ def _open_parquet(file: BinaryIO) -> pq.ParquetFile:
 
 
 def list_rows(container: Container) -> Iterator[Entry]:
-    """Every row of a Parquet file as an image. Raises UsageError if a column is missing."""
+    """Every row of a Parquet file as an image. Raises UsageError if a column is missing, or has no image."""
     try:
         parquet = _open_parquet(container.file)
     except (pa.ArrowException, OSError) as error:
@@ -78,20 +92,26 @@ def list_rows(container: Container) -> Iterator[Entry]:
     try:
         image = _image_path(parquet.schema_arrow)
         light, names = _light_columns(parquet.schema_arrow, image, container.keep_column)
+        if names:
+            _refuse_paths_only(parquet.metadata, image)
     except (UsageError, ValueError) as error:
         raise UsageError(f"{container.uri}: {error}") from error
     first = 0
     for group in range(parquet.num_row_groups):
-        num_rows, num_bytes = _group_size(parquet.metadata.row_group(group), image)
+        num_rows, num_bytes, num_nulls = _group_size(parquet.metadata.row_group(group), image)
         if not 0 <= num_rows <= MAX_GROUP_ROWS:
             yield container.damage(TOO_MANY_ROWS)
             return
+        if 0 < num_nulls < num_rows:  # which ones, only reading them shows
+            container.notes["row without bytes"] += num_nulls
         rows = _light_rows(parquet, group, light, names)
         damaged: tuple[Row | None, str | None] = (None, None)
         for i, (row, name) in enumerate(islice(chain(rows, repeat(damaged)), num_rows)):
             place: dict[str, Any] = {"offset": group, "length": i, "encoding": "row"}
             if num_bytes > MAX_GROUP_BYTES:
                 place |= {"status": "too_large", "error": TOO_LARGE}
+            elif num_nulls == num_rows:
+                place |= {"status": "missing", "error": NO_BYTES}
             elif row is None:
                 place |= {"status": "corrupt", "error": DAMAGED}
             inner = encode_name(name).lstrip("/") if name else str(first + i)
@@ -114,10 +134,20 @@ def _light_columns(
     return light, [f"{top}.path"] * has_path + named
 
 
-def _group_size(group: pq.RowGroupMetaData, image: str) -> tuple[int, int]:
-    """Its rows and the bytes of its images, as it claims."""
+def _refuse_paths_only(metadata: pq.FileMetaData, image: str) -> None:
+    """Raises ValueError where every row of a file is known to have no image, only its path."""
+    sizes = [_group_size(metadata.row_group(group), image) for group in range(metadata.num_row_groups)]
+    if any(num_rows for num_rows, _, _ in sizes) and all(nulls == rows for rows, _, nulls in sizes):
+        what = f"images are not embedded: its column {image} has no bytes in any row"
+        raise ValueError(f"{what}; write the images into it, or list their files in a manifest")
+
+
+def _group_size(group: pq.RowGroupMetaData, image: str) -> tuple[int, int, int]:
+    """Its rows, the bytes of its images, and how many rows have none, as it claims."""
     columns = [group.column(i) for i in range(group.num_columns)]
-    return group.num_rows, sum(c.total_uncompressed_size for c in columns if c.path_in_schema == image)
+    images = [column for column in columns if column.path_in_schema == image]
+    counts = [c.statistics.null_count for c in images if c.statistics and c.statistics.has_null_count]
+    return group.num_rows, sum(column.total_uncompressed_size for column in images), sum(counts)
 
 
 def _light_rows(

@@ -11,10 +11,10 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from maskbatch.archives.columns import read_time
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.members import Container, make_entry, plain_name
 from maskbatch.errors import UsageError
-from maskbatch.times import parse_time
 
 MAX_HEADER_BYTES = 1 << 20
 """The longest PAX header or GNU long name to read; real ones have a few KiB."""
@@ -53,6 +53,8 @@ def explain_compression(name: str, head: bytes) -> str | None:
 
 class _TarMember(NamedTuple):
     name: str
+    """As a path below the tar."""
+    written: str
     offset: int
     """Of its first byte, after all its headers."""
     size: int
@@ -155,8 +157,8 @@ class _TarMembers:
         if not re.fullmatch(rb"\d{1,30}", text):
             raise tarfile.ReadError
         size = int(text) if info.isreg() or info.type not in tarfile.SUPPORTED_TYPES else 0
-        name = plain_name(name + "/" if info.isdir() else name)
-        return _TarMember(name, at, size, refusal), at + _padded(size)
+        plain = plain_name(name + "/" if info.isdir() else name)
+        return _TarMember(plain, name, at, size, refusal), at + _padded(size)
 
     def _goes_on(self, at: int) -> bool:
         """Whether the zero block before `at` is not the end: a lone one, or between two tars in one file."""
@@ -212,7 +214,7 @@ def _sample_entries(container: Container, key: str, sample: Iterator[_TarMember]
         place: dict[str, Any] = {"offset": member.offset, "length": member.size, "num_bytes": member.size}
         if member.offset + member.size > container.size:
             place = {"status": "truncated", "error": "the tar ends inside this member"}
-        entry = make_entry(container, "tar", member.name, member.refusal, **place)
+        entry = make_entry(container, "tar", member.written, member.refusal, **place)
         if entry is not None:
             images.append(entry)
             has_image = True
@@ -238,7 +240,7 @@ def _sidecar(container: Container, member: _TarMember, suffix: str) -> dict[str,
         return None
     named = {"site": "site", "camera": "camera", "kept": container.keep_column}
     fields: dict[str, Any] = {field: _text(values.get(key)) for field, key in named.items()}
-    fields["time"] = parse_time(values.get("captured_at"))
+    fields["time"] = read_time(values.get("captured_at"), container.notes)
     return {field: value for field, value in fields.items() if value is not None}
 
 

@@ -19,6 +19,8 @@ MAX_DIRECTORY_BYTES = 512 << 20
 END_RECORD_BYTES = 22 + (1 << 16)
 """With the comment: how far back zipfile looks for the record."""
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+FIELD = struct.Struct("<2H")
+UNICODE_PATH = 0x7075
 ZIP_ENCODINGS = {zipfile.ZIP_STORED: "raw", zipfile.ZIP_DEFLATED: "deflate"}
 ZIP_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 98: "PPMd"}
 
@@ -64,8 +66,8 @@ def list_zip(container: Container) -> Iterator[Entry]:
     members = sorted(archive.infolist(), key=lambda info: info.header_offset)
     bounds = sorted({archive.start_dir, *(info.header_offset for info in members)})
     for info in members:
-        name = _zip_name(info)
-        if name:
+        name = _zip_name(info, container)
+        if plain_name(name):
             place = _zip_place(info, bounds, archive.start_dir)
             entry = make_entry(container, "zip", name, _zip_refusal(info), **place)
             if entry is not None:
@@ -76,13 +78,32 @@ def list_zip(container: Container) -> Iterator[Entry]:
         yield container.damage("the zip's directory is damaged; not all its members are known")
 
 
-def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The whole name, as UTF-8 if possible: macOS and old zip tools write UTF-8 without its flag."""
-    name: str = info.orig_filename
-    if not info.flag_bits & 0x800:
-        with suppress(UnicodeError):  # then it is as DOS wrote it
-            name = name.encode("cp437").decode()
-    return plain_name(name)
+def _zip_name(info: zipfile.ZipInfo, container: Container) -> str:
+    """The whole name; in --zip-encoding, UTF-8 or DOS's own encoding where the zip does not say which."""
+    if info.flag_bits & 0x800:
+        return info.orig_filename
+    data = info.orig_filename.encode("cp437")
+    named = _unicode_path(info.extra, data)
+    if named is not None:
+        return named
+    for encoding in filter(None, (container.zip_encoding, "utf-8")):  # macOS and old tools do not flag UTF-8
+        with suppress(UnicodeError, LookupError):
+            name = data.decode(encoding)
+            name.encode()  # half a surrogate pair is no text
+            return name
+        container.notes[f"member name not in {encoding} (see --zip-encoding)"] += 1
+    return info.orig_filename
+
+
+def _unicode_path(extra: bytes, name: bytes) -> str | None:
+    """The name from Info-ZIP's Unicode Path field, if it belongs to `name`. Source: APPNOTE.TXT 4.6.9."""
+    while len(extra) >= FIELD.size:
+        kind, length = FIELD.unpack_from(extra)
+        data, extra = extra[FIELD.size :][:length], extra[FIELD.size + length :]
+        if kind == UNICODE_PATH and data[:5] == struct.pack("<BL", 1, zlib.crc32(name)):
+            with suppress(UnicodeError):
+                return data[5:].decode()
+    return None
 
 
 def _zip_place(info: zipfile.ZipInfo, bounds: list[int], start_dir: int) -> dict[str, Any]:

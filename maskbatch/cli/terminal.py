@@ -26,6 +26,7 @@ LISTED = (
     ("Not images", "skipped"),
     ("Files left out by name (--include-hidden plans them)", "hidden"),
     ("Left out", "filtered"),
+    ("Cannot be read", "refused"),
     ("Links to folders", "links"),
     ("Noted", "notes"),
 )

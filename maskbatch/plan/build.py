@@ -73,6 +73,8 @@ def _count(listing: Listing, entry: Entry, parsed: Parsed, local: datetime | Non
     listing.num_images += 1
     listing.num_bytes += entry.num_bytes or 0
     listing.cameras["/".join(filter(None, (parsed.site, parsed.camera))) or "unknown"] += 1
+    if entry.error:
+        listing.refused[entry.error] += 1
     for key in parsed.unread:
         is_known = f"folder {key}=... not read" in listing.notes or len(listing.notes) < MAX_NOTES
         listing.notes[f"folder {key}=... not read" if is_known else "other folders KEY=... not read"] += 1

@@ -20,6 +20,8 @@ class Listing(Tally):
     last_time: datetime | None = None
     cameras: Counter[str] = field(default_factory=Counter)
     """Planned images by `site/camera`."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Planned images that cannot be read, as listing them shows, by the reason."""
     layouts: Counter[str] = field(default_factory=Counter)
     """Planned images by the layout that they follow, where there are several."""
     times: str | None = None

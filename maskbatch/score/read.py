@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from maskbatch.archives.rowfiles import GroupReader
+from maskbatch.archives.rowfiles import NO_BYTES, GroupReader
 from maskbatch.archives.zips import extract_member
 from maskbatch.errors import ImageError
 from maskbatch.stores.access import Access
@@ -160,7 +160,7 @@ def _member(row: PlanRow, data: memoryview, max_bytes: int) -> Encoded:
 
 def _read_rows(request: Sequence[PlanRow], access: Access, max_bytes: int) -> list[Encoded]:
     """Rows of one row group of a Parquet file."""
-    missing = Encoded(None, "missing", "the row has no bytes")
+    missing = Encoded(None, "missing", NO_BYTES)
     images = dict.fromkeys((row["length"] for row in request), missing)
     try:
         with _reader(request[0], access) as reader:

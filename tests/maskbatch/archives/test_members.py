@@ -4,8 +4,13 @@ import zipfile
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from maskbatch.archives.members import plain_name
+from maskbatch.archives.unique import keep_first, keep_unique
 from maskbatch.errors import ImageError, RunFailedError, UsageError
+from maskbatch.stores.uris import encode_name
 from tests.maskbatch.containers import ENTRIES, JPEG, Item, Pipe, container, fetch, index, make_tar, make_zip
 
 
@@ -20,6 +25,43 @@ def test_a_store_that_fails_is_not_taken_for_damage() -> None:
         source.file.read = fail  # type: ignore[method-assign, assignment]
         with pytest.raises(RunFailedError, match=r"cannot read s3://b/days/1\.\w+: connection reset"):
             list(ENTRIES[kind](source))
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("a\\b\\1.jpg", "a/b/1.jpg"), ("/a/1.jpg", "a/1.jpg"), ("\\a\\1.jpg", "a/1.jpg"), ("//a//1.jpg", "a//1.jpg"),
+        ("./a/1.jpg", "a/1.jpg"), (".\\a\\1.jpg", "a/1.jpg"), ("/./a/1.jpg", "a/1.jpg"), ("a/./1.jpg", "a/./1.jpg"),
+        ("C:\\a\\1.jpg", "a/1.jpg"), ("c:/a/1.jpg", "a/1.jpg"), ("D:1.jpg", "1.jpg"), ("./C:\\1.jpg", "1.jpg"),
+        ("\\\\server\\share\\1.jpg", "server/share/1.jpg"), ("\\\\?\\C:\\a\\1.jpg", "a/1.jpg"),
+        ("\\\\?\\UNC\\server\\share\\1.jpg", "server/share/1.jpg"), ("\\\\.\\C:\\1.jpg", "1.jpg"), ("a:b/1.jpg", "b/1.jpg"),
+        ("10:30:00.jpg", "10:30:00.jpg"), ("a\\", ""), ("/", ""), ("C:\\", ""), ("", ""), ("a.jpg\0.txt", "a.jpg"),
+    ],
+)  # fmt: skip
+def test_a_name_is_a_path_below_its_container_whatever_system_wrote_it(written: str, name: str) -> None:
+    assert plain_name(written) == name == plain_name(name)
+
+
+PLAIN = st.lists(st.sampled_from(["a", "b", "é", "x y"]), min_size=1, max_size=3)
+LEADS = st.sampled_from(["", "/", "C:/", "c:/", "//", "//?/C:/", "//?/UNC/"])
+
+
+@given(
+    st.lists(st.tuples(LEADS, PLAIN, st.sampled_from("/\\")), min_size=1, max_size=8),
+    st.sampled_from(["tar", "zip"]),
+)
+def test_members_that_read_as_one_name_are_told_apart_and_keep_their_bytes(
+    names: list[tuple[str, list[str], str]], kind: str
+) -> None:
+    written = dict.fromkeys(f"{lead}{'/'.join(parts)}.jpg".replace("/", sign) for lead, parts, sign in names)
+    files = [(name, b"%d" % i) for i, name in enumerate(written)]
+    data = {"tar": make_tar, "zip": make_zip}[kind](*files)
+    entries, _ = index(data, kind)
+    for keep in (keep_unique, keep_first):
+        kept = list(keep(iter(entries), skipped := Counter[str]()))
+        assert [fetch(data, entry) for entry in kept] == [content for _, content in files]
+        assert len({entry.uri for entry in kept}) == len(files) and not skipped
+        assert [entry.inner for entry in kept] == [encode_name(plain_name(name)) for name in written]
 
 
 def fuzz_seeds() -> dict[str, list[bytes]]:

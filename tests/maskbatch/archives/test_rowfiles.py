@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from maskbatch.archives import rowfiles
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.members import Container
-from maskbatch.archives.rowfiles import GroupReader, find_image_column, list_rows
+from maskbatch.archives.rowfiles import NO_BYTES, GroupReader, find_image_column, find_image_lists, list_rows
 from maskbatch.errors import UsageError
 
 URI = "s3://b/month/part-0.parquet"
@@ -104,7 +104,40 @@ def test_every_row_is_planned_with_what_the_light_columns_say() -> None:
         (f"parquet://2::{URI}", 0, 2, "2", None, None, "false"),
         (f"parquet://3::{URI}", 1, 0, "x%3A%3Ay.jpg", None, "9", "true"),
     ]
-    assert not notes
+    assert notes == {"row without bytes": 1}
+
+
+def test_rows_without_bytes_are_refused_where_a_whole_row_group_has_none_and_else_counted() -> None:
+    file = parquet({"jpg": [b"1", None, None, None, b"3", b"4"]}, row_group_size=2)
+    found, notes = entries(file)
+    assert [(e.status, e.error) for e in found] == [(None, None)] * 2 + [("missing", NO_BYTES)] * 2 + [
+        (None, None)
+    ] * 2
+    assert notes == {"row without bytes": 1}
+    assert list(read_rows(file, 1, [0, 1], 9)) == [(0, None), (1, None)]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": pa.array([{"bytes": None, "path": "a.jpg"}] * 3, STRUCT), "camera": ["g"] * 3},
+        {"jpg": pa.array([None] * 3, pa.binary()), "filename": ["a.jpg", "b.jpg", "c.jpg"]},
+    ],
+)
+def test_a_file_that_has_only_the_paths_of_its_images_is_refused(columns: dict[str, Any]) -> None:
+    with pytest.raises(
+        UsageError, match=f"^{URI}: images are not embedded: its column .* list their files in a manifest"
+    ):
+        entries(parquet(columns, row_group_size=2))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.list_(pa.binary()), pa.large_list(STRUCT), pa.list_(STRUCT, 2), pa.list_(pa.list_(pa.binary()))],
+)
+def test_a_column_of_lists_of_images_is_found(kind: pa.DataType) -> None:
+    assert find_image_lists(pa.schema({"n": pa.list_(pa.int64()), "views": kind})) == "views"
+    assert find_image_lists(pa.schema({"n": pa.list_(pa.string()), "image": STRUCT})) is None
 
 
 def test_a_file_of_images_alone_is_planned_from_its_footer() -> None:
@@ -118,7 +151,7 @@ def test_a_file_of_images_alone_is_planned_from_its_footer() -> None:
 
 def test_a_time_that_cannot_be_read_is_counted_and_a_column_to_keep_must_be_there() -> None:
     columns = {"jpg": [b"1", b"2"], "captured_at": ["noon", None]}
-    assert entries(parquet(columns))[1] == {"captured_at not readable": 1}
+    assert entries(parquet(columns))[1] == {"captured_at not readable, such as 'noon'": 1}
     for keep in ("gate", "jpg"):
         with pytest.raises(UsageError, match=f"^{URI}: has no column {keep} to keep, but captured_at$"):
             entries(parquet(columns), keep)

@@ -104,14 +104,13 @@ def test_sparse_members_are_refused_and_their_neighbours_read(tmp_path: Path, op
 @pytest.mark.parametrize(
     "name",
     [
-        "/etc/x.jpg",
         "../x.jpg",
         "a/../../x.jpg",
         "a/..//x.jpg",
-        "C:/x.jpg",
-        "c:x.jpg",
-        "a\\x.jpg",
-        "x.txt\0.jpg",
+        "/../x.jpg",
+        "a\\..\\x.jpg",
+        "C:\\..\\x.jpg",
+        "../x.jpg\0.txt",
     ],
 )
 def test_a_name_that_leaves_the_archive_is_refused(name: str) -> None:
@@ -123,7 +122,7 @@ def test_a_name_that_leaves_the_archive_is_refused(name: str) -> None:
         data = make_tar((member, JPEG))
     (entry,), skipped = index(data)
     assert (entry.status, entry.offset, entry.length, entry.num_bytes) == ("unsupported", None, None, None)
-    assert entry.error and entry.error.startswith("its name is absolute, or has a '..'")
+    assert entry.error == "its name has a '..', which leads out of its folder"
     assert skipped == {}
 
 

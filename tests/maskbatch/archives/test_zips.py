@@ -8,13 +8,14 @@ import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.archives.zips import extract_member
+from maskbatch.archives.zips import extract_member, list_zip
 from maskbatch.errors import ImageError
 from maskbatch.stores.uris import decode_name
 from tests.maskbatch.containers import (
@@ -23,6 +24,7 @@ from tests.maskbatch.containers import (
     LIMIT,
     Pipe,
     at_most,
+    container,
     fetch,
     index,
     make_tar,
@@ -119,11 +121,18 @@ def test_a_member_that_cannot_be_read_says_why(offset: int, value: bytes, error:
     assert (found["b.jpg"].error, found["b.jpg"].offset, found["b.jpg"].num_bytes) == (error, None, None)
 
 
-@pytest.mark.parametrize("name", ["/x.jpg", "../x.jpg", "C:/x.jpg", "a\\x.jpg", "x.txt?.jpg"])
+@pytest.mark.parametrize("name", ["../x.jpg", "/a/../x.jpg", "a\\..\\x.jpg", "../x.jpg?.txt"])
 def test_a_zip_name_that_leaves_the_archive_is_refused(name: str) -> None:
     data = make_zip((name, JPEG)).replace(b"?", b"\0")
     (entry,), _ = index(data, "zip")
-    assert entry.status == "unsupported" and entry.error and entry.error.startswith("its name is absolute")
+    assert (entry.status, entry.offset) == ("unsupported", None)
+    assert entry.error == "its name has a '..', which leads out of its folder"
+
+
+def test_a_name_ends_at_a_nul() -> None:
+    data = make_zip(("x.txt?.jpg", JPEG), ("a.jpg?.txt", JPEG)).replace(b"?", b"\0")
+    (entry,), skipped = index(data, "zip")
+    assert (entry.inner, skipped) == ("a.jpg", {".txt": 1})
 
 
 def test_a_utf_8_name_without_its_flag_is_understood() -> None:
@@ -131,8 +140,44 @@ def test_a_utf_8_name_without_its_flag_is_understood() -> None:
     for signature, offset in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
         data = patched(data, signature, offset, b"\0\0")
     assert index(data, "zip")[0][0].inner == "日本.jpg"
-    old = data.replace("日本".encode(), b"\x82\x82\x82\x82\x82\x82")
-    assert index(old, "zip")[0][0].inner == "éééééé.jpg"
+    source = container(data.replace("日本".encode(), b"\x82\x82\x82\x82\x82\x82"), "zip")
+    assert [entry.inner for entry in list_zip(source)] == ["éééééé.jpg"]
+    assert source.notes == {"member name not in utf-8 (see --zip-encoding)": 1}
+
+
+def unflagged(name: bytes, extra: bytes = b"") -> bytes:
+    """A zip whose one name does not say its encoding."""
+    with io.BytesIO() as file, zipfile.ZipFile(file, "w") as archive:
+        member = zipfile.ZipInfo("x" * len(name))
+        member.extra = extra
+        archive.writestr(member, JPEG)
+        archive.close()
+        return file.getvalue().replace(b"x" * len(name), name)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("cp932", "東門/表示.jpg"), ("gbk", "东门/1.jpg"), ("cp1252", "Süd/é.jpg"), ("cp1251", "Ворота/1.jpg"), ("cp866", "Ворота/1.jpg")],
+)  # fmt: skip
+def test_a_name_is_read_in_the_encoding_that_is_given(encoding: str, name: str) -> None:
+    data = unflagged(name.encode(encoding))
+    source = replace(container(data, "zip"), zip_encoding=encoding)
+    (entry,) = list_zip(source)
+    assert entry.inner == name and fetch(data, entry) == JPEG
+    assert not source.notes
+
+
+def test_a_name_that_is_not_in_the_encoding_given_is_read_without_it_and_counted() -> None:
+    source = replace(container(unflagged("日本.jpg".encode()), "zip"), zip_encoding="ascii")
+    assert [entry.inner for entry in list_zip(source)] == ["日本.jpg"]
+    assert source.notes == {"member name not in ascii (see --zip-encoding)": 1}
+
+
+@pytest.mark.parametrize(("crc_of", "inner"), [(b"\x93\x8c.jpg", "東.jpg"), (b"other.jpg", "ôî.jpg")])
+def test_the_unicode_name_beside_a_name_counts_where_its_checksum_fits(crc_of: bytes, inner: str) -> None:
+    field = struct.pack("<BL", 1, zlib.crc32(crc_of)) + "東.jpg".encode()
+    data = unflagged(b"\x93\x8c.jpg", b"\x99\x99\1\0z" + struct.pack("<2H", 0x7075, len(field)) + field)
+    assert [entry.inner for entry in list_zip(container(data, "zip"))] == [inner]
 
 
 @pytest.mark.parametrize(

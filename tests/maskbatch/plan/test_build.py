@@ -2,6 +2,8 @@
 
 import os
 import tarfile
+import zipfile
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -253,3 +255,15 @@ def test_files_that_are_not_opened_are_named_with_what_would_open_them(tmp_path:
     make_tar(tmp_path / "x.tar", "a.jpg")
     with pytest.raises(UsageError, match=rf"no image found \(1 .tar\).*by a pattern: '{tmp_path}/\*.tar'"):
         listed(tmp_path)
+
+
+def test_what_can_never_be_read_is_said_by_reason_and_count(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.jpg", "../b.jpg", "../c.jpg"):
+            archive.writestr(name, b"1")
+        archive.writestr("d.jpg", b"1" * 99, zipfile.ZIP_BZIP2)
+    rows, listing = listed(tmp_path / "a.zip")
+    assert [row["status"] for row in rows] == [None, "unsupported", "unsupported", "unsupported"]
+    assert listing.refused == Counter(row["error"] for row in rows if row["error"])
+    assert sorted(listing.refused.values()) == [1, 2]
+    assert listing.as_dict()["refused"] == listing.refused
