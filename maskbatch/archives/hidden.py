@@ -6,6 +6,7 @@ names is read. `rules.find_hidden("cam/@eaDir/x.jpg/THUMB.jpg")` is `@eaDir`: th
 
 import fnmatch
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -123,3 +124,15 @@ def _excludes(pattern: str, relative: str) -> bool:
     if len(segments) == 1:
         return any(fnmatch.fnmatchcase(name, segments[0]) for name in names)
     return any(matches(names[:k], segments) for k in range(1, len(names) + 1))
+
+
+def count_hidden(uris: Iterable[str], trees: Iterable[Tree], rules: Rules) -> int:
+    """How many of these planned uris, of files of the trees and members of any container, are left out."""
+    below = sorted(((tree.base, rules.below(tree)) for tree in trees), key=lambda pair: -len(pair[0]))
+    count = 0
+    for uri in uris:
+        member, _, container = uri.rpartition("::")
+        place = next(((base, own) for base, own in below if container.startswith(base)), None)
+        label = rules.find_hidden(member.partition("://")[2]) if member else None
+        count += bool(label or (place and place[1].find_hidden(container.removeprefix(place[0]))))
+    return count

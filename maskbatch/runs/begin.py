@@ -118,6 +118,10 @@ def _write_draft(target: Target, draft: Draft, settings: RunSettings) -> RunSett
     if target.replaces and draft.num_gone:
         gone = f"{draft.num_gone:,} images of {target.replaces.run.path} are in the archive no more"
         say(f"reuse: {gone}; {target.run.path} does not have them")
+    for earlier, count in zip(target.reused, draft.num_hidden, strict=True):
+        if count:
+            what = f"{count:,} images of {earlier.run.path} are left out by their names now"
+            say(f"reuse: {what}; --include-hidden keeps them")
     return replace(
         settings,
         listing=draft.listing,

@@ -22,9 +22,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from maskbatch import schema
+from maskbatch.archives.hidden import Rules, count_hidden
 from maskbatch.buckets import Buckets, Records, hash_texts
 from maskbatch.clock import Clock, name_zone, now
-from maskbatch.config import DECODE_RULES, PlanConfig, list_differences, to_dict
+from maskbatch.config import DECODE_RULES, PLAN_RULES, PlanConfig, list_differences, to_dict
 from maskbatch.errors import UsageError
 from maskbatch.plan import table as table_module
 from maskbatch.plan.listing import Listing
@@ -60,6 +61,8 @@ class Draft:
     match: Match
     num_gone: int
     """Images of the first of these runs that the archive does not hold any more."""
+    num_hidden: tuple[int, ...]
+    """Of each run of the target that older rules planned, the images that their names leave out now."""
     num_moved: int
     """Images carried over from it that now have another site, camera, time or kept value."""
 
@@ -84,7 +87,7 @@ class Draft:
             say(f"reuse: {standing.run.path} is not replaced: {gone}; `maskbatch score --reuse` does it")
             return False
         if not scheduled:
-            num_new += counts["failed before"] + counts["without a version"]
+            num_new += counts["failed before"] + counts["without a version"] + self.num_hidden[0]
         return num_new > 0 or bool(list_differences(to_dict(config), standing.settings.plan_values))
 
 
@@ -106,7 +109,20 @@ def draft_plan(target: Target, request: Request) -> Iterator[Draft]:
             for records in chain(listed_records, _read_earlier(reused, compared)):
                 buckets.write(records)
             match, num_gone, num_moved = _match(buckets, Path(scratch) / "match", listing.num_images)
-        yield Draft(created_at, listing, reused, folder, match, num_gone, num_moved)
+        hidden = tuple(_count_hidden(earlier, request) for earlier in target.reused)
+        num_gone -= hidden[0] if reused[:1] == list(target.reused[:1]) else 0
+        yield Draft(created_at, listing, reused, folder, match, num_gone, hidden, num_moved)
+
+
+def _count_hidden(earlier: CommittedRun, request: Request) -> int:
+    """Images that a run of earlier rules has, and that their names leave out now."""
+    rules = Rules.of(request.plan)
+    if earlier.settings.plan_rules >= PLAN_RULES or rules.include_hidden:
+        return 0
+    trees = [source.tree for source in request.sources if not source.file]
+    planned, each = earlier.success.planned, table_module.GROUP_ROWS
+    parts = (read_plan(earlier.run.plan, at, min(at + each, planned)) for at in range(0, planned, each))
+    return count_hidden(chain.from_iterable(part["uri"].to_pylist() for part in parts), trees, rules)
 
 
 def _pick_usable(runs: Sequence[CommittedRun], request: Request) -> list[CommittedRun]:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.archives import arguments, reader
-from maskbatch.archives.hidden import LABELS, Rules
+from maskbatch.archives.hidden import LABELS, Rules, count_hidden
 from maskbatch.archives.tally import Tally
+from maskbatch.archives.tree import Tree
 from maskbatch.config import PlanConfig
 from maskbatch.errors import NothingToPlanError, UsageError
 from maskbatch.runner import plan_archive
@@ -214,3 +215,18 @@ def test_an_archive_of_nothing_else_says_what_is_left_out(tmp_path: Path) -> Non
         plan_archive(PlanConfig(archives=(root,)))
     with pytest.raises(UsageError, match=r"every image was left out \(2 by --exclude-path"):
         plan_archive(PlanConfig(archives=(root,), include_hidden=True, exclude_path=("*.jpg",)))
+
+
+def test_planned_uris_are_judged_below_the_tree_that_they_come_from() -> None:
+    uris = {
+        "file:///a/@eaDir/x.jpg": True,
+        "file:///b/.cam/x.jpg": False,
+        "file:///elsewhere/.x.jpg": False,
+        "tar://cam/._x.jpg::file:///elsewhere/1.tar": True,
+        "tar://cam/x.jpg::file:///elsewhere/.1.tar": False,
+        "zip://cam/x.jpg::file:///a/#recycle/1.zip": True,
+        "parquet://3::file:///a/1.parquet": False,
+    }
+    trees = [Tree("file:///a/"), Tree("file:///b/.cam/")]
+    for uri, is_hidden in uris.items():
+        assert count_hidden([uri], trees, Rules()) == is_hidden, uri

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from maskbatch import runner
+from maskbatch.archives.hidden import Rules
 from maskbatch.cluster.pipeline import ShardDone
-from maskbatch.config import DECODE_RULES, JobConfig, PlanConfig, ScoreConfig
+from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier
@@ -170,6 +171,49 @@ def test_a_run_whose_images_are_no_longer_in_the_archive_stays(score: Any, archi
     (archive / "south" / "gone.jpg").unlink()
     again = score("run", "run", since="2026-10-01", until="2026-10-02")
     assert (again.run, again.rescored, again.success) == (first.run, False, first.success)
+
+
+@pytest.fixture
+def old_run(score: Any, archive: Path) -> runner.Result:
+    """A run as a maskbatch made it that planned thumbnails and bins too."""
+    names = [f"@eaDir/gate-1/2026-10-0{day}/080000.jpg" for day in (1, 2, 3)]
+    names.append("#recycle/gate-1/2026-10-01/080000.jpg")
+    write_files(archive, {name: speckle(7000 + i) for i, name in enumerate(names)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rules, "find_hidden", lambda rules, relative: None)
+        patch.setattr(begin, "PLAN_RULES", 1)
+        return score("run")
+
+
+def test_a_next_version_says_how_many_images_the_rules_leave_out_now(
+    score: Any, archive: Path, old_run: runner.Result, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (old_run.success.planned, old_run.run.read_run().plan_rules) == (106, 1)
+    assert score("run", "run", scheduled=True).run.path.name == "run"
+    capsys.readouterr()
+    second = score("run", "run")
+    said = capsys.readouterr().err
+    expected = (
+        f"reuse: 4 images of {old_run.run.path} are left out by their names now; --include-hidden keeps"
+    )
+    assert expected in " ".join(said.split())
+    assert "in the archive no more" not in said
+    assert (second.run.path.name, second.success.planned, InProcess.scored) == ("run.v2", 102, 1)
+    settings = second.run.read_run()
+    assert (settings.plan_rules, settings.reuse_counts["gone"]) == (PLAN_RULES, 0)
+    assert settings.listing.hidden == {"@eaDir": 3, "#recycle": 1}
+    assert table(second).equals(scored_anew(score))
+
+
+def test_what_older_rules_planned_can_be_kept(score: Any, old_run: runner.Result) -> None:
+    second = score("run", "run", include_hidden=True)
+    assert (second.run.path.name, second.success.planned, InProcess.scored) == ("run.v2", 106, 1)
+    assert second.run.read_run().reuse_counts["gone"] == 0
+
+
+def test_the_same_command_gives_a_run_of_older_rules_as_it_is(score: Any, old_run: runner.Result) -> None:
+    again = score("run")
+    assert (again.rescored, again.success) == (False, old_run.success)
 
 
 def test_an_image_that_failed_before_is_tried_again_when_that_is_asked_for(
