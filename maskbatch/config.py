@@ -132,6 +132,8 @@ class JobConfig:
     """Give up a request to a store after so long, and try again."""
     image_timeout_s: float = ACCESS.image_timeout_s
     """An image that does not come in this time, all tries included, becomes `timeout`."""
+    decode_timeout_s: float = 20.0
+    """An image whose decode takes more processor time, or ten times as long in all, becomes `timeout`."""
     max_requests: int = ACCESS.max_requests
     """Requests in flight in one worker; fewer while a store throttles."""
 
@@ -145,6 +147,7 @@ class JobConfig:
         _check("stall_timeout_s", self.stall_timeout_s, 1)
         _check("request_timeout_s", self.request_timeout_s, 0.1)
         _check("image_timeout_s", self.image_timeout_s, 0.1)
+        _check("decode_timeout_s", self.decode_timeout_s, 0.1, 3600)
         _check("max_requests", self.max_requests, 1, 1024)
 
 

@@ -131,7 +131,9 @@ def score_archive(
         with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
             settings = ensure_plan(target, request, fresh=fresh, draft=draft)
             settings = begin_scoring(target.run, settings, score, job, opened)
-            work = make_work(target.run, settings, score, opened, request.access, is_remote=is_remote)
+            work = make_work(
+                target.run, settings, score, opened, request.access, is_remote=is_remote, job=job
+            )
             effort.timings_s["plan"] = time.monotonic() - effort.began
             _score(work, cluster, effort)
             carrier = Carrier(settings, options) if work.num_carried else None

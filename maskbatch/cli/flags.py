@@ -56,6 +56,7 @@ SETTINGS = {
     "stall_timeout_s": Flag("Stop, resumable, after so many seconds without progress."),
     "request_timeout_s": Flag("Seconds to wait for one request to a store."),
     "image_timeout_s": Flag("Seconds to wait for one image, all tries together."),
+    "decode_timeout_s": Flag("Seconds of processor time to decode one image, or ten times that in all."),
     "max_requests": Flag("Requests in flight in one worker."),
     "exclude": Flag(f"Leave out of the rates: {', '.join(CONDITIONS)}.", metavar="CONDITION,..."),
     "expect": Flag("Snapshots expected of each camera, as 1/5min or 12/h@06-22.", "its own usual pace"),

@@ -25,7 +25,10 @@ from maskbatch.cluster.workers import Scorer, ShardDone, decode
 from maskbatch.config import JobConfig
 from maskbatch.errors import MaskbatchError, RunFailedError
 from maskbatch.progress import say
+from maskbatch.runs import staging
 from maskbatch.runs.work import Work
+from maskbatch.score.sandbox import WALL_FACTOR
+from maskbatch.score.watch import forget
 
 WORKER_CPUS = 0.99
 """Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
@@ -76,24 +79,31 @@ def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterato
     thread = threading.Thread(target=_drain, args=(dataset, done), daemon=True)
     thread.start()
     try:
-        while (item := _wait(cluster, done, pools)) is not None:
+        while (item := _wait(cluster, work, done, pools)) is not None:
             if isinstance(item, BaseException):
                 raise _translate(item) from item
             yield item
     finally:
         stop_execution(dataset)
         thread.join(MAX_STOP_S)
+        forget(work.call)
 
 
-def _wait(cluster: Cluster, done: Done, pools: Pools) -> ShardDone | BaseException | None:
-    """What comes next. Raises RunFailedError after `stall_timeout_s`."""
+def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone | BaseException | None:
+    """What comes next. Raises RunFailedError after `stall_timeout_s` without it or a sign of a worker."""
     stall_s = cluster.job.stall_timeout_s
     end = time.monotonic() + stall_s
     patience_s = PATIENCE_S
+    signs: set[str] | None = None
     while True:
         try:
             return done.get(timeout=max(0.0, min(patience_s, end - time.monotonic())))
         except queue.Empty:
+            before, signs = signs, staging.list_signs(work.run.staging)
+            if signs - (before or set()):
+                say("score: waiting for images that ended their worker, or take long; each is tried apart")
+                end = time.monotonic() + max(stall_s, 2 * WALL_FACTOR * cluster.job.decode_timeout_s)
+                continue
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
         left_s = end - time.monotonic()
         if left_s <= 0:
@@ -127,6 +137,7 @@ def _build_dataset(cluster: Cluster, work: Work, shards: Sequence[int], pools: P
             batch_size=1,
             batch_format="numpy",
             num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.is_remote else 1),
+            max_retries=-1,  # as actors have it; `Watch` counts
             compute=ray.data.TaskPoolStrategy(cluster.job.max_workers),
             **fill_cpu_nodes_first(),
         )

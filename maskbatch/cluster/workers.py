@@ -4,7 +4,7 @@ import io
 import threading
 import time
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from maskbatch.runs import staging
 from maskbatch.runs.work import Work
 from maskbatch.score.decode import Decoded
 from maskbatch.score.shard import TimedReader, decode_shard, make_rows, read_shard
+from maskbatch.score.watch import Watch
 
 Batch = dict[str, Any]
 
@@ -56,10 +57,19 @@ def _node_id() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _decode(work: Work, card: Card, encoded: TimedReader, num_images: int) -> tuple[Decoded, Batch]:
+def _watch(work: Work, shard: int, stage: str, num_images: int) -> Watch:
+    """Raises RunFailedError where the shard ended its workers time and again."""
+    name = f"{work.call}-{stage}-{shard}"
+    note = partial(staging.write_sign, work.run.staging, shard)
+    return Watch(name, work.describe_shard(shard), num_images, work.decode_timeout_s, note)
+
+
+def _decode(
+    work: Work, card: Card, encoded: TimedReader, num_images: int, watch: Watch
+) -> tuple[Decoded, Batch]:
     """Decode a shard; returns its images, and the report of reading and decoding."""
     began, waited_s = time.perf_counter(), encoded.seconds
-    decoded = decode_shard(work, card, encoded, num_images)
+    decoded = decode_shard(work, card, encoded, num_images, watch)
     decode_s = time.perf_counter() - began - (encoded.seconds - waited_s)
     metrics.count_seconds("read", encoded.seconds)
     metrics.count_seconds("decode", decode_s)
@@ -71,12 +81,14 @@ def decode(batch: Batch, work: Work) -> Batch:
     shard = int(batch["shard"][0])
     planned, encoded = read_shard(work, shard)
     card = _open_checkpoint(work.checkpoint, work.digest).card
-    decoded, report = _decode(work, card, encoded, len(planned))
+    with _watch(work, shard, "decode", len(planned)) as watch:
+        decoded, report = _decode(work, card, encoded, len(planned), watch)
     sink = io.BytesIO()
     columns = pa.table(decoded.columns)
     for table in (planned, columns):
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
+    watch.finish()
     return {"shard": [shard], "rows": [sink.getvalue()], "images": [decoded.images_NHWC.tobytes()], **report}
 
 
@@ -101,17 +113,20 @@ class Scorer:
         shard = int(batch["shard"][0])
         if "images" not in batch:
             planned, encoded = read_shard(self.work, shard)
-        with self._busy:  # meanwhile another call of this actor reads ahead, or stages
+        num_images = len(self.work.ids(shard)) if "images" not in batch else 0
+        with self._busy, _watch(self.work, shard, "score", num_images) as watch:
+            # Meanwhile another call of this actor reads ahead, or stages.
             if "images" in batch:
                 planned, decoded, report = self._unpack(batch)
             else:
-                decoded, report = _decode(self.work, self.card, encoded, len(planned))
+                decoded, report = _decode(self.work, self.card, encoded, num_images, watch)
             began = time.perf_counter()
             probs = self.classifier.probs(decoded.images_NHWC)
             before, self._scored = self._scored, time.perf_counter()
             metrics.set_busy(self.device, (self._scored - began) / (self._scored - before))
         table = make_rows(planned, decoded, probs, self.card, self.work.clock, self.work.keep_column)
         statuses = staging.write_shard(self.work.run.staging, shard, table, self.device, self.work.run_id)
+        watch.finish()
         score_s = time.perf_counter() - began
         metrics.count_images(statuses)
         metrics.count_seconds("score", score_s)

@@ -114,6 +114,7 @@ def calibrate(
             shard_size=group_size,
             access=access,
             keep_column=config.keep_column,
+            decode_timeout_s=job.decode_timeout_s,
         )
         cluster.wait()
         cores, gpus = _in_use(cluster, work)

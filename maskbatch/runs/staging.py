@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,6 +27,17 @@ def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_
     with write_whole(shard_path(folder, shard)) as partial:
         pq.write_table(table.replace_schema_metadata({SUMMARY_KEY: summary}), partial)
     return counts
+
+
+def write_sign(folder: Location, shard: int) -> None:
+    """Show the driver that work on a shard goes on which takes unusually long: a new name in staging."""
+    with write_whole(folder / f"at-work-{shard:08d}-{uuid.uuid4().hex}") as partial:
+        partial.touch()
+
+
+def list_signs(folder: Location) -> set[str]:
+    """The names of the signs so far."""
+    return {name for name in list_names(folder) if name.startswith("at-work-")}
 
 
 def read_staged(path: Location) -> pa.Table:

@@ -1,5 +1,6 @@
 """What every worker of a run must know, and what a scores row takes from the plan."""
 
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from maskbatch.clock import Clock
-from maskbatch.config import ScoreConfig
+from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import RunSettings
@@ -36,6 +37,9 @@ class Work:
     access: Access = field(default_factory=Access)
     keep_column: str | None = None
     num_carried: int = 0
+    decode_timeout_s: float = JobConfig().decode_timeout_s
+    call: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """One driver's work; what its workers note of each other is no other's business."""
 
     @property
     def run(self) -> RunDir:
@@ -48,6 +52,11 @@ class Work:
     @property
     def num_shards(self) -> int:
         return -(-self.num_images // self.shard_size)
+
+    def describe_shard(self, shard: int) -> str:
+        """Its number and ids in words."""
+        ids = self.ids(shard)
+        return f"shard {shard} (images {ids.start} to {ids.stop - 1})"
 
     def ids(self, shard: int) -> range:
         start = shard * self.shard_size
@@ -62,6 +71,7 @@ def make_work(
     access: Access,
     *,
     is_remote: bool,
+    job: JobConfig = JobConfig(),  # noqa: B008 (frozen)
 ) -> Work:
     """What the workers of a run must know; `settings` are complete."""
     return Work(
@@ -78,6 +88,7 @@ def make_work(
         access=access,
         keep_column=settings.plan.keep_column,
         num_carried=settings.num_carried,
+        decode_timeout_s=job.decode_timeout_s,
     )
 
 

@@ -12,4 +12,6 @@ rgb       any mode to reduced RGB, in strips
 decode    bytes to fixed-size RGB, or a status and a sentence
 quality   brightness, contrast, sharpness, perceptual hash
 shard     the work on one shard
+watch     which image is at work, and what ended the worker before
+sandbox   decodes doubtful images in a process of its own
 """

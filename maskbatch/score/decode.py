@@ -10,7 +10,7 @@ Bytes from an archive are hostile: what is wrong with them becomes a status and 
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,8 +72,17 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, max_pixels: int) -> Decoded:
-    """Decode and resize `num_images` images, in order; a bad one gives a status, a sentence and zeros."""
+def decode_batch(
+    encoded: Iterable[Encoded],
+    num_images: int,
+    preset: Preset,
+    max_pixels: int,
+    decode: Callable[[int, bytes, Preset, int], Picture] | None = None,
+) -> Decoded:
+    """Decode and resize `num_images` images, in order; a bad one gives a status, a sentence and zeros.
+
+    `decode` takes the place of `decode_image`, and gets the number of the image too.
+    """
     height, width = preset.input_size
     out = Decoded(np.zeros((num_images, height, width, 3), np.uint8), {name: [] for name in COLUMNS})
     for i, item in enumerate(encoded):
@@ -82,7 +91,8 @@ def decode_batch(encoded: Iterable[Encoded], num_images: int, preset: Preset, ma
         if item.data is not None:
             row["sha256"] = hashlib.sha256(item.data).hexdigest()
             try:
-                picture = decode_image(item.data, preset, max_pixels)
+                wanted = item.data, preset, max_pixels
+                picture = decode(i, *wanted) if decode else decode_image(*wanted)
             except ImageError as error:
                 row["status"], row["error"] = error.status, error.message
             else:
@@ -115,6 +125,8 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
             return _decode(OPENERS[kind](data, max_pixels), preset)
     except ImageError:
         raise
+    except MemoryError:
+        raise ImageError("too_large", "decoding needs more memory than an image may take") from None
     except Image.DecompressionBombError:
         raise ImageError("too_large", f"more than the {max_pixels:,} pixels allowed") from None
     except UnidentifiedImageError:

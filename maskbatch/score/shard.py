@@ -20,6 +20,7 @@ from maskbatch.plan.table import read_plan
 from maskbatch.runs.work import Work, take_planned
 from maskbatch.score.decode import Decoded, decode_batch
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
+from maskbatch.score.watch import Watch
 
 
 class TimedReader(Iterator[Encoded]):
@@ -48,9 +49,12 @@ def read_shard(work: Work, shard: int) -> tuple[pa.Table, TimedReader]:
     return planned, encoded
 
 
-def decode_shard(work: Work, card: Card, encoded: Iterator[Encoded], num_images: int) -> Decoded:
+def decode_shard(
+    work: Work, card: Card, encoded: Iterator[Encoded], num_images: int, watch: Watch | None = None
+) -> Decoded:
     """Decode the images of a shard, in order. Raises RunFailedError where the whole archive is gone."""
-    decoded = decode_batch(encoded, num_images, card.preset, work.config.max_pixels)
+    decode = watch.decode if watch else None
+    decoded = decode_batch(encoded, num_images, card.preset, work.config.max_pixels, decode)
     if "missing" in decoded.columns["status"]:
         _refuse_missing_archive(work)
     return decoded

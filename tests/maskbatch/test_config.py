@@ -40,6 +40,7 @@ from maskbatch.errors import UsageError
         (JobConfig, {"stall_timeout_s": 0.5}, "stall_timeout_s"),
         (JobConfig, {"request_timeout_s": 0.0}, "request_timeout_s 0.0: 0.1 or more expected"),
         (JobConfig, {"image_timeout_s": 0.0}, "image_timeout_s"),
+        (JobConfig, {"decode_timeout_s": 0.0}, "decode_timeout_s"),
         (JobConfig, {"max_requests": 0}, "max_requests 0: 1 to 1024 expected"),
         (JobConfig, {"max_requests": 2000}, "max_requests 2000"),
         (PlanConfig, {"keep_column": "a b"}, "keep_column 'a b'"),
@@ -131,6 +132,7 @@ def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: st
     }  # fmt: skip
     fractions = {
         "gpus_per_worker", "max_error_rate", "stall_timeout_s", "request_timeout_s", "image_timeout_s",
+        "decode_timeout_s",
     }  # fmt: skip
     switches = {"allow_unknown_times", "include_hidden", "skip_unreadable"}
     value = "1" if flag in numbers else "1.0" if flag in fractions else "true" if flag in switches else "'x'"
