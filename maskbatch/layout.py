@@ -158,7 +158,8 @@ class Template:
         known = ", ".join(f"{name}={text}" for name, text in said.items()) or "nothing"
         if count == len(self.tokens) and not rest:
             return f"{known}, which is no date"
-        return f"{known}, then stops at '{rest}'" if count else f"{known}, and stops at '{rest}'"
+        stop = f"stops at '{rest}'" if rest else "ends there"
+        return f"{known}, {'then' if count else 'and'} {stop}"
 
 
 def _read_month(name: str) -> int:

@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 from maskbatch.cli.flags import JSON_LOGS
+from maskbatch.cli.repeats import refuse_repeats
 from maskbatch.errors import DONE, INTERRUPTED, UsageError
 from maskbatch.progress import log_json, say
 from maskbatch.visible import accept_any_text
@@ -21,7 +22,9 @@ def run_program(program: typer.Typer, usage: str) -> NoReturn:
     if JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
         log_json()
     try:
-        code = program(standalone_mode=False)
+        command = typer.main.get_command(program)
+        refuse_repeats(command, sys.argv[1:])
+        code = command(standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.Exit as done:

@@ -19,7 +19,8 @@ EARLY = 10_000
 """After so many images we say that most of them fit no layout. The first folder may be an odd one, so that
 nothing is refused before the end."""
 SAMPLE = 100
-OTHER = {"d": "m", "m": "d"}
+SWAPPED, LEAST_SWAPPED = "are %d and %m swapped?", 0.25
+"""Of a month, swapped days and months leave 61 % that are no dates; fewer of its first half."""
 REMEDY = "correct it, add another --layout for them, or give --allow-unknown-times"
 
 
@@ -74,8 +75,8 @@ class Layouts:
         """Raises UsageError where too many images fit no layout."""
         if not self.num_judged or config.allow_unknown_times or not self.templates:
             return
-        share = 1 - self.num_fit / self.num_judged
-        if self.num_matched and (self.num_judged < LEAST_JUDGED or share <= MAX_MISFITS):
+        few = self.num_judged - self.num_fit <= MAX_MISFITS * self.num_judged
+        if self.num_matched and (self.num_judged < LEAST_JUDGED or few):
             return
         message = f"{self._describe_misfits()} {self._find_cause()}; {REMEDY}; ARCHIVE is {where}"
         if len(config.archives) > 3:
@@ -92,7 +93,8 @@ class Layouts:
 
     def _find_cause(self) -> str:
         """The likely cause, and how far an example goes."""
-        likely = [_find_likely(template, self.misfits) for template in self.templates]
+        may_swap = self.num_fit < self.num_judged * (1 - LEAST_SWAPPED)
+        likely = [_find_likely(template, self.misfits, may_swap=may_swap) for template in self.templates]
         cause, example, num_explained = max(likely, key=lambda found: found[2])
         if 2 * num_explained < len(self.misfits):
             cause, example = "", self.misfits[0]
@@ -101,13 +103,14 @@ class Layouts:
         return f"{cause} {gives[0].upper()}{gives[1:]}" if cause else gives
 
 
-def _find_likely(template: Template, paths: Sequence[str]) -> tuple[str, str, int]:
+def _find_likely(template: Template, paths: Sequence[str], *, may_swap: bool) -> tuple[str, str, int]:
     """A question that names the likely cause, the first path that it explains, and how many it does."""
     explained = Counter[str]()
     examples: dict[str, str] = {}
-    variants = [(cause, made) for cause, text in _vary(template.text) if (made := _make(text))]
+    texts = [*([(SWAPPED, _swap(template.text))] if may_swap else []), *_vary(template.text)]
+    variants = [(cause, made) for cause, text in texts if (made := _make(text))]
     for path in paths:
-        causes = [cause for cause, variant in variants if _fits(variant, path)]
+        causes = dict.fromkeys(cause for cause, variant in variants if _fits(variant, path))
         for cause in causes or _name_time(template, path):
             explained[cause] += 1
             examples.setdefault(cause, path)
@@ -115,18 +118,21 @@ def _find_likely(template: Template, paths: Sequence[str]) -> tuple[str, str, in
     return cause, examples.get(cause, paths[0]), explained[cause]
 
 
+def _swap(text: str) -> str:
+    return re.sub("(%-?)([dm])", lambda part: part[1] + {"d": "m", "m": "d"}[part[2]], text)
+
+
 def _vary(text: str) -> Iterator[tuple[str, str]]:
     """Mistakes that people make, as questions, with the template that would be right."""
-    yield "are %d and %m swapped?", re.sub("(%-?)([dm])", lambda part: part[1] + OTHER[part[2]], text)
     stem, dot, extension = text.rpartition(".")
     if dot and extension.isalnum():
         yield f"is .{extension} another extension?", f"{stem}.*"
     folder, slash, name = text.rpartition("/")
-    yield "is there a folder more in front?", f"*/{text}"
-    yield "is there a folder more before the name?", f"{folder}{slash}*/{name}"
-    yield "are there more folders in front?", f"**/{text}"
+    yield "do the paths have a folder more?", f"*/{text}"
+    yield "do the paths have a folder more?", f"{folder}{slash}*/{name}"
+    yield "do the paths have more folders?", f"**/{text}"
     if slash:
-        yield "is there a folder less in front?", text.partition("/")[2]
+        yield "do the paths have a folder less?", text.partition("/")[2]
 
 
 def _make(text: str) -> Template | None:

@@ -1,10 +1,11 @@
+import pickle
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.clock import Clock, parse_bound
+from maskbatch.clock import Clock, name_zone, parse_bound
 from maskbatch.errors import UsageError
 from tests.maskbatch.samples import NOW
 
@@ -60,11 +61,63 @@ def test_times_outside_1990_to_tomorrow_are_unknown(time: datetime | None, known
 
 
 @pytest.mark.parametrize(
-    "option", ["Paris", "north=", "", "../etc/passwd", "Europe", "gate=Mars/Olympus", "/etc"]
+    "option",
+    ["Paris", "north=", "", "../etc/passwd", "Europe", "gate=Mars/Olympus", "/etc", "+20:00", "UTC+2:75"],
 )
 def test_an_unknown_zone_is_refused(option: str) -> None:
     with pytest.raises(UsageError, match="no such zone"):
         Clock.parse([option], NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [
+        ("+02:00", 2), ("+0200", 2), ("+02", 2), ("+2", 2), ("-03:30", -3.5), ("UTC+1", 1), ("utc+01:00", 1),
+        ("UTC-03:30", -3.5), ("GMT+1", 1), ("UTC\u22125", -5), ("Etc/GMT+1", -1), ("UTC+0", 0), ("+14:00", 14),
+    ],
+)  # fmt: skip
+def test_an_offset_is_a_zone_and_counts_east_as_plus(text: str, hours: float) -> None:
+    for clock in (Clock.parse([text], NOW), Clock.parse([f"gate={text}"], NOW)):
+        sent = pickle.loads(pickle.dumps(clock))
+        noon = datetime(2026, 7, 1, 12)
+        utc = sent.to_utc(noon, "gate")
+        assert utc == noon.replace(tzinfo=UTC) - timedelta(hours=hours)
+        assert sent.to_local(utc, "gate") == noon
+        assert Clock.parse([name_zone(clock.zone("gate"))], NOW).to_utc(noon, None) == utc
+
+
+@given(st.integers(-14 * 60, 14 * 60), st.datetimes(datetime(1990, 1, 2), datetime(2026, 11, 14)))
+def test_every_offset_of_whole_minutes_is_named_so_that_it_reads_back(east: int, local: datetime) -> None:
+    zone = timezone(timedelta(minutes=east))
+    name = f"UTC{'-' if east < 0 else '+'}{abs(east) // 60:02d}:{abs(east) % 60:02d}"
+    clock = Clock.parse([name], NOW)
+    assert clock.to_utc(local, None) == local.replace(tzinfo=zone)
+    assert name_zone(clock.default) == name
+
+
+def test_names_have_their_own_zone_and_exif_has_that_of_the_site() -> None:
+    clock = Clock.parse(["Europe/Paris", "tokyo=Asia/Tokyo"], NOW, ["UTC", "lab=+05:30"])
+    noon = datetime(2026, 7, 1, 12)
+    assert clock.read_name(noon, None) == clock.read_name(noon, "tokyo") == noon.replace(tzinfo=UTC)
+    assert clock.read_name(noon, "lab") == datetime(2026, 7, 1, 6, 30, tzinfo=UTC)
+    assert clock.to_utc(noon, "tokyo") == datetime(2026, 7, 1, 3, tzinfo=UTC)
+    assert clock.to_local(clock.read_name(noon, "tokyo"), "tokyo") == datetime(2026, 7, 1, 21)
+    assert (
+        clock.read_name(in_new_york := noon.replace(tzinfo=timezone(timedelta(hours=-4))), None)
+        == in_new_york
+    )
+    assert clock.describe() == "local at Europe/Paris, tokyo at Asia/Tokyo; names in UTC, of lab in UTC+05:30"
+    assert PARIS.read_name(noon, "tokyo") == PARIS.to_utc(noon, "tokyo")
+    assert Clock.parse(["Etc/GMT+1"], NOW).describe() == "local at Etc/GMT+1 (UTC-0100)"
+
+
+@pytest.mark.parametrize("zones", [["Europe/Paris", "UTC"], ["a=UTC", "Europe/Paris", "a=+02:00"]])
+def test_two_zones_for_the_same_sites_are_refused(zones: list[str]) -> None:
+    with pytest.raises(UsageError, match="would have two zones"):
+        Clock.parse(zones, NOW)
+    with pytest.raises(UsageError, match=r"--names-in .* would have two zones"):
+        Clock.parse([], NOW, zones)
+    assert Clock.parse(zones[:1] * 2, NOW).default
 
 
 def test_a_bound_is_a_local_date_or_time() -> None:

@@ -28,7 +28,8 @@ def listed(*archives: Path | str, **settings: Any) -> tuple[list[dict[str, Any]]
     config = PlanConfig(archives=tuple(map(str, archives)), **settings)
     listing, access = Listing(), make_access(config, NO_OPTIONS)
     sources = find_sources(config, access)
-    return list(plan_rows(sources, config, Clock.parse(config.timezone, NOW), listing, access)), listing
+    clock = Clock.parse(config.timezone, NOW, config.names_in)
+    return list(plan_rows(sources, config, clock, listing, access)), listing
 
 
 def names(rows: list[dict[str, Any]], root: Path) -> list[str]:

@@ -271,6 +271,19 @@ def test_carried_rows_follow_the_new_plan_in_what_paths_and_zones_say(score: Any
     assert table(other).equals(scored_anew(score, **changes))
 
 
+def test_carried_rows_follow_the_zone_of_the_names_and_another_permission_makes_no_version(
+    score: Any,
+) -> None:
+    first = score("run")
+    assert score("run", "run", allow_unknown_times=True, scheduled=True).run.path == first.run.path
+    other = score("run", "run", names_in=("UTC",))
+    assert InProcess.scored == 1  # without a version
+    assert other.run.path.name == "run.v2"
+    assert check_run(other.run).verified
+    assert table(other).equals(scored_anew(score, names_in=("UTC",)))
+    assert not table(other)["captured_at"].equals(table(first)["captured_at"])
+
+
 def test_times_of_exif_are_carried_over_to_the_second(score: Any, archive: Path) -> None:
     times = [
         ("2026:10:25 02:30:00", "+01:00"),
@@ -279,12 +292,13 @@ def test_times_of_exif_are_carried_over_to_the_second(score: Any, archive: Path)
     ]
     files = {f"extra/{k}.jpg": with_exif_time(*time) for k, time in enumerate(times)}
     write_files(archive, files)
-    score("run")
+    beside = {"allow_unknown_times": True}
+    score("run", **beside)
     write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
-    second = score("run", "run")
+    second = score("run", "run", **beside)
     assert InProcess.scored == 2
     assert check_run(second.run).verified
-    assert table(second).equals(scored_anew(score))
+    assert table(second).equals(scored_anew(score, **beside))
 
 
 def test_what_a_manifest_corrects_is_new_and_nothing_is_scored_for_it(score: Any, archive: Path) -> None:

@@ -1,6 +1,7 @@
 """run.json and _SUCCESS are written as they always were, and read with care."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from maskbatch.errors import UsageError
 from maskbatch.runs.records import RunSettings, Success
 from maskbatch.runs.request import Request
 from maskbatch.stores.access import Access
-from tests.maskbatch.samples import Run, edit_json
+from tests.maskbatch.samples import LAYOUT, Run, edit_json
 
 
 def test_what_is_read_is_written_byte_for_byte(committed: Run) -> None:
@@ -60,6 +61,26 @@ def test_a_plan_records_its_rules_and_one_without_them_was_made_by_the_first(sta
     values = json.loads(staged.run.run_json.read_text())
     del values["plan_rules"]
     assert RunSettings.from_json(values, staged.run.run_json).plan_rules == 1
+
+
+def test_the_one_layout_of_an_earlier_run_is_the_first_of_several(staged: Run) -> None:
+    values = json.loads(staged.run.run_json.read_text())
+    config = staged.run.read_run().plan
+    assert config.layout == (LAYOUT,)
+    for layout, expected in ((LAYOUT, (LAYOUT,)), (None, ())):
+        plan = {
+            name: v for name, v in values["plan"].items() if name not in ("names_in", "allow_unknown_times")
+        }
+        edit_json(staged.run.run_json, plan=plan | {"layout": layout})
+        settings = staged.run.read_run()
+        assert settings.plan.layout == expected
+        assert settings.plan.names_in == () and settings.plan.allow_unknown_times is False
+        asked = replace(config, layout=expected, allow_unknown_times=True)
+        Request(plan=asked, access=Access()).refuse_difference(staged.run, settings)
+        with pytest.raises(UsageError, match="names_in UTC instead of none"):
+            Request(plan=replace(asked, names_in=("UTC",)), access=Access()).refuse_difference(
+                staged.run, settings
+            )
 
 
 @pytest.mark.parametrize(
