@@ -25,6 +25,7 @@ from maskbatch.runs.draft import Draft, draft_plan
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import Success
 from maskbatch.runs.request import Request, Target
+from maskbatch.runs.sweep import sweep_leftovers
 from maskbatch.runs.work import Work, make_work
 from maskbatch.stores.files import remove_tree
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -74,6 +75,7 @@ def plan_archive(
     if out is not None:
         target = Target.at(out, (), options)
         with Lease(target.run):
+            sweep_leftovers(target.run)
             settings = ensure_plan(target, request, fresh=fresh)
         return settings.listing or Listing()
     listing = Listing()
@@ -201,6 +203,7 @@ def _report(
     """What follows the commit and may be repeated: staging removed, the report made."""
     from maskbatch.report.make import make_report
 
+    sweep_leftovers(run)
     try:
         remove_tree(run.staging)
     except RunFailedError as error:  # a store may grant no deletion

@@ -22,7 +22,7 @@ from maskbatch.review.pictures import make_thumbnails
 from maskbatch.runs.committed import CommittedRun, open_together
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.versions import choose_versions
-from maskbatch.stores.files import Location, locate_folder, write_json, write_whole
+from maskbatch.stores.files import Location, locate_folder, remove_leftovers, write_json, write_whole
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.stores.uris import Text, Texts, list_texts
 
@@ -121,6 +121,7 @@ def _write(report: Report, pictures: Mapping[int, bytes] | None) -> None:
     from maskbatch.report.page import render
 
     out = report.folder
+    remove_leftovers(out)
     for name, table in report.tables.items():
         with write_whole(out / f"{name}.parquet") as partial:
             pq.write_table(table, partial)

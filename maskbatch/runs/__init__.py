@@ -4,6 +4,7 @@ directory   the names in OUT
 records     run.json and _SUCCESS as dataclasses, checked where they are read
 versions    OUT, OUT.v2, OUT.v3 ...
 lease       one driver at a time
+sweep       what killed drivers left goes
 request     what a call asks for, and where
 begin       settings and plan: found there, or written
 draft       which images earlier runs hold unchanged

@@ -8,10 +8,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -31,6 +34,10 @@ STORE_ERRORS = (
     ("google.auth.exceptions", "GoogleAuthError"),
     ("azure.core.exceptions", "AzureError"),
 )
+PARTIAL = re.compile(r"\..+\.((?P<host>[0-9a-f]{8})-(?P<pid>\d{1,9})-)?[0-9a-f]{32}")
+"""Names of files being written, with the writer's host and process; earlier ones had only a number."""
+LEFT_S = 3600.0
+"""After so long without a write, a file of a process elsewhere is left over."""
 Location = Path | UPath
 """A path of this machine or of a store."""
 
@@ -109,7 +116,7 @@ def write_whole(path: Location, *, exclusive: bool = False, durable: bool = Fals
 
 @contextmanager
 def _moved(path: Path, exclusive: bool, durable: bool) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial = path.with_name(f".{path.name}.{_hash_host()}-{os.getpid()}-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -136,6 +143,44 @@ def _put(path: UPath, exclusive: bool) -> Iterator[Path]:
                 # s3fs recognises this by a part of the answer that only AWS sends
                 raise FileExistsError(str(path)) from error
             raise
+
+
+def _hash_host() -> str:
+    return blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+
+
+def remove_leftovers(folder: Location, *, of_anyone: tuple[str, ...] = ()) -> None:
+    """Remove what `write_whole` has left in a local folder for lack of an end, but nothing of a live process.
+
+    Of a process elsewhere we know only for how long it has not written. `of_anyone`: files that the caller
+    alone may write now.
+    """
+    if not isinstance(folder, Path):
+        return  # a store has whole objects only
+    own = tuple(f".{name}." for name in of_anyone)
+    for name in list_names(folder):
+        match = PARTIAL.fullmatch(name)
+        with suppress(OSError):  # its writer was faster
+            if (match or name.startswith(own)) and _is_left(
+                folder / name, match, is_own=name.startswith(own)
+            ):
+                (folder / name).unlink()
+
+
+def _is_left(path: Path, match: re.Match[str] | None, *, is_own: bool) -> bool:
+    """Whether nobody writes this file any more. `is_own`: another driver would have to hold the lease."""
+    if match and match["host"] == _hash_host():
+        return not is_process_alive(int(match["pid"]))
+    return is_own or time.time() - path.stat().st_mtime > LEFT_S
+
+
+def is_process_alive(pid: int) -> bool:
+    """Whether this machine has such a process, perhaps another user's."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 def _create(path: Path, partial: Path) -> None:
