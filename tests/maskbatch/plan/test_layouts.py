@@ -7,6 +7,7 @@ import pytest
 
 from maskbatch.config import PlanConfig
 from maskbatch.errors import UsageError
+from maskbatch.plan import layouts
 from maskbatch.runner import plan_archive
 from tests.maskbatch.plan.test_build import listed
 from tests.maskbatch.samples import write_files
@@ -45,6 +46,23 @@ def test_a_layout_that_does_not_fit_is_refused_with_the_likely_cause(
     assert "--allow-unknown-times" in message
     rows, listing = listed(root, layout=layout, allow_unknown_times=True)
     assert len(rows) == listing.num_images == 62
+
+
+def test_a_long_listing_says_early_that_most_do_not_fit_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(layouts, "EARLY", 30)
+    root = archive(
+        tmp_path,
+        *(f"a/{n:03d}.jpg" for n in range(40)),
+        *(f"b/2026100{n % 9 + 1}_{n:03d}.jpg" for n in range(800)),
+    )
+    rows, _ = listed(root, layout="{camera}/{captured_at:%Y%m%d}_*.jpg")
+    assert len(rows) == 840
+    assert (
+        "plan: so far --layout" in (said := capsys.readouterr().err)
+        and "100 % of 30 images do not fit" in said
+    )
 
 
 def test_a_folder_more_before_the_name_is_named(tmp_path: Path) -> None:
@@ -105,12 +123,12 @@ def test_images_of_which_a_manifest_says_camera_and_time_are_not_judged(tmp_path
 def test_of_several_layouts_the_first_that_fits_counts_and_the_listing_says_how_many_fit_each(
     tmp_path: Path,
 ) -> None:
-    layouts = ("{camera}/{captured_at:%Y%m%d}.jpg", "{camera}/{captured_at:%d%m%Y}.jpg", "{camera}/x*.jpg")
+    several = ("{camera}/{captured_at:%Y%m%d}.jpg", "{camera}/{captured_at:%d%m%Y}.jpg", "{camera}/x*.jpg")
     names = ["a/20261003.jpg", "a/13102026.jpg", "b/03102026.jpg", "b/20261004.jpg", "b/x1.jpg"]
-    rows, listing = listed(archive(tmp_path, *names), layout=layouts)
+    rows, listing = listed(archive(tmp_path, *names), layout=several)
     times = [row["captured_at"] and f"{row['captured_at']:%Y-%m-%d}" for row in rows]
     assert times == ["2026-10-13", "2026-10-03", "2026-10-03", "2026-10-04", None]
-    assert listing.layouts == dict(zip(layouts, (2, 2, 1), strict=True))
+    assert listing.layouts == dict(zip(several, (2, 2, 1), strict=True))
     with pytest.raises(UsageError, match="--layout: 100 % of 5 images fit none of the 2 layouts: "):
         listed(tmp_path / "archive", layout=("{camera}.jpg", "{site}.jpg"))
 
