@@ -457,3 +457,41 @@ def test_presigned_urls_of_a_manifest_are_read_and_never_shown(
     shown = str([{**row, "fetch": None} for row in rows]) + str(listing.as_dict())
     assert "Signature" not in shown and s3.access_key not in shown
     assert found[-1].status == "missing"
+
+
+HIDDEN = {
+    "cam1/@eaDir/a.jpg/THUMB.jpg": "@eaDir",
+    "#recycle/cam1/z.jpg": "#recycle",
+    ".snapshot/hourly/cam1/a.jpg": ".snapshot",
+    "cam1/._a.jpg": "._*",
+    "cam1/b.jpg.part": "*.part",
+    ".hidden.jpg": ".*",
+}
+
+
+def test_keys_are_left_out_by_name_and_counted(s3: S3Server, bucket_of: Callable[[str], Bucket]) -> None:
+    bucket = bucket_of("left-out")
+    bucket.put(dict.fromkeys([*HIDDEN, "cam1/a.jpg", "recycle/b.jpg"], b"x"))
+    rows, listing = plan(access_to(s3), bucket.url)
+    assert [row["uri"] for row in rows] == [f"{bucket.url}/cam1/a.jpg", f"{bucket.url}/recycle/b.jpg"]
+    assert listing.hidden == dict.fromkeys(HIDDEN.values(), 1)
+    rows, listing = plan(access_to(s3), f"{bucket.url}/#recycle")
+    assert (len(rows), listing.hidden) == (1, {})
+
+
+def test_a_prefix_that_may_not_be_listed_is_passed_over_if_asked_to(
+    s3: S3Server, bucket_of: Callable[[str], Bucket]
+) -> None:
+    bucket = bucket_of("partly-closed")
+    bucket.put(dict.fromkeys(["cam1/a.jpg", "closed/b.jpg", "lost+found/c.jpg"], b"x"))
+    resource = f"arn:aws:s3:::{bucket.name}"
+    closed = {"StringLike": {"s3:prefix": ["closed/*", "lost+found/*"]}}
+    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:ListBucket", "Resource": resource}
+    policy = {"Version": "2012-10-17", "Statement": [statement | {"Condition": closed}]}
+    bucket.client.put_bucket_policy(Bucket=bucket.name, Policy=json.dumps(policy))
+    with pytest.raises(UsageError, match=r"cannot list s3://partly-closed/closed/: .*--skip-unreadable"):
+        plan(access_to(s3), bucket.url)
+    rows, listing = plan(access_to(s3), bucket.url, skip_unreadable=True)
+    assert [row["uri"] for row in rows] == [f"{bucket.url}/cam1/a.jpg"]
+    assert (listing.unreadable, listing.examples["unreadable"]) == (1, (f"{bucket.url}/closed/",))
+    assert listing.hidden == {"lost+found (a folder, not entered)": 1}

@@ -1,6 +1,8 @@
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -216,6 +218,30 @@ def test_an_alert_is_written_and_gives_its_exit_code(nightly: tuple[Run, list[Ru
     ):
         make_report([nightly[0].run], tmp_path / "no", ReportConfig(alert_below=0.9, alert_corrected=True))
     assert not (tmp_path / "no").exists()
+
+
+def test_folders_that_could_not_be_read_alert_and_stand_in_success_and_on_the_page(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["north/a/2026-10-01/080000.jpg", "closed/b/2026-10-01/080000.jpg", "@eaDir/x.jpg"]
+    archive = write_files(tmp_path / "archive", {name: speckle(i) for i, name in enumerate(names)})
+    scandir = os.scandir
+
+    def refuse(folder: Any) -> Any:
+        if str(folder).endswith("/closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    made = stage_run(tmp_path / "run", archive, checkpoint, skip_unreadable=True)
+    assert made.commit().unreadable == made.run.read_success().unreadable == 1
+    report = make_report([made.run], tmp_path / "report")
+    assert report.exit_code == ALERT
+    (alert,) = json.loads((tmp_path / "report" / "alerts.json").read_text())["alerts"]
+    what = f"1 folder could not be read ({archive}/closed/), so their images are in no rate"
+    assert (alert["kind"], alert["sentence"]) == ("unreadable", what)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert what in page and "<dt>Not readable</dt>" in page and "<code>@eaDir</code>" in page
 
 
 def test_pictures_of_people_are_shown_only_when_asked_for(

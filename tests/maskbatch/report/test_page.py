@@ -144,7 +144,11 @@ def sample(
                 "architecture": "mobilenet_v2", "created_at": "2026-11-02T03:40:02+00:00",
                 "versions": {"maskbatch": "0.1.0", "ray": "2.60.0", "torch": "2.15.0"}, "planned": overall["listed"],
                 "statuses": {"corrupt": overall["failed_corrupt"], "ok": overall["scored"]},
-                "listing": {"skipped": {".txt": 3}, "filtered": {}, "notes": {}}, "num_files": 34,
+                "listing": {
+                    "skipped": {".txt": 3}, "hidden": {"@eaDir": 40, ".snapshot (a folder, not entered)": 1},
+                    "filtered": {}, "notes": {}, "links": {"followed": 2}, "unreadable": 2,
+                    "examples": {"unreadable": ["/archive/<closed>/", "/archive/b/"]},
+                }, "num_files": 34,
                 "success_sha256": "159756cf1e3c55a8f30385808aabda678405d8d6af9556b2e59d22726f42526e",
             }
         ],
