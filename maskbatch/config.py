@@ -58,6 +58,8 @@ class PlanConfig:
     """Plan what its name leaves out too: thumbnails, bins, snapshots and temporary files of NAS systems."""
     skip_unreadable: bool = False
     """Go on where a folder may not be read, and count it."""
+    encoding: str | None = None
+    """Of manifests without a byte order mark, such as `cp1252`; None: UTF-8."""
     zip_encoding: str | None = None
     """Of names in a zip that does not say theirs, such as `cp932`; None: UTF-8, or else cp437."""
     margin_days: int = 0
@@ -75,7 +77,8 @@ class PlanConfig:
             raise UsageError(f"keep_column {self.keep_column}: the tables have a column of that name already")
         for prefix in self.allow_prefix:
             parse_prefix(prefix)
-        object.__setattr__(self, "zip_encoding", _find_encoding("--zip-encoding", self.zip_encoding))
+        for name in ("encoding", "zip_encoding"):
+            object.__setattr__(self, name, _find_encoding(name, getattr(self, name)))
         for pattern in self.exclude_path:
             if not pattern.rstrip("/") or pattern.startswith(("/", "./", "../")):
                 what = "a pattern of paths below the archive expected, such as cam07 or 'old/**'"
@@ -227,16 +230,17 @@ def _check(name: str, value: float | None, least: float, most: float = float("in
         raise UsageError(f"{name} {value}: {bounds} expected")
 
 
-def _find_encoding(option: str, name: str | None) -> str | None:
-    """Python's own name of an encoding that has ASCII's letters. Raises UsageError."""
+def _find_encoding(setting: str, name: str | None) -> str | None:
+    """Python's own name of an encoding; names in a zip have ASCII's letters in any. Raises UsageError."""
     if name is None:
         return None
     try:
-        if b"a.jpg".decode(name) == "a.jpg":
+        if (b"a.jpg" if setting == "zip_encoding" else "a.jpg".encode(name)).decode(name) == "a.jpg":
             return codecs.lookup(name).name
     except (LookupError, ValueError):
         pass
-    raise UsageError(f"{option} {name}: no encoding of names; one like cp932, gbk or cp1252 expected")
+    option = f"--{setting.replace('_', '-')}"
+    raise UsageError(f"{option} {name}: no such encoding of text; one like cp932, gbk or cp1252 expected")
 
 
 def _make_absolute(archive: str) -> str:

@@ -4,7 +4,7 @@ folder, bucket, prefix         every image below it
 path with * ? [...] **         what matches; a tar, zip, Parquet file or manifest among it is opened
 path with {date:%Y/%m/%d}      one of these for each day from --since to --until, and --margin-days around
 .tar .zip .parquet             the images inside: members, rowfiles
-.csv .jsonl .parquet, manifest.json of an S3 Inventory     the images listed: manifest, inventory
+.csv .tsv .jsonl .parquet, manifest.json of an S3 Inventory     the images listed: manifest, inventory
 """
 
 import os

@@ -26,7 +26,7 @@ def list_inventory(manifest: Manifest) -> Iterator[Entry]:
         for key in keys:
             uri, file = _open_data(manifest, object_place(destination, key))
             with explain_damage(uri), file:
-                rows = read_rows(file, f".{kind}", manifest.keep_column, header)
+                rows = read_rows(file, f".{kind}", manifest.keep_column, header=header)
                 yield from manifest.entries(_image_rows(rows, kind, manifest))
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from maskbatch.archives import inventory, manifest, members, rowfiles, tars, zips
 from maskbatch.archives.arguments import Source, container_kind, explain_unreachable, file_kind
+from maskbatch.archives.columns import plain_column
 from maskbatch.archives.entries import Entry, is_image
 from maskbatch.archives.hidden import Rules
 from maskbatch.archives.listing import list_tree
@@ -33,7 +34,7 @@ from maskbatch.stores.uris import SCHEME, local_path
 
 MANIFEST_BYTES = 2**31
 """The largest manifest that is read whole, because its server does not serve ranges."""
-KINDS = "a folder, an image, .tar, .zip, .parquet, .csv, .jsonl or manifest.json"
+KINDS = "a folder, an image, .tar, .zip, .parquet, .csv, .tsv, .jsonl or manifest.json"
 WEB_KINDS = "a web server has no folders to list; a file of these, or a manifest of its images"
 NO_RANGES = "its server does not serve ranges; copy it to a folder or a bucket"
 
@@ -165,7 +166,7 @@ class _Reader:
         lists, named = False, self.source.file or self.source.name.endswith(".parquet")
         with suppress(pa.ArrowException, OSError):
             schema = pq.read_schema(container.file)
-            columns = set(map(str.lower, schema.names))
+            columns = set(map(plain_column, schema.names))
             several = rowfiles.find_image_lists(schema)
             lists = "uri" in columns or rowfiles.find_image_column(schema) is None
             own = {"id", "uri", "status", "error"} <= columns  # a run's table, under a pattern like `**`
@@ -194,6 +195,7 @@ class _Reader:
                 open_file=self._open,
                 allow_prefix=self.config.allow_prefix,
                 keep_column=self.config.keep_column,
+                encoding=self.config.encoding,
                 rules=self.rules,
                 skipped=self.tally.skipped,
                 hidden=self.tally.hidden,

@@ -11,7 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from maskbatch.archives.columns import Row, check_columns, choose_columns, clean_row, describe_row, to_texts
+from maskbatch.archives.columns import (
+    Row,
+    check_columns,
+    choose_columns,
+    clean_row,
+    describe_row,
+    is_text,
+    to_texts,
+)
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.members import Container
 from maskbatch.errors import UsageError
@@ -43,11 +51,6 @@ def find_image_column(schema: pa.Schema) -> str | None:
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_image_struct(kind: pa.DataType) -> bool:
@@ -129,7 +132,7 @@ def _light_columns(
     chosen = choose_columns(tuple(field.name for field in others), keep_column)
     check_columns(chosen, [field.name for field in others], keep_column)
     light = {c: name for c, name in chosen.items() if c in ("site", "camera", "captured_at", "kept")}
-    named = [f.name for known in NAME_COLUMNS for f in others if f.name.lower() == known and _is_text(f.type)]
+    named = [f.name for known in NAME_COLUMNS for f in others if f.name.lower() == known and is_text(f.type)]
     has_path = top != image and schema.field(top).type.get_field_index("path") >= 0
     return light, [f"{top}.path"] * has_path + named
 

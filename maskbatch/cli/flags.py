@@ -42,6 +42,7 @@ SETTINGS = {
     "include_hidden": Flag("Plan thumbnails, bins, snapshots, dot-files and temporary files too."),
     "skip_unreadable": Flag("Go on where a folder may not be read; count it, and alert."),
     "allow_prefix": Flag("Where uris of a manifest may lie, in addition to its own folder; repeated."),
+    "encoding": Flag("Encoding of manifests without a byte order mark, as cp1252.", "UTF-8"),
     "zip_encoding": Flag("Encoding of names in a zip that does not say it, as cp932.", "UTF-8, else cp437"),
     "checkpoint": Flag("A .safetensors checkpoint.", "the packaged one"),
     "dtype": Flag("auto, bfloat16 or float32.", "auto: bfloat16 where the hardware has it"),

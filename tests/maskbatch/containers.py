@@ -143,6 +143,7 @@ def manifest_at(
     keep: str | None = None,
     files: Files | None = None,
     relative: str | None = None,
+    encoding: str | None = None,
 ) -> Manifest:
     uri = f"file://{encode_name(str(uri))}" if isinstance(uri, Path) else uri
     return Manifest(
@@ -151,6 +152,7 @@ def manifest_at(
         open_file=(files or Files()).open,
         allow_prefix=list(allow),
         keep_column=keep,
+        encoding=encoding,
         skipped=Counter(),
         notes=Counter(),
     )

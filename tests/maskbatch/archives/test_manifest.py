@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maskbatch.archives.entries import Entry
 from maskbatch.archives.manifest import is_manifest, list_manifest
@@ -46,7 +48,7 @@ def uri_of(text: str, allow: Iterable[str] = STORE, base: str = "s3://b/lists/l.
     ("name", "expected"),
     [
         ("a.csv", True), ("A.CSV.gz", True), ("x/a.jsonl", True), ("a.ndjson.gz", True), ("inv/manifest.json", True),
-        ("a.json", False), ("a.parquet", False), ("a.tsv", False), ("a.jpg", False), ("csv", False), ("a.csv.zip", False),
+        ("a.json", False), ("a.parquet", False), ("a.tsv", True), ("a.txt", False), ("a.jpg", False), ("csv", False), ("a.csv.zip", False),
     ],
 )  # fmt: skip
 def test_a_manifest_is_known_by_its_name(name: str, expected: bool) -> None:
@@ -258,7 +260,7 @@ HOSTILE = [
     "https:/host/a.jpg", "https://", "https://[host/a.jpg", "https://exa mple/a.jpg", "https://evil.com\\@host/a.jpg", "https:\\\\host\\a.jpg",
     "https://dir/p/../x.jpg", "https://dir/p/%2e%2E/x.jpg", "https://dir/p/.%2e/x.jpg", "https://dir/p/..%2fx.jpg", "https://dir/p/%2e%2e%2fx.jpg",
     "https://dir/p/%252e%252e/x.jpg", "https://dir/p/..;a=1/x.jpg", "https://dir/p/..%5cx.jpg", "https://dir/px/a.jpg", "https://dir/p/a%00.jpg",
-    "..\\..\\etc\\passwd", "C:\\x.jpg", "a\\b.jpg", "a\0.jpg", "a\x1b[2J.jpg", "a\x85.jpg",
+    "..\\..\\etc\\passwd", "C:\\x.jpg", "C:/x.jpg", "\\\\host\\share\\x.jpg", "\\etc\\passwd", "cam:7\\..\\x.jpg", "a\0.jpg", "a\x1b[2J.jpg", "a\x85.jpg",
     "simplecache::s3://bucket/a.jpg", "simplecache::file:///etc/passwd", "zip://x::file:///etc/x.zip", "zip://x.jpg::s3://bucket/a.zip", "a::b.jpg",
     "github://o:r@main/x.jpg", "git+ssh://host/x.jpg", "s3+http://bucket/x.jpg", "nope://bucket/x.jpg", "javascript://x", "data:image/png;base64,AAAA",
     "reference://x", "memory://x.jpg", "jar:file:///etc/x.zip", "://x.jpg",
@@ -303,14 +305,19 @@ def test_a_refusal_names_the_row_and_the_remedy_that_mends_it() -> None:
     ("name", "content", "message"),
     [
         ("l.csv", "", "has no column uri"),
-        ("l.csv", "url;site\na.jpg;x\n", r"has no column uri \(or bucket and key\), but url;site$"),
+        ("l.csv", "link;site\na.jpg;x\n", r"has no column uri \(or bucket and key\), but link, site$"),
         ("l.csv", "key,name\nx,y\n", "but key, name$"),
         ("l.csv", "uri,kep\na.jpg,1\n", "no column kept to keep, but uri, kep$"),
         ("l.csv", "uri,kept\na.jpg,1\na.jpg\n", "line 3: 1 values, 2 expected"),
         ("l.csv", 'uri,kept\na.jpg,1\n"a.jpg,1\n', "unexpected end of data"),
         ("l.csv", "uri,kept\n" + "a" * 200_000, "field larger than field limit"),
-        ("l.csv", b"uri,kept\n\xe9.jpg,1\n", "not UTF-8"),
-        ("l.csv", "uri,kept\na,1\n".encode("utf-16"), "not UTF-8"),
+        ("l.csv", b"uri,kept\n\xe9.jpg,1\n", "it is not UTF-8; name its encoding, as --encoding cp1252$"),
+        (
+            "l.csv",
+            "uri,kept\na,1\n".encode("utf-16-le"),
+            "NULs in its header; if it is UTF-16, add --encoding utf-16-le",
+        ),
+        ("l.csv", "url,path,kept\na,b,1\n", "may have its uris in url or path; name the right one uri$"),
         (
             "l.csv.gz",
             gzip.compress(b"uri,kept\n" + os.urandom(9000).hex().encode())[:-2000],
@@ -321,9 +328,9 @@ def test_a_refusal_names_the_row_and_the_remedy_that_mends_it() -> None:
         ("l.jsonl", "[1]", "line 1: a JSON object expected"),
         ("l.jsonl", "[" * 100_000, "line 1: no JSON"),
         ("l.jsonl", '{"uri": "\\ud800.jpg", "kept": 1}', "line 1: no JSON"),
-        ("l.jsonl", '{"url": "a.jpg", "kept": 1}', "has no column uri .* but url, kept"),
+        ("l.jsonl", '{"link": "a.jpg", "kept": 1}', "has no column uri .* but link, kept"),
         ("l.jsonl", '{"uri": "a.jpg"}', "has no column kept to keep, but uri"),
-        ("l.jsonl", '{"uri": "' + "a" * 1_100_000, "line 1: more than 1,048,576 bytes"),
+        ("l.jsonl", '{"uri": "' + "a" * 1_100_000, "line 1: more than 1,048,576 characters"),
         ("l.parquet", b"PAR1 no PAR1", "cannot be read"),
         ("l.txt", "uri,kept\n", "is no manifest by its name"),
     ],
@@ -380,3 +387,82 @@ def test_a_long_manifest_is_never_whole_in_memory(
         tracemalloc.stop()
     assert number == num_rows
     assert peak + arrow < limit
+
+
+SPELLINGS = {
+    "uri": ["uri", "URI", " Uri ", "path", "File Name", "filePath", "image-url", "URL"],
+    "camera": ["camera", "Camera ID", "CAMERA_NAME", "cam"],
+    "captured_at": ["captured_at", "Captured At", "capturedAt", "CAPTURED-AT", "Timestamp"],
+}
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "cp1252", "latin-1"]
+WORDS = st.text(st.sampled_from("aüÉ ,;|\"'1"), min_size=1, max_size=9).filter(str.strip)
+
+
+@given(st.data())
+def test_a_manifest_lists_the_same_images_however_it_is_written(data: st.DataObject) -> None:
+    draw = data.draw
+    columns = draw(st.permutations(list(SPELLINGS)))
+    header = [draw(st.sampled_from(SPELLINGS[column])) for column in columns]
+    rows = draw(st.lists(st.tuples(WORDS, WORDS), max_size=5))
+    separator, encoding = draw(st.sampled_from(",;\t|")), draw(st.sampled_from(ENCODINGS))
+    text = io.StringIO()
+    text.write(draw(st.sampled_from(["", "\r\n", f"sep={separator}\r\n"])))
+    writer = csv.writer(text, delimiter=separator, lineterminator=draw(st.sampled_from(["\n", "\r\n"])))
+    writer.writerow(header)
+    for name, camera in rows:
+        values = {"uri": f"{name}.jpg", "camera": camera, "captured_at": "2026/10/01 8:30"}
+        writer.writerow([values[column] for column in columns])
+    text.write(draw(st.sampled_from(["", "\n", f"{separator * 2}\n"])))
+    content = text.getvalue().encode(encoding)
+    base = draw(st.sampled_from(["s3://b/l.csv", "s3://b/l.tsv", "s3://b/l.csv.gz"]))
+    files = Files({base: gzip.compress(content) if base.endswith("gz") else content})
+    marked = encoding in ("utf-8-sig", "utf-16", "utf-32")
+    given_encoding = draw(st.none() | st.just("cp1252")) if marked else encoding
+    entries, _, notes = listing(base, files=files, encoding=given_encoding)
+    assert [(entry.relative, entry.camera) for entry in entries] == [
+        (f"{name}.jpg".strip(), camera.strip()) for name, camera in rows
+    ]
+    assert {entry.time for entry in entries} <= {datetime(2026, 10, 1, 8, 30)} and not notes
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
+def test_json_lines_may_have_another_encoding(encoding: str) -> None:
+    content = "".join(json.dumps({"Uri": f"ü{i}.jpg"}, ensure_ascii=False) + "\n" for i in range(3))
+    files = Files({"s3://b/l.jsonl": content.encode(encoding)})
+    entries, _, _ = listing(
+        "s3://b/l.jsonl", files=files, encoding="cp1252" if encoding == "cp1252" else None
+    )
+    assert [entry.relative for entry in entries] == ["ü0.jpg", "ü1.jpg", "ü2.jpg"]
+
+
+def test_bytes_that_are_not_in_the_encoding_given_are_refused_by_its_name() -> None:
+    with pytest.raises(
+        UsageError, match="cannot be read: it is not cp1252; name its encoding, as --encoding"
+    ):
+        of_rows(
+            "uri\n\N{LATIN CAPITAL LETTER A WITH MACRON}\N{LATIN CAPITAL LETTER A WITH ACUTE}.jpg\n",
+            encoding="cp1252",
+        )
+
+
+def test_of_several_names_of_a_column_the_better_one_counts() -> None:
+    (entry,) = of_rows("url,uri,timestamp,captured_at,size,num_bytes\na.jpg,b.jpg,1,2026-10-01,5,6\n")
+    assert (entry.relative, entry.time, entry.num_bytes) == ("b.jpg", datetime(2026, 10, 1), 6)
+    (entry,) = of_rows("file,bucket,key\na.jpg,b,lists/c.jpg\n")
+    assert entry.uri == "s3://b/lists/c.jpg"
+
+
+def test_rows_may_end_in_blank_values_and_a_manifest_may_have_no_rows() -> None:
+    entries = of_rows("\n\nuri;camera\na.jpg;1;;\n;;\n \nb.jpg;2\n")
+    assert [(entry.relative, entry.camera) for entry in entries] == [("a.jpg", "1"), ("b.jpg", "2")]
+    assert of_rows("uri;camera") == of_rows("uri\n") == []
+    with pytest.raises(UsageError, match="line 4: 3 values, 2 expected"):
+        of_rows("sep=;\nuri;camera\na.jpg;1\nb.jpg;1;x\n")
+
+
+def test_a_relative_path_of_windows_reads_as_one_and_a_drive_is_refused(tmp_path: Path) -> None:
+    entries, _, _ = listing(write(tmp_path / "l.csv", "uri\nimgs\\a.jpg\n.\\imgs\\..\\b.jpg\n"))
+    assert [entry.relative for entry in entries] == ["imgs/a.jpg", "b.jpg"]
+    for text in ("C:\\imgs\\a.jpg", "d:/a.jpg", "\\\\nvr\\share\\a.jpg", "\\\\?\\C:\\a.jpg"):
+        with pytest.raises(UsageError, match=r"line 2: .* is a path of a Windows machine"):
+            listing(write(tmp_path / "l.csv", f"uri\n{text}\n"))
