@@ -137,7 +137,12 @@ def list_manifest(manifest: Manifest) -> Iterator[Entry]:
     """Every image of a table, in its order. Raises UsageError naming the row that may not be read."""
     encoding = manifest.encoding
     with explain_damage(manifest.uri, encoding), manifest.open_file(manifest.uri) as file:
-        yield from manifest.entries(read_rows(file, manifest.place.path, manifest.keep_column, encoding))
+        rows = read_rows(file, manifest.place.path, manifest.keep_column, encoding)
+        first = next(rows, None)
+        if first is None:
+            manifest.skipped["manifest without a row"] += 1
+        else:
+            yield from manifest.entries(chain([first], rows))
 
 
 @contextmanager

@@ -455,7 +455,11 @@ def test_of_several_names_of_a_column_the_better_one_counts() -> None:
 def test_rows_may_end_in_blank_values_and_a_manifest_may_have_no_rows() -> None:
     entries = of_rows("\n\nuri;camera\na.jpg;1;;\n;;\n \nb.jpg;2\n")
     assert [(entry.relative, entry.camera) for entry in entries] == [("a.jpg", "1"), ("b.jpg", "2")]
-    assert of_rows("uri;camera") == of_rows("uri\n") == []
+    assert listing("s3://b/l.csv", files=Files({"s3://b/l.csv": b"uri;camera"})) == (
+        [],
+        {"manifest without a row": 1},
+        {},
+    )
     with pytest.raises(UsageError, match="line 4: 3 values, 2 expected"):
         of_rows("sep=;\nuri;camera\na.jpg;1\nb.jpg;1;x\n")
 
