@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from maskbatch.stores.uris import SCHEME, encode_name, local_path
 FOLLOWED = "followed"
 TWICE = "to a folder that is read elsewhere in the archive (read once)"
 LOOP = "to a folder above themselves (not followed)"
+Chain = tuple[str, ...]
+"""Real paths of the folders that links led to, from the archive down to a folder."""
 GO_ON = "--skip-unreadable goes on and counts it"
 
 
@@ -27,41 +29,64 @@ class Links:
     trees: Sequence[Tree]
     rules: Rules
     counts: Counter[str] = field(default_factory=Counter)
-    _bases: dict[str, Tree] = field(init=False)
-    """Trees by the real path of their folder."""
-    _read: set[tuple[int, int]] = field(default_factory=set)
-    """Device and inode of the folders that links led to, and of those below."""
+    _bases: list[tuple[str, Tree]] = field(init=False)
+    """The trees, each with the real path of its folder."""
+    _read: set[tuple[int, int, Hashable]] = field(default_factory=set)
+    """Device and inode of the folders that links led to, and of those below, and what was wanted of them."""
 
     def __post_init__(self) -> None:
-        self._bases = {os.path.realpath(_path(t.base)): t for t in self.trees if t.base.startswith(SCHEME)}
+        local = [tree for tree in self.trees if tree.base.startswith(SCHEME)]
+        real = {base: os.path.realpath(_path(base)) for base in {tree.base for tree in local}}
+        self._bases = [(real[tree.base], tree) for tree in local]
 
-    def follows(self, path: str) -> bool:
-        """Whether to enter the folder that the link `path` leads to; counts it. Raises OSError."""
-        real, holder = os.path.realpath(path), os.path.realpath(Path(path).parent)
+    def follow(self, tree: Tree, relative: str, chain: Chain) -> Chain | None:
+        """The chain of links with this one, to a folder at `relative`; None to pass it by. Raises OSError.
+
+        `chain`: the real folders of the links above it. Counts what becomes of it.
+        """
+        path = _path(tree.base + relative.rstrip("/"))
+        real, holder = os.path.realpath(path), os.path.realpath(path.parent)
         how = FOLLOWED
-        if any(_is_below(folder, real) for folder in (holder, *self._bases)):
+        if any(_is_below(folder, real) for folder in (holder, *chain, *{base for base, _ in self._bases})):
             how = LOOP
-        elif self._comes_by_itself(real) or not self.marks(path):
+        elif self._comes_by_itself(tree, relative, real) or not self.mark(tree, relative):
             how = TWICE
         self.counts[how] += 1
-        return how == FOLLOWED
+        return (*chain, real) if how == FOLLOWED else None
 
-    def marks(self, path: str) -> bool:
-        """Note that a folder below a link is read now; False if it was read before. Raises OSError."""
-        info = Path(path).stat()
-        key = (info.st_dev, info.st_ino)
+    def mark(self, tree: Tree, relative: str) -> bool:
+        """Note that a folder is read now; False if the same of it was read before. Raises OSError."""
+        info = _path(tree.base + relative).stat()
+        wanted = _describe_rest(tree, relative)
+        if wanted is None:
+            return True
+        key = (info.st_dev, info.st_ino, wanted)
         is_new = key not in self._read
         self._read.add(key)
         return is_new
 
-    def _comes_by_itself(self, real: str) -> bool:
-        """Whether the folder lies in a tree, which reads it by its own path."""
-        for base, tree in self._bases.items():
-            if _is_below(real, base):
-                relative = encode_name(real[len(base.rstrip("/")) + 1 :]) + "/"
-                if tree.enters(relative) and not self.rules.below(tree).find_hidden(relative):
+    def _comes_by_itself(self, tree: Tree, relative: str, real: str) -> bool:
+        """Whether the same of the folder `real` is read by its own path, as it lies in a tree."""
+        wanted = _describe_rest(tree, relative)
+        for base, other in self._bases:
+            if wanted is not None and _is_below(real, base):
+                own = encode_name(real[len(base.rstrip("/")) + 1 :]) + "/"
+                same = not other.pattern or _describe_rest(other, own) == wanted
+                if same and other.enters(own) and not self.rules.below(other).find_hidden(own):
                     return True
         return False
+
+
+def _describe_rest(tree: Tree, folder: str) -> Hashable:
+    """What a tree wants of a folder that it enters, equal for folders of which it wants the same.
+
+    None where that depends on the folder's own names, as for `**/x/*.jpg`.
+    """
+    pattern, depth = tree.pattern, folder.count("/")
+    if "**" in pattern:
+        at = pattern.index("**")
+        return (pattern, min(depth, at)) if len(pattern) <= at + 2 else None
+    return (pattern, depth) if pattern else ()
 
 
 def _path(uri: str) -> Path:
@@ -83,9 +108,9 @@ class Walk:
 
     def files(self) -> Iterator[File]:
         """Every file, by path bytewise. Raises UsageError for a folder that may not be read."""
-        return self._folder(self.tree.lead, is_linked=False)
+        return self._folder(self.tree.lead, ())
 
-    def _folder(self, below: str, *, is_linked: bool) -> Iterator[File]:
+    def _folder(self, below: str, chain: Chain) -> Iterator[File]:
         try:
             with os.scandir(_path(self.tree.base + below)) as listed:
                 items = [(encode_name(item.name), _is_folder(item), item) for item in listed]
@@ -94,28 +119,30 @@ class Walk:
             return
         for relative, exact, item in self.tree.select(below, items):
             if exact is None:
-                yield from self._enter(relative, item, is_linked=is_linked)
+                yield from self._enter(relative, item, chain)
             elif hidden := self.rules.find_hidden(relative):
                 yield File(self.tree.base + relative, relative, exact=exact, hidden=hidden)
             else:
                 yield from self._file(item, relative, exact)
 
-    def _enter(self, relative: str, item: "os.DirEntry[str]", *, is_linked: bool) -> Iterator[File]:
+    def _enter(self, relative: str, item: "os.DirEntry[str]", chain: Chain) -> Iterator[File]:
         label = self.rules.find_snapshot(relative)
         if label or item.is_symlink():
             label = label or self.rules.explain_closed(relative)
         if label:
             yield File(self.tree.base + relative, relative, hidden=label)
             return
+        entered: Chain | None = chain
         try:
-            is_new = self.links.follows(item.path) if item.is_symlink() else True
-            if is_linked and not item.is_symlink():
-                is_new = self.links.marks(item.path)
+            if item.is_symlink():
+                entered = self.links.follow(self.tree, relative, chain)
+            elif chain and not self.links.mark(self.tree, relative):
+                return  # another link has led here
         except OSError as error:
             yield from self._explain(relative, error)
             return
-        if is_new:
-            yield from self._folder(relative, is_linked=is_linked or item.is_symlink())
+        if entered is not None:
+            yield from self._folder(relative, entered)
 
     def _file(self, item: "os.DirEntry[str]", relative: str, exact: bool) -> Iterator[File]:
         uri = self.tree.base + relative

@@ -24,7 +24,7 @@ from maskbatch.stores.files import Location
 from maskbatch.stores.options import StorageOptions
 from maskbatch.stores.uris import Text
 
-SAME_IMAGES = ("archives", "since", "until", "camera", "limit")
+SAME_IMAGES = ("archives", "since", "until", "camera", "limit", "exclude_path")
 """Settings that a version has in common with the run it replaces."""
 
 

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import fsspec
@@ -230,3 +231,47 @@ def test_planned_uris_are_judged_below_the_tree_that_they_come_from() -> None:
     trees = [Tree("file:///a/"), Tree("file:///b/.cam/")]
     for uri, is_hidden in uris.items():
         assert count_hidden([uri], trees, Rules()) == is_hidden, uri
+
+
+NAMES = st.sampled_from(
+    ["a", "@eaDir", ".x", "b.jpg", "._b.jpg", "c.txt", "#recycle", "old", "d.jpg.part", "é.png"]
+)
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
+
+
+@given(st.lists(PATHS, max_size=12, unique=True))
+def test_every_file_of_any_archive_is_in_one_count(paths: list[str]) -> None:
+    paths = [path for path in paths if not any(other.startswith(f"{path}/") for other in paths)]
+    counts = []
+    for place in KINDS:
+        with TemporaryDirectory() as folder:
+            root = place(dict.fromkeys(paths, b"x"), Path(folder))
+            Path(folder, "archive").mkdir(exist_ok=True)
+            fsspec.filesystem("memory").mkdirs(root, exist_ok=True)
+            found, tally = listed(root, exclude_path=("old",))
+        left_out = tally.hidden + tally.filtered + tally.skipped
+        assert len(found) + left_out.total() == len(paths)
+        counts.append((found, left_out))
+    assert all(count == counts[0] for count in counts)
+
+
+def test_a_folder_of_a_store_that_may_not_be_listed_is_passed_over_if_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = as_store(
+        dict.fromkeys(["a.jpg", "closed/b.jpg", "lost+found/c.jpg", "deep/closed/d.jpg"], b"x"), tmp_path
+    )
+    files = fsspec.filesystem("memory")
+    list_folder = type(files).ls
+
+    def refuse(self: Any, path: str, **options: Any) -> Any:
+        if path.rstrip("/").endswith(("closed", "lost+found")):
+            raise PermissionError("403")
+        return list_folder(self, path, **options)
+
+    monkeypatch.setattr(type(files), "ls", refuse)
+    with pytest.raises(UsageError, match=r"cannot list .*closed/: PermissionError: 403; .*--skip-unreadable"):
+        listed(root)
+    found, tally = listed(root, skip_unreadable=True)
+    assert (found, tally.unreadable) == (["a.jpg"], 2)
+    assert tally.hidden == {"lost+found (a folder, not entered)": 1}
