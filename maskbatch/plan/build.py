@@ -33,7 +33,8 @@ def plan_rows(
         said, template = layouts.parse(entry)
         parsed = overlay(entry, said or Parsed())
         sites.add(parsed.site)
-        time = clock.read_name(parsed.time, parsed.site)
+        read = clock.read_name if parsed.has_hour else clock.to_utc  # a date alone stays that day
+        time = read(parsed.time, parsed.site)
         local = clock.to_local(time, parsed.site)
         flag = _find_filter(config, parsed, local, *bounds)
         if flag:

@@ -89,6 +89,17 @@ def test_what_is_to_be_filled_in_is_what_the_guide_fills_in() -> None:
             )
 
 
+@pytest.mark.parametrize(
+    ("timezone", "folder"),
+    [("Europe/Paris", "Europe/Paris"), (["UTC-3:30", "a=UTC"], "UTC-0330"), ([], "UTC")],
+)
+def test_runs_lie_below_a_folder_of_their_zone_that_every_disk_can_have(
+    timezone: str | list[str], folder: str
+) -> None:
+    schedule = Schedule.of(["/srv/archive"], "/srv/reports", {"timezone": timezone})
+    assert str(schedule.run("2026-10").path) == f"/srv/reports/{folder}/2026-10"
+
+
 def test_the_settings_of_the_nights_are_ones_that_the_jobs_take() -> None:
     schedule = Schedule.of(
         ["/srv/archive/{date:%Y/%m/%d}"], "/srv/reports", read_toml(SCHEDULES / "nightly.toml")

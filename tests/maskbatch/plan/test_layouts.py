@@ -155,6 +155,16 @@ def test_names_may_be_in_another_zone_than_the_report(tmp_path: Path) -> None:
     assert listed(template, **settings | {"layout": "*/" + RIGHT, "allow_unknown_times": True})[0] != []
 
 
+@pytest.mark.parametrize("zone", ["-03:30", "Asia/Tokyo"])
+def test_a_date_without_a_time_of_day_stays_that_day_whatever_zone_names_are_in(
+    tmp_path: Path, zone: str
+) -> None:
+    root = archive(tmp_path, "c1/20261003.jpg", "c1/20261004.jpg")
+    settings = {"timezone": zone, "names_in": "UTC", "layout": "{camera}/{captured_at:%Y%m%d}.jpg"}
+    _, listing = listed(root, **settings)
+    assert (listing.first_time, listing.last_time) == (datetime(2026, 10, 3), datetime(2026, 10, 4))
+
+
 def test_days_of_paths_in_another_zone_are_all_listed(tmp_path: Path) -> None:
     root = archive(tmp_path, "2026-10-03/c1_22.jpg", "2026-10-04/c1_21.jpg", "2026-10-04/c1_22.jpg")
     rows, listing = listed(
