@@ -92,11 +92,12 @@ class _Reader:
         kind = file_kind(where if where != file.uri else name) if file.exact else None
         if kind and not file.error:
             yield from self._keep(self._inside(file, kind))
-        elif is_image(name):
+        elif is_image(name) or (kind and file.heals):
             place = {
                 item: getattr(file, item) for item in ("uri", "relative", "num_bytes", "version", "error")
             }
-            yield Entry(**place, status="unsupported" if file.error else None)
+            failed = "read_error" if file.heals else "unsupported"
+            yield Entry(**place, status=failed if file.error else None)
         elif self.source.file:
             kinds = WEB_KINDS if file.uri.startswith("http") else KINDS
             raise UsageError(f"archive {where}: its kind is not known; {kinds} expected")

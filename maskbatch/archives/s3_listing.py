@@ -1,13 +1,13 @@
 """A tree of a bucket, split into prefixes that can be listed in parallel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 
 from maskbatch.archives.hidden import Rules
 from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
 from maskbatch.archives.walk import pass_over
-from maskbatch.stores.s3 import S3, DeniedError, Keys
+from maskbatch.stores.s3 import RESTORE_FIRST, S3, DeniedError, Keys
 from maskbatch.stores.uris import encode_name
 
 MAX_DEPTH = 6
@@ -41,9 +41,10 @@ class BucketTree:
             yield partial(self._below, prefix)
             return
         files = {key: (key, size, etag) for page in level for key, size, etag in page.keys}
+        archived = {key: storage for page in level for key, storage in page.archived.items()}
         for key in sorted([*folders, *files], key=str.encode):
             if key in files:
-                yield self._files([files[key]])
+                yield self._files([files[key]], archived)
             elif len(folders) < PREFIXES and depth < MAX_DEPTH:
                 yield from self._split(key, depth + 1)
             else:
@@ -52,7 +53,7 @@ class BucketTree:
     def _below(self, prefix: str) -> Iterator[Page]:
         try:
             for page in self._pages(max(prefix, self.stem, key=len)):
-                yield self._files(page.keys)
+                yield self._files(page.keys, page.archived)
         except DeniedError as error:
             yield [self._pass_over(prefix, error)]
 
@@ -66,14 +67,16 @@ class BucketTree:
             page = self.store.list_page(Prefix=prefix, **token, **params)
             yield page
 
-    def _files(self, keys: list[tuple[str, int, str | None]]) -> Page:
+    def _files(self, keys: list[tuple[str, int, str | None]], archived: Mapping[str, str]) -> Page:
         files = []
         for key, size, etag in keys:
             relative = encode_name(key[len(self.base) :])
             exact = self.tree.takes(relative)
             if exact is not None and not (key.endswith("/") and size == 0):
                 hidden = self.rules.find_hidden(relative)
-                files.append(
-                    File(self.tree.base + relative, relative, size, etag, exact=exact, hidden=hidden)
-                )
+                file = File(self.tree.base + relative, relative, size, etag, exact=exact, hidden=hidden)
+                if key in archived:
+                    error = f"archived in storage class {archived[key]}; {RESTORE_FIRST}"
+                    file = file._replace(error=error, heals=True)
+                files.append(file)
         return files

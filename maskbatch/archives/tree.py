@@ -21,11 +21,13 @@ class File(NamedTuple):
     num_bytes: int | None = None
     version: str | None = None
     error: str | None = None
-    """Why it can never be read, if it is not a regular file."""
+    """Why it cannot be read: it is not a regular file, or archived."""
     exact: bool = False
     """The pattern names this file itself, not a folder above it."""
     hidden: str | None = None
     """As what to count it, if its name leaves it out: one of `hidden.LABELS`, or a folder not entered."""
+    heals: bool = False
+    """With an error, whether a later run may read it."""
     lost: str | None = None
     """`unreadable` for a folder that is passed over, `broken` for a link to nothing."""
 

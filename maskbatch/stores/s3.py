@@ -11,7 +11,8 @@ presigned and parsed here 23, `list_objects_v2` 91 (times not parsed 50), s3fs.f
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -49,6 +50,13 @@ class DeniedError(UsageError):
     """These credentials may not list a prefix."""
 
 
+ARCHIVE_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
+"""Storage classes to restore first. The archive tiers of INTELLIGENT_TIERING are in no listing."""
+RESTORE_FIRST = "restore it, then run the same command with --reuse"
+RESTORE_STATUS = {"x-amz-optional-object-attributes": "RestoreStatus"}
+NOTHING_ARCHIVED: Mapping[str, str] = MappingProxyType({})
+
+
 class Keys(NamedTuple):
     """One page of a bucket's listing."""
 
@@ -58,6 +66,8 @@ class Keys(NamedTuple):
     """Common prefixes, ending in `/`, if the request has a delimiter."""
     token: str | None
     """Continuation token of the next page."""
+    archived: Mapping[str, str] = NOTHING_ARCHIVED
+    """The storage class of each key that can only be read after a restore."""
 
 
 def parse_page(content: bytes) -> Keys:
@@ -65,19 +75,22 @@ def parse_page(content: bytes) -> Keys:
     root = ElementTree.fromstring(content)  # noqa: S314  the standard library's expat bounds expansion
     space = root.tag.rpartition("}")[0] + "}" if "}" in root.tag else ""
     decode = unquote_plus if root.findtext(f"{space}EncodingType") == "url" else str
-    keys = []
+    keys, archived = [], {}
     for item in root.iterfind(f"{space}Contents"):
         key, size = item.findtext(f"{space}Key"), item.findtext(f"{space}Size")
         if key is None or size is None:
             raise ValueError("a key without its name or size")
         keys.append((decode(key), int(size), base.plain_etag(item.findtext(f"{space}ETag"))))
+        storage = item.findtext(f"{space}StorageClass")
+        if storage in ARCHIVE_CLASSES and not item.findtext(f"{space}RestoreStatus/{space}RestoreExpiryDate"):
+            archived[decode(key)] = storage
     prefixes = root.iterfind(f"{space}CommonPrefixes/{space}Prefix")
     folders = [decode(item.text or "") for item in prefixes]
     truncated = root.findtext(f"{space}IsTruncated")
     if truncated not in ("true", "false"):
         raise ValueError("no page of a listing")
     token = root.findtext(f"{space}NextContinuationToken") if truncated == "true" else None
-    return Keys(keys, folders, token)
+    return Keys(keys, folders, token, archived)
 
 
 class S3:
@@ -143,10 +156,18 @@ class S3:
         return found, body
 
     def _page(self, params: dict[str, Any]) -> Keys:
+        page = self._list(params, {})
+        if page.archived:  # a listing says what is restored only if asked, which few stores but AWS know
+            with suppress(UsageError):
+                return self._list(params | {"OptionalObjectAttributes": ["RestoreStatus"]}, RESTORE_STATUS)
+        return page
+
+    def _list(self, params: dict[str, Any], headers: dict[str, str]) -> Keys:
         try:
-            status, _, body = self._ask("list_objects_v2", {}, MAX_PAGE_BYTES, EncodingType="url", **params)
+            answer = self._ask("list_objects_v2", {**headers}, MAX_PAGE_BYTES, EncodingType="url", **params)
         except BotoCoreError as error:
             raise RunFailedError(f"s3://{self.bucket}: {error}; renew the credentials") from error
+        status, _, body = answer
         if status in (301, 307, 400, 401, 403, 404):
             self._raise_if_hopeless(body.decode(errors="replace"))
             remedy = "check the URL and the region, and give these credentials s3:ListBucket"
@@ -192,6 +213,8 @@ class S3:
             raise base.RefusedError(base.CHANGED) from error
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError, PermissionError) as error:
             self._raise_if_hopeless(str(error))
+            if "<Code>InvalidObjectState<" in str(error):
+                raise base.RefusedError(f"archived by its store; {RESTORE_FIRST}") from error
             raise PermissionError from error
         except (exceptions.BaseError, BotoCoreError) as error:
             text = str(error)

@@ -1,5 +1,6 @@
 """What S3 relies on in obstore and botocore, against a server on the loopback; tests/store has a real S3."""
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,8 +10,14 @@ import botocore.session
 import pytest
 from botocore.credentials import RefreshableCredentials
 
+from maskbatch.archives.arguments import find_sources
+from maskbatch.archives.reader import list_entries
+from maskbatch.archives.tally import Tally
+from maskbatch.config import PlanConfig
 from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.stores.access import Access
 from maskbatch.stores.base import Info, RefusedError, ThrottledError, TooLargeError, TransientError
+from maskbatch.stores.options import StorageOptions
 from maskbatch.stores.s3 import S3, Keys, parse_page
 from maskbatch.stores.s3_clients import _credentials
 from tests.serving import serving
@@ -20,6 +27,18 @@ PAGE = b"""<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><En
 <IsTruncated>true</IsTruncated><NextContinuationToken>next</NextContinuationToken>
 <Contents><Key>a%2F%2Fb+c.jpg</Key><Size>3</Size><ETag>"e"</ETag></Contents>
 <CommonPrefixes><Prefix>d%09/</Prefix></CommonPrefixes></ListBucketResult>"""
+
+
+COLD = b"""<ListBucketResult><IsTruncated>false</IsTruncated>%s</ListBucketResult>"""
+COLD_KEY = (
+    b"<Contents><Key>cold/%s</Key><Size>3</Size><ETag>e</ETag><StorageClass>%s</StorageClass>%s</Contents>"
+)
+RESTORED = b"<RestoreStatus><IsRestoreInProgress>false</IsRestoreInProgress><RestoreExpiryDate>2026-12-01T00:00:00Z</RestoreExpiryDate></RestoreStatus>"
+RESTORING = b"<RestoreStatus><IsRestoreInProgress>true</IsRestoreInProgress></RestoreStatus>"
+COLD_KEYS = [
+    (b"a.jpg", b"GLACIER", b""), (b"b.jpg", b"DEEP_ARCHIVE", RESTORED), (b"c.jpg", b"GLACIER_IR", b""), (b"d.tar", b"GLACIER", b""),
+    (b"e.jpg", b"DEEP_ARCHIVE", RESTORING), (b"f.jpg", b"STANDARD", b""), (b"g.txt", b"GLACIER", b""),
+]  # fmt: skip
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -39,6 +58,13 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif kind in ("ok", "cut"):
             self.answer(200, DATA if kind == "ok" else DATA[:5], len(DATA))
+        elif kind == "list" and "prefix=cold" in query:
+            asked = self.headers["x-amz-optional-object-attributes"] == "RestoreStatus"
+            keys = [
+                COLD_KEY % (name, storage, restored if asked else b"")
+                for name, storage, restored in COLD_KEYS
+            ]
+            self.answer(200, COLD % b"".join(keys))
         elif kind == "list":
             self.answer(200, PAGE)
         else:
@@ -152,6 +178,32 @@ def test_a_page_of_a_listing_is_parsed(store: S3) -> None:
     for wrong in (b"<Error/>", PAGE.replace(b"<Size>3</Size>", b""), PAGE.replace(b">true<", b">?<")):
         with pytest.raises(ValueError):
             parse_page(wrong)
+
+
+def test_what_is_archived_and_not_restored_is_planned_as_such(server: Server, store: S3) -> None:
+    page = store.list_page(Prefix="cold/")
+    assert page.archived == dict.fromkeys(("cold/a.jpg", "cold/d.tar", "cold/g.txt"), "GLACIER") | {
+        "cold/e.jpg": "DEEP_ARCHIVE"
+    }
+    options = {"endpoint_url": f"http://127.0.0.1:{server.server_port}", "key": "k", "secret": "s"}
+    access = Access(options=StorageOptions(json.dumps({"s3://b/": options})))
+    config = PlanConfig(archives=("s3://b/cold/*",))
+    tally = Tally()
+    found = {
+        entry.relative: entry for entry in list_entries(find_sources(config, access), config, access, tally)
+    }
+    assert {name: entry.status for name, entry in found.items()} == {
+        "a.jpg": "read_error", "b.jpg": None, "c.jpg": None, "d.tar": "read_error", "e.jpg": "read_error", "f.jpg": None,
+    }  # fmt: skip
+    remedy = "restore it, then run the same command with --reuse"
+    assert found["a.jpg"].error == f"archived in storage class GLACIER; {remedy}"
+    assert tally.skipped == {".txt": 1}
+
+
+@TIDY_AND_UNTIDY
+def test_reading_what_its_store_has_archived_says_so(store: S3, folder: str) -> None:
+    with pytest.raises(RefusedError, match="archived by its store; restore it"):
+        store.read(f"s3://b/{folder}403-InvalidObjectState", None, None, 99)
 
 
 def test_a_key_without_its_secret_is_one_sentence(server: Server) -> None:
