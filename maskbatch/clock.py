@@ -10,7 +10,7 @@ from maskbatch.errors import UsageError
 from maskbatch.times import parse_time as parse_time  # for those who have a Clock
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
-OFFSET = re.compile(r"(?:UTC|GMT)?([+\u2212-])(\d{1,2})(?::?([0-5]\d))?", re.IGNORECASE | re.ASCII)
+OFFSET = re.compile(r"(?:(?:UTC|GMT) ?)?([+\u2212-])(\d{1,2})(?::?([0-5]\d))?", re.IGNORECASE | re.ASCII)
 """A zone that never changes: `+02:00`, `-0330`, `UTC+1`. East of Greenwich is `+`, unlike in `Etc/GMT+1`."""
 MAX_OFFSET = timedelta(hours=14)
 

@@ -25,6 +25,8 @@ milli-, micro- or nanoseconds by its digits; a weekday is read over."""
 UNPADDED = "mdjHIMS"
 """Those that may stand with a dash: `%-d`."""
 NUMERIC = "YymdjHIMSfs"
+MORE_DAYS = frozenset("bBj")
+"""Those that say a day again or otherwise than `%m` and `%d`."""
 SHORT = {"%F": "%Y-%m-%d", "%T": "%H:%M:%S", "%R": "%H:%M", "%D": "%m/%d/%y", "%h": "%b"}
 """Directives that stand for several."""
 DATE_DIRECTIVES = "YymbBdjHF"
@@ -78,7 +80,9 @@ class Template:
         self._whole = re.compile(whole, re.DOTALL)
         if not self._seen:
             self._refuse("names no field; use {site}, {camera} or {captured_at:%Y%m%d%H%M%S}")
-        self._check_times({name[2:] for name in self._seen if name.startswith("t_")})
+        times = [name for name in self._whole.groupindex if name.startswith("t_")]
+        self._times = [(name, name[2], READERS.get(name[2], int)) for name in times]
+        self._check_times({name[2] for name in times})
 
     def _check_times(self, times: set[str]) -> None:
         has_day = (times & set("mbB") and "d" in times) or "j" in times
@@ -135,11 +139,10 @@ class Template:
             return None
         groups = match.groupdict()
         numbers: dict[str, int] = {}
-        for name, text in groups.items():
-            if name.startswith("t_"):
-                number = READERS.get(name[2], int)(text)
-                if numbers.setdefault(name[2], number) != number:
-                    return None
+        for name, letter, read in self._times:
+            number = read(groups[name])
+            if numbers.setdefault(letter, number) != number:
+                return None
         site, camera = (unquote(groups.get(name, "")) or None for name in ("site", "camera"))
         return Parsed(site, camera, _make_time(numbers), not {"H", "I", "s"}.isdisjoint(numbers))
 
@@ -205,14 +208,14 @@ def _make_time(numbers: dict[str, int]) -> datetime | None:
         if "s" in numbers:
             micros = numbers["s"] + (numbers.get("f", 0) if numbers["s"] % 10**6 == 0 else 0)
             return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
-        time = datetime.combine(_make_day(numbers), datetime.min.time())
+        day = _make_day(numbers)
         hour, minute, second, micro = (numbers.get(name, 0) for name in "HMSf")
         if "p" in numbers and "H" not in numbers:
             if not 1 <= numbers["I"] <= 12:
                 return None
             hour = numbers["I"] % 12 + 12 * numbers["p"]
         zone = timezone(timedelta(minutes=numbers["z"])) if "z" in numbers else None
-        return time.replace(hour=hour, minute=minute, second=second, microsecond=micro, tzinfo=zone)
+        return datetime(day.year, day.month, day.day, hour, minute, second, micro, zone)
     except (KeyError, ValueError, OverflowError):
         return None
 
@@ -220,6 +223,8 @@ def _make_time(numbers: dict[str, int]) -> datetime | None:
 def _make_day(numbers: dict[str, int]) -> date:
     """Raises KeyError without a date, and ValueError for one that is not in the calendar."""
     year = numbers["Y"] if "Y" in numbers else 2000 + numbers["y"]
+    if MORE_DAYS.isdisjoint(numbers):
+        return date(year, numbers["m"], numbers["d"])
     days = []
     if "d" in numbers:
         months = {numbers[name] for name in "mbB" if name in numbers}

@@ -21,7 +21,10 @@ nothing is refused before the end."""
 SAMPLE = 100
 SWAPPED, LEAST_SWAPPED = "are %d and %m swapped?", 0.25
 """Of a month, swapped days and months leave 61 % that are no dates; fewer of its first half."""
-REMEDY = "correct it, add another --layout for them, or give --allow-unknown-times"
+REMEDY = (
+    "correct it, add another --layout for them, leave them out with --exclude-path, "
+    "or give --allow-unknown-times"
+)
 
 
 @dataclass(slots=True)
@@ -126,7 +129,7 @@ def _vary(text: str) -> Iterator[tuple[str, str]]:
     """Mistakes that people make, as questions, with the template that would be right."""
     stem, dot, extension = text.rpartition(".")
     if dot and extension.isalnum():
-        yield f"is .{extension} another extension?", f"{stem}.*"
+        yield f"do they end otherwise than in .{extension}?", f"{stem}.*"
     folder, slash, name = text.rpartition("/")
     yield "do the paths have a folder more?", f"*/{text}"
     yield "do the paths have a folder more?", f"{folder}{slash}*/{name}"

@@ -25,7 +25,7 @@ def archive(tmp_path: Path, *names: str) -> Path:
     [
         ("{camera}/{captured_at:%Y-%d-%m_%H}.jpg", "61 %", "are %d and %m swapped?"),
         ("{camera}/{captured_at:%Y-%-d-%-m_%H}.jpg", "61 %", "are %d and %m swapped?"),
-        ("{camera}/{captured_at:%Y-%m-%d_%H}.png", "100 %", "is .png another extension?"),
+        ("{camera}/{captured_at:%Y-%m-%d_%H}.png", "100 %", "do they end otherwise than in .png?"),
         ("{captured_at:%Y-%m-%d_%H}.jpg", "100 %", "do the paths have a folder more?"),
         ("*/{camera}/{captured_at:%Y-%m-%d_%H}.jpg", "100 %", "do the paths have a folder less?"),
         ("{camera}/{captured_at:%Y-%m-%d_%H%M}.jpg", "100 %",
