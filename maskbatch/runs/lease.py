@@ -20,7 +20,7 @@ from typing import Any
 from maskbatch.errors import RunFailedError, RunLockedError
 from maskbatch.progress import live_step, say
 from maskbatch.runs.directory import RunDir
-from maskbatch.stores.files import list_names, store_errors, write_json
+from maskbatch.stores.files import is_process_alive, list_names, store_errors, write_json
 
 RENEW_S = 20.0
 STALE_S = 180.0
@@ -143,9 +143,4 @@ def is_live(lease: dict[str, Any]) -> bool:
     """Whether the driver that wrote this lease may still be at work."""
     if datetime.fromisoformat(lease["expires_at"]) < datetime.now(UTC):
         return False
-    try:
-        if lease["host"] == socket.gethostname():
-            os.kill(lease["pid"], 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # a process of another user
-    return True
+    return lease["host"] != socket.gethostname() or is_process_alive(lease["pid"])

@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from maskbatch.config import PLAN_RULES
+from maskbatch.config import PLAN_RULES, PlanConfig
 from maskbatch.errors import UsageError
+from maskbatch.runner import plan_archive
+from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import RunSettings, Success
 from maskbatch.runs.request import Request
 from maskbatch.stores.access import Access
-from tests.maskbatch.samples import LAYOUT, Run, edit_json
+from maskbatch.stores.files import write_json
+from tests.maskbatch.samples import LAYOUT, Run, edit_json, write_files
 
 
 def test_what_is_read_is_written_byte_for_byte(committed: Run) -> None:
@@ -54,6 +58,21 @@ def test_a_later_version_may_write_more_and_an_earlier_one_wrote_less(staged: Ru
     staged.commit()
     edit_json(staged.run.success, mood="good")
     assert staged.run.read_success().planned == 102
+
+
+def test_a_plan_of_older_rules_is_gone_on_with_by_the_same_command(tmp_path: Path) -> None:
+    archive = write_files(tmp_path / "archive", {"a.jpg": b"x", ".b.jpg": b"x"})
+    config, out = PlanConfig(archives=(str(archive),)), tmp_path / "run"
+    assert plan_archive(config, out).hidden == {".*": 1}
+    values = json.loads((out / "run.json").read_text())
+    del values["plan_rules"], values["listing"]["hidden"], values["listing"]["links"]
+    for name in ("exclude_path", "include_hidden", "skip_unreadable"):
+        del values["plan"][name]
+    write_json(out / "run.json", values)
+    listing = plan_archive(config, out)
+    assert (listing.num_images, listing.hidden, RunDir(out).read_run().plan_rules) == (1, {}, 1)
+    with pytest.raises(UsageError, match="include_hidden True instead of False"):
+        plan_archive(PlanConfig(archives=(str(archive),), include_hidden=True), out)
 
 
 def test_a_plan_records_its_rules_and_one_without_them_was_made_by_the_first(staged: Run) -> None:
