@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from maskbatch.errors import UsageError
-from maskbatch.times import parse_time as parse_time  # for those who have a Clock
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 OFFSET = re.compile(r"(?:(?:UTC|GMT) ?)?([+\u2212-])(\d{1,2})(?::?([0-5]\d))?", re.IGNORECASE | re.ASCII)

@@ -241,7 +241,7 @@ def verify(
 
 
 @app.command()
-@takes(*SCORE, "checkpoint", "request_timeout_s", "image_timeout_s", toml=False)
+@takes(*SCORE, "checkpoint", "request_timeout_s", "image_timeout_s", "zip_encoding", toml=False)
 def predict(
     images: flags.Images,
     values: Settings,
@@ -265,6 +265,7 @@ def predict(
         allow_prefix=allow_prefix or (),
         options=options,
         box_px=annotate.PICTURE_PX if show else None,
+        zip_encoding=values.get("zip_encoding"),
     )
     found = predictions.as_dict()
     if as_json:

@@ -130,12 +130,14 @@ def predict_images(
     allow_prefix: Sequence[str] = (),
     options: StorageOptions = NO_OPTIONS,
     box_px: tuple[int, int] | None = None,
+    zip_encoding: str | None = None,
 ) -> Predictions:
     """What a checkpoint says of `images`: paths, URLs, or members as a run names them.
 
     checkpoint: a path; None is the packaged one. allow_prefix: where web servers may redirect to. box_px:
-    (W, H) that each thumbnail fits in. Raises UsageError for a checkpoint that cannot be used, for a URL that
-    names nothing, and for a single folder or container.
+    (W, H) that each thumbnail fits in. zip_encoding: that of the run that names the members. Raises
+    UsageError for a checkpoint that cannot be used, for a URL that names nothing, and for a single folder or
+    container.
     """
     images = list_texts(images)
     entries = [_parse_image(image) for image in images]
@@ -144,7 +146,7 @@ def predict_images(
         raise UsageError(f"image {redact(images[0])}: {entries[0].error}; {remedy}")
     access = _open_access(entries, allow_prefix, options, job)
     predictor = Predictor(open_checkpoint(checkpoint), score)
-    entries = _find_members(entries, access)
+    entries = _find_members(entries, access, zip_encoding)
     # Neighbours in a container share a request, and the rows of a Parquet file are only read forwards.
     places = [(entry.container or "", entry.offset or 0, entry.length or 0) for entry in entries]
     order = sorted(range(len(entries)), key=places.__getitem__)
@@ -215,11 +217,11 @@ def _parse_place(text: str) -> Place:
         raise UsageError(f"image {redact(text)} {error}") from error
 
 
-def _find_members(entries: Sequence[Entry], access: Access) -> list[Entry]:
+def _find_members(entries: Sequence[Entry], access: Access, zip_encoding: str | None) -> list[Entry]:
     """The entries, with the place of each member in its container, or the reason why it has none."""
     wanted = {entry.uri for entry in entries if entry.container}
     containers = dict.fromkeys(entry.container for entry in entries if entry.container)
-    members = {container: _list_members(container, wanted, access) for container in containers}
+    members = {name: _list_members(name, wanted, access, zip_encoding) for name in containers}
     found = []
     for entry in entries:
         if entry.container:
@@ -229,13 +231,16 @@ def _find_members(entries: Sequence[Entry], access: Access) -> list[Entry]:
     return found
 
 
-def _list_members(container: str, wanted: set[str], access: Access) -> dict[str, Entry]:
+def _list_members(
+    container: str, wanted: set[str], access: Access, zip_encoding: str | None
+) -> dict[str, Entry]:
     """The wanted entries of a container by uri; at "" the entry of any member that it does not have."""
     name = container if container.startswith("http") else os.fsdecode(decode_name(container))
     missing = Entry(uri="", relative="", status="missing", error="its container has nothing of that name")
     members = {"": missing}
     try:
-        config = PlanConfig(archives=(name.removeprefix(SCHEME),), include_hidden=True)
+        archives = (name.removeprefix(SCHEME),)
+        config = PlanConfig(archives=archives, include_hidden=True, zip_encoding=zip_encoding)
         sources = arguments.find_sources(config, access)
         for entry in reader.list_entries(sources, config, access, Tally()):
             if entry.uri in wanted:

@@ -301,3 +301,12 @@ def test_the_packaged_checkpoint_recognises_an_empty_gate(tmp_path: Path, cli: C
     assert (done.returncode, done.stderr) == (0, "")
     assert "no face 9" in done.stdout
     assert f"In {tmp_path}:\n" in done.stdout
+
+
+def test_a_member_is_found_by_its_name_in_the_encoding_that_its_run_had(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    content = make_zip({"xx.jpg": speckle(1)}).replace(b"xx.jpg", "東.jpg".encode("cp932"))
+    image = f"zip://東.jpg::{write_files(tmp_path, {'a.zip': content})}/a.zip"
+    assert predict([image], checkpoint)[0].status == "missing"
+    assert predict([image], checkpoint, zip_encoding="cp932")[0].status == "ok"
