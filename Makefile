@@ -1,6 +1,7 @@
 # make demo    set up, then the main job on drawn snapshots, ending in a report
 # make test    set up, then every test, in 3 processes: they wait a lot (make test WORKERS=1 takes the least memory)
 # make check   lint, types and tests: what CI runs
+# make floors  a small run with the lowest versions that pyproject.toml allows
 # make bench   scoring against the limit and Ray's recipe (about 20 minutes)
 # make bench-store   scoring from S3, readers side by side, planning 10,000,000 keys (about 30 minutes)
 # make env     build .venv alone
@@ -9,8 +10,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 WORKERS ?= 3
 BIN := .venv/bin
 STAMP := .venv/.installed
+FLOORS := .venv-floors
 
-.PHONY: env demo test lint check bench bench-store clean
+.PHONY: env demo test lint check floors bench bench-store clean
 
 env: $(STAMP)
 
@@ -40,6 +42,12 @@ lint: env
 
 check: lint test
 
+floors: env
+	@echo "floors: the lowest direct versions in $(FLOORS) (about 7 GB)"
+	@$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(FLOORS)
+	@$(BIN)/uv pip install --quiet --python $(FLOORS)/bin/python --resolution lowest-direct --editable .
+	@$(FLOORS)/bin/python -m tests.floors
+
 bench: env
 	@$(BIN)/python -m tests.benchmarks.score
 
@@ -48,4 +56,4 @@ bench-store: env
 	@$(BIN)/python -m tests.benchmarks.plan
 
 clean:
-	rm -rf .venv maskbatch-demo
+	rm -rf .venv $(FLOORS) maskbatch-demo

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from maskbatch.clock import now
 from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.pipeline import score_shards
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig
-from maskbatch.errors import NothingToPlanError, RunFailedError
+from maskbatch.errors import NothingToPlanError, RunFailedError, RunLockedError
 from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.plan.listing import Listing
 from maskbatch.progress import event, say, step
@@ -27,7 +27,7 @@ from maskbatch.runs.records import Success
 from maskbatch.runs.request import Request, Target
 from maskbatch.runs.sweep import sweep_leftovers
 from maskbatch.runs.work import Work, make_work
-from maskbatch.stores.files import remove_tree
+from maskbatch.stores.files import known_errors, remove_tree, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.stores.uris import Text, Texts, list_texts
 
@@ -74,9 +74,9 @@ def plan_archive(
     request = Request(plan=config, access=make_access(config, options))
     if out is not None:
         target = Target.at(out, (), options)
-        with Lease(target.run):
+        with Lease(target.run) as lease:
             sweep_leftovers(target.run)
-            settings = ensure_plan(target, request, fresh=fresh)
+            settings = ensure_plan(target, request, lease, fresh=fresh)
         return settings.listing or Listing()
     listing = Listing()
     with step("list") as shown:
@@ -125,29 +125,52 @@ def score_archive(
             draft = _draft(stack, target, request)
         if standing and not (draft and draft.is_new(standing, config, scheduled=scheduled)):
             return finish(standing.run, standing.success)
-        stack.enter_context(Lease(target.run))
+        lease = stack.enter_context(Lease(target.run))
         success = _read_success(target.run, request, fresh=fresh)
         if success is not None:  # by another driver since
             return finish(target.run, success)
         all_carried = draft is not None and not draft.num_to_score
-        with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
-            settings = ensure_plan(target, request, fresh=fresh, draft=draft)
-            settings = begin_scoring(target.run, settings, score, job, opened)
-            work = make_work(
-                target.run, settings, score, opened, request.access, is_remote=is_remote, job=job
-            )
-            effort.timings_s["plan"] = time.monotonic() - effort.began
-            _score(work, cluster, effort)
-            carrier = Carrier(settings, options) if work.num_carried else None
-            success = commit_run(work, effort, job.max_error_rate, carrier)
+        try:
+            with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
+                settings = ensure_plan(target, request, lease, fresh=fresh, draft=draft)
+                settings = begin_scoring(target.run, settings, score, job, opened, lease)
+                work = make_work(
+                    target.run, settings, score, opened, request.access, is_remote=is_remote, job=job
+                )
+                effort.timings_s["plan"] = time.monotonic() - effort.began
+                _score(work, cluster, effort, lease)
+                carrier = Carrier(settings, options) if work.num_carried else None
+                success = commit_run(work, effort, job.max_error_rate, lease, carrier)
+        except known_errors():
+            others = _find_others_commit(target.run, request, lease)
+            if others is None:
+                raise
+            return finish(target.run, others)
         return finish(target.run, success, rescored=True)
+
+
+def _find_others_commit(run: RunDir, request: Request, lease: Lease) -> Success | None:
+    """What another driver committed while this one slept; None if this one still holds the run.
+
+    Raises RunLockedError if another took the run over and has not committed it.
+    """
+    try:
+        with suppress(*store_errors()):
+            lease.check()
+    except RunLockedError:
+        success = _read_success(run, request, fresh=False)
+        if success is None:
+            raise
+        say(f"{run.path} was committed by another driver while this one slept")
+        return success
+    return None
 
 
 def _read_success(run: RunDir, request: Request, *, fresh: bool) -> Success | None:
     """`_SUCCESS` of the run, if it is committed. Raises UsageError where it is another run's."""
     success = run.read_success()
     if success is not None and fresh:
-        run.clear()  # which refuses a committed run
+        run.refuse_committed()
     settings = run.read_run() if success is not None or not fresh else None
     if settings:
         request.refuse_difference(run, settings)
@@ -165,7 +188,7 @@ def _draft(stack: ExitStack, target: Target, request: Request) -> Draft | None:
         return None
 
 
-def _score(work: Work, cluster: Cluster | None, effort: Effort) -> None:
+def _score(work: Work, cluster: Cluster | None, effort: Effort, lease: Lease) -> None:
     """Score every shard that is not staged, and add what it takes to `effort`."""
     done = staging.list_staged(work.run.staging, work.run_id)
     statuses: Counter[str] = Counter()
@@ -185,6 +208,7 @@ def _score(work: Work, cluster: Cluster | None, effort: Effort) -> None:
         shown.start_at(statuses.total())
         shown.statuses = statuses
         for shard in score_shards(cluster, work, pending):
+            lease.watch()
             timings["start"] = timings["start"] or time.monotonic() - began
             statuses.update(shard.statuses)
             effort.devices[shard.device] += 1

@@ -21,6 +21,8 @@ CONDITIONS = {
     "blurred": "the variance of the Laplacian is under 5 grey levels squared",
 }
 """What may be wrong with a camera's view."""
+BOX = pa.list_(pa.float32())
+"""x0, y0, x1, y1 or null. Not of fixed size: pyarrow below 26 cannot read a null in such a list."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
@@ -52,7 +54,7 @@ def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
         _required("id", pa.int64()), _required("uri", pa.string()),
         ("site", pa.string()), ("camera", pa.string()),
         ("captured_at", TIMESTAMP), ("captured_local", pa.timestamp("us")), ("time_source", pa.string()),
-        _required("region", pa.int16()), ("box", pa.list_(pa.float32(), 4)),
+        _required("region", pa.int16()), ("box", BOX),
         _required("status", pa.string()), ("error", pa.string()),
         ("width", pa.int32()), ("height", pa.int32()), ("num_bytes", pa.int64()), ("sha256", pa.string()),
         ("brightness", pa.float32()), ("contrast", pa.float32()), ("sharpness", pa.float32()),

@@ -12,7 +12,7 @@ from maskbatch import schema
 from maskbatch.errors import RunFailedError
 from maskbatch.plan.columns import Row
 from maskbatch.progress import Step
-from maskbatch.stores.files import Location, open_file, write_whole
+from maskbatch.stores.files import Check, Location, no_check, open_file, write_whole
 
 GROUP_ROWS = 16_384
 """Rows of a row group, which a worker reads at a time in a few milliseconds."""
@@ -24,18 +24,18 @@ def part_path(folder: Location, first: int) -> Location:
     return folder / f"part-{first:012d}.parquet"
 
 
-def write_plan(folder: Location, rows: Iterator[Row], step: Step) -> None:
+def write_plan(folder: Location, rows: Iterator[Row], step: Step, check: Check = no_check) -> None:
     """Write `rows` to `folder` as they come, in files of FILE_ROWS, named by first id."""
     batches = iter(lambda: list(islice(rows, GROUP_ROWS)), [])
-    write_groups(folder, (pa.Table.from_pylist(batch, schema.PLAN) for batch in batches), step)
+    write_groups(folder, (pa.Table.from_pylist(batch, schema.PLAN) for batch in batches), step, check)
 
 
-def write_groups(folder: Location, groups: Iterator[pa.Table], step: Step) -> None:
+def write_groups(folder: Location, groups: Iterator[pa.Table], step: Step, check: Check = no_check) -> None:
     """As `write_plan`, from tables of GROUP_ROWS rows, the last one of fewer or as many."""
     first = 0
     for group in groups:
         with (
-            write_whole(part_path(folder, first)) as partial,
+            write_whole(part_path(folder, first), check=check) as partial,
             pq.ParquetWriter(partial, schema.PLAN, compression="zstd") as writer,
         ):
             for part in chain([group], islice(groups, FILE_ROWS // GROUP_ROWS - 1)):

@@ -14,5 +14,6 @@ staging     one file a shard; a resumed run starts from them
 commit      prove that every image is there once, write scores/ and _SUCCESS
 committed   finished runs, opened to be read
 status      where a run stands
+reading     why a Parquet file does not read
 run         a run opened from Python
 """

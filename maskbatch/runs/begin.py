@@ -15,21 +15,22 @@ from maskbatch.progress import say, step
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import Draft, number_rows
+from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint
 from maskbatch.runs.request import Request, Target
 from maskbatch.runs.work import shard_size
-from maskbatch.stores.files import remove_tree, write_json
+from maskbatch.stores.files import remove_files, remove_tree, write_json
 
 LIBRARIES = ("maskbatch", "ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")
 
 
 def ensure_plan(
-    target: Target, request: Request, *, fresh: bool = False, draft: Draft | None = None
+    target: Target, request: Request, lease: Lease, *, fresh: bool = False, draft: Draft | None = None
 ) -> RunSettings:
     """The run's settings with its listing, which is there, or comes from `draft`, or is made now."""
     run = target.run
     if fresh:
-        run.clear()
+        run.clear(lease.check)
     settings = run.read_run()
     if settings is None:
         settings = _begin(target, request, draft.created_at if draft else now())
@@ -38,26 +39,41 @@ def ensure_plan(
     if settings.listing and draft is None:
         say(f"plan: {settings.num_images:,} images, listed before")
         return settings
-    for folder in (run.plan, run.staging):  # what a listing, or a --fresh, that was cut off has left
-        remove_tree(folder)
+    settings = _clear_plan(run, settings, lease)
     if draft:
-        settings = _write_draft(target, draft, settings.without_score())
+        settings = _write_draft(target, draft, settings, lease)
     else:
         listing = Listing()
         try:
             with step("plan") as shown:
-                write_plan(run.plan, request.list_rows(settings.created_at, listing), shown)
+                write_plan(run.plan, request.list_rows(settings.created_at, listing), shown, lease.check)
         except UsageError:
-            run.clear()
+            run.clear(lease.check)
             raise
         settings = replace(settings, listing=listing, reuse=(), reuse_counts={"carried": 0})
     settings = replace(settings, plan_rules=PLAN_RULES)  # an earlier maskbatch may have begun it
-    write_json(run.run_json, settings.to_json())
+    write_json(run.run_json, settings.to_json(), check=lease.check)
+    return settings
+
+
+def _clear_plan(run: RunDir, settings: RunSettings, lease: Lease) -> RunSettings:
+    """Remove a plan that is to be made again, or what a listing or a --fresh that was cut off has left."""
+    if settings.listing:
+        settings = settings.without_listing()
+        write_json(run.run_json, settings.to_json(), check=lease.check)
+    remove_files(run.plan, lease.check)
+    lease.check()
+    remove_tree(run.staging)
     return settings
 
 
 def begin_scoring(
-    run: RunDir, settings: RunSettings, config: ScoreConfig, job: JobConfig, opened: Checkpoint
+    run: RunDir,
+    settings: RunSettings,
+    config: ScoreConfig,
+    job: JobConfig,
+    opened: Checkpoint,
+    lease: Lease,
 ) -> RunSettings:
     """Complete run.json by how the run is scored, unless that is done; from here on it never changes.
 
@@ -77,7 +93,7 @@ def begin_scoring(
         shard_size=settings.shard_size or shard_size(settings.num_to_score, opened.card.input_size),
         decode_rules=DECODE_RULES,
     )
-    write_json(run.run_json, settings.to_json())
+    write_json(run.run_json, settings.to_json(), check=lease.check)
     return settings
 
 
@@ -104,11 +120,11 @@ def _begin(target: Target, request: Request, created_at: datetime) -> RunSetting
     return settings
 
 
-def _write_draft(target: Target, draft: Draft, settings: RunSettings) -> RunSettings:
+def _write_draft(target: Target, draft: Draft, settings: RunSettings, lease: Lease) -> RunSettings:
     """Write the plan from the draft; returns the settings with what run.json says of it."""
     counts, num_images = draft.counts(), draft.listing.num_images
     with step("number", num_images) as shown:
-        write_groups(target.run.plan, number_rows(draft.folder, draft.match), shown)
+        write_groups(target.run.plan, number_rows(draft.folder, draft.match), shown, lease.check)
     reasons = {**counts, "carried with another site, camera or time": draft.num_moved, "carried": 0}
     why = ", ".join(f"{count:,} {name}" for name, count in reasons.items() if count)
     say(

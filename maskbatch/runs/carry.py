@@ -42,7 +42,7 @@ class Carrier:
             for name in ("captured_at", "time_source"):  # of EXIF, where the plan has none
                 place = mine.schema.get_field_index(name)
                 mine = mine.set_column(place, name, pc.coalesce(mine[name], earlier[name]))
-            columns = {name: earlier[name] for name in earlier.column_names}
+            columns = {name: earlier[name].cast(target.field(name).type) for name in earlier.column_names}
             columns |= take_planned(mine, [None] * len(mine), clock, keep_column)
             parts.append(pa.table(columns, target))
         return pa.concat_tables(parts).sort_by("id")

@@ -1,7 +1,8 @@
 """Prove that every planned image is there exactly once, write scores/, then `_SUCCESS`.
 
 Workers may score a shard more than once; this one exact commit makes every image count once. File names
-come from fixed ranges of shards, so a commit that is cut off and repeated writes the same names.
+come from fixed ranges of shards, and their bytes from the staged rows alone: a commit that is cut off and
+repeated writes the same files. `Lease.check` stands before each step that replaces or removes one.
 """
 
 import hashlib
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,15 +20,17 @@ import pyarrow.parquet as pq
 
 from maskbatch import schema
 from maskbatch.clock import now
-from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError
+from maskbatch.errors import DONE, TOO_MANY_FAILED_IMAGES, RunFailedError, RunLockedError
 from maskbatch.plan.table import FILE_ROWS, GROUP_ROWS, part_path, read_plan
 from maskbatch.progress import step
 from maskbatch.runs.carry import Carrier
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.lease import Lease
+from maskbatch.runs.reading import advise_reading, is_damaged
 from maskbatch.runs.records import CommittedFile, Success
-from maskbatch.runs.staging import read_staged, shard_path
+from maskbatch.runs.staging import is_of_run, read_staged, shard_path
 from maskbatch.runs.work import Work
-from maskbatch.stores.files import explain, num_threads, remove_tree, store_errors, write_json, write_whole
+from maskbatch.stores.files import explain, num_threads, remove_files, store_errors, write_json, write_whole
 
 RANGE_ROWS = 262_144
 """Rows committed at a time, about 150 MB."""
@@ -46,26 +48,30 @@ class Effort:
     """Seconds by phase of this call."""
 
 
-def commit_run(work: Work, effort: Effort, max_error_rate: float, carrier: Carrier | None = None) -> Success:
+def commit_run(
+    work: Work, effort: Effort, max_error_rate: float, lease: Lease, carrier: Carrier | None = None
+) -> Success:
     """Commit a run whose every shard is staged; `carrier` has the rows of earlier runs, if there are any.
 
-    Raises RunFailedError, and commits nothing, when an image is missing, repeated or not the planned one.
+    Raises RunFailedError, and commits nothing, when an image is missing, repeated or not the planned one, and
+    RunLockedError when another driver took the run over.
     """
     run = work.run
     if committed := run.read_success():  # by another driver, while this one slept through its lease
         return committed
-    remove_tree(run.scores)  # of a commit that was cut off
     statuses: Counter[str] = Counter()
     scores = []
     with step("commit", work.num_planned) as shown:
-        for ids, table in chain(_read_ranges(run, work), _read_carried(run, work, carrier)):
+        for ids, table in chain(_read_ranges(run, work, lease), _read_carried(run, work, carrier)):
             statuses.update(_prove(run, ids, table))
-            scores += _write_range(run, ids.start, table)
+            scores += _write_range(run, ids.start, table, lease)
             shown.advance(len(ids))
     files = [_describe(run.run_json.name, run.run_json.read_bytes(), None)]
-    files += [_finish_plan(run, first) for first in range(0, work.num_planned, FILE_ROWS)] + scores
+    files += [_finish_plan(run, first, lease) for first in range(0, work.num_planned, FILE_ROWS)] + scores
     if statuses.total() != work.num_planned:
         _fail(run, f"{statuses.total():,} rows for {work.num_planned:,} planned images")
+    listed = {file.name.removeprefix(f"{run.scores.name}/") for file in scores}
+    remove_files(run.scores, lease.check, listed)  # of a commit with other rows that was cut off
     failed = work.num_planned - statuses["ok"]
     for earlier in carrier.runs if carrier else ():
         effort.devices.update(earlier.success.devices)
@@ -83,14 +89,14 @@ def commit_run(work: Work, effort: Effort, max_error_rate: float, carrier: Carri
         files=tuple(files),
     )
     try:
-        write_json(run.success, success.to_json(), exclusive=True)
-    except FileExistsError:
+        write_json(run.success, success.to_json(), exclusive=True, check=lease.check)
+    except (FileExistsError, RunLockedError):
         if run.read_success() != success:  # else ours: a store may lose its answer, and be asked again
-            _fail(run, "another driver committed it at the same moment; look at it with `maskbatch report`")
+            lease.check()
     return success
 
 
-def _finish_plan(run: RunDir, first: int) -> CommittedFile:
+def _finish_plan(run: RunDir, first: int, lease: Lease) -> CommittedFile:
     """Describe one of the plan's files, after removing presigned URLs from it: all images are read now."""
     path = part_path(run.plan, first)
     data = path.read_bytes()
@@ -100,13 +106,13 @@ def _finish_plan(run: RunDir, first: int) -> CommittedFile:
     if any(group.statistics.null_count < group.num_values for group in groups):
         table = plan.read()
         cleaned = table.set_column(column, "fetch", pa.nulls(len(table), pa.string()))
-        with write_whole(path, durable=True) as partial:
+        with write_whole(path, durable=True, check=lease.check) as partial:
             pq.write_table(cleaned, partial, compression="zstd", row_group_size=GROUP_ROWS)
             data = partial.read_bytes()
     return _describe(f"{run.plan.name}/{path.name}", data, plan.metadata.num_rows)
 
 
-def _read_ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
+def _read_ranges(run: RunDir, work: Work, lease: Lease) -> Iterator[tuple[range, pa.Table]]:
     """The staged rows in fixed ranges of shards, sorted by (id, region), with the ids each must hold."""
     shards_each = max(1, RANGE_ROWS // work.shard_size)
     target = None
@@ -116,9 +122,13 @@ def _read_ranges(run: RunDir, work: Work) -> Iterator[tuple[range, pa.Table]]:
             try:
                 tables = list(pool.map(read_staged, (shard_path(run.staging, shard) for shard in shards)))
             except (pa.ArrowInvalid, *store_errors()) as error:
-                _drop_unreadable(shards, run)
+                lease.check()  # or else another driver committed, and removed them
+                remedy = _drop_damaged(shards, run, lease)
                 what = f"a staged shard does not read ({explain(error)})"
-                raise RunFailedError(f"{run.staging}: {what}; run the same command again") from error
+                raise RunFailedError(f"{run.staging}: {what}; {remedy}") from error
+            if not all(is_of_run(table, work.run_id) for table in tables):
+                what = "another maskbatch, with other decode rules, staged some of these rows meanwhile"
+                raise RunFailedError(f"{run.staging}: {what}; run the same command again")
             target = target or tables[0].schema.remove_metadata()
             table = pa.concat_tables([part.cast(target) for part in tables])
             yield (
@@ -137,15 +147,25 @@ def _read_carried(run: RunDir, work: Work, carrier: Carrier | None) -> Iterator[
         yield ids, carrier.read_rows(planned, work.clock, work.keep_column)
 
 
-def _drop_unreadable(shards: range, run: RunDir) -> None:
-    """Remove staged shards whose bytes are damaged; the next call scores them again."""
-    for shard in shards:
-        path = shard_path(run.staging, shard)
+def _drop_damaged(shards: range, run: RunDir, lease: Lease) -> str:
+    """Remove staged shards whose bytes are damaged, which the next call scores again; returns what to do.
+
+    What this pyarrow cannot read stays.
+    """
+    remedy = "run the same command again"
+    for path in (shard_path(run.staging, shard) for shard in shards):
         try:
             read_staged(path)
-        except (pa.ArrowInvalid, *store_errors()) as error:
-            if isinstance(path, Path) or isinstance(error, pa.ArrowInvalid):  # a store's error may pass
+        except pa.ArrowInvalid as error:
+            if is_damaged(path.read_bytes()):
+                lease.check()
                 path.unlink(missing_ok=True)
+            else:
+                advice = advise_reading(error, f"its bytes are sound for pyarrow {pa.__version__}: remove it")
+                remedy = f"{advice} ({path.name}), then {remedy}"
+        except store_errors():  # it is missing, or its store is away: it may come back
+            continue
+    return remedy
 
 
 def _prove(run: RunDir, ids: range, table: pa.Table) -> Counter[str]:
@@ -170,14 +190,17 @@ def _fail(run: RunDir, what: str) -> None:
     raise RunFailedError(f"{run.path} cannot be committed: {what}; --fresh starts the run again")
 
 
-def _write_range(run: RunDir, first: int, table: pa.Table) -> list[CommittedFile]:
-    """One file for each local day of the range: `scores/date=D/part-<first id of the range>.parquet`."""
+def _write_range(run: RunDir, first: int, table: pa.Table, lease: Lease) -> list[CommittedFile]:
+    """One file for each local day of the range: `scores/date=D/part-<first id of the range>.parquet`.
+
+    In one chunk, as pages end where chunks do: how the shards were written does not show.
+    """
     days = schema.local_days(table)
     files = []
     for day in sorted(days.unique().to_pylist()):
         name = f"date={day}/part-{first:012d}.parquet"
-        rows = table.filter(pc.equal(days, day))
-        with write_whole(run.scores / name, durable=True) as partial:
+        rows = table.filter(pc.equal(days, day)).combine_chunks()
+        with write_whole(run.scores / name, durable=True, check=lease.check) as partial:
             pq.write_table(rows, partial, compression="zstd", row_group_size=GROUP_ROWS)
             files.append(_describe(f"{run.scores.name}/{name}", partial.read_bytes(), rows.num_rows))
     return files

@@ -24,6 +24,7 @@ from maskbatch.errors import UsageError
 from maskbatch.plan.listing import Listing
 from maskbatch.progress import Step, say
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.reading import advise_reading
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint
 from maskbatch.runs.versions import split_version
 from maskbatch.stores.access import Access
@@ -269,5 +270,6 @@ def _open_parquet(file: File) -> Iterator[pq.ParquetFile]:
                     raise UsageError(f"{path} has {found:,} {what}, {expected:,} were committed; restore it")
             yield parquet
     except (pa.ArrowInvalid, KeyError, *store_errors()) as error:
-        message = f"{path} does not read ({explain(error)}); restore it, or score to another --out"
+        remedy = advise_reading(error, "restore it, or score to another --out")
+        message = f"{path} does not read ({explain(error)}); {remedy}"
         raise UsageError(message) from error

@@ -14,10 +14,12 @@ from typing import Any
 from maskbatch.errors import UsageError
 from maskbatch.runs.records import FORMAT_VERSION, RunSettings, Success, read_json
 from maskbatch.stores.files import (
+    Check,
     Location,
     explain,
     list_names,
     locate_folder,
+    remove_files,
     remove_tree,
     store_errors,
     write_json,
@@ -97,19 +99,27 @@ class RunDir:
             raise UsageError(f"{message}; use the maskbatch that made it")
         return values
 
-    def clear(self) -> None:
+    def refuse_committed(self) -> None:
+        """Raises UsageError where the run is committed."""
+        if self.success.exists():
+            raise UsageError(f"{self.path} is committed and is never thrown away; name another --out")
+
+    def clear(self, check: Check) -> None:
         """Throw away an unfinished run, but not its lease; if it is cut off, call it again.
 
-        Raises UsageError, and removes nothing, where something else than a run lies here.
+        Raises UsageError, and removes nothing, where something else than a run lies here, and what `check`
+        raises before each step.
         """
         values = self._read_run_json()
         if values is None:
             return
-        if self.success.exists():
-            raise UsageError(f"{self.path} is committed and is never thrown away; name another --out")
+        self.refuse_committed()
         # As if nothing was listed yet, so that what a cut-off leaves can be resumed.
         kept = ("format_version", "created_at", "plan", "versions", "replaces")
-        write_json(self.run_json, {name: values[name] for name in kept if name in values})
-        for folder in (self.staging, self.scores, self.plan, self.report):
-            remove_tree(folder)
+        write_json(self.run_json, {name: values[name] for name in kept if name in values}, check=check)
+        check()
+        remove_tree(self.staging)
+        for folder in (self.scores, self.plan, self.report):
+            remove_files(folder, check)
+        check()
         self.run_json.unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """The lease on a run directory: keeps a second driver from repeating the first one's work.
 
-It only saves work; fixed names and `_SUCCESS` keep a run right without it. A lease is stale three minutes
-after it was last renewed, or at once when its process on this host is gone. In a store it needs exclusive
-creation, so whoever takes a lease tries that out.
+Fixed names and `_SUCCESS` keep a run right without it. A lease is stale three minutes after it was last
+renewed, or at once when its process on this host is gone. A driver that slept through that, and woke after
+another took the lease, must touch nothing more: `check` stands before each step that replaces or removes a
+file. In a store a lease needs exclusive creation, so whoever takes one tries that out.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ from maskbatch.stores.files import is_process_alive, list_names, store_errors, w
 
 RENEW_S = 20.0
 STALE_S = 180.0
+AHEAD_S = STALE_S + RENEW_S
+"""A lease that expires later was written by a clock set wrong; clocks may differ by what is over STALE_S."""
 RELEASE_S = 10.0
 FIELDS = {"owner": str, "host": str, "pid": int, "expires_at": str, "live": dict}
 LIVE_FIELDS = {
@@ -44,6 +47,7 @@ class Lease:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.owner = uuid.uuid4().hex
+        self._checked = time.time()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -63,6 +67,22 @@ class Lease:
             self._warn_if_shared()
         self._thread.start()
         return self
+
+    def check(self) -> None:
+        """Raises RunLockedError where another driver took this lease, or committed the run."""
+        lease = read_lease(self.run)
+        if self.run.success.exists():
+            what = "another driver committed it while this one slept; the same command reports it"
+            raise RunLockedError(f"{self.run.path}: {what}")
+        if lease is None or lease["owner"] != self.owner:
+            raise RunLockedError(self._explain_loss(lease))
+        self._checked = time.time()
+
+    def watch(self) -> None:
+        """As `check`, if the last one was RENEW_S ago or more: between steps that replace nothing."""
+        if abs(time.time() - self._checked) >= RENEW_S:
+            with contextlib.suppress(*store_errors()):  # a store that is away for a while
+                self.check()
 
     def _warn_if_shared(self) -> None:
         """At start, check whether the store supports exclusive creation; warn if not."""
@@ -109,6 +129,11 @@ class Lease:
         who = f"process {lease.get('pid', '?')} on {lease.get('host', '?')}"
         return f"{self.run.path} is in use by {who}; wait for it, stop it, or name another --out"
 
+    def _explain_loss(self, lease: dict[str, Any] | None) -> str:
+        who = f"process {lease['pid']} on {lease['host']}" if lease else "another driver"
+        what = f"{who} took the run over while this one slept, which stops here"
+        return f"{self.run.path}: {what}; it goes on there, or else with the same command"
+
 
 def read_lease(run: RunDir) -> dict[str, Any] | None:
     """The lease, or None where there is none, or a damaged one."""
@@ -141,6 +166,7 @@ def _has(values: Any, fields: Mapping[str, Any]) -> bool:
 
 def is_live(lease: dict[str, Any]) -> bool:
     """Whether the driver that wrote this lease may still be at work."""
-    if datetime.fromisoformat(lease["expires_at"]) < datetime.now(UTC):
+    left_s = (datetime.fromisoformat(lease["expires_at"]) - datetime.now(UTC)).total_seconds()
+    if not 0 <= left_s <= AHEAD_S:
         return False
     return lease["host"] != socket.gethostname() or is_process_alive(lease["pid"])

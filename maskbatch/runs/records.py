@@ -97,9 +97,10 @@ class RunSettings:
         """Of these, the others."""
         return self.num_images - self.num_carried
 
-    def without_score(self) -> "RunSettings":
-        """As they were before scoring began."""
-        return replace(self, score=None, job=None, checkpoint=None, shard_size=None, decode_rules=1)
+    def without_listing(self) -> "RunSettings":
+        """As they were before the archive was listed."""
+        listed = replace(self, score=None, job=None, checkpoint=None, shard_size=None, decode_rules=1)
+        return replace(listed, listing=None, reuse=(), reuse_counts={})
 
     @property
     def oldest_decode_rules(self) -> int:

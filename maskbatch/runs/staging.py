@@ -25,7 +25,8 @@ def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_
     counts = dict(Counter(table["status"].to_pylist()))
     summary = json.dumps({"statuses": counts, "device": device, "run_id": run_id}, sort_keys=True)
     with write_whole(shard_path(folder, shard)) as partial:
-        pq.write_table(table.replace_schema_metadata({SUMMARY_KEY: summary}), partial)
+        summed = table.replace_schema_metadata({SUMMARY_KEY: summary})
+        pq.write_table(summed, partial, write_page_checksum=True)
     return counts
 
 
@@ -44,18 +45,29 @@ def read_staged(path: Location) -> pa.Table:
     """A shard's rows. Raises pa.ArrowInvalid for damaged bytes, and what reading them raises."""
     data = path.read_bytes()
     try:
-        return pq.read_table(pa.BufferReader(data))
-    except OSError as error:  # Arrow's, of bytes that are there
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:  # Arrow's, of bytes that are there
         raise pa.ArrowInvalid(str(error)) from error
+
+
+def is_of_run(table: pa.Table, run_id: str) -> bool:
+    """Whether a staged table was scored for this run."""
+    return _read_metadata(table.schema, run_id) is not None
 
 
 def read_summary(path: Location, run_id: str) -> tuple[dict[str, int], str] | None:
     """Images by status and the device that scored them; None for a footer that is not this run's."""
     try:
         with open_file(path) as file:
-            metadata = pq.read_schema(file).metadata or {}
-        summary = json.loads(metadata[SUMMARY_KEY])
-    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+            return _read_metadata(pq.read_schema(file), run_id)
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+def _read_metadata(schema: pa.Schema, run_id: str) -> tuple[dict[str, int], str] | None:
+    try:
+        summary = json.loads((schema.metadata or {})[SUMMARY_KEY])
+    except (KeyError, ValueError):
         return None
     return (summary["statuses"], summary["device"]) if summary.get("run_id") == run_id else None
 

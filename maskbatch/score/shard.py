@@ -95,7 +95,7 @@ def make_rows(
         **columns,
         "num_bytes": pc.coalesce(pa.array(columns["num_bytes"], pa.int64()), planned["num_bytes"]),
         "region": np.zeros(planned.num_rows, np.int16),
-        "box": pa.nulls(planned.num_rows, pa.list_(pa.float32(), 4)),
+        "box": pa.nulls(planned.num_rows, schema.BOX),
         "label": pa.array(labels, pa.string(), mask=~ok),
         **{f"prob_{n}": pa.array(probs_NK[:, k], mask=~ok) for k, n in enumerate(card.classes)},
         "confidence": pa.array(confidence, pa.float32(), mask=~ok),

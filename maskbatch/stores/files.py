@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -40,6 +40,12 @@ LEFT_S = 3600.0
 """After so long without a write, a file of a process elsewhere is left over."""
 Location = Path | UPath
 """A path of this machine or of a store."""
+Check = Callable[[], None]
+"""Called right before a file is replaced or removed; raises where that may not be done any more."""
+
+
+def no_check() -> None:
+    """Let anything be done."""
 
 
 def locate_folder(url: Text, options: StorageOptions = NO_OPTIONS) -> Location:
@@ -97,15 +103,21 @@ def _answer(error: BaseException) -> dict[str, Any]:
 
 
 @contextmanager
-def write_whole(path: Location, *, exclusive: bool = False, durable: bool = False) -> Iterator[Path]:
+def write_whole(
+    path: Location, *, exclusive: bool = False, durable: bool = False, check: Check = no_check
+) -> Iterator[Path]:
     """A temporary local path that becomes `path` if the block ends well, and otherwise leaves nothing.
 
     In a store it becomes one object by one put. `durable`: its bytes are on the disk before its name.
-    `exclusive`: FileExistsError if the file system or the store says that `path` exists. A full or read-only
-    disk, or a refused put, raises RunFailedError.
+    `exclusive`: FileExistsError if the file system or the store says that `path` exists. `check` is called
+    last. A full or read-only disk, or a refused put, raises RunFailedError.
     """
     try:
-        with _moved(path, exclusive, durable) if isinstance(path, Path) else _put(path, exclusive) as partial:
+        with (
+            _moved(path, exclusive, durable, check)
+            if isinstance(path, Path)
+            else _put(path, exclusive, check)
+        ) as partial:
             yield partial
     except FileExistsError:
         raise
@@ -115,7 +127,7 @@ def write_whole(path: Location, *, exclusive: bool = False, durable: bool = Fals
 
 
 @contextmanager
-def _moved(path: Path, exclusive: bool, durable: bool) -> Iterator[Path]:
+def _moved(path: Path, exclusive: bool, durable: bool, check: Check) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{_hash_host()}-{os.getpid()}-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +135,7 @@ def _moved(path: Path, exclusive: bool, durable: bool) -> Iterator[Path]:
         if durable:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
+        check()
         if exclusive:
             _create(path, partial)
         else:
@@ -132,10 +145,11 @@ def _moved(path: Path, exclusive: bool, durable: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _put(path: UPath, exclusive: bool) -> Iterator[Path]:
+def _put(path: UPath, exclusive: bool, check: Check) -> Iterator[Path]:
     with TemporaryDirectory(prefix="maskbatch-") as scratch:
         partial = Path(scratch) / path.name
         yield partial
+        check()
         try:
             path.fs.pipe_file(path.path, partial.read_bytes(), **({"mode": "create"} if exclusive else {}))
         except OSError as error:
@@ -194,9 +208,11 @@ def _create(path: Path, partial: Path) -> None:
             file.write(partial.read_bytes())
 
 
-def write_json(path: Location, values: dict[str, Any], *, exclusive: bool = False) -> None:
-    """Write `values` as sorted JSON, durably."""
-    with write_whole(path, exclusive=exclusive, durable=True) as partial:
+def write_json(
+    path: Location, values: dict[str, Any], *, exclusive: bool = False, check: Check = no_check
+) -> None:
+    """Write `values` as sorted JSON, durably; see `write_whole`."""
+    with write_whole(path, exclusive=exclusive, durable=True, check=check) as partial:
         partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")
 
 
@@ -223,6 +239,39 @@ def num_threads(folder: Location) -> int:
     return 8 if isinstance(folder, Path) else 32
 
 
+def find_names(folder: Location) -> list[str]:
+    """Every file below `folder`, named from it, sorted; none if it does not exist."""
+    if isinstance(folder, Path):  # a link to a folder counts as a file: some readers follow it
+        found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+        return sorted(path.relative_to(folder).as_posix() for path in found)
+    here = folder.path.rstrip("/") + "/"
+    with suppress(FileNotFoundError):
+        return sorted(path.removeprefix(here) for path in folder.fs.find(here))
+    return []
+
+
+def remove_files(folder: Location, check: Check, kept: Collection[str] = ()) -> None:
+    """Remove the files below `folder` one by one, `check` before each, but not those `kept`.
+
+    Raises RunFailedError if a store or a disk refuses.
+    """
+    try:
+        for name in find_names(folder):
+            if name not in kept:
+                check()
+                (folder / name).unlink(missing_ok=True)
+    except store_errors() as error:
+        raise _refuse_removal(folder, error) from error
+    if isinstance(folder, Path):
+        for place in sorted((path for path in (folder, *folder.rglob("*")) if path.is_dir()), reverse=True):
+            with suppress(OSError):  # it holds a file
+                place.rmdir()
+
+
+def _refuse_removal(folder: Location, error: Exception) -> RunFailedError:
+    return RunFailedError(f"cannot remove {folder}: {explain(error)}; give access, then run the same command")
+
+
 def remove_tree(folder: Location) -> None:
     """Remove a folder and all below it, if it exists. Raises RunFailedError if a store refuses."""
     if isinstance(folder, Path):
@@ -232,5 +281,4 @@ def remove_tree(folder: Location) -> None:
         with suppress(FileNotFoundError):
             folder.fs.rm(folder.path, recursive=True)
     except store_errors() as error:
-        message = f"cannot remove {folder}: {explain(error)}; give access, then run the same command"
-        raise RunFailedError(message) from error
+        raise _refuse_removal(folder, error) from error

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,11 @@ from maskbatch.plan.table import read_plan
 from maskbatch.progress import Step, step
 from maskbatch.runs.committed import CommittedRun, group_files, open_committed
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.reading import advise_reading, is_unable
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, read_json
 from maskbatch.runs.request import refuse_newer_rules
 from maskbatch.runs.versions import choose_versions
-from maskbatch.stores.files import Location, explain, num_threads, store_errors
+from maskbatch.stores.files import Location, explain, find_names, num_threads, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.stores.uris import Text
 from maskbatch.verify.result import Difference, Verification
@@ -124,13 +124,7 @@ def _open(run: RunDir) -> tuple[CommittedRun, dict[str, Any]]:
 
 def _list_files(folder: Location) -> Iterator[str]:
     """Every file below `folder`, named from the run directory, without LEFT_OVER."""
-    if isinstance(folder, Path):  # a link to a folder counts as a file: some readers follow it
-        found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-        paths = [path.relative_to(folder).as_posix() for path in found]
-    else:
-        here = folder.path.rstrip("/") + "/"
-        paths = [path.removeprefix(here) for path in folder.fs.find(here)]
-    return (f"{folder.name}/{path}" for path in paths if not LEFT_OVER.search(path))
+    return (f"{folder.name}/{name}" for name in find_names(folder) if not LEFT_OVER.search(name))
 
 
 def _read(committed: CommittedRun, file: CommittedFile) -> tuple[bytes | None, list[Difference]]:
@@ -161,6 +155,9 @@ def _read_rows(
         differences += _check_columns(file.name, exact, parquet.schema_arrow)
         rows = parquet.read(target.names).select(target.names).cast(target)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        if is_unable(error):
+            what = f"{committed.run.path / file.name} does not read ({explain(error)})"
+            raise UsageError(f"{what}; {advise_reading(error, '')}") from error
         if not any(difference.what.startswith("column ") for difference in differences):
             got = f"does not read ({explain(error)})"
             differences.append(Difference(file.name, None, "rows", str(file.rows), got))

@@ -108,7 +108,7 @@ def _rows(ids: np.ndarray, camera: np.ndarray, time_us: np.ndarray) -> pa.Table:
         "captured_local": times,
         "time_source": pa.repeat("path", n),
         "region": np.zeros(n, np.int16),
-        "box": pa.nulls(n, pa.list_(pa.float32(), 4)),
+        "box": pa.nulls(n, schema.BOX),
         "status": pa.repeat("ok", n),
         "error": pa.nulls(n, pa.string()),
         "width": np.full(n, 1920, np.int32),

@@ -27,6 +27,7 @@ from maskbatch.runs import staging
 from maskbatch.runs.begin import begin_scoring
 from maskbatch.runs.commit import Effort, commit_run
 from maskbatch.runs.directory import RunDir
+from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import Success
 from maskbatch.runs.work import Work, make_work
 from maskbatch.score.shard import decode_shard, make_rows, read_shard
@@ -109,7 +110,8 @@ class Run:
     def commit(self, max_error_rate: float = 0.05) -> Success:
         devices = Counter({"cpu/float32": self.work.num_shards})
         effort = Effort(began=time.monotonic(), devices=devices, timings_s={"plan": 1.0})
-        return commit_run(self.work, effort, max_error_rate)
+        with Lease(self.run) as lease:
+            return commit_run(self.work, effort, max_error_rate, lease)
 
     def copy(self, out: Location, options: StorageOptions = NO_OPTIONS) -> "Run":
         source = Path(self.run.path)
@@ -147,7 +149,8 @@ def stage_run(
     config = PlanConfig(archives=(str(archive),), layout=layout, timezone=("Europe/Paris",), **filters)
     runner.plan_archive(config, str(out))
     run, score = RunDir.at(str(out)), ScoreConfig(dtype="float32")
-    settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint)
+    with Lease(run) as lease:
+        settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint, lease)
     work = make_work(run, settings, score, checkpoint, Access(), is_remote=False)
     work = replace(work, shard_size=32)
     classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")

@@ -23,7 +23,7 @@ from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease, read_lease
 from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_shard
-from maskbatch.stores.files import list_names, remove_tree, write_json, write_whole
+from maskbatch.stores.files import list_names, no_check, remove_tree, write_json, write_whole
 from maskbatch.stores.options import StorageOptions
 from tests.fault_proxy import Faults, fault_proxy
 from tests.maskbatch.samples import Run, read_scores, stage_run, write_month
@@ -155,7 +155,7 @@ def test_a_run_in_s3_commits_and_reports_what_a_local_one_does(
             assert (run.report / name).read_bytes() == (here.run.report / name).read_bytes()
     assert there.commit() == run.read_success()  # again: nothing is touched
     with pytest.raises(UsageError, match="is committed and is never thrown away"):
-        run.clear()
+        run.clear(no_check)
 
 
 def test_what_workers_are_sent_opens_the_run_and_shows_no_secret(
@@ -203,7 +203,7 @@ def test_markers_of_a_folder_hold_no_run_and_other_objects_refuse_one(
     with pytest.raises(UsageError, match=r"is not empty and holds no run \(found 'photo.jpg'\)"):
         run.read_run()
     write_json(run.run_json, {"format_version": 2})
-    run.clear()
+    run.clear(no_check)
     assert list_names(run.path) == ["photo.jpg"]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -12,16 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from maskbatch import schema
-from maskbatch.errors import RunFailedError, UsageError
+from maskbatch.errors import RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.plan.table import read_plan
 from maskbatch.runs import commit
+from maskbatch.runs.commit import Effort
 from maskbatch.runs.committed import open_committed, read_files
-from maskbatch.runs.staging import read_staged, shard_path
+from maskbatch.runs.lease import Lease
+from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_shard
 from maskbatch.score.shard import decode_shard, read_shard
 from maskbatch.stores import files as files_module
-from maskbatch.stores.files import Location, list_names, remove_tree
-from tests.maskbatch.samples import CLASSES, Run, read_scores, write_rows
+from maskbatch.stores.files import Check, Location, find_names, list_names, no_check, remove_tree
+from tests.maskbatch.samples import CLASSES, Run, edit_json, read_scores, write_rows
 
 NUM_IMAGES = 102
 STATUSES = {"ok": 98, "missing": 1, "unsupported": 1, "truncated": 2}
@@ -108,6 +111,51 @@ def test_a_repeated_commit_writes_the_same_files(staged_at: Run, monkeypatch: py
     assert read_scores(staged_at.run)["id"].to_pylist() == list(range(NUM_IMAGES))
 
 
+def test_the_bytes_of_a_commit_do_not_tell_how_its_shards_were_staged(staged: Run) -> None:
+    first = staged.commit()
+    staged.run.success.unlink()
+    for place, path in enumerate(sorted(staged.run.staging.iterdir())):  # as if each was scored again
+        rows = read_staged(path)
+        order = np.random.default_rng(place).permutation(len(rows))
+        pq.write_table(rows.take(order), path, row_group_size=5 + place, compression="zstd")
+    assert staged.commit().files == first.files
+
+
+def test_a_commit_writes_nothing_once_another_driver_holds_the_lease(staged_at: Run) -> None:
+    effort = Effort(began=0.0)
+    with Lease(staged_at.run) as lease:
+        edit_json(staged_at.run.lease, owner="another")
+        with pytest.raises(RunLockedError, match="took the run over while this one slept"):
+            commit.commit_run(staged_at.work, effort, 1, lease)
+    assert not find_names(staged_at.run.scores) and not staged_at.run.success.exists()
+
+
+def test_rows_that_another_version_staged_meanwhile_are_not_committed(staged_at: Run) -> None:
+    path = shard_path(staged_at.run.staging, 2)
+    write_shard(staged_at.run.staging, 2, read_staged(path), "cpu/float32", "of older rules")
+    with pytest.raises(
+        RunFailedError, match=r"staged some of these rows meanwhile; run the same command again"
+    ):
+        staged_at.commit()
+    assert 2 not in list_staged(staged_at.run.staging, staged_at.work.run_id)  # it is scored again
+
+
+@pytest.mark.parametrize(
+    "said", ["Expected all lists to be of size=4 but index 1 had size=0", "Something new"]
+)
+def test_a_staged_shard_that_this_pyarrow_cannot_read_stays(
+    said: str, staged_at: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise pa.ArrowInvalid(said)
+
+    monkeypatch.setattr(pq, "read_table", refuse)  # as pyarrow below 26 did of fixed-size lists
+    with pytest.raises(RunFailedError, match=r"does not read .*, then run the same command again") as failed:
+        staged_at.commit()
+    assert ("install pyarrow 26 or later" in str(failed.value)) == said.startswith("Expected")
+    assert len(list_names(staged_at.run.staging)) == staged_at.work.num_shards
+
+
 def test_a_run_in_a_store_commits_the_files_of_a_local_one(committed: Run, staged_at: Run) -> None:
     assert staged_at.commit().files == committed.run.read_success().files
     assert read_scores(staged_at.run).equals(read_scores(committed.run))
@@ -125,19 +173,19 @@ def test_a_commit_whose_answer_was_lost_is_ones_own(staged_at: Run, monkeypatch:
     assert staged_at.commit() == staged_at.run.read_success()
 
 
-def test_another_drivers_commit_at_the_same_moment_is_refused(
+def test_another_drivers_commit_at_the_same_moment_stands(
     staged_at: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = replace(staged_at.commit(), exit_code=3)
     staged_at.run.success.unlink()
     write = files_module.write_json
 
-    def too_late(path: Location, values: dict[str, Any], *, exclusive: bool) -> None:
+    def too_late(path: Location, values: dict[str, Any], *, exclusive: bool, check: Check) -> None:
         write(path, other.to_json())
         write(path, values, exclusive=exclusive)
 
     monkeypatch.setattr(commit, "write_json", too_late)
-    with pytest.raises(RunFailedError, match="another driver committed it"):
+    with pytest.raises(RunLockedError, match="another driver committed it"):
         staged_at.commit()
     assert staged_at.run.read_success() == other
 
@@ -158,7 +206,7 @@ def test_a_driver_that_slept_through_its_lease_does_not_touch_what_another_commi
     assert staged.commit(max_error_rate=1) == committed
     assert {path: path.stat().st_mtime_ns for path in staged.run.scores.rglob("*.parquet")} == files
     with pytest.raises(UsageError, match="never thrown away"):
-        staged.run.clear()
+        staged.run.clear(no_check)
 
 
 def test_a_staged_shard_whose_pages_are_damaged_is_scored_again(staged_at: Run) -> None:

@@ -11,6 +11,7 @@ from maskbatch.stores.files import (
     Location,
     list_names,
     locate_folder,
+    no_check,
     write_json,
 )
 from maskbatch.stores.options import StorageOptions
@@ -92,5 +93,5 @@ def test_clear_throws_the_run_away_and_keeps_the_lease_and_what_people_corrected
         write_json(part / "x", {})
     run.lease.touch()
     write_json(run.run_json, {"format_version": 2})
-    run.clear()
+    run.clear(no_check)
     assert list_names(root) == ["_lease.json", "corrections"]

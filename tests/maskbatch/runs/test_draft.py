@@ -21,19 +21,22 @@ from safetensors.torch import load_file
 from maskbatch import runner
 from maskbatch.archives.hidden import Rules
 from maskbatch.cluster.pipeline import ShardDone
-from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, PlanConfig, ScoreConfig
+from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, PlanConfig, ReportConfig, ScoreConfig
 from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.plan import table as table_module
 from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step
+from maskbatch.report.compare import make_comparison
+from maskbatch.report.make import make_report
 from maskbatch.runs import begin
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import CARRIED, MATCH, NEW, number_rows
 from maskbatch.runs.staging import read_staged, write_shard
 from maskbatch.runs.versions import list_versions
 from maskbatch.runs.work import Work
+from maskbatch.schema import BOX
 from maskbatch.stores.files import Location
 from maskbatch.verify.files import check_run
 from tests.maskbatch.samples import (
@@ -493,6 +496,35 @@ def test_a_second_driver_of_a_version_is_refused(
         pytest.raises(RunLockedError, match="is in use by"),
     ):
         score("run", "run")
+
+
+def fix_boxes(run: RunDir) -> None:
+    """Give the rows of a run the `box` of fixed size that they had at first."""
+    success = json.loads(run.success.read_bytes())
+    for entry in success["files"]:
+        if entry["name"].startswith("scores/"):
+            rows = pq.read_table(path := run.path / entry["name"], partitioning=None)
+            place = rows.schema.get_field_index("box")
+            pq.write_table(rows.set_column(place, "box", rows["box"].cast(pa.list_(pa.float32(), 4))), path)
+            data = path.read_bytes()
+            entry |= {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    run.success.write_text(json.dumps(success))
+
+
+def test_runs_with_boxes_of_fixed_size_are_carried_over_from_verified_and_reported(
+    score: Any, archive: Path, tmp_path: Path
+) -> None:
+    old = score("night", until="2026-10-02").run
+    fix_boxes(old)
+    new = score("rest", since="2026-10-02").run
+    assert check_run(old, sample=20, seed=2).verified
+    month = score("month", "night")
+    assert month.success.carried > 30
+    assert table(month).equals(scored_anew(score))
+    assert table(month)["box"].type == BOX
+    report = make_report([old, new], tmp_path / "report", ReportConfig(own_days=True))
+    assert report.overall["listed"] == 99  # without those of unknown time
+    assert make_comparison([old], [month.run]).changed == 0
 
 
 def age(run: RunDir) -> None:

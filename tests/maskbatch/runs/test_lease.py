@@ -113,6 +113,34 @@ def test_an_expired_or_unreadable_lease_is_taken_over(run: RunDir, text: str) ->
         assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
 
 
+@pytest.mark.parametrize(("ahead_s", "live"), [(170, True), (185, True), (240, False), (86_400, False)])
+def test_a_lease_that_expires_far_ahead_was_written_by_a_clock_set_wrong(ahead_s: float, live: bool) -> None:
+    expires = datetime.now(UTC) + timedelta(seconds=ahead_s)
+    assert is_live(held(host="elsewhere", expires_at=expires.isoformat())) == live
+
+
+def test_a_driver_whose_lease_is_anothers_or_gone_does_nothing_more(run: RunDir) -> None:
+    with Lease(run) as lease:
+        lease.check()
+        write(run, json.dumps(held(host="camera-pc")))
+        lease.watch()  # which asks every 20 s
+        with pytest.raises(RunLockedError, match=r"process \d+ on camera-pc took the run over"):
+            lease.check()
+        lease._checked -= 20
+        with pytest.raises(RunLockedError, match="took the run over"):
+            lease.watch()
+        run.lease.unlink()
+        with pytest.raises(RunLockedError, match="another driver took the run over"):
+            lease.check()
+
+
+def test_a_driver_whose_run_was_committed_does_nothing_more(run: RunDir) -> None:
+    with Lease(run) as lease:
+        write_json(run.success, {})
+        with pytest.raises(RunLockedError, match="another driver committed it while this one slept"):
+            lease.check()
+
+
 def wait_for(run: RunDir, **live: Any) -> dict[str, Any]:
     """The lease, as soon as its live record says this."""
     deadline = time.monotonic() + 120
