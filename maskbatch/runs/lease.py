@@ -112,8 +112,8 @@ class Lease:
         while not self._stop.wait(RENEW_S):
             with contextlib.suppress(RunFailedError, *store_errors()):  # the next renewal may succeed
                 lease = read_lease(self.run)
-                if lease is not None and lease["owner"] != self.owner:
-                    return  # taken over while this process slept; only one of the two can commit
+                if lease is None or lease["owner"] != self.owner:
+                    return  # taken over while this process slept, and perhaps given back: `check` stops it
                 write_json(self.run.lease, self._content())
 
     def _content(self) -> dict[str, Any]:
