@@ -3,6 +3,7 @@
 start             checks before Gradio is imported, and serves the page
 access            who may connect
 app               the page and its server
+brake             slows down failed passwords
 gate              the requests that the server accepts
 theme             colours and fonts
 rendering         fills in the templates

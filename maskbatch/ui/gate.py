@@ -3,6 +3,7 @@
 Pictures travel inside the page's events, so the server never serves a file.
 """
 
+import asyncio
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -10,7 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maskbatch.ui.gradio_internals import PAGE_PATHS, UPLOAD_PATH
+from maskbatch.ui.brake import Brake
+from maskbatch.ui.gradio_internals import LOGIN_PATH, PAGE_PATHS, UPLOAD_PATH
 
 MAX_EVENT_BYTES = 2**20
 """Largest body of a request that is no upload; the page's events have some hundred bytes."""
@@ -31,6 +33,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, *, names: Collection[str] | None, max_bytes: int) -> None:
         self.app, self.names, self.max_bytes = app, names, max_bytes
+        self._brake = Brake()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,9 +43,23 @@ class Gate:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
+                if is_login and message["status"] == 200:
+                    self._brake.accept(address)
             await send(message)
 
-        await (self._refuse(scope) or self.app)(scope, receive, send_with_headers)
+        is_login = scope["method"] == "POST" and scope["path"] == LOGIN_PATH
+        address = (scope.get("client") or ("",))[0]
+        refusal = self._refuse(scope) or (await self._slow_down(address) if is_login else None)
+        await (refusal or self.app)(scope, receive, send_with_headers)
+
+    async def _slow_down(self, address: str) -> PlainTextResponse | None:
+        """Let this attempt to log in wait for its turn, or refuse it."""
+        wait_s = self._brake.reserve(address)
+        if wait_s is None:
+            text = "Too many wrong passwords were given; try again in a minute."
+            return PlainTextResponse(text, 429, {"Retry-After": "60"})
+        await asyncio.sleep(wait_s)
+        return None
 
     def _refuse(self, scope: Scope) -> PlainTextResponse | None:
         headers, path = Headers(scope=scope), scope["path"]

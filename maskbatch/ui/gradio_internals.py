@@ -16,6 +16,7 @@ import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, traverse
 
 UPLOAD_PATH = "/gradio_api/upload"
+LOGIN_PATH = "/login"
 PAGE_PATHS = re.compile(
     r"/|/(?:assets|static)/.+|/(?:theme\.css|favicon\.ico|login|logout)"
     rf"|{UPLOAD_PATH}(?:_progress)?|/gradio_api/(?:startup-events|heartbeat/\w+|queue/join|queue/data)"

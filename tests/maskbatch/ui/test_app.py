@@ -3,7 +3,9 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,30 @@ def test_other_machines_need_the_password_and_any_name(page: Tab, guarded: Serve
     assert PASSWORD not in page.content()
     log = guarded.log.read_text()
     assert "lets other machines connect" in log and "unencrypted" in log and PASSWORD not in log
+
+
+def test_failed_passwords_slow_down_and_the_right_one_gets_in(serve: Serve, small_checkpoint: Path) -> None:
+    arguments = ("--host", "127.0.0.2", "--checkpoint", small_checkpoint)
+    with serve(*arguments, MASKBATCH_UI_PASSWORD=PASSWORD) as server:
+
+        def log_in_with(given: str) -> tuple[int, float]:
+            began = time.monotonic()
+            data = {"username": "ann", "password": given}
+            answer = httpx.post(f"{server.url}login", data=data, timeout=PATIENCE_S)
+            return answer.status_code, time.monotonic() - began
+
+        for _ in range(4):
+            log_in_with("wrong")
+        log_in_with("wrong")
+        code, took_s = log_in_with("wrong")  # 4 s after the one before, which took a second to be refused
+        assert code == 400 and took_s >= 2.5
+        with ThreadPoolExecutor(12) as pool:
+            codes = Counter(code for code, _ in pool.map(log_in_with, ["wrong"] * 12))
+        assert codes[429] >= 8 and codes[400] >= 1
+        code, took_s = log_in_with(PASSWORD)
+        assert code == 200 and took_s < 25
+        code, took_s = log_in_with("wrong")
+        assert code == 400 and took_s < 10
 
 
 def test_the_printed_url_works_for_other_machines(guarded: Server) -> None:
