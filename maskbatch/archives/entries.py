@@ -4,9 +4,12 @@ import os
 from dataclasses import dataclass
 from datetime import datetime
 
-IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif")
-)
+IMAGE_EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif",
+    ".avif", ".heic", ".heif", ".hif", ".jxl", ".jp2", ".j2k", ".jpx",
+))  # fmt: skip
+"""Pictures, those too that cannot be read everywhere: they get a row that says so. Raw camera files are left
+out, as most lie beside their JPEG."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,8 @@ source    an image whose header was read: size, EXIF, and how to decode it; boun
 jpeg      segments and scans; what damage touches no pixel
 entropy   where the blocks of a JPEG's scan end: stray bytes or damage
 png       chunks and checksums
-pillow    every other format
+tiff      directories and strips, before Pillow reads them
+pillow    every format but JPEG and PNG
 exif      orientation and time
 rgb       any mode to reduced RGB, in strips
 decode    bytes to fixed-size RGB, or a status and a sentence

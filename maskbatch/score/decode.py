@@ -27,7 +27,8 @@ from maskbatch.score.source import Source
 OPENERS = {
     "JPEG": jpeg.open_jpeg,
     "PNG": png.open_png,
-    **dict.fromkeys(("WEBP", "GIF", "BMP", "TIFF"), pillow.open_picture),
+    **dict.fromkeys(("WEBP", "GIF", "BMP"), pillow.open_picture),
+    "TIFF": pillow.open_tiff,
     "AVIF": pillow.open_avif,
     "HEIC": pillow.open_heic,
 }

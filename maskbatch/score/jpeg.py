@@ -6,13 +6,15 @@ decoder says of the copy decides.
 Source: ITU-T T.81, annex B; how libjpeg's `next_marker` finds its way over stray bytes.
 """
 
+import io
 import re
 from dataclasses import dataclass, field
 from itertools import takewhile
+from math import ceil
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, JpegImagePlugin  # noqa: F401  the plugin registers its format
 
 from maskbatch.errors import ImageError
 from maskbatch.score import entropy
@@ -25,6 +27,7 @@ ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
 METADATA = frozenset((*range(APP0, 0xF0), COM))
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 READABLE_FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
+SEQUENTIAL = frozenset((0xC0, 0xC1))
 PROGRESSIVE = frozenset((0xC2, 0xCA))
 LOSSLESS = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
 MAX_SEGMENTS = 10_000
@@ -225,13 +228,34 @@ def _decode_cleaned(data: bytes, header: Header, needed: tuple[float, float]) ->
         return _decode_strictly(_join(head, parts), header, needed)
     except ValueError as error:
         message = _one_line(error)
+    image = None
     if "extraneous bytes before marker" in message:
         image = _decode_trimmed(head, parts, header, needed)
-        if image is not None:
-            return image
+    elif "subsampling level" in message:
+        image = _decode_odd_sampling(head, parts, header, needed)
+    if image is not None:
+        return image
     if body.end in (None, SOI):
         raise ImageError("truncated", "JPEG data ends early")
     raise ImageError("corrupt", f"JPEG data is corrupt: {message}")
+
+
+def _decode_odd_sampling(
+    head: bytes, parts: list[bytes], header: Header, needed: tuple[float, float]
+) -> Image.Image | None:
+    """A sampling that the strict decoder does not know, such as 4:1:0; None where blocks are missing."""
+    if header.kind in SEQUENTIAL:
+        trimmed = len(parts) == 2 and _trim(head, parts, header)
+        if not trimmed:
+            return None
+        parts = [parts[0], trimmed]
+    image = Image.open(io.BytesIO(_join(head, parts)), formats=("JPEG",))
+    image.draft(None, (ceil(needed[0]), ceil(needed[1])))
+    return image.convert("RGB")
+
+
+def _trim(head: bytes, parts: list[bytes], header: Header) -> bytes | None:
+    return entropy.trim_scan(head + parts[0], parts[1], (header.width, header.height), header.components)
 
 
 def _clean_segment(segment: bytes, marker: int) -> bytes:
@@ -254,9 +278,8 @@ def _decode_trimmed(
     head: bytes, parts: list[bytes], header: Header, needed: tuple[float, float]
 ) -> Image.Image | None:
     """Decode without the stray bytes before restart and end markers; None if they are none."""
-    if header.kind in (0xC0, 0xC1) and len(parts) == 2:
-        tables = head + parts[0]
-        trimmed = entropy.trim_scan(tables, parts[1], (header.width, header.height), header.components)
+    if header.kind in SEQUENTIAL and len(parts) == 2:
+        trimmed = _trim(head, parts, header)
         attempts = [] if trimmed is None else [trimmed]
     else:
         attempts = [parts[-1][:-cut] for cut in _guess_strays(parts[-1])]

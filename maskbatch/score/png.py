@@ -106,13 +106,14 @@ def _load(chunks: Chunks) -> Image.Image:
     image.load()
     # What never came is zero; Pillow says nothing where the compressed data ends too early in good order.
     width, height = image.size
-    has_end = np.asarray(image.crop((0, max(0, height - 2), width, height))).any()
-    if not has_end and _count_missing(data, num_raw_bytes(chunks.header)):
+    is_interlaced = chunks.header[12]
+    has_end = not is_interlaced and np.asarray(image.crop((0, height - 1, width, height))).any()
+    if not has_end and _count_missing(data, _num_raw_bytes(chunks.header)):
         raise ImageError("truncated", "PNG data is truncated: rows are missing")
     return image
 
 
-def num_raw_bytes(header: bytes) -> int:
+def _num_raw_bytes(header: bytes) -> int:
     """Bytes of all rows before compression, each with its filter."""
     width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     bits = depth * CHANNELS[kind]

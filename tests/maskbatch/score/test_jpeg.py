@@ -281,3 +281,32 @@ def test_coefficients_of_a_picture_in_many_scans_are_counted_before_they_are_kep
     with pytest.raises(ImageError, match="1,200 MB of memory") as caught:
         decode_image(bytes(clean), Preset((24, 40)), 10**9)
     assert caught.value.status == "too_large"
+
+
+def flat(sampling: list[tuple[int, int]], size: tuple[int, int] = (160, 120)) -> bytes:
+    """A grey JPEG of three colours with any sampling: each block is a mean of 0 and nothing else."""
+    clean = encode(Image.new("RGB", (16, 16)))
+    starts = segment_starts(clean)
+    tables = b"".join(clean[a:b] for a, b in pairwise(starts) if clean[a + 1] != 0xC0)
+    colours = [bytes([k + 1, h << 4 | v, min(k, 1)]) for k, (h, v) in enumerate(sampling)]
+    frame = struct.pack(">BBHBHHB", 0xFF, 0xC0, 17, 8, *size[::-1], 3) + b"".join(colours)
+    across, down = (8 * max(part) for part in zip(*sampling, strict=True))
+    num_mcus = -(-size[0] // across) * -(-size[1] // down)
+    bits = "".join(("0000" if k else "001010") * h * v for k, (h, v) in enumerate(sampling)) * num_mcus
+    bits += "1" * (-len(bits) % 8)
+    scan = clean[starts[-1] : scan_at(clean)] + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return b"\xff\xd8" + tables + frame + scan + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [[(1, 1)] * 3, [(4, 1), (1, 1), (1, 1)], [(4, 2), (1, 1), (1, 1)], [(3, 1), (1, 1), (1, 1)],
+     [(1, 1), (2, 2), (2, 2)], [(2, 2), (2, 1), (2, 1)]],
+)  # fmt: skip
+def test_any_sampling_of_colours_is_read_and_judged(sampling: list[tuple[int, int]]) -> None:
+    clean = flat(sampling)
+    assert pixels(clean).shape == (120, 160, 3)
+    assert np.abs(pixels(clean).astype(int) - 128).max() <= 1
+    assert np.array_equal(pixels(clean[:-2]), pixels(clean))
+    assert status(clean[:-9]) == "truncated"
+    assert status(clean[:-9] + b"\xff\xd9") == "corrupt"
