@@ -182,6 +182,7 @@ def test_other_machines_need_the_password_and_any_name(page: Tab, guarded: Serve
     assert "lets other machines connect" in log and "unencrypted" in log and PASSWORD not in log
 
 
+@pytest.mark.slow
 def test_failed_passwords_slow_down_and_the_right_one_gets_in(serve: Serve, small_checkpoint: Path) -> None:
     arguments = ("--host", "127.0.0.2", "--checkpoint", small_checkpoint)
     with serve(*arguments, MASKBATCH_UI_PASSWORD=PASSWORD) as server:
