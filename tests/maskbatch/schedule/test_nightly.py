@@ -204,11 +204,11 @@ def staged(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def stage_nights(place: Place, checkpoint: Checkpoint, layout: str, number: int) -> Place:
     for since, until in pairwise(NIGHTS[: number + 1]):
-        limits = {"since": since, "until": until, "margin_days": 1}
+        limits = {"since": since, "until": until, "margin_days": 1, "allow_unknown_times": True}
         stage_run(place.nights / since, place.archive, checkpoint, layout=layout, **limits).commit()
     place.toml.write_text(
         f"layout = '{layout}'\ntimezone = 'Europe/Paris'\ncheckpoint = '{checkpoint.path}'\ndtype = 'float32'\n"
-        "address = 'ray://127.0.0.1:9'\n"
+        "address = 'ray://127.0.0.1:9'\nallow-unknown-times = true\n"
     )
     return place
 
