@@ -33,11 +33,11 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
         model = auto.from_pretrained(source, dtype=torch.float32, use_safetensors=True).eval()
         processor = AutoImageProcessor.from_pretrained(source).to_dict()
         image_processor = json.loads(json.dumps(processor, default=str))
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0]
+        labels = [str(model.config.id2label[k]) for k in range(model.config.num_labels)]
+    except Exception as error:  # the library raises anything for an odd config
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         message = f"{source}: no image classifier there ({first}); give a local folder or a hub name"
         raise UsageError(message) from error
-    labels = [model.config.id2label[k] for k in range(model.config.num_labels)]
     classes = _name_classes(source, labels, names)
     config = model.config.to_diff_dict() | {"model_type": model.config.model_type}
     try:
@@ -54,7 +54,7 @@ def import_checkpoint(source: str, names: Mapping[str, str], compliant: Sequence
             confusion=((0,) * len(classes),) * len(classes),
             recipe={"source": source, "labels": labels, "image_processor": image_processor},
         )
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
         message = f"{source}: cannot become a checkpoint: {error}; check --class and --compliant"
         raise UsageError(message) from error
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}

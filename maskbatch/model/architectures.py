@@ -9,13 +9,14 @@ Options are JSON values in the checkpoint's card: the file needs nothing beside 
 
 import sys
 from collections.abc import Mapping, Sequence
+from reprlib import repr as shorten
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from maskbatch.errors import UsageError
+from maskbatch.errors import MaskbatchError, UsageError
 
 
 def build(architecture: str, num_classes: int, options: Mapping[str, Any] | None = None) -> nn.Module:
@@ -36,9 +37,12 @@ def build(architecture: str, num_classes: int, options: Mapping[str, Any] | None
         if head:
             name, last = last_linear(model)
             model.set_submodule(name, dense_head(last.in_features, num_classes, **head))
-    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+    except MaskbatchError:
+        raise
+    except Exception as error:  # a constructor of a library, given what a file says, may raise anything
         known = f"it can be a classifier of torchvision.models, {', '.join(OWN)}"
-        message = f"architecture {architecture!r} with options {options}: cannot be built ({error}); {known}"
+        why, settings = next(iter(str(error).splitlines()), type(error).__name__)[:300], shorten(options)
+        message = f"architecture {architecture!r} with options {settings}: cannot be built ({why}); {known}"
         raise UsageError(message) from error
     return model
 

@@ -5,17 +5,21 @@ Reading this card needs no torch, so planning and reporting start quickly. No pi
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
+from reprlib import repr as _short
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 
 from maskbatch.errors import UsageError
-from maskbatch.stores.files import write_whole
+from maskbatch.schema import RESERVED_COLUMNS
+from maskbatch.stores.files import parse_json, write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +30,11 @@ METADATA_KEY = "maskbatch"
 RESIZES = ("squash", "crop")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CLASS_NAME = re.compile(r"[a-z][a-z0-9_]*")
+RESERVED_CLASSES = frozenset({"review", "clusters", "failed", "unknown"})
+"""Beside RESERVED_COLUMNS: `num_review` and `num_clusters` are columns, `failed` a label of comparisons."""
+RESERVED_STARTS = ("prob_", "num_", "share_", "failed_")
+MIN_STD = 0.001
+"""1 / 255 is in use; less makes numbers that half precision cannot hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,24 +96,77 @@ class Card:
 
     def __post_init__(self) -> None:
         check_types(self)
-        version, names, num_classes = self.format_version, set(self.classes), len(self.classes)
+        version = self.format_version
         _check(version == FORMAT_VERSION, f"format_version {version}, {FORMAT_VERSION} expected")
-        _check(num_classes >= 2, f"{num_classes} classes, 2 or more expected")
-        sound = len(names) == num_classes and all(map(CLASS_NAME.fullmatch, self.classes))
-        _check(sound, f"class names {self.classes}, each once and like [a-z][a-z0-9_]* expected")
-        compliant, not_assessed = {*self.compliant}, {*self.not_assessed}
-        sound = bool(compliant) and compliant | not_assessed <= names and not compliant & not_assessed
-        _check(sound, "compliant and not_assessed name classes, and none is both")
-        _check(len(self.mean) == 3, f"mean {self.mean}, 3 values expected")
-        _check(len(self.std) == 3 and min(self.std) > 0, f"std {self.std}, 3 values above 0 expected")
-        _check(self.temperature > 0, f"temperature {self.temperature}, above 0 expected")
-        square = [len(row) for row in self.confusion] == [num_classes] * num_classes
-        _check(square, "confusion matrix is not K by K")
+        _check_meaning(self.classes, self.compliant, self.not_assessed, self.confusion)
+        taken = [name for name in self.classes if name in RESERVED_COLUMNS | RESERVED_CLASSES]
+        taken += [name for name in self.classes if name.startswith(RESERVED_STARTS)]
+        _check(not taken, f"class {', '.join(taken)}: the tables have a column of that name already")
+        _check(
+            all(-1000 <= value <= 1000 for value in self.mean), f"mean {self.mean}, -1000 to 1000 expected"
+        )
+        _check(
+            all(MIN_STD <= value <= 1000 for value in self.std), f"std {self.std}, {MIN_STD} to 1000 expected"
+        )
+        _check(
+            0.001 <= self.temperature <= 1000,
+            f"temperature {_short(self.temperature)}, 0.001 to 1000 expected",
+        )
+        _check(
+            0 <= self.review_threshold <= 1,
+            f"review_threshold {_short(self.review_threshold)}, 0 to 1 expected",
+        )
+        _check_reference(self.reference)
         _ = self.preset  # which checks itself
 
     @property
     def preset(self) -> Preset:
         return Preset(self.input_size, self.resize, self.crop_share, self.interpolation)
+
+
+def _check_meaning(
+    classes: Sequence[str],
+    compliant: Sequence[str],
+    not_assessed: Sequence[str],
+    confusion: Sequence[Sequence[int]],
+) -> None:
+    """Raises ValueError unless these say what K labels mean, and the matrix (K, K) holds counts."""
+    num_classes, names = len(classes), {*classes}
+    _check(num_classes >= 2, f"{num_classes} classes, 2 or more expected")
+    sound = len(names) == num_classes and all(map(CLASS_NAME.fullmatch, classes))
+    _check(sound, f"class names {_short(classes)}, each once and like [a-z][a-z0-9_]* expected")
+    good, none = {*compliant}, {*not_assessed}
+    sound = bool(good) and good | none <= names and not good & none
+    _check(sound, "compliant and not_assessed name classes, and none is both")
+    square = [len(row) for row in confusion] == [num_classes] * num_classes
+    _check(square, "confusion matrix is not K by K")
+    _check(
+        all(0 <= count < 2**53 for row in confusion for count in row),
+        "confusion matrix: counts of 0 or more expected",
+    )
+
+
+def _check_reference(reference: Mapping[str, Any]) -> None:
+    for name, counts in reference.items():
+        sound = isinstance(counts, (list, tuple)) and all(type(n) is int and 0 <= n < 2**53 for n in counts)
+        _check(sound, f"reference {_short(name)}: a list of counts expected")
+
+
+def check_card(card: Mapping[str, Any]) -> None:
+    """Raises ValueError where a run's card, perhaps of another version, cannot say what labels mean."""
+    names = tuple(_freeze(card[name]) for name in ("classes", "compliant", "not_assessed"))
+    for name, value in zip(("classes", "compliant", "not_assessed"), names, strict=True):
+        _check_type(name, value, tuple[str, ...])
+    confusion = _freeze(card["confusion"])
+    _check_type("confusion", confusion, tuple[tuple[int, ...], ...])
+    _check_type("architecture", card["architecture"], str)
+    classes, compliant, not_assessed = names
+    _check_meaning(classes, compliant, not_assessed, confusion)
+    threshold, reference = card.get("review_threshold", 0.0), card.get("reference") or {}
+    _check_type("review_threshold", threshold, float)
+    _check(0 <= threshold <= 1, f"review_threshold {_short(threshold)}, 0 to 1 expected")
+    _check_type("reference", reference, dict[str, Any])
+    _check_reference(reference)
 
 
 def check_types(settings: Any) -> None:
@@ -118,7 +180,9 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
     allowed = (int, float) if plain is float else plain
     good = isinstance(value, allowed) and not (isinstance(value, bool) and plain is not bool)
     if not good or (plain is tuple and items[-1] is not ... and len(value) != len(items)):
-        raise ValueError(f"{name} = {value!r}, {kind if items else plain.__name__} expected")
+        raise ValueError(f"{name} = {_short(value)}, {kind if items else plain.__name__} expected")
+    if plain is float and not math.isfinite(value if isinstance(value, float) else 0):
+        raise ValueError(f"{name} = {value}, a finite number expected")
     for item in value if plain is tuple else ():
         _check_type(name, item, items[0])
 
@@ -145,9 +209,16 @@ class Checkpoint:
         """The weights as float32 tensors by name; half-precision storage is widened."""
         from safetensors.torch import load_file
 
+        try:
+            tensors = load_file(self.path)
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise UsageError(f"checkpoint {self.path}: its weights cannot be read ({error})") from error
+        if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
+            raise UsageError(
+                f"checkpoint {self.path}: weight {_short(odd[0])} is complex, real numbers expected"
+            )
         return {
-            name: tensor.float() if tensor.is_floating_point() else tensor
-            for name, tensor in load_file(self.path).items()
+            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
         }
 
 
@@ -165,7 +236,7 @@ def open_checkpoint(path: str | None = None) -> Checkpoint:
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
         raise UsageError(f"checkpoint {path}: no such file; give --checkpoint FILE.safetensors") from error
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError) as error:  # of a path with a NUL
         raise UsageError(f"checkpoint {path}: not a readable .safetensors file ({error})") from error
     return Checkpoint(path, hashlib.sha256(data).hexdigest(), _parse(path, metadata.get(METADATA_KEY)))
 
@@ -185,11 +256,12 @@ def _parse(path: str, text: str | None) -> Card:
         message = f"checkpoint {path}: no '{METADATA_KEY}' metadata; export it with training/ first"
         raise UsageError(message)
     try:
-        values = dict(json.loads(text))
+        values = parse_json(text)
+        _check(isinstance(values, dict), "a JSON object expected")
         known = {item.name for item in fields(Card)}
         frozen = {k: _freeze(v) if k in FROZEN else v for k, v in values.items() if k in known}
         return Card(**frozen)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"checkpoint {path}: its metadata cannot be used: {error}") from error
 
 

@@ -12,11 +12,12 @@ from maskbatch import schema
 from maskbatch.errors import RunFailedError
 from maskbatch.plan.columns import Row
 from maskbatch.progress import Step
-from maskbatch.stores.files import Check, Location, no_check, open_file, write_whole
+from maskbatch.stores.files import Check, Location, explain, no_check, open_file, store_errors, write_whole
 
 GROUP_ROWS = 16_384
 """Rows of a row group, which a worker reads at a time in a few milliseconds."""
 FILE_ROWS = 64 * GROUP_ROWS
+REMEDY = "restore it, or begin again with --fresh"
 
 
 def part_path(folder: Location, first: int) -> Location:
@@ -51,7 +52,10 @@ def read_plan(folder: Location, start: int, stop: int) -> pa.Table:
         first = start // FILE_ROWS * FILE_ROWS
         group = (start - first) // GROUP_ROWS
         path = part_path(folder, first)
-        table = _read_group(path, _version(path), group)
+        try:
+            table = _read_group(path, _version(path), group)
+        except (pa.ArrowException, ValueError, LookupError, *store_errors()) as error:
+            raise RunFailedError(f"{path} does not read ({explain(error)}); restore it") from error
         offset = start - first - group * GROUP_ROWS
         if offset >= table.num_rows:
             raise RunFailedError(f"{path}: the plan ends at id {start}, {stop - 1} expected; restore it")
@@ -65,7 +69,26 @@ def read_plan(folder: Location, start: int, stop: int) -> pa.Table:
 def _read_group(path: Location, version: str, group: int) -> pa.Table:
     """One row group; `version` keeps the cache from serving a deleted plan."""
     with open_file(path) as file:
-        return pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
+        table = pq.ParquetFile(file, pre_buffer=True).read_row_group(group)
+    if names := sorted({*schema.PLAN.names} - {*table.column_names}):
+        raise ValueError(f"it lacks the columns {', '.join(names)} of a plan")
+    return table.select(schema.PLAN.names).cast(schema.PLAN)
+
+
+def check_plan(folder: Location, num_images: int) -> None:
+    """Raises RunFailedError unless the plan's files have `num_images` rows and the columns of a plan."""
+    for first in range(0, num_images, FILE_ROWS):
+        path, expected = part_path(folder, first), min(FILE_ROWS, num_images - first)
+        try:
+            with open_file(path) as file:
+                parquet = pq.ParquetFile(file)
+                found, names = parquet.metadata.num_rows, parquet.schema_arrow.names
+        except (pa.ArrowException, ValueError, *store_errors()) as error:
+            raise RunFailedError(f"{path} does not read ({explain(error)}); {REMEDY}") from error
+        if found != expected:
+            raise RunFailedError(f"{path} has {found:,} rows, {expected:,} were planned; {REMEDY}")
+        if not {*names} >= {*schema.PLAN.names}:
+            raise RunFailedError(f"{path} lacks columns of a plan; {REMEDY}")
 
 
 def _version(path: Location) -> str:

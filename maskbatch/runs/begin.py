@@ -10,7 +10,7 @@ from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, ScoreConfig
 from maskbatch.errors import RunLockedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.plan.listing import Listing
-from maskbatch.plan.table import write_groups, write_plan
+from maskbatch.plan.table import check_plan, write_groups, write_plan
 from maskbatch.progress import say, step
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.runs.directory import RunDir
@@ -37,6 +37,7 @@ def ensure_plan(
     else:
         request.refuse_difference(run, settings)
     if settings.listing and draft is None:
+        check_plan(run.plan, settings.num_images)
         say(f"plan: {settings.num_images:,} images, listed before")
         return settings
     settings = _clear_plan(run, settings, lease)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -27,12 +27,14 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.reading import advise_reading
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint
 from maskbatch.runs.versions import split_version
+from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain, num_threads, open_file, store_errors
 from maskbatch.stores.options import StorageOptions
 
 AHEAD_ROWS = 524_288
 """Rows of files that are read together."""
+PLAN_FILE = re.compile(r"plan/part-\d+\.parquet", re.ASCII)
 SCORES_FILE = re.compile(r"scores/date=([^/]+)/part-(\d+)\.parquet", re.ASCII)
 Setting = TypeVar("Setting")
 
@@ -135,8 +137,24 @@ def open_committed(run: RunDir) -> CommittedRun:
         remedy = "finish it with the `maskbatch score` that began it"
         raise UsageError(f"{run.path}: this run is not finished; {remedy}")
     committed = CommittedRun(run, settings, success)
-    _ = committed.score  # which raises
+    _ = committed.score, committed.listing, committed.checkpoint  # which raise
+    for file in success.files:
+        if not _is_name(file.name):
+            raise UsageError(
+                f"{run.success} is damaged: it lists {file.name!r}, no file of a run; restore it"
+            )
     return committed
+
+
+def _is_name(name: str) -> bool:
+    """Whether a commit can have listed a file of this name."""
+    match = SCORES_FILE.fullmatch(name)
+    if match is None:
+        return name == "run.json" or PLAN_FILE.fullmatch(name) is not None
+    try:
+        return match[1] == UNKNOWN_DATE or date.fromisoformat(match[1]).isoformat() == match[1]
+    except ValueError:
+        return False
 
 
 def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[CommittedRun]:
@@ -269,7 +287,7 @@ def _open_parquet(file: File) -> Iterator[pq.ParquetFile]:
                 if found != expected:
                     raise UsageError(f"{path} has {found:,} {what}, {expected:,} were committed; restore it")
             yield parquet
-    except (pa.ArrowInvalid, KeyError, *store_errors()) as error:
+    except (pa.ArrowException, ValueError, LookupError, *store_errors()) as error:
         remedy = advise_reading(error, "restore it, or score to another --out")
         message = f"{path} does not read ({explain(error)}); {remedy}"
         raise UsageError(message) from error

@@ -7,7 +7,6 @@ file. In a store a lease needs exclusive creation, so whoever takes one tries th
 """
 
 import contextlib
-import json
 import os
 import socket
 import threading
@@ -21,7 +20,7 @@ from typing import Any
 from maskbatch.errors import RunFailedError, RunLockedError
 from maskbatch.progress import live_step, say
 from maskbatch.runs.directory import RunDir
-from maskbatch.stores.files import is_process_alive, list_names, store_errors, write_json
+from maskbatch.stores.files import is_process_alive, list_names, parse_json, store_errors, write_json
 
 RENEW_S = 20.0
 STALE_S = 180.0
@@ -138,7 +137,7 @@ class Lease:
 def read_lease(run: RunDir) -> dict[str, Any] | None:
     """The lease, or None where there is none, or a damaged one."""
     try:
-        lease: dict[str, Any] = json.loads(run.lease.read_bytes())
+        lease: dict[str, Any] = parse_json(run.lease.read_bytes())
         return lease if _is_sound(lease) else None
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None

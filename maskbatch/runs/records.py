@@ -4,7 +4,6 @@ A setting that is missing means what was done before it existed. Unknown setting
 difference between runs; what else we do not know is ignored.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
@@ -15,10 +14,16 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, to_dict
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import check_card
 from maskbatch.plan.listing import Listing
-from maskbatch.stores.files import Location, explain
+from maskbatch.schema import STATUSES
+from maskbatch.stores.files import Location, explain, parse_json
 
 FORMAT_VERSION = 2
+FIRST_YEAR, LAST_YEAR = 1900, 9000
+"""A day and a zone more or less stay times."""
+MOST = 2**53
+"""What JSON, Arrow and numpy all hold exactly."""
 JSON_NAMES = {
     str: "a string", int: "a whole number", float: "a number", tuple: "a list", datetime: "a time",
 }  # fmt: skip
@@ -48,6 +53,7 @@ class UsedCheckpoint:
     def __post_init__(self) -> None:
         for name in ("architecture", "classes", "compliant", "not_assessed", "confusion"):
             _ = self.card[name]
+        check_card(self.card)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +87,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.shard_size is not None and self.shard_size < 1:
             raise ValueError(f"shard_size {self.shard_size}, 1 or more expected")
+        _check_zone("created_at", self.created_at)
+        if self.num_carried > self.num_images:
+            raise ValueError(f"{self.num_carried} images carried over of {self.num_images}")
 
     @property
     def num_images(self) -> int:
@@ -193,6 +202,17 @@ class Success:
     def __post_init__(self) -> None:
         if self.planned < 0:
             raise ValueError(f"planned {self.planned}, 0 or more expected")
+        _check_zone("committed_at", self.committed_at)
+        if unknown := [name for name in self.statuses if name not in STATUSES]:
+            raise ValueError(f"statuses has {shorten(unknown[0])}, one of {', '.join(STATUSES)} expected")
+        for name, value, most in (
+            ("carried", self.carried, self.planned),
+            ("exit_code", self.exit_code, 255),
+            ("max_error_rate", self.max_error_rate, 1),
+            ("timings_s whole", self.timings_s.get("whole", 0), 1e9),
+        ):
+            if value > most:
+                raise ValueError(f"{name} {value}, at most {most:g} expected")
 
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Location) -> "Success":
@@ -204,10 +224,15 @@ class Success:
         return values | {"committed_at": self.committed_at.isoformat()}
 
 
+def _check_zone(name: str, time: datetime) -> None:
+    if time.tzinfo is None:
+        raise ValueError(f"{name} {time}, a time with its offset from UTC expected")
+
+
 def read_json(path: Location) -> dict[str, Any] | None:
     """The object in a JSON file, None where no file is. Raises UsageError for anything else."""
     try:
-        values: dict[str, Any] = json.loads(path.read_bytes())
+        values = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
@@ -241,7 +266,7 @@ def _make(
     except KeyError as error:
         raise UsageError(f"{path} is damaged: it lacks {error}; restore it") from error
     except (UsageError, ValueError, TypeError, OverflowError) as error:
-        raise UsageError(f"{path} is damaged: {explain(error)}; restore it") from error
+        raise UsageError(f"{path} is damaged: {explain(error)[:500]}; restore it") from error
     return record
 
 
@@ -253,7 +278,7 @@ def _parse(name: str, kind: Any, value: Any) -> Any:
     if origin is UnionType:
         return None if value is None else _parse(name, items[0], value)
     if kind is datetime and isinstance(value, str):
-        return datetime.fromisoformat(value)
+        return _parse_time(name, value)
     if is_dataclass(kind) and isinstance(value, dict):
         return _parse_fields(kind, value)
     if origin is tuple and isinstance(value, list):
@@ -261,9 +286,25 @@ def _parse(name: str, kind: Any, value: Any) -> Any:
     if origin in (dict, Counter) and isinstance(value, dict):
         of = int if origin is Counter else items[-1]
         return origin({key: _parse(f"{name} {key}", of, item) for key, item in value.items()})
-    if type(value) is kind or (kind is float and type(value) is int):
+    if kind in (int, float) and type(value) in (int, kind):
+        return _parse_number(name, kind, value)
+    if type(value) is kind:
         return value
     raise ValueError(f"{name} is {shorten(value)}, {JSON_NAMES.get(origin, 'an object')} expected")
+
+
+def _parse_time(name: str, value: str) -> datetime:
+    time = datetime.fromisoformat(value)
+    if not FIRST_YEAR <= time.year <= LAST_YEAR:
+        raise ValueError(f"{name} is {value}, a year from {FIRST_YEAR} to {LAST_YEAR} expected")
+    return time
+
+
+def _parse_number(name: str, kind: type, value: Any) -> Any:
+    """Every number of our files is a count, a size, a share or a duration."""
+    if not 0 <= value < MOST:
+        raise ValueError(f"{name} is {shorten(value)}, a number from 0 to {MOST - 1} expected")
+    return value if kind is int else float(value)
 
 
 def _parse_fields(kind: Any, values: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from maskbatch.stores.files import Location, list_names, num_threads, open_file, write_whole
+from maskbatch.stores.files import Location, list_names, num_threads, open_file, parse_json, write_whole
 
 SUMMARY_KEY = b"maskbatch"
 NAME = re.compile(r"(\d{8,})\.parquet")
@@ -66,10 +66,11 @@ def read_summary(path: Location, run_id: str) -> tuple[dict[str, int], str] | No
 
 def _read_metadata(schema: pa.Schema, run_id: str) -> tuple[dict[str, int], str] | None:
     try:
-        summary = json.loads((schema.metadata or {})[SUMMARY_KEY])
-    except (KeyError, ValueError):
+        summary = parse_json((schema.metadata or {})[SUMMARY_KEY])
+        statuses = {name: int(num) for name, num in summary["statuses"].items()}
+        return (statuses, str(summary["device"])) if summary["run_id"] == run_id else None
+    except (KeyError, ValueError, TypeError, AttributeError):
         return None
-    return (summary["statuses"], summary["device"]) if summary.get("run_id") == run_id else None
 
 
 def list_staged(folder: Location, run_id: str) -> dict[int, tuple[dict[str, int], str]]:

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -38,6 +38,8 @@ PARTIAL = re.compile(r"\..+\.((?P<host>[0-9a-f]{8})-(?P<pid>\d{1,9})-)?[0-9a-f]{
 """Names of files being written, with the writer's host and process; earlier ones had only a number."""
 LEFT_S = 3600.0
 """After so long without a write, a file of a process elsewhere is left over."""
+MAX_DEPTH = 64
+"""Levels of JSON. What we write has ten at most; Python gives up at a thousand, or at a third of that."""
 Location = Path | UPath
 """A path of this machine or of a store."""
 Check = Callable[[], None]
@@ -214,6 +216,24 @@ def write_json(
     """Write `values` as sorted JSON, durably; see `write_whole`."""
     with write_whole(path, exclusive=exclusive, durable=True, check=check) as partial:
         partial.write_text(json.dumps(values, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def parse_json(data: str | bytes) -> Any:
+    """What JSON of a file or a store says. Raises ValueError, also for what is nested beyond all use."""
+    try:
+        values = json.loads(data)
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from error
+    level = [values]
+    for _ in range(MAX_DEPTH):
+        level = [item for part in level if isinstance(part, (dict, list)) for item in _items(part)]
+    if level:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    return values
+
+
+def _items(part: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return part.values() if isinstance(part, dict) else part
 
 
 def open_file(path: Location) -> IO[bytes]:

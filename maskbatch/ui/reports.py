@@ -1,7 +1,7 @@
 """The report of the run under review, and how to update it with new judgements."""
 
-import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from maskbatch.progress import say
 from maskbatch.report.make import make_report
 from maskbatch.review.queue import read_queue
 from maskbatch.runs.directory import RunDir
-from maskbatch.stores.files import Location, store_errors
+from maskbatch.stores.files import Location, parse_json, store_errors
 from maskbatch.stores.options import StorageOptions
 
 
@@ -26,7 +26,7 @@ class Reports:
         try:
             self.queue: pa.Table = read_queue(self.folder)
             self.read_html()
-        except (pa.ArrowException, UnicodeDecodeError, *store_errors()):
+        except (pa.ArrowException, ValueError, *store_errors()):
             say(f"{run.path} has no report of this version of maskbatch; making one for this session")
             self._make(self._own)
             self.queue = read_queue(self.folder)
@@ -44,13 +44,18 @@ class Reports:
                 self._make(self._own)
         return "for this session only" if self.folder == self._own else f"in {self.folder}"
 
+    def _read_config(self) -> ReportConfig:
+        """The settings of the current report, or the defaults where they cannot be read."""
+        try:
+            settings = parse_json((self.folder / "report.json").read_bytes())["settings"]
+            return make_config(ReportConfig, settings)
+        except (FileNotFoundError, MaskbatchError, ValueError, TypeError, LookupError, AttributeError):
+            return ReportConfig()
+
     def _make(self, folder: Location) -> None:
         """Make a report with the settings of the current one."""
-        try:
-            settings = json.loads((self.folder / "report.json").read_bytes())["settings"]
-        except (FileNotFoundError, ValueError, KeyError):
-            settings = {}
+        config = self._read_config()
         if self._corrections:
-            settings["corrections"] = str(self._corrections)
-        make_report([self._run], folder, make_config(ReportConfig, settings), self._options)
+            config = replace(config, corrections=str(self._corrections))
+        make_report([self._run], folder, config, self._options)
         self.folder = folder
