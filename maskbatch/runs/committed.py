@@ -138,6 +138,8 @@ def open_committed(run: RunDir) -> CommittedRun:
         raise UsageError(f"{run.path}: this run is not finished; {remedy}")
     committed = CommittedRun(run, settings, success)
     _ = committed.score, committed.listing, committed.checkpoint  # which raise
+    if not committed.num_images:
+        raise UsageError(f"{run.success} is damaged: it lists no rows of scores/; restore it")
     for file in success.files:
         if not _is_name(file.name):
             raise UsageError(

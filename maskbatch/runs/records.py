@@ -200,8 +200,6 @@ class Success:
     """run.json, and each file of plan/ and scores/."""
 
     def __post_init__(self) -> None:
-        if self.planned < 0:
-            raise ValueError(f"planned {self.planned}, 0 or more expected")
         _check_zone("committed_at", self.committed_at)
         if unknown := [name for name in self.statuses if name not in STATUSES]:
             raise ValueError(f"statuses has {shorten(unknown[0])}, one of {', '.join(STATUSES)} expected")
@@ -303,7 +301,8 @@ def _parse_time(name: str, value: str) -> datetime:
 def _parse_number(name: str, kind: type, value: Any) -> Any:
     """Every number of our files is a count, a size, a share or a duration."""
     if not 0 <= value < MOST:
-        raise ValueError(f"{name} is {shorten(value)}, a number from 0 to {MOST - 1} expected")
+        bounds = "0 or more" if value < 0 else f"a number under {MOST}"
+        raise ValueError(f"{name} {shorten(value)}, {bounds} expected")
     return value if kind is int else float(value)
 
 
