@@ -35,6 +35,7 @@ MAX_SCANS = 100
 """libjpeg takes 7 ms a scan at 1920x1080, however little it holds; encoders write 10 scans, tuned ones 30."""
 FEW_STRAYS = 4
 """Stray bytes to cut where blocks cannot be counted: damaged data leaves tens of them."""
+MAX_STRAYS = 1 << 20
 SCAN_END = re.compile(rb"\xff+[^\0\xd0-\xd7\xff]")
 CONVERT = "convert it to a usual JPEG or PNG"
 
@@ -293,7 +294,7 @@ def _decode_trimmed(
 
 def _guess_strays(data: bytes) -> list[int]:
     """How many bytes to cut off a scan: a few, or as many as repeat, which damaged data does not."""
-    counts = list(range(1, FEW_STRAYS + 1))
+    counts, data = list(range(1, FEW_STRAYS + 1)), data[-MAX_STRAYS:]
     for period in range(1, FEW_STRAYS + 1):
         shifted = zip(reversed(data[:-period]), reversed(data), strict=False)
         run = period + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], shifted))
