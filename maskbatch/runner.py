@@ -139,8 +139,8 @@ def score_archive(
                 )
                 effort.timings_s["plan"] = time.monotonic() - effort.began
                 _score(work, cluster, effort, lease)
-                carrier = Carrier(settings, options) if work.num_carried else None
-                success = commit_run(work, effort, job.max_error_rate, lease, carrier)
+            carrier = Carrier(settings, options) if work.num_carried else None
+            success = commit_run(work, effort, job.max_error_rate, lease, carrier)
         except known_errors():
             others = _find_others_commit(target.run, request, lease)
             if others is None:

@@ -4,8 +4,10 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Self
 
@@ -13,10 +15,19 @@ from maskbatch.cluster.launcher import read_nodes
 from maskbatch.cluster.nodes import UNBOUNDED, Capacity, Node
 from maskbatch.cluster.ray_internals import count_scorers, read_node_groups
 from maskbatch.config import JobConfig
-from maskbatch.errors import RunFailedError, UsageError
-from maskbatch.progress import quiet_output
+from maskbatch.errors import FAILED, RunFailedError, UsageError
+from maskbatch.progress import quiet_output, say
 
 CONNECT_S = 10.0
+PULSE_S = 2.0
+"""How often we see whether Ray still lives."""
+SILENT_S = 40.0
+"""When nobody has taken the news of Ray's death for so long, say it at once."""
+STOP_S = 10.0
+"""What we give a dead Ray to stop."""
+LONGEST_FOLDER_BYTES = 107 - 70
+"""The kernel takes sockets of 107 bytes; below a folder, Ray needs 70 for its session and the socket."""
+SHORT_FOLDER = "/tmp/ray"  # noqa: S108  Ray's own default
 LAUNCHER_CONFIG = Path("~/ray_bootstrap_config.yaml")
 """What `ray up` leaves on the head."""
 
@@ -27,6 +38,8 @@ class Cluster:
     def __init__(self, job: JobConfig, *, verbose: bool) -> None:
         self.job, self.verbose = job, verbose
         self._error: Exception | None = None
+        self._in_use = False
+        """Until a run waits for Ray, its death ends nothing: planning goes on."""
         self._quiet = ExitStack()
         self._ready, self._leave = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._hold, name="ray", daemon=True)
@@ -39,19 +52,27 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self._leave.set()
-        self._thread.join()
+        self._thread.join(STOP_S if self._error else None)  # a dead Ray may not notice that we leave
         self._quiet.close()
 
     def _hold(self) -> None:
         """Start Ray, and stay: the kernel ends Ray's processes with the thread that started them."""
-        owned = False
+        owned, ports = False, dict[str, tuple[str, int]]()
         try:
             owned = self._start()
+            ports = _list_ports(self.job.address)
         except Exception as error:  # whatever it is, `wait` raises it
             self._error = error
         finally:
             self._ready.set()
-        self._leave.wait()
+        while self._error is None and not self._leave.wait(PULSE_S):
+            self._error = _find_death(ports)
+        if self._error and self._in_use:
+            # Whoever waits for Ray in this process hears of it from `check`, or waits in Ray itself, which
+            # ends the process a minute after its GCS died.
+            if not self._leave.wait(SILENT_S):
+                say(f"maskbatch: {self._error}", "error", exit_code=FAILED)
+            self._leave.wait()
         if owned:
             import ray
 
@@ -69,6 +90,7 @@ class Cluster:
         if owned:
             _check_address(self.job.address)
             ray.init(
+                _temp_dir=_choose_folder() if self.job.address == "local" else None,
                 address=self.job.address,
                 log_to_driver=self.verbose,
                 logging_level=logging.INFO if self.verbose else logging.ERROR,
@@ -79,12 +101,34 @@ class Cluster:
         return owned
 
     def wait(self) -> None:
-        """Wait for Ray. Raises RunFailedError where it did not start."""
+        """Wait for Ray. Raises RunFailedError where it did not start, or is dead."""
         self._ready.wait()
+        self._in_use = True
+        self.check()
+
+    def check_soon(self) -> None:
+        """As `check`, of a Ray that was seen to fail: its death may be a moment old."""
+        end = time.monotonic() + 3 * PULSE_S
+        while time.monotonic() < end and not self.is_dead:
+            time.sleep(PULSE_S / 4)
+        self.check()
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether Ray did not start, or has died."""
+        return self._error is not None
+
+    def check(self) -> None:
+        """Raises RunFailedError where Ray did not start, or is dead."""
+        if isinstance(self._error, RunFailedError):
+            raise self._error
         if self._error is not None:
             lines = str(self._error).strip().splitlines() or ["no reason given"]
             message = f"Ray at {self.job.address!r} did not start: {lines[0]}"
-            raise RunFailedError(f"{message}; check --address, or leave it out") from self._error
+            remedy = "check --address, or leave it out"
+            if self.job.address == "local":
+                remedy = "set RAY_TMPDIR to a folder of a short name that you may write"
+            raise RunFailedError(f"{message}; {remedy}") from self._error
 
     def read_capacity(self) -> Capacity:
         """What the cluster has, and can grow to; call `wait` first."""
@@ -106,6 +150,49 @@ class Cluster:
         kinds = ("CPU", "GPU") if on_gpus else ("CPU",)
         room = " and ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in kinds)
         return f"a shard: {count_scorers()} scoring workers up, {room} free"
+
+
+def _choose_folder() -> str | None:
+    """Where Ray has its sockets; None for where it likes, unless their names would be too long there."""
+    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or ""
+    return SHORT_FOLDER if len(os.fsencode(usual)) > LONGEST_FOLDER_BYTES else None
+
+
+def _list_ports(address: str) -> dict[str, tuple[str, int]]:
+    """Where the two processes of Ray answer without which this driver cannot go on, by what to call them."""
+    import ray
+
+    if address.startswith("ray://"):  # the driver's own process is on the cluster, and has them there
+        return {}
+    context = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    head = "Ray on this machine" if address == "local" else "the head of the Ray cluster"
+    return {
+        f"{head} died (its GCS does not answer)": (host.strip("[]"), int(port)),
+        "Ray on this machine died (its raylet does not answer)": (
+            here["NodeManagerAddress"],
+            here["NodeManagerPort"],
+        ),
+    }
+
+
+def _find_death(ports: Mapping[str, tuple[str, int]]) -> RunFailedError | None:
+    """The error where a process of Ray is gone: nothing listens at its port, twice.
+
+    Without a raylet a driver waits for ever; without the GCS, Ray ends the driver after a minute, silently.
+    """
+    for sentence, port in ports.items():
+        with suppress(OSError):  # a network that fails for a while is Ray's to judge
+            try:
+                socket.create_connection(port, CONNECT_S).close()
+            except ConnectionRefusedError:
+                time.sleep(PULSE_S / 2)
+                try:
+                    socket.create_connection(port, CONNECT_S).close()
+                except ConnectionRefusedError:
+                    return RunFailedError(f"{sentence}; the same command goes on where it stopped")
+    return None
 
 
 def _read_largest() -> Counter[Node] | None:

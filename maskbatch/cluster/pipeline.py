@@ -14,11 +14,12 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from maskbatch import errors
-from maskbatch.cluster.connection import Cluster
+from maskbatch.cluster.connection import PULSE_S, Cluster
 from maskbatch.cluster.nodes import Capacity
 from maskbatch.cluster.ray_internals import MAX_STOP_S, fill_cpu_nodes_first, stop_execution
 from maskbatch.cluster.workers import Scorer, ShardDone, decode
@@ -81,11 +82,12 @@ def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterato
     try:
         while (item := _wait(cluster, work, done, pools)) is not None:
             if isinstance(item, BaseException):
-                raise _translate(item) from item
+                raise _translate(cluster, item) from item
             yield item
     finally:
-        stop_execution(dataset)
-        thread.join(MAX_STOP_S)
+        if not cluster.is_dead:  # which would hold us until Ray ends this process
+            stop_execution(dataset)
+            thread.join(MAX_STOP_S)
         forget(work.call)
 
 
@@ -97,7 +99,7 @@ def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone |
     signs: set[str] | None = None
     while True:
         try:
-            return done.get(timeout=max(0.0, min(patience_s, end - time.monotonic())))
+            return _get(cluster, done, max(0.0, min(patience_s, end - time.monotonic())))
         except queue.Empty:
             before, signs = signs, staging.list_signs(work.run.staging)
             if signs - (before or set()):
@@ -113,6 +115,16 @@ def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone |
         about = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
         say(f"score: waiting for {missing} (gives up in {about})")
         patience_s = REPEAT_S
+
+
+def _get(cluster: Cluster, done: Done, timeout_s: float) -> ShardDone | BaseException | None:
+    """What comes next. Raises queue.Empty, and RunFailedError where Ray has died."""
+    end = time.monotonic() + timeout_s
+    while (left_s := end - time.monotonic()) > PULSE_S:
+        with suppress(queue.Empty):
+            return done.get(timeout=PULSE_S)
+        cluster.check()
+    return done.get(timeout=max(0.0, left_s))
 
 
 def _build_dataset(cluster: Cluster, work: Work, shards: Sequence[int], pools: Pools) -> Any:
@@ -176,8 +188,13 @@ def _drain(dataset: Any, done: Done) -> None:
         done.put(error)
 
 
-def _translate(error: BaseException) -> MaskbatchError:
-    """What stopped the job, as one of our errors: if a worker raised one, that one."""
+def _translate(cluster: Cluster, error: BaseException) -> MaskbatchError:
+    """What stopped the job, as one of our errors: if a worker raised one, that one.
+
+    Otherwise in words of our own: Ray's have hosts, attempts and times, which differ from run to run.
+    """
+    from ray.exceptions import RayError, RayTaskError
+
     texts: list[str] = []
     link: BaseException | None = error
     while link is not None:
@@ -191,6 +208,9 @@ def _translate(error: BaseException) -> MaskbatchError:
     if told:  # an actor that dies while it is made leaves only its text
         kind: type[MaskbatchError] = getattr(errors, told[1], RunFailedError)
         return kind(told[2])
+    remedy = "--verbose shows the workers' logs, the same command goes on where it stopped"
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        cluster.check_soon()
+        return RunFailedError(f"Ray failed ({type(error).__name__}); {remedy}")
     last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    message = f"a worker failed: {type(error).__name__}: {last[0].strip()}; --verbose shows the workers' logs"
-    return RunFailedError(message)
+    return RunFailedError(f"a worker failed: {type(error).__name__}: {last[0].strip()}; {remedy}")
