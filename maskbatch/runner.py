@@ -110,7 +110,13 @@ def score_archive(
     """
     effort = Effort(began=time.monotonic())
     opened = open_checkpoint(checkpoint)
-    request = Request(plan=config, access=make_access(config, options, job), score=score, checkpoint=opened)
+    request = Request(
+        plan=config,
+        access=make_access(config, options, job),
+        score=score,
+        checkpoint=opened,
+        decode_timeout_s=job.decode_timeout_s,
+    )
     target = Target.at(out, list_texts(reuse), options)
     target.refuse_other_images(config)
 

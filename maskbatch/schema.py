@@ -12,6 +12,16 @@ STATUSES = (
 """Every image has exactly one. All but `ok` are failures, with the reason in `error`."""
 MAY_HEAL = ("missing", "read_error", "timeout", "score_error")
 """Failures that reading the image again may mend."""
+DECODE_WALL_FACTOR = 10
+"""Decoding may take so many times the processor time of an image: a busy machine makes none bad."""
+
+
+def explain_timeout(decode_timeout_s: float) -> str:
+    """The `error` of an image whose decode took too long; unlike other `timeout` rows, it is final."""
+    wall = f"or {DECODE_WALL_FACTOR * decode_timeout_s:g} s in all"
+    return f"decoding took more than {decode_timeout_s:g} s of processor time, {wall} (--decode-timeout-s)"
+
+
 CONDITIONS = {
     "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
     "duplicate": "the bytes of another image, in this archive once already",

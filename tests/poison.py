@@ -27,8 +27,8 @@ class Finder:
 
 def _poison(module):
     import os, signal, time
-    decode = module._decode
-    def act(data, preset, max_pixels):
+    decode = module.decode_image
+    def act(data, *rest):
         kind = data.rpartition(b"POISON:")[2][:16]
         if kind == b"crash":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -45,8 +45,8 @@ def _poison(module):
                 pass
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return decode(data, preset, max_pixels)
-    module._decode = act
+        return decode(data, *rest)
+    module.decode_image = act
 
 sys.meta_path.insert(0, Finder())
 """

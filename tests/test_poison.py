@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from maskbatch.score.sandbox import CRASHED, explain_timeout
+from maskbatch.schema import explain_timeout
+from maskbatch.score.sandbox import CRASHED
 from tests.conftest import LAYOUT, Cli
 from tests.poison import many_scans, poison, write_hook
 

@@ -241,7 +241,15 @@ def verify(
 
 
 @app.command()
-@takes(*SCORE, "checkpoint", "request_timeout_s", "image_timeout_s", "zip_encoding", toml=False)
+@takes(
+    *SCORE,
+    "checkpoint",
+    "request_timeout_s",
+    "image_timeout_s",
+    "decode_timeout_s",
+    "zip_encoding",
+    toml=False,
+)
 def predict(
     images: flags.Images,
     values: Settings,

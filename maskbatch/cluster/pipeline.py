@@ -28,7 +28,7 @@ from maskbatch.errors import MaskbatchError, RunFailedError
 from maskbatch.progress import say
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
-from maskbatch.score.sandbox import WALL_FACTOR
+from maskbatch.schema import DECODE_WALL_FACTOR
 from maskbatch.score.watch import forget
 
 WORKER_CPUS = 0.99
@@ -104,7 +104,7 @@ def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone |
             before, signs = signs, staging.list_signs(work.run.staging)
             if signs - (before or set()):
                 say("score: waiting for images that ended their worker, or take long; each is tried apart")
-                end = time.monotonic() + max(stall_s, 2 * WALL_FACTOR * cluster.job.decode_timeout_s)
+                end = time.monotonic() + max(stall_s, 2 * DECODE_WALL_FACTOR * cluster.job.decode_timeout_s)
                 continue
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
         left_s = end - time.monotonic()

@@ -28,8 +28,8 @@ from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.progress import step
 from maskbatch.review.pictures import draw_upright
-from maskbatch.score.decode import decode_batch
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
+from maskbatch.score.sandbox import open_sandbox
 from maskbatch.score.shard import make_rows
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
@@ -98,14 +98,20 @@ class Predictions:
 class Predictor:
     """A checkpoint that is loaded once for any number of images."""
 
-    def __init__(self, checkpoint: Checkpoint, config: ScoreConfig) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: ScoreConfig,
+        job: JobConfig = JobConfig(),  # noqa: B008  frozen
+    ) -> None:
+        self._sandbox = open_sandbox(job.decode_timeout_s)
         self.card: Card = checkpoint.card
         self.path, self.digest, self.config = checkpoint.path, checkpoint.digest, config
         self._classifier = Classifier(checkpoint, dtype=config.dtype, batch_size=config.batch_size)
 
     def predict(self, encoded: Sequence[Encoded]) -> list[Prediction]:
         """One prediction an image, in order and without a uri; bit for bit a run's on one kind of device."""
-        decoded = decode_batch(encoded, len(encoded), self.card.preset, self.config.max_pixels)
+        decoded = self._sandbox.decode_batch(encoded, len(encoded), self.card.preset, self.config.max_pixels)
         probs_NK = self._classifier.probs(decoded.images_NHWC)
         plan_rows = [{"id": number, "uri": "", "encoding": "raw"} for number in range(len(encoded))]
         plan = pa.Table.from_pylist(plan_rows, schema.PLAN)
@@ -145,7 +151,7 @@ def predict_images(
         remedy = f"maskbatch score {redact(images[0])} --out OUT scores everything in it"
         raise UsageError(f"image {redact(images[0])}: {entries[0].error}; {remedy}")
     access = _open_access(entries, allow_prefix, options, job)
-    predictor = Predictor(open_checkpoint(checkpoint), score)
+    predictor = Predictor(open_checkpoint(checkpoint), score, job)
     entries = _find_members(entries, access, zip_encoding)
     # Neighbours in a container share a request, and the rows of a Parquet file are only read forwards.
     places = [(entry.container or "", entry.offset or 0, entry.length or 0) for entry in entries]
@@ -159,7 +165,9 @@ def predict_images(
                 entry, error = entries[i], prediction.error
                 if prediction.status == "missing" and not (entry.status or entry.container):
                     error = "no such file"
-                thumbnail = _draw_thumbnail(item, box_px, score.max_pixels) if box_px else None
+                thumbnail = None
+                if box_px and prediction.width:
+                    thumbnail = _draw_thumbnail(item, box_px, score.max_pixels)
                 predictions[i] = replace(prediction, uri=entry.uri, error=error, thumbnail=thumbnail)
             if progress:
                 progress.advance(len(batch))

@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from maskbatch.config import JobConfig
 from maskbatch.errors import ImageError
 from maskbatch.model.checkpoint import Preset
 from maskbatch.plan.table import FILE_ROWS, part_path, read_plan
 from maskbatch.runs.committed import CommittedRun
-from maskbatch.score.decode import decode_image
 from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
+from maskbatch.score.sandbox import open_sandbox
 from maskbatch.stores.files import open_file
 from maskbatch.stores.options import StorageOptions
 
@@ -72,7 +73,7 @@ def _preview(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Pr
 def draw_upright(data: bytes, box_px: tuple[int, int], max_pixels: int) -> Image.Image:
     """A picture in its proportions, as large as fits `box_px` (W, H). Raises ImageError."""
     side = max(box_px)
-    square = decode_image(data, Preset((side, side)), max_pixels)
+    square = open_sandbox(JobConfig().decode_timeout_s).decode(data, Preset((side, side)), max_pixels)
     scale = min(box_px[0] / square.width, box_px[1] / square.height)
     return square.image.resize((max(1, round(square.width * scale)), max(1, round(square.height * scale))))
 

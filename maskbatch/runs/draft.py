@@ -106,7 +106,7 @@ def draft_plan(target: Target, request: Request) -> Iterator[Draft]:
             Buckets(RECORD, "uri", Path(scratch)) as buckets,
         ):
             listed_records = _read_listed(folder, listing.num_images, clock)
-            for records in chain(listed_records, _read_earlier(reused, compared)):
+            for records in chain(listed_records, _read_earlier(reused, compared, request.decode_timeout_s)):
                 buckets.write(records)
             match, num_gone, num_moved = _match(buckets, Path(scratch) / "match", listing.num_images)
         hidden = tuple(_count_hidden(earlier, request) for earlier in target.reused)
@@ -151,21 +151,25 @@ def _read_listed(folder: Path, num_images: int, clock: Clock) -> Iterator[Record
         yield _make_records(rows, clock, -1)
 
 
-def _read_earlier(reused: Sequence[CommittedRun], step: Step) -> Iterator[Records]:
+def _read_earlier(reused: Sequence[CommittedRun], step: Step, decode_timeout_s: float) -> Iterator[Records]:
     for number, earlier in enumerate(reused):
         check_digests(earlier, step)
         clock = Clock.parse(earlier.settings.plan.timezone, now())
         for ids, files in group_files(earlier):
             planned = read_plan(earlier.run.plan, ids.start, ids.stop)
             listed = [(earlier, file) for file in files]
-            rows = pa.concat_tables(read_files(listed, ("id", "region", "status")))
+            rows = pa.concat_tables(read_files(listed, ("id", "region", "status", "error")))
             rows = rows.filter(pc.equal(rows["region"], 0)).sort_by("id")
             if not rows["id"].equals(planned["id"]):
                 what = "plan and scores differ; see `maskbatch verify`, leave it out"
                 raise UsageError(f"{earlier.run.path}: {what}")
             is_older = earlier.settings.decode_rules < DECODE_RULES
             healing = schema.STATUSES[1:] if is_older else schema.MAY_HEAL
-            yield _make_records(planned, clock, number, pc.is_in(rows["status"], pa.array(healing)))
+            heals = pc.is_in(rows["status"], pa.array(healing))
+            if not is_older:  # the same limit of time would end the same decode
+                final = pc.fill_null(pc.equal(rows["error"], schema.explain_timeout(decode_timeout_s)), False)
+                heals = pc.and_not(heals, final)
+            yield _make_records(planned, clock, number, heals)
 
 
 def _make_records(planned: pa.Table, clock: Clock, run: int, heals: pa.ChunkedArray | None = None) -> Records:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from maskbatch.archives.arguments import Source, find_sources
 from maskbatch.clock import Clock
-from maskbatch.config import DECODE_RULES, PlanConfig, ScoreConfig, list_differences, to_dict
+from maskbatch.config import DECODE_RULES, JobConfig, PlanConfig, ScoreConfig, list_differences, to_dict
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.plan.build import plan_rows
@@ -36,6 +36,7 @@ class Request:
     access: Access
     score: ScoreConfig | None = None
     checkpoint: Checkpoint | None = None
+    decode_timeout_s: float = JobConfig().decode_timeout_s
 
     @cached_property
     def sources(self) -> list[Source]:

@@ -42,6 +42,7 @@ TURN = {
     7: (Image.Transpose.TRANSVERSE,),
     8: (Image.Transpose.ROTATE_90,),
 }
+OUT_OF_MEMORY = "decoding needs more memory than an image may take"
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
     except ImageError:
         raise
     except MemoryError:
-        raise ImageError("too_large", "decoding needs more memory than an image may take") from None
+        raise ImageError("too_large", OUT_OF_MEMORY) from None
     except Image.DecompressionBombError:
         raise ImageError("too_large", f"more than the {max_pixels:,} pixels allowed") from None
     except UnidentifiedImageError:

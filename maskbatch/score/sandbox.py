@@ -4,6 +4,7 @@ The process bounds itself, in processor time by ITIMER_PROF, in wall time by ITI
 RLIMIT_DATA, so it also ends when its parent is gone. What it answers is JSON and pixels, never a pickle.
 """
 
+import atexit
 import json
 import os
 import resource
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -24,12 +26,12 @@ from PIL import Image
 
 from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.checkpoint import Preset
-from maskbatch.score.decode import Picture, decode_image
+from maskbatch.schema import DECODE_WALL_FACTOR, explain_timeout
+from maskbatch.score.decode import OUT_OF_MEMORY, Decoded, Picture, decode_batch, decode_image
+from maskbatch.score.read import Encoded
 
 MEMORY_BYTES = 3 * 2**29
 """What one image may add: half as much again as `decode` admits, so whatever decodes elsewhere does here."""
-WALL_FACTOR = 10
-"""An image may take so many times its processor time: a busy machine makes no image bad."""
 GRACE_S = 30.0
 """After this time beyond the wall limit we end the process ourselves: somebody has stopped it."""
 KILLED_TRIES = 3
@@ -41,12 +43,6 @@ HEADER = struct.Struct("<QQ")
 """Bytes of JSON and of data that follow."""
 MESSAGE_BYTES = 2**32
 """No message is longer; a process that has lost its mind may say so."""
-
-
-def explain_timeout(timeout_s: float) -> str:
-    """The sentence of an image whose decode took too long; rows that have it are final."""
-    wall = f"or {WALL_FACTOR * timeout_s:g} s in all"
-    return f"decoding took more than {timeout_s:g} s of processor time, {wall} (--decode-timeout-s)"
 
 
 class Sandbox:
@@ -87,6 +83,12 @@ class Sandbox:
                 time.sleep(KILLED_PAUSE_S * attempt)
         raise ImageError("corrupt", CRASHED)
 
+    def decode_batch(
+        self, encoded: Iterable[Encoded], num_images: int, preset: Preset, max_pixels: int
+    ) -> Decoded:
+        """As `decode.decode_batch`, every image in this sandbox."""
+        return decode_batch(encoded, num_images, preset, max_pixels, lambda _, *image: self.decode(*image))
+
     def _ask(self, request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes] | int:
         """The answer, or the return code of a process that gave none."""
         process = self._process
@@ -95,7 +97,7 @@ class Sandbox:
         try:
             assert process.stdin and process.stdout  # noqa: S101  both are pipes
             _send(process.stdin, request, data)
-            wall_s = WALL_FACTOR * self.timeout_s + GRACE_S
+            wall_s = DECODE_WALL_FACTOR * self.timeout_s + GRACE_S
             if select.select([process.stdout], [], [], wall_s)[0]:
                 return _receive(process.stdout)
             return self._end() and -signal.SIGALRM
@@ -137,6 +139,14 @@ class Sandbox:
                 return process.wait(GRACE_S)
         process.kill()
         return process.wait()
+
+
+@cache
+def open_sandbox(timeout_s: float) -> Sandbox:
+    """The sandbox of all in this process that decodes without Ray, where no other would start it again."""
+    sandbox = Sandbox(timeout_s)
+    atexit.register(sandbox.close)
+    return sandbox
 
 
 def _read_picture(answer: Mapping[str, Any], pixels: bytes) -> Picture:
@@ -209,11 +219,13 @@ def _bound_memory(num_bytes: int) -> None:
 def _decode(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
     values = request["preset"]
     preset = Preset(**(values | {"input_size": tuple(values["input_size"])}))
-    _set_deadline(request["timeout_s"], WALL_FACTOR * request["timeout_s"])
+    _set_deadline(request["timeout_s"], DECODE_WALL_FACTOR * request["timeout_s"])
     try:
         picture = decode_image(data, preset, request["max_pixels"])
     except ImageError as error:
         return {"status": error.status, "message": error.message}, b""
+    except MemoryError:
+        return {"status": "too_large", "message": OUT_OF_MEMORY}, b""
     finally:
         _set_deadline(0, 0)
     about = {name: getattr(picture, name) for name in ("width", "height", "exif_time")}

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from maskbatch.config import DECODE_RULES
+from maskbatch.config import DECODE_RULES, JobConfig
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.progress import step
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.schema import MAY_HEAL
-from maskbatch.score.decode import decode_batch
 from maskbatch.score.read import READ_COLUMNS, read_images
+from maskbatch.score.sandbox import open_sandbox
 from maskbatch.score.shard import make_rows
 from maskbatch.stores.options import StorageOptions
 from maskbatch.verify.result import Verification
@@ -51,12 +51,13 @@ def check_sample(
     config, access, clock = run.score, run.open_access(options), run.clock
     dtype = _choose_dtype(devices, config.dtype, result)
     classifier = Classifier(opened, dtype=dtype, batch_size=config.batch_size)
+    sandbox = open_sandbox((run.settings.job or JobConfig()).decode_timeout_s)
     with step("sample", len(rows)) as shown:
         for start in range(0, len(rows), CHUNK_ROWS):
             was = rows.slice(start, CHUNK_ROWS)
             plan = planned.slice(start, CHUNK_ROWS)
             encoded = read_images(plan.select(READ_COLUMNS).to_pylist(), access, config.max_bytes)
-            decoded = decode_batch(encoded, len(was), opened.card.preset, config.max_pixels)
+            decoded = sandbox.decode_batch(encoded, len(was), opened.card.preset, config.max_pixels)
             probs = classifier.probs(decoded.images_NHWC)
             again = make_rows(plan, decoded, probs, opened.card, clock)
             pairs = list(zip(was.to_pylist(), again.to_pylist(), strict=True))

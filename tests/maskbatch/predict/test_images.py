@@ -18,6 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from maskbatch import schema
 from maskbatch.cli import terminal
 from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import UsageError
@@ -38,6 +39,7 @@ from tests.maskbatch.samples import (
     stage_run,
     write_files,
 )
+from tests.poison import many_scans, poison, write_hook
 from tests.serving import serving
 
 FLOAT32 = ScoreConfig(dtype="float32")
@@ -310,3 +312,22 @@ def test_a_member_is_found_by_its_name_in_the_encoding_that_its_run_had(
     image = f"zip://東.jpg::{write_files(tmp_path, {'a.zip': content})}/a.zip"
     assert predict([image], checkpoint)[0].status == "missing"
     assert predict([image], checkpoint, zip_encoding="cp932")[0].status == "ok"
+
+
+def test_an_image_that_crashes_its_decoder_leaves_this_process_and_the_other_images_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{write_hook(tmp_path / 'hook')}:{Path(__file__).parents[3]}")
+    paths = [tmp_path / f"{name}.jpg" for name in ("crash", "slow", "sound")]
+    for path, data in zip(
+        paths, (poison(speckle(1), "crash"), many_scans((8000, 8000), 50), speckle(1)), strict=True
+    ):
+        path.write_bytes(data)
+    job = JobConfig(decode_timeout_s=0.6)  # no other test's: processes that live started without the hook
+    found = predict_images(list(map(str, paths)), FLOAT32, job, box_px=(64, 64))
+    assert [(image.status, image.error) for image in found.images] == [
+        ("corrupt", "the decoder crashed"),
+        ("timeout", schema.explain_timeout(0.6)),
+        ("ok", None),
+    ]
+    assert [image.thumbnail is None for image in found.images] == [True, True, False]

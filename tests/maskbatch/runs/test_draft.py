@@ -36,7 +36,7 @@ from maskbatch.runs.draft import CARRIED, MATCH, NEW, number_rows
 from maskbatch.runs.staging import read_staged, write_shard
 from maskbatch.runs.versions import list_versions
 from maskbatch.runs.work import Work
-from maskbatch.schema import BOX
+from maskbatch.schema import BOX, explain_timeout
 from maskbatch.stores.files import Location
 from maskbatch.verify.files import check_run
 from tests.maskbatch.samples import (
@@ -237,6 +237,34 @@ def test_an_image_that_failed_before_is_tried_again_when_that_is_asked_for(
     assert healed.run.path.name == "run.v2"
     assert healed.run.read_run().reuse_counts["failed before"] == 1
     assert table(healed).equals(scored_anew(score))
+
+
+@pytest.mark.parametrize(("limit_s", "tried"), [(20.0, 1), (7.0, 2)])
+def test_a_decode_that_took_too_long_is_final_for_the_same_limit(
+    limit_s: float, tried: int, score: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row is put into staging as a worker writes it; the link to nowhere is tried again in any case."""
+    stage = stage_shard
+
+    def time_out(work: Work, shard: int, *others: Any) -> dict[str, int]:
+        stage(work, shard, *others)
+        path = work.run.staging / f"{shard:08d}.parquet"
+        rows = read_staged(path)
+        if shard == 0:
+            values = rows.to_pylist()
+            blank = {name: None for name in rows.column_names if name.startswith("prob_")}
+            blank |= {"label": None, "confidence": None, "needs_review": False}
+            values[3] |= {"status": "timeout", "error": explain_timeout(limit_s), **blank}
+            rows = pa.Table.from_pylist(values, rows.schema)
+        return write_shard(work.run.staging, shard, rows, "cpu/float32", work.run_id)
+
+    monkeypatch.setitem(globals(), "stage_shard", time_out)
+    assert score("run").success.statuses["timeout"] == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(runner, "Cluster", InProcess)
+    monkeypatch.setattr(runner, "score_shards", InProcess.score_shards)
+    again = score("again", "run")
+    assert (InProcess.scored, again.success.statuses.get("timeout", 0)) == (tried, 2 - tried)
 
 
 def test_a_month_over_its_nights_scores_nothing_and_is_the_run_of_the_month(score: Any) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.checkpoint import Preset
+from maskbatch.schema import explain_timeout
 from maskbatch.score import sandbox
 from maskbatch.score.decode import decode_image
-from maskbatch.score.sandbox import CRASHED, Sandbox, explain_timeout
+from maskbatch.score.sandbox import CRASHED, Sandbox
 from tests.maskbatch.samples import draw, encode, speckle, with_exif_time
 from tests.poison import many_scans, poison, write_hook
 
@@ -84,7 +85,7 @@ def test_an_image_is_not_to_blame_for_a_process_that_others_killed(
 
 
 def test_time_between_images_is_no_images_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "WALL_FACTOR", 1)
+    monkeypatch.setattr(sandbox, "DECODE_WALL_FACTOR", 1)
     with Sandbox(0.3) as box:
         box.decode(speckle(1), PRESET, MAX_PIXELS)
         time.sleep(0.8)

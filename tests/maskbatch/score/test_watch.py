@@ -9,8 +9,8 @@ import pytest
 
 from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.checkpoint import Preset
+from maskbatch.schema import explain_timeout
 from maskbatch.score import watch as watch_module
-from maskbatch.score.sandbox import explain_timeout
 from maskbatch.score.watch import MAX_ATTEMPTS, SANDBOXED_ATTEMPTS, Watch, forget
 from tests.maskbatch.samples import speckle
 from tests.poison import many_scans
