@@ -4,6 +4,7 @@
 # make floors  a small run with the lowest versions that pyproject.toml allows
 # make bench   scoring against the limit and Ray's recipe (about 20 minutes)
 # make bench-store   scoring from S3, readers side by side, planning 10,000,000 keys (about 30 minutes)
+# make torture   what it promises, tried until it breaks: kills, mutations, bombs (about half an hour)
 # make env     build .venv alone
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -12,7 +13,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 FLOORS := .venv-floors
 
-.PHONY: env demo test lint check floors bench bench-store clean
+.PHONY: env demo test lint check floors bench bench-store torture clean
 
 env: $(STAMP)
 
@@ -54,6 +55,9 @@ bench: env
 bench-store: env
 	@$(BIN)/python -m tests.benchmarks.store
 	@$(BIN)/python -m tests.benchmarks.plan
+
+torture: env
+	@$(BIN)/python -m tests.torture
 
 clean:
 	rm -rf .venv $(FLOORS) maskbatch-demo
