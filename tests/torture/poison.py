@@ -26,7 +26,7 @@ def feed(folder: Path, chance: random.Random, _: int) -> Iterator[Promise]:
     """Score an archive with EACH images of every kind."""
     sound = {f"{k:03d}.jpg": speckle(k) for k in range(NUM_SOUND)}
     places = chance.sample(sorted(sound), EACH * len(STATUSES))
-    kinds = {place: kind for place, kind in zip(places, sorted(STATUSES) * EACH, strict=True)}
+    kinds = dict(zip(places, sorted(STATUSES) * EACH, strict=True))
     bad = {place: _make(kind, sound[place]) for place, kind in kinds.items()}
     archive = write_files(folder / "archive", sound | bad)
     hook = write_hook(folder / "hook")
