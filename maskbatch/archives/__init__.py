@@ -11,6 +11,7 @@ members      what tars and zips share: members as byte ranges
 tars, zips   their indexes
 rowfiles     Parquet files whose rows are images
 manifest     lists of images: CSV, JSON lines, Parquet; inventory: those of S3
+rows         the rows of a manifest's file
 columns      column names of manifests and Parquet files
 unique       every image once
 """

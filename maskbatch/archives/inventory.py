@@ -12,7 +12,8 @@ from typing import BinaryIO
 from urllib.parse import unquote_plus
 
 from maskbatch.archives.entries import Entry, is_image
-from maskbatch.archives.manifest import Manifest, Rows, explain_damage, object_place, read_rows
+from maskbatch.archives.manifest import Manifest, explain_damage, object_place
+from maskbatch.archives.rows import Rows, read_rows
 from maskbatch.stores.uris import Place, encode_name, locate, redact
 
 MAX_INVENTORY_BYTES = 1 << 24
