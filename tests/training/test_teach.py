@@ -106,8 +106,8 @@ def judged(run: Path, tmp_path: Path) -> Iterator[Any]:
 @pytest.fixture
 def teach_cnn(invoke: Invoke) -> Callable[..., Result]:
     changes = [item for change in SMALL for item in ("--set", change)]
-    command = ["--recipe", "plain_cnn", *changes, "--epochs", "8", "--device", "cpu"]
-    return lambda *arguments: invoke(finetune, *command, *arguments)
+    command = ["--recipe", "plain_cnn", *changes, "--device", "cpu"]
+    return lambda *arguments, epochs=8: invoke(finetune, *command, "--epochs", epochs, *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -178,8 +178,8 @@ def test_random_labels_are_refused_the_word_better(
 def test_a_few_corrections_are_learned_from_and_show_nothing(
     teach_cnn: Callable[..., Result], faces: Path, run: Path, judged: Any, tmp_path: Path
 ) -> None:
-    result = teach_cnn("--data", faces, "--corrections", run, "--corrections", judged(30), "--out", tmp_path / "n",
-                    "--epochs", "1")  # fmt: skip
+    folders = ("--corrections", run, "--corrections", judged(30))
+    result = teach_cnn("--data", faces, *folders, "--out", tmp_path / "n", epochs=1)
     assert result.exit_code == 4
     assert "30 corrections could be used, 50 or more are needed to show anything" in result.stderr
 
@@ -396,11 +396,9 @@ def test_corrections_are_their_share_of_an_epoch_each_by_the_images_it_stands_fo
 def test_what_smote_makes_is_drawn_beside_corrections(
     teach_cnn: Callable[..., Result], faces: Path, run: Path, judged: Any, tmp_path: Path
 ) -> None:
-    changes = ["--set", "train=head", "--set", "imbalance=smote", "--epochs", "1"]
-    folder = judged(60)
-    result = teach_cnn(
-        "--data", faces, "--corrections", run, "--corrections", folder, "--out", tmp_path / "n", *changes
-    )
+    changes = ["--set", "train=head", "--set", "imbalance=smote"]
+    folders = ("--corrections", run, "--corrections", judged(60))
+    result = teach_cnn("--data", faces, *folders, "--out", tmp_path / "n", *changes, epochs=1)
     assert result.exit_code in (0, 4), result.stderr
 
 
