@@ -15,14 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from maskbatch.errors import RunFailedError
+from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.checkpoint import Preset
 from maskbatch.score.decode import Picture, decode_image
 from maskbatch.score.sandbox import Sandbox
 
 WALL_FACTOR = 1.5
 """A worker that one image holds up for so many times the processor time it may take ends. That is no verdict:
-the sandbox gives it, so a busy machine costs the start of a worker, never an image."""
+the sandbox gives it, as for an image that takes less and yet too long, so a busy machine costs time, never an
+image."""
 SANDBOXED_ATTEMPTS = 3
 """A shard that ended so many workers decodes in the sandbox from its first image to its last."""
 MAX_ATTEMPTS = 8
@@ -64,16 +65,26 @@ class Watch:
 
     def decode(self, number: int, data: bytes, preset: Preset, max_pixels: int) -> Picture:
         """As `decode_image`, of the image at place `number` of the shard."""
-        if self._marks[1 + number] or self._num_ended >= SANDBOXED_ATTEMPTS:
-            if time.monotonic() - self._noted > NOTE_EVERY_S:
-                self._note()
-                self._noted = time.monotonic()
-            return self._sandbox.decode(data, preset, max_pixels)
+        if not self._marks[1 + number] and self._num_ended < SANDBOXED_ATTEMPTS:
+            began = time.monotonic()
+            decoded = self._decode_here(number, data, preset, max_pixels)
+            if time.monotonic() - began < self._timeout_s:  # and so its processor time
+                if isinstance(decoded, ImageError):
+                    raise decoded
+                return decoded
+        if time.monotonic() - self._noted > NOTE_EVERY_S:
+            self._note()
+            self._noted = time.monotonic()
+        return self._sandbox.decode(data, preset, max_pixels)
+
+    def _decode_here(self, number: int, data: bytes, preset: Preset, max_pixels: int) -> Picture | ImageError:
         self._marks[1 + number] = 1
         # Of the wall alone: each call takes 4 us in a sandboxed kernel, and an image 1,000 and more.
         signal.setitimer(signal.ITIMER_REAL, WALL_FACTOR * self._timeout_s)
         try:
             return decode_image(data, preset, max_pixels)
+        except ImageError as error:
+            return error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._marks[1 + number] = 0

@@ -11,6 +11,7 @@ from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.checkpoint import Preset
 from maskbatch.schema import explain_timeout
 from maskbatch.score import watch as watch_module
+from maskbatch.score.decode import Picture
 from maskbatch.score.watch import MAX_ATTEMPTS, SANDBOXED_ATTEMPTS, Watch, forget
 from tests.maskbatch.samples import speckle
 from tests.poison import many_scans
@@ -57,6 +58,23 @@ def test_an_image_that_holds_its_worker_up_ends_it_and_is_judged_by_the_next_att
         assert raised.value.args == ("timeout", explain_timeout(0.5))
         assert len(notes) == 1, "the driver sees that work goes on"
         watch.decode(2, SOUND, PRESET, 10**8)
+
+
+@pytest.mark.parametrize(("takes_s", "is_slow"), [(0.1, False), (0.6, True)])
+def test_an_image_that_takes_longer_than_its_limit_here_is_judged_apart(
+    takes_s: float, is_slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode_slowly(*_: object) -> Picture:
+        time.sleep(takes_s)
+        raise ImageError("corrupt", "as judged here")
+
+    monkeypatch.setattr(watch_module, "decode_image", decode_slowly)
+    with open_watch() as watch:
+        if is_slow:
+            assert watch.decode(1, SOUND, PRESET, 10**8).width == 48
+        else:
+            with pytest.raises(ImageError, match="as judged here"):
+                watch.decode(1, SOUND, PRESET, 10**8)
 
 
 def test_a_hang_without_work_ends_the_worker_too() -> None:
