@@ -8,6 +8,7 @@ entropy   where the blocks of a JPEG's scan end: stray bytes or damage
 png       chunks and checksums
 tiff      directories and strips, before Pillow reads them
 pillow    every format but JPEG and PNG
+directory tags of TIFF and EXIF, and where their values stand
 exif      orientation and time
 rgb       any mode to reduced RGB, in strips
 decode    bytes to fixed-size RGB, or a status and a sentence

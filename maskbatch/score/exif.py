@@ -6,14 +6,12 @@ Source: CIPA DC-008 (Exif 3.0), tags 0x0112, 0x0132, 0x8769, 0x9003, 0x9004, 0x9
 """
 
 import re
-import struct
 from dataclasses import dataclass
 from datetime import datetime
 
+from maskbatch.score.directory import FORMS, Form, find_first, read_directory, read_numbers
 from maskbatch.times import parse_time
 
-MAX_ENTRIES = 1_000
-"""Of one directory; cameras write up to 60."""
 TEXT_TYPES = (1, 2, 7, 129)
 """Text, UTF-8, and bytes that some cameras write instead."""
 ORIENTATION, EXIF_DIRECTORY = 0x0112, 0x8769
@@ -42,31 +40,26 @@ NOTHING = Exif()
 
 def read_exif(block: bytes) -> Exif:
     """From a TIFF structure: an EXIF block without its `Exif` mark, or a whole TIFF. Never raises."""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
-    if order is None or len(block) < 8:
+    form = FORMS.get(block[:4])
+    if form is None:
         return NOTHING
-    numbers, texts = _read_directory(block, order, struct.unpack_from(order + "I", block, 4)[0])
+    numbers, texts = _read_tags(block, find_first(block, form), form)
     if EXIF_DIRECTORY in numbers:
-        texts |= _read_directory(block, order, numbers[EXIF_DIRECTORY])[1]
+        texts |= _read_tags(block, numbers[EXIF_DIRECTORY], form)[1]
     return Exif(numbers.get(ORIENTATION, 1), _find_time(texts))
 
 
-def _read_directory(block: bytes, order: str, at: int) -> tuple[dict[int, int], dict[int, str]]:
+def _read_tags(block: bytes, at: int, form: Form) -> tuple[dict[int, int], dict[int, str]]:
     """The first number, or the text, of the tags that we know."""
     numbers: dict[int, int] = {}
     texts: dict[int, str] = {}
-    if at + 2 > len(block):
-        return numbers, texts
-    num_entries = min(struct.unpack_from(order + "H", block, at)[0], MAX_ENTRIES, (len(block) - at - 2) // 12)
-    for place in range(at + 2, at + 2 + 12 * num_entries, 12):
-        tag, kind, count = struct.unpack_from(order + "HHI", block, place)
-        if tag in TEXTS and kind in TEXT_TYPES:
-            start = place + 8 if count <= 4 else struct.unpack_from(order + "I", block, place + 8)[0]
-            raw = block[start : start + min(count, MAX_TEXT_BYTES)]
-            texts.setdefault(tag, raw.partition(b"\0")[0].decode("latin-1").strip())
-        elif tag in (ORIENTATION, EXIF_DIRECTORY) and kind in (3, 4, 13):
-            form = order + ("H" if kind == 3 else "I")
-            numbers.setdefault(tag, struct.unpack_from(form, block, place + 8)[0])
+    for entry in read_directory(block, at, form).entries:
+        if entry.tag in TEXTS and entry.kind in TEXT_TYPES:
+            raw = block[entry.at : entry.at + min(entry.num_values, MAX_TEXT_BYTES)]
+            texts.setdefault(entry.tag, raw.partition(b"\0")[0].decode("latin-1").strip())
+        elif entry.tag in (ORIENTATION, EXIF_DIRECTORY):
+            for number in read_numbers(block, entry, form, 1):
+                numbers.setdefault(entry.tag, number)
     return numbers, texts
 
 
