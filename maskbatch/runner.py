@@ -51,6 +51,16 @@ class Result:
         settings = self.run.read_run()
         return (settings and settings.listing) or Listing()
 
+    def explain_code(self) -> str | None:
+        """Why the exit code is not 0, if too many images failed."""
+        if not self.success.exit_code:
+            return None
+        failed = 1 - self.success.statuses.get("ok", 0) / self.success.planned
+        return (
+            f"{failed:.1%} of the images failed, more than --max-error-rate {self.success.max_error_rate:g} "
+            f"allows: look at status and error in {self.run.path}/scores."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without the report's tables."""
         names = ("planned", "carried", "statuses", "devices", "timings_s", "exit_code")

@@ -175,10 +175,12 @@ def test_a_finished_run_answers_at_once_and_guards_itself(
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_that_nothing_is_lost(
-    cli: Cli, archive: Path, small_checkpoint: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_run_says_that_nothing_is_lost(
+    name: str, cli: Cli, archive: Path, small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    stop = MOMENTS["while scoring"].replace("kill()", "os.kill(os.getpid(), signal.SIGINT)")
+    """SIGTERM too, for which Ray has a handler of its own that aborts."""
+    stop = MOMENTS["while scoring"].replace("kill()", f"os.kill(os.getpid(), signal.{name})")
     command = (
         "score",
         archive,
@@ -191,7 +193,8 @@ def test_ctrl_c_says_that_nothing_is_lost(
     )
     stopped = cli(*command, "--json", script=KILL + stop)
     assert stopped.returncode == 130, stopped.stderr
-    assert "interrupted; what is scored stays" in stopped.stderr
+    assert "stopping; once more stops it at once" in stopped.stderr
+    assert "interrupted; a run keeps what is scored" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert stopped.stdout == ""
     assert list((tmp_path / "out" / "staging").glob("0*.parquet"))

@@ -391,14 +391,10 @@ def _say_result(result: Any) -> None:
     """What to know of a scored run, and where it lies."""
     from maskbatch.runs.versions import choose_versions
 
-    success, path = result.success, result.run.path
+    path = result.run.path
     if not result.rescored:
         say(f"{path} was finished before; nothing was scored again. What came since: add --reuse {path}.")
         choose_versions([result.run], take_latest=False)  # which says that there is a newer one
-    if success.exit_code:
-        failed = 1 - success.statuses.get("ok", 0) / success.planned
-        say(
-            f"{failed:.1%} of the images failed, more than --max-error-rate {success.max_error_rate:g} "
-            f"allows: look at status and error in {path}/scores."
-        )
+    if why := result.explain_code():
+        say(why)
     say(f"Rows: {path}/scores   Report: {path}/report/report.html   Again: maskbatch report {path}")

@@ -18,6 +18,8 @@ from maskbatch.visible import accept_any_text
 def run_program(program: typer.Typer, usage: str) -> NoReturn:
     """Run a whole command line, and exit."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     accept_any_text()
     if JSON_LOGS in sys.argv:  # not left to the parser, whose own errors are lines too
         log_json()
@@ -32,7 +34,7 @@ def run_program(program: typer.Typer, usage: str) -> NoReturn:
     except Exception as error:
         code = _tell(error, usage)
     if code == INTERRUPTED:
-        message = "what is scored stays if it is a run's; give the same command again"
+        message = "a run keeps what is scored; give the same command again"
         say(f"maskbatch: interrupted; {message}", "error", exit_code=INTERRUPTED)
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # a thread that still asks a hung store would hold the process for minutes
@@ -61,4 +63,10 @@ def _tell(error: Exception, usage: str) -> int:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, _stop)
+    say("maskbatch: stopping; once more stops it at once")
     raise KeyboardInterrupt
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    os._exit(INTERRUPTED)

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from maskbatch.archives.tally import describe_unreadable
-from maskbatch.progress import add_up
 from maskbatch.report import words
 from maskbatch.report.cells import group_name
 from maskbatch.report.choice import choose_rows, rate_of
@@ -59,10 +58,7 @@ def print_report(report: "Report", console: Console) -> None:
         print_lines(
             console, ["* few clusters (under ten): the interval uses all groups and is likely too narrow"]
         )
-    overall = report.overall
-    failed = {name: num for name, num in overall.items() if name.startswith("failed_") and num}
-    failed = {name.removeprefix("failed_"): num for name, num in failed.items()}
-    print_lines(console, [f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(failed)}."])
+    print_lines(console, [words.describe_sum(report)])
     review = list(words.describe_review(report))
     name = "As classified" if review else "Compliance"
     lines = (*review, f"{name}: {words.headline(report)}.", *words.describe_other_rates(report))

@@ -82,6 +82,8 @@ class Cluster:
         """Start or join Ray; whether it is ours to shut down."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # Its handler would abort this process at a SIGTERM, which is ours to hear.
+        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
         # The next driver waits so long for what a killed one had of the cluster; Ray's default is 180.
         os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "60")
         import ray

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from maskbatch.progress import add_up
 from maskbatch.report.cells import group_name
 
 if TYPE_CHECKING:
@@ -35,11 +36,25 @@ def describe_archive(report: "Report") -> Iterator[str]:
         least = min(cameras, key=lambda row: row["coverage"])
         lowest = f"{least['coverage']:.1%}, at {group_name(least, ('site', 'camera'))}"
         arrived = f"{coverage['coverage']:.1%} of the expected snapshots arrived"
+        if len(cameras) < len(coverage["by_camera"]):
+            arrived += f" ({len(cameras):,} of {len(coverage['by_camera']):,} cameras have a steady pace)"
         yield f"Coverage: {arrived}; lowest {lowest}; gaps: {coverage['num_gaps']:,}."
     totals = report.values["quality"]["totals"]
     doubtful = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in totals.items() if count)
     if doubtful:
-        yield f"Doubtful images: {doubtful}; leave them out of the rates with --exclude."
+        excluded = report.values["settings"]["exclude"]
+        out = f"without {', '.join(excluded)} in the rates" if excluded else "leave them out with --exclude"
+        yield f"Doubtful images: {doubtful}; {out}."
+
+
+def describe_sum(report: "Report") -> str:
+    """That every image is accounted for: `Listed 200 = ok 196 + truncated 4.`"""
+    overall = report.overall
+    failed = {
+        name.removeprefix("failed_"): num for name, num in overall.items() if name.startswith("failed_")
+    }
+    counts = {name: num for name, num in failed.items() if num}
+    return f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(counts)}."
 
 
 def describe_review(report: "Report") -> Iterator[str]:

@@ -20,7 +20,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 from maskbatch.clock import name_zone
 from maskbatch.errors import FAILED, UsageError
 from maskbatch.progress import say
-from maskbatch.report.words import headline
+from maskbatch.report.words import describe_sum, headline
 from maskbatch.runs.directory import RunDir
 from maskbatch.schedule.nights import DAY, Schedule
 from maskbatch.stores.files import Location, list_names, locate_folder, write_whole
@@ -47,7 +47,9 @@ def audit_month(
     if not kept:
         write_bundle(run, checked, place)
     bundled = f"Bundle: {place}{', as it was' if kept else ''}"
-    for line in (*checked.differences, checked, f"{headline(report)}.", bundled):
+    why = result.explain_code()
+    lines = (*checked.differences, checked, f"{headline(report)}.", describe_sum(report), why, bundled)
+    for line in filter(None, lines):
         say(str(line))
     for alert in report.values["alerts"]:
         say(f"ALERT {alert['sentence']}.", "alert")

@@ -31,7 +31,7 @@ from maskbatch.report.alerts import NOWHERE, find_camera_falls, find_fall
 from maskbatch.report.compare import make_comparison
 from maskbatch.report.drift import HISTORY_NIGHTS, RECENT_NIGHTS
 from maskbatch.report.make import make_report
-from maskbatch.report.words import headline
+from maskbatch.report.words import describe_sum, headline
 from maskbatch.runs.committed import CommittedRun, check_digests, open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.schedule.nights import DAY, Schedule
@@ -53,7 +53,13 @@ def report_night(schedule: Schedule, day: date) -> dict[str, Any]:
         return _conclude(schedule, day, code=FAILED, alerts=[_alert("snapshots", str(error))])
     report = result.report
     say(f"{day}: {headline(report)}; {result.run.report}/report.html")
-    if any(row["date"] == day.isoformat() for row in report.values["by_day"]):
+    say(f"{day}: {describe_sum(report)}")
+    if why := result.explain_code():
+        say(f"{day}: {why}")
+    on_day = sum(row["listed"] for row in report.values["by_day"] if row["date"] == day.isoformat())
+    if others := report.overall["listed"] - on_day:
+        say(f"{day}: {others:,} of these images, which its rate counts, are of another or of an unknown day")
+    if on_day:
         found, compared = _against_before(schedule, day, result.run)
     else:  # all that there is may be of any day
         found, compared = [_silence(day)], {}
