@@ -216,7 +216,7 @@ def test_the_command_line_plans_scores_resumes_and_says_what_failed(
     planned = cli("plan", archive, "--out", out, "--layout", LAYOUT)
     assert planned.returncode == 0, planned.stderr
     assert "Planned 200 images" in planned.stdout
-    assert "1 .txt" in planned.stdout and "1 .db" in planned.stdout
+    assert "1 .txt" in planned.stdout and "1 Thumbs.db" in planned.stdout
     done = cli(
         "score",
         archive,

@@ -202,7 +202,10 @@ def test_over_several_runs_judgements_are_counted_and_no_rate_is_made_of_them() 
 def made(tmp_path_factory: pytest.TempPathFactory, checkpoint: Checkpoint) -> Run:
     """A committed run of 200 images with its report."""
     root = tmp_path_factory.mktemp("judged")
-    files = {f"north/gate-{k % 2}/2026-10-0{k % 4 + 1}/{k:06d}.jpg": speckle(k) for k in range(200)}
+    files = {
+        f"north/gate-{k % 2}/2026-10-0{k % 4 + 1}/{k // 60:04d}{k % 60:02d}.jpg": speckle(k)
+        for k in range(200)
+    }
     run = stage_run(root / "run", write_files(root / "archive", files), checkpoint)
     run.commit()
     make_report([run.run], run.run.report)
