@@ -63,6 +63,7 @@ class Site:
                 self.add(kind)
         wanted = {"CPU": cpu + gpu, "GPU": gpu}
         until(lambda: all(ray.available_resources().get(kind, 0) == n for kind, n in wanted.items()))
+        until(lambda: sum(node["Alive"] for node in ray.nodes()) == 1 + cpu + gpu)
 
     def shutdown(self) -> None:
         self._cluster.shutdown()
