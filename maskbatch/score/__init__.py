@@ -9,6 +9,7 @@ png       chunks and checksums
 tiff      directories and strips, before Pillow reads them
 pillow    every format but JPEG and PNG
 directory tags of TIFF and EXIF, and where their values stand
+inflate   how much a zlib stream holds
 exif      orientation and time
 rgb       any mode to reduced RGB, in strips
 decode    bytes to fixed-size RGB, or a status and a sentence

@@ -9,6 +9,7 @@ from PIL import (  # noqa: F401  each plugin registers its format; Image.open al
     GifImagePlugin,
     Image,
     TiffImagePlugin,
+    UnidentifiedImageError,
     WebPImagePlugin,
     features,
 )
@@ -16,6 +17,7 @@ from PIL import (  # noqa: F401  each plugin registers its format; Image.open al
 from maskbatch.errors import ImageError
 from maskbatch.score import tiff
 from maskbatch.score.exif import NOTHING, read_exif
+from maskbatch.score.kinds import CONVERT
 from maskbatch.score.rgb import reduce_to_rgb
 from maskbatch.score.source import Source, check_memory, check_size
 
@@ -31,12 +33,18 @@ def open_picture(data: bytes, max_pixels: int) -> Source:
 
 def open_tiff(data: bytes, max_pixels: int) -> Source:
     """Raises ImageError, and whatever Pillow raises at damaged data."""
-    tiff.check_tiff(data, max_pixels)
-    image = Image.open(io.BytesIO(data), formats=("TIFF",))
-    check_size(*image.size, max_pixels)
-    image.load()  # which turns it upright
-    exif = replace(read_exif(data), orientation=1)
-    return Source(*image.size, lambda needed: reduce_to_rgb(image, needed), exif)
+    layout = tiff.read_layout(data, max_pixels)
+    try:
+        image = Image.open(io.BytesIO(data), formats=("TIFF",))
+    except UnidentifiedImageError:  # the header is sound
+        raise ImageError("unsupported", f"TIFF of a kind of pixels that is not read; {CONVERT}") from None
+
+    def decode(needed: tuple[float, float]) -> Image.Image:
+        tiff.check_pixels(data, layout)
+        return _load(image, needed)
+
+    # Pillow turns it, and says its size upright.
+    return Source(*image.size, decode, replace(read_exif(data), orientation=1))
 
 
 def open_avif(data: bytes, max_pixels: int) -> Source:

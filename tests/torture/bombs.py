@@ -153,6 +153,59 @@ def _many_entries() -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 65_535) + entry * 65_535 + bytes(4)
 
 
+def _tiff_of(body: bytes, *tags: tuple[int, int, int, int]) -> bytes:
+    """A grey TIFF of 8 x 8; `tags` change or add some, `body` stands at 8."""
+    usual = {256: (3, 1, 8), 257: (3, 1, 8), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 8),
+             277: (3, 1, 1), 278: (3, 1, 8), 279: (4, 1, 64)}  # fmt: skip
+    entries = sorted((usual | {tag: rest for tag, *rest in tags}).items())
+    packed = b"".join(struct.pack("<HHII", tag, *rest) for tag, rest in entries)
+    head = b"II*\0" + struct.pack("<I", 8 + len(body))
+    return head + body + struct.pack("<H", len(entries)) + packed + bytes(4)
+
+
+def _shared_by_directories() -> bytes:
+    """A TIFF of 16 chains of 16 directories, which all share one long tag."""
+    num_values, size = 650_000, 18
+    first = 8 + 64 + 4 * num_values + 64
+    chain = b"".join(
+        struct.pack("<HHHIII", 1, 273, 4, num_values, 72, first + size * k if k < 16 else 0)
+        for k in range(1, 17)
+    )
+    body = bytes(64) + b"\7" * (4 * num_values) + struct.pack("<I", first) * 16 + chain
+    return _tiff_of(body, (330, 4, 16, first - 64))
+
+
+def _tag(tag: int, kind: int, num_values: int, num_bytes: int) -> bytes:
+    return _tiff_of(b"\7" * num_bytes, (tag, kind, num_values, 8))
+
+
+def _empty_strips() -> bytes:
+    """A TIFF of 65,000 strips, each the same megabyte of deflate that holds nothing."""
+    side, content = 65_000, b"\x78\1" + b"\0\0\0\xff\xff" * 200_000
+    lists = struct.pack("<I", 8) * side + struct.pack("<I", len(content)) * side
+    at = 8 + len(content)
+    sides = (256, 3, 1, 1_300), (257, 3, 1, side), (259, 3, 1, 8), (278, 3, 1, 1)
+    return _tiff_of(content + lists, *sides, (273, 4, side, at), (279, 4, side, at + 4 * side))
+
+
+def _many_strips() -> bytes:
+    """A TIFF of four planes, with a strip for each row."""
+    num_strips, width = 4 * 65_535, 900
+    body = bytes(width) + struct.pack("<HHHH", 8, 8, 8, 8)
+    at = 8 + len(body)
+    body += struct.pack("<I", 8) * num_strips + struct.pack("<H", width) * num_strips
+    planes = (258, 3, 4, at - 8), (262, 3, 1, 5), (277, 3, 1, 4), (284, 3, 1, 2)
+    lists = (273, 4, num_strips, at), (279, 3, num_strips, at + 4 * num_strips)
+    return _tiff_of(
+        body + bytes(60_000_000),
+        (256, 3, 1, width),
+        (257, 3, 1, 65_535),
+        (278, 3, 1, 1),
+        *planes,
+        *lists,
+    )
+
+
 def _looped() -> bytes:
     """A TIFF whose directory names itself as the next."""
     data = bytearray(encode(Image.new("L", (8, 8)), "TIFF"))
@@ -205,6 +258,12 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "tiff, fax": lambda: _tiff("1", compression="group4"),
     "tiff, 65,535 tags": _many_entries,
     "tiff, a loop": _looped,
+    "tiff, 256 directories that share a tag": _shared_by_directories,
+    "tiff, 16 M offsets": lambda: _tag(273, 4, 16_000_000, 64_000_000),
+    "tiff, 600,000 fractions": lambda: _tag(282, 5, 600_000, 4_800_000),
+    "tiff, 8 M fractions": lambda: _tag(282, 5, 8_000_000, 64_000_000),
+    "tiff, strips that share a megabyte": _empty_strips,
+    "tiff, 262,140 strips": _many_strips,
 }  # fmt: skip
 
 if __name__ == "__main__":
