@@ -8,15 +8,14 @@ import atexit
 import json
 import os
 import resource
-import select
 import signal
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -33,9 +32,11 @@ from maskbatch.score.read import Encoded
 MEMORY_BYTES = 3 * 2**29
 """What one image may add: half as much again as `decode` admits, so whatever decodes elsewhere does here."""
 GRACE_S = 30.0
-"""After this time beyond the wall limit we end the process ourselves: somebody has stopped it."""
+"""After this time beyond the wall limit we kill the process ourselves: somebody has stopped it."""
+START_S = 300.0
+"""A process that has not started by then is killed too."""
 KILLED_TRIES = 3
-"""SIGKILL is most often the kernel's, for want of memory, which may be another process's fault."""
+"""SIGKILL is ours, or most often the kernel's, for want of memory: none of them is the image's fault."""
 KILLED_PAUSE_S = 2.0
 CRASHED = "the decoder crashed"
 START = "import sys; sys.path[:] = sys.argv[1:]; from maskbatch.score.sandbox import serve; serve()"
@@ -71,9 +72,11 @@ class Sandbox:
         Raises RunFailedError where the process cannot be started.
         """
         request = {"preset": asdict(preset), "max_pixels": max_pixels, "timeout_s": self.timeout_s}
+        limit_s = DECODE_WALL_FACTOR * self.timeout_s + GRACE_S
         with self._lock:
             for attempt in range(KILLED_TRIES):
-                answer = self._ask(request, data)
+                began = time.monotonic()
+                answer = self._ask(request, data, limit_s)
                 if not isinstance(answer, int):
                     return _read_picture(*answer)
                 if answer in (-signal.SIGPROF, -signal.SIGALRM):
@@ -81,6 +84,8 @@ class Sandbox:
                 if answer != -signal.SIGKILL:
                     break
                 time.sleep(KILLED_PAUSE_S * attempt)
+        if time.monotonic() - began >= limit_s:
+            raise ImageError("timeout", explain_timeout(self.timeout_s))
         raise ImageError("corrupt", CRASHED)
 
     def decode_batch(
@@ -89,18 +94,18 @@ class Sandbox:
         """As `decode.decode_batch`, every image in this sandbox."""
         return decode_batch(encoded, num_images, preset, max_pixels, lambda _, *image: self.decode(*image))
 
-    def _ask(self, request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes] | int:
+    def _ask(
+        self, request: Mapping[str, Any], data: bytes, limit_s: float
+    ) -> tuple[dict[str, Any], bytes] | int:
         """The answer, or the return code of a process that gave none."""
         process = self._process
         if process is None or process.poll() is not None:
             process = self._process = self._start()
         try:
             assert process.stdin and process.stdout  # noqa: S101  both are pipes
-            _send(process.stdin, request, data)
-            wall_s = DECODE_WALL_FACTOR * self.timeout_s + GRACE_S
-            if select.select([process.stdout], [], [], wall_s)[0]:
+            with _kill_after(limit_s, process):
+                _send(process.stdin, request, data)
                 return _receive(process.stdout)
-            return self._end() and -signal.SIGALRM
         except (BrokenPipeError, EOFError, ValueError):
             return self._end(kill=False)
         except BaseException:  # Ctrl-C: an answer that comes late must not be taken for another image's
@@ -114,10 +119,12 @@ class Sandbox:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                bufsize=0,  # what is kept to be written would be written at `close`, and wait
             )
             assert process.stdout  # noqa: S101
             try:
-                _receive(process.stdout)
+                with _kill_after(START_S, process):
+                    _receive(process.stdout)
             except (EOFError, ValueError):
                 self._process = process
                 code = self._end()
@@ -132,13 +139,24 @@ class Sandbox:
         if process is None:
             return 0
         for pipe in filter(None, (process.stdin, process.stdout)):
-            with suppress(BrokenPipeError):  # what was to be sent has nobody to read it
-                pipe.close()
+            pipe.close()
         if not kill:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(GRACE_S)
         process.kill()
         return process.wait()
+
+
+@contextmanager
+def _kill_after(limit_s: float, process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Kill the process if what is done here takes longer: to send, too, waits for one that is stopped."""
+    timer = threading.Timer(limit_s, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @cache
@@ -163,7 +181,6 @@ def _send(pipe: IO[bytes], message: Mapping[str, Any], data: bytes) -> None:
         view = memoryview(part)
         while view:
             view = view[pipe.write(view) :]
-    pipe.flush()
 
 
 def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes]:

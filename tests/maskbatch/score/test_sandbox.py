@@ -1,6 +1,10 @@
+import os
+import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -82,6 +86,79 @@ def test_an_image_is_not_to_blame_for_a_process_that_others_killed(
     with Sandbox(20) as box:
         assert box.decode(poison(speckle(1), "once:"), PRESET, MAX_PIXELS).width == 48
     assert (tmp_path / "once").exists()
+
+
+def stop(box: Sandbox) -> None:
+    assert box._process
+    os.kill(box._process.pid, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 2**20])
+def test_an_image_is_not_to_blame_for_a_process_that_somebody_stopped(
+    num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "GRACE_S", 1.0)
+    monkeypatch.setattr(sandbox, "DECODE_WALL_FACTOR", 0.1)
+    data = speckle(1) + bytes(num_bytes)  # more than a pipe holds: nobody reads what is sent
+    with Sandbox(20) as box:
+        box.decode(speckle(1), PRESET, MAX_PIXELS)
+        stop(box)
+        assert box.decode(data, PRESET, MAX_PIXELS).width == 48
+
+
+def test_an_answer_that_stops_on_its_way_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "GRACE_S", 1.0)
+    monkeypatch.setattr(sandbox, "DECODE_WALL_FACTOR", 0.1)
+    big = Preset((400, 400), resize="squash")  # 480,000 bytes of pixels: more than a pipe holds
+    with Sandbox(20) as box:
+        box.decode(speckle(1), PRESET, MAX_PIXELS)
+        receive, asked = sandbox._receive, []
+
+        def receive_late(pipe: IO[bytes]) -> tuple[dict[str, object], bytes]:
+            if not asked:
+                asked.append(1)
+                time.sleep(0.5)  # by now it waits for us to read
+                stop(box)
+            return receive(pipe)
+
+        monkeypatch.setattr(sandbox, "_receive", receive_late)
+        assert box.decode(speckle(1), big, MAX_PIXELS).width == 48
+    assert asked
+
+
+def test_an_image_whose_process_never_goes_on_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "GRACE_S", 0.2)
+    monkeypatch.setattr(sandbox, "DECODE_WALL_FACTOR", 0)
+    monkeypatch.setattr(sandbox, "KILLED_PAUSE_S", 0.0)
+    start = Sandbox._start
+
+    def start_and_stop(box: Sandbox) -> subprocess.Popen[bytes]:
+        process = start(box)
+        os.kill(process.pid, signal.SIGSTOP)
+        return process
+
+    monkeypatch.setattr(Sandbox, "_start", start_and_stop)
+    with Sandbox(20) as box, pytest.raises(ImageError) as raised:
+        box.decode(speckle(1), PRESET, MAX_PIXELS)
+    assert raised.value.args == ("timeout", explain_timeout(20))
+
+
+def test_a_stopped_process_does_not_outlast_its_sandbox() -> None:
+    box = Sandbox(20)
+    box.decode(speckle(1), PRESET, MAX_PIXELS)
+    stop(box)
+    process = box._process
+    began = time.monotonic()
+    box.close()
+    assert process and process.returncode == -signal.SIGKILL
+    assert time.monotonic() - began < 5
+
+
+def test_a_process_that_does_not_start_in_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "START", "import time; time.sleep(99)")
+    monkeypatch.setattr(sandbox, "START_S", 0.3)
+    with Sandbox(1) as box, pytest.raises(RunFailedError, match="does not start"):
+        box.decode(speckle(1), PRESET, MAX_PIXELS)
 
 
 def test_time_between_images_is_no_images_time(monkeypatch: pytest.MonkeyPatch) -> None:
