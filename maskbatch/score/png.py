@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin  # noqa: F401  the plugin registers its fo
 
 from maskbatch.errors import ImageError
 from maskbatch.score.exif import NOTHING, read_exif
+from maskbatch.score.inflate import count_inflated
 from maskbatch.score.rgb import reduce_to_rgb
 from maskbatch.score.source import Source, check_size
 
@@ -22,7 +23,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT")
 MAX_CHUNKS = 100_000
 """libpng writes one for 8 KB: 64 MB are 8,192."""
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PALETTE = 3
+CHANNELS = {0: 1, 2: 3, PALETTE: 1, 4: 2, 6: 4}
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """(left, top, across, down) of each pass of an interlaced picture."""
 
@@ -36,8 +38,6 @@ class Chunks:
     transparency: bytes | None = None
     exif: bytes | None = None
     data: list[memoryview] = field(default_factory=list)
-    is_whole: bool = False
-    """Whether the last chunk is there."""
 
 
 def open_png(data: bytes, max_pixels: int) -> Source:
@@ -61,18 +61,18 @@ def _read_chunks(data: bytes) -> Chunks:
     chunks = Chunks()
     view, at = memoryview(data), len(SIGNATURE)
     for _ in range(MAX_CHUNKS):
-        if at + 8 > len(data) or not data[at + 4 : at + 8].isalpha():
+        name = data[at + 4 : at + 8]
+        if at + 8 > len(data) or not name.isalpha() or name == b"IEND":
             return chunks  # the pixels say whether anything is missing
-        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        length = int.from_bytes(data[at : at + 4], "big")
         content, end = view[at + 8 : at + 8 + length], at + 12 + length
-        if name == b"IEND":
-            chunks.is_whole = True
-            return chunks
         is_sound = end <= len(data) and zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(
             view[end - 4 : end], "big"
         )
         if end <= len(data) and not is_sound and name in CRITICAL:
             raise ImageError("corrupt", f"PNG data is corrupt: the checksum of {name.decode()} is wrong")
+        if end > len(data) and not chunks.data and b"IEND" in data[-16:]:
+            raise ImageError("corrupt", f"PNG data is corrupt: the length of {name.decode()} is wrong")
         if is_sound or name == b"IDAT":
             _keep(chunks, name, content)
         at = end
@@ -95,6 +95,10 @@ def _keep(chunks: Chunks, name: bytes, content: memoryview) -> None:
 def _load(chunks: Chunks) -> Image.Image:
     """Raises ImageError where pixels are missing."""
     data = b"".join(chunks.data)
+    if not data:
+        raise ImageError("truncated", "PNG data is truncated: rows are missing")
+    if chunks.palette is None and chunks.header[9] == PALETTE:
+        raise ImageError("corrupt", "PNG data is corrupt: it has no palette")
     parts = {b"IHDR": chunks.header, b"PLTE": chunks.palette, b"tRNS": chunks.transparency, b"IDAT": data}
     plain = [SIGNATURE]
     for name, content in (*parts.items(), (b"IEND", b"")):
@@ -108,7 +112,8 @@ def _load(chunks: Chunks) -> Image.Image:
     width, height = image.size
     is_interlaced = chunks.header[12]
     has_end = not is_interlaced and np.asarray(image.crop((0, height - 1, width, height))).any()
-    if not has_end and _count_missing(data, _num_raw_bytes(chunks.header)):
+    num_bytes = _num_raw_bytes(chunks.header)
+    if not has_end and count_inflated(data, num_bytes)[0] < num_bytes:
         raise ImageError("truncated", "PNG data is truncated: rows are missing")
     return image
 
@@ -124,13 +129,3 @@ def _num_raw_bytes(header: bytes) -> int:
         if columns > 0 and rows > 0:
             total += rows * (1 + -(-columns * bits // 8))
     return total
-
-
-def _count_missing(data: bytes, expected: int) -> int:
-    """How many of the `expected` bytes are missing in zlib's `data`."""
-    inflater = zlib.decompressobj()
-    rest = data
-    while expected > 0 and rest and not inflater.eof:
-        expected -= len(inflater.decompress(rest, 1 << 20))
-        rest = inflater.unconsumed_tail
-    return max(0, expected)

@@ -44,7 +44,11 @@ class Watch:
         self._path = Path(tempfile.gettempdir()) / f"maskbatch-{name}"
         self._timeout_s, self._note, self._noted = timeout_s, note, float("-inf")
         self._marks = _map(self._path, 1 + num_images)
-        """The number of attempts, and for each image whether it was at work when one ended."""
+        """The number of attempts, and for each image whether it was at work when one ended.
+
+        An attempt that did not `finish` counts as one that ended its worker. So it is while Ray tries again
+        only after its own failures: an exception of ours ends the run.
+        """
         self._num_ended, self._sandbox = self._marks[0], Sandbox(timeout_s)
         if self._num_ended >= MAX_ATTEMPTS:
             self.finish()

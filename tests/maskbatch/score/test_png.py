@@ -142,3 +142,17 @@ def test_what_is_no_png_after_its_first_bytes_is_named() -> None:
     assert outcome(apple).startswith("unsupported: PNG in the form of Apple's phones")
     assert outcome(clean[:20]) == "truncated: PNG header cannot be read"
     assert outcome(clean[:8] + b"\0" * 90) == "corrupt: PNG header cannot be read"
+
+
+def test_what_is_wrong_with_a_whole_file_is_said_in_words() -> None:
+    clean = CLEAN["palette"]
+    places = {kind: (start, end) for kind, start, end in chunks(clean)}
+    start, end = places[b"PLTE"]
+    assert outcome(clean[:start] + clean[end:]) == "corrupt: PNG data is corrupt: it has no palette"
+    for kind in (b"gAMA", b"PLTE"):
+        at = places[kind][0]
+        for length in (len(clean), 2**31):
+            spoilt = clean[:at] + struct.pack(">I", length) + clean[at + 4 :]
+            sentence = f"corrupt: PNG data is corrupt: the length of {kind.decode()} is wrong"
+            assert outcome(spoilt) == sentence
+    assert outcome(clean[:start]) == "truncated: PNG data is truncated: rows are missing"
