@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from maskbatch.errors import UsageError
@@ -12,11 +12,18 @@ EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 OFFSET = re.compile(r"(?:(?:UTC|GMT) ?)?([+\u2212-])(\d{1,2})(?::?([0-5]\d))?", re.IGNORECASE | re.ASCII)
 """A zone that never changes: `+02:00`, `-0330`, `UTC+1`. East of Greenwich is `+`, unlike in `Etc/GMT+1`."""
 MAX_OFFSET = timedelta(hours=14)
+LAST_RESET, RESET_DAYS = date(2000, 1, 31), 5 * 365
+"""Days that begin by then, and end so long before the archive begins, are of a clock that fell back."""
 
 
 def now() -> datetime:
     """The present, UTC, to the second. A run counts `tomorrow` from it."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def fell_back(first: date, last: date, begins: date) -> bool:
+    """Whether these days are of a clock that fell back, in an archive that begins on the day `begins`."""
+    return first <= LAST_RESET and (begins - last).days >= RESET_DAYS
 
 
 def parse_offset(text: str) -> timezone | None:

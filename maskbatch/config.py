@@ -39,7 +39,7 @@ class PlanConfig:
     names_in: tuple[str, ...] = ()
     """`ZONE` or `SITE=ZONE` of the times in paths and manifests, where it is not `timezone`."""
     allow_unknown_times: bool = False
-    """Plan also where more than a few images do not fit `layout`; changes no row."""
+    """Plan also where more than a few images do not fit `layout`, or times cannot be read; changes no row."""
     since: str | None = None
     """First local time to plan, ISO 8601. Images of unknown time are kept."""
     until: str | None = None

@@ -32,6 +32,7 @@ FILES = (
 DOT_FOLDER, DOT_FILE = ".*/", ".*"
 """All other names that begin with a dot, but `.` and `..`."""
 NOT_ENTERED = "a folder, not entered"
+EXCLUDED, NOT_FOLLOWED = "--exclude-path", "a link or a closed folder, not entered"
 
 
 def _compile(globs: tuple[str, ...]) -> re.Pattern[str]:
@@ -101,10 +102,10 @@ class Rules:
 
     def explain_closed(self, folder: str) -> str | None:
         """As what to count a folder, a path ending in `/`, that is left out anyway and may not be read."""
-        label = self.find_hidden(folder)
-        pattern = None if label else self.find_excluded(folder)
-        name = label or (pattern and f"--exclude-path {pattern}")
-        return name and f"{name} ({NOT_ENTERED})"
+        if label := self.find_hidden(folder):
+            return f"{label} ({NOT_ENTERED})"
+        pattern = self.find_excluded(folder)
+        return pattern and f"{EXCLUDED} {pattern} ({NOT_FOLLOWED})"
 
     def find_snapshot(self, folder: str) -> str | None:
         """As what to count a folder of earlier states, a path ending in `/`; None for any other."""

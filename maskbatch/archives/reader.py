@@ -18,7 +18,7 @@ from maskbatch.archives import inventory, manifest, members, rowfiles, tars, zip
 from maskbatch.archives.arguments import Source, container_kind, explain_unreachable, file_kind
 from maskbatch.archives.columns import plain_column
 from maskbatch.archives.entries import Entry, is_image
-from maskbatch.archives.hidden import Rules
+from maskbatch.archives.hidden import EXCLUDED, Rules
 from maskbatch.archives.listing import list_tree
 from maskbatch.archives.tally import UNREADABLE, Tally
 from maskbatch.archives.tree import File
@@ -77,7 +77,8 @@ class _Reader:
             files = chain([first], files)
         for file in files:
             if file.hidden:
-                self.tally.hidden[file.hidden] += 1
+                is_excluded = file.hidden.startswith(EXCLUDED)
+                (self.tally.filtered if is_excluded else self.tally.hidden)[file.hidden] += 1
             elif file.lost == UNREADABLE:
                 self.tally.count_lost(UNREADABLE, file.uri)
             else:
@@ -87,12 +88,14 @@ class _Reader:
         name, where = file.relative.rpartition("/")[2], file.uri.removeprefix(SCHEME)
         pattern = self.rules.find_excluded(file.relative)
         if pattern and (is_image(name) or (file.exact and container_kind(name))):
-            self.tally.filtered[f"--exclude-path {pattern}"] += 1
+            self.tally.filtered[f"{EXCLUDED} {pattern}"] += 1
             return
         kind = file_kind(where if where != file.uri else name) if file.exact else None
         if kind and not file.error:
             yield from self._keep(self._inside(file, kind))
         elif is_image(name) or (kind and file.heals):
+            if file.lost:
+                self.tally.count_lost(file.lost, file.uri, is_planned=True)
             place = {
                 item: getattr(file, item) for item in ("uri", "relative", "num_bytes", "version", "error")
             }
@@ -113,7 +116,7 @@ class _Reader:
             if pattern is None:
                 yield entry
             else:
-                self.tally.filtered[f"--exclude-path {pattern}"] += 1
+                self.tally.filtered[f"{EXCLUDED} {pattern}"] += 1
 
     def _files(self) -> Iterator[File]:
         file = self.source.file

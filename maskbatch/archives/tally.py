@@ -10,6 +10,7 @@ from maskbatch.stores.uris import SCHEME
 NUM_EXAMPLES = 3
 UNREADABLE = "unreadable"
 BROKEN = "broken"
+BROKEN_IMAGE = "link to nothing (will be missing)"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,7 +22,7 @@ class Tally:
     hidden: Counter[str] = field(default_factory=Counter)
     """Files left out by their name or that of a folder above, by the pattern of `hidden` that it matches."""
     filtered: Counter[str] = field(default_factory=Counter)
-    """Images left out by a filter, by its flag."""
+    """Images left out by a filter, by its flag; and the links and folders that --exclude-path passes by."""
     notes: Counter[str] = field(default_factory=Counter)
     """Planned images that lack something, such as a time."""
     links: Counter[str] = field(default_factory=Counter)
@@ -31,10 +32,12 @@ class Tally:
     examples: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Paths of the first `unreadable` folders and `broken` links."""
 
-    def count_lost(self, kind: str, uri: str) -> None:
-        """Count a folder that cannot be read, or a link to nothing, and keep the first names."""
+    def count_lost(self, kind: str, uri: str, *, is_planned: bool = False) -> None:
+        """Count a folder that cannot be read, or a link to nothing; keep the first names."""
         if kind == UNREADABLE:
             self.unreadable += 1
+        elif is_planned:
+            self.notes[BROKEN_IMAGE] += 1
         else:
             self.links[kind] += 1
         self.examples[kind] = (*self.examples.get(kind, ()), uri.removeprefix(SCHEME))[:NUM_EXAMPLES]

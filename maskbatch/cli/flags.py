@@ -28,7 +28,9 @@ SETTINGS = {
     ),
     "timezone": Flag("Zone of the archive's local times; or an offset, +02:00.", "UTC", "ZONE|SITE=ZONE"),
     "names_in": Flag("Zone of the times in paths and manifests.", "that of --timezone", "ZONE|SITE=ZONE"),
-    "allow_unknown_times": Flag("Plan also where more than 5 % of the images do not fit --layout."),
+    "allow_unknown_times": Flag(
+        "Plan also where more than 5 % of the images do not fit --layout, or have a time that cannot be read."
+    ),
     "since": Flag("First local date or time planned; images of unknown time are kept."),
     "until": Flag("Local date or time before which images are planned."),
     "camera": Flag("Only this camera, or SITE/CAMERA; may be repeated."),

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from maskbatch.archives.arguments import container_kind
 from maskbatch.archives.tally import describe_unreadable
 from maskbatch.report import words
 from maskbatch.report.cells import group_name
@@ -130,6 +131,11 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
             print_lines(
                 console, [f"{title}: {', '.join(f'{count:,} {shorten(name)}' for name, count in items)}."]
             )
+    unopened = {kind: count for kind, count in listing["skipped"].items() if container_kind(f"x{kind}")}
+    if unopened:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in unopened.items())
+        name = f"'ARCHIVE/**/*{next(iter(unopened))}'"
+        print_lines(console, [f"Not opened: {kinds}. To read what is in them, add a pattern such as {name}."])
     if listing.get("misfit"):
         print_lines(console, [f"Unlike --layout is, for example, '{shorten(listing['misfit'])}'."])
     if listing["unreadable"]:
@@ -138,7 +144,7 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
         print_lines(console, [f"Broken links: {', '.join(map(shorten, broken))}. Is a disk not mounted?"])
     if 0 < listing["num_images"] == listing["notes"].get("camera unknown"):
         example = f"No path names a camera, for example '{shorten(listing['example'])}'"
-        print_lines(console, [f"{example}: describe the paths with --layout."])
+        print_lines(console, [f"{example}: describe the paths with a --layout that has {{camera}}."])
 
 
 def _choose(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

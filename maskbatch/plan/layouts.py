@@ -27,6 +27,16 @@ REMEDY = (
 )
 
 
+def is_refused(num_bad: int, num_judged: int) -> bool:
+    """Whether so many of the judged images are too many to plan them without a word."""
+    return num_judged >= LEAST_JUDGED and num_bad > MAX_MISFITS * num_judged
+
+
+def is_judged(entry: Entry) -> bool:
+    """Whether the entry's path has something to say: no manifest says both camera and time."""
+    return entry.camera is None or entry.time is None
+
+
 @dataclass(slots=True)
 class Layouts:
     """The templates of a plan, and how the images listed so far follow them."""
@@ -64,7 +74,7 @@ class Layouts:
     def _judge(
         self, entry: Entry, parsed: Parsed | None, template: Template | None, *, fits: bool
     ) -> tuple[Parsed | None, Template | None]:
-        if entry.camera is None or entry.time is None:
+        if is_judged(entry):
             self.num_judged += 1
             self.num_fit += fits
             self.num_matched += parsed is not None
@@ -76,10 +86,10 @@ class Layouts:
 
     def check(self, config: PlanConfig, where: str) -> None:
         """Raises UsageError where too many images fit no layout."""
-        if not self.num_judged or config.allow_unknown_times or not self.templates:
+        if config.allow_unknown_times or not self.templates:
             return
-        few = self.num_judged - self.num_fit <= MAX_MISFITS * self.num_judged
-        if self.num_matched and (self.num_judged < LEAST_JUDGED or few):
+        num_misfits = self.num_judged - self.num_fit
+        if not is_refused(num_misfits, self.num_judged) and (self.num_matched or not self.num_judged):
             return
         message = f"{self._describe_misfits()} {self._find_cause()}; {REMEDY}; ARCHIVE is {where}"
         if len(config.archives) > 3:

@@ -10,7 +10,7 @@ year, or by less than twice the time that the archive spans, is not found.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from maskbatch.clock import LAST_RESET, fell_back
 from maskbatch.report.cells import SCHEMA, group_name, merge_cells, number_groups
 from maskbatch.schema import UNKNOWN_DATE
 
@@ -33,8 +34,6 @@ LEAST_CAMERAS = 3
 """Others that agree on when the archive was made, where a camera has more than FEW images elsewhere."""
 MOST_PERIODS = 2
 """A camera with more of them was visited now and then."""
-LAST_RESET, RESET_DAYS = date(2000, 1, 31).toordinal(), 5 * 365
-"""A period that begins by then, and ended so long before the bulk, is a clock that was reset."""
 Numbers = NDArray[np.int64]
 
 
@@ -53,15 +52,20 @@ class _Days:
         return len(np.unique(of_N[chosen_N]))
 
 
-def find_wrong_clocks(cells: pa.Table) -> list[dict[str, Any]]:
-    """A row for each camera whose clock was wrong: its images and their dates, and those of the archive."""
+def find_wrong_clocks(cells: pa.Table, since: datetime | None = None) -> list[dict[str, Any]]:
+    """A row for each camera whose clock was wrong: its images and their dates, and those of the archive.
+
+    `since`: when the runs begin, where --since says it. They hold all images of clocks that fell back, which
+    may be more than those of their own days.
+    """
     known = cells.filter(pc.not_equal(cells["date"], UNKNOWN_DATE))
     if not len(known):
         return []
     days = _count_days(known)
     bulk_P, reset_P = _find_bulk(days)
     bulk_N = bulk_P[days.period_N]
-    if 2 * days.images_N[bulk_N].sum() < days.images_N.sum():
+    judged_N = days.images_N[~reset_P[days.period_N]] if since else days.images_N
+    if 2 * days.images_N[bulk_N].sum() < judged_N.sum():
         return []
     span = int(days.day_N[bulk_N].min()), int(days.day_N[bulk_N].max())
     wrong_N = np.zeros(len(bulk_N), bool)
@@ -88,17 +92,18 @@ def _count_days(known: pa.Table) -> _Days:
 def _find_bulk(days: _Days) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which periods (P,) hold the bulk of the archive, and which (P,) those of clocks that were reset."""
     images_P = np.bincount(days.period_N, days.images_N)
-    bounds = [
-        (days.day_N[days.period_N == p].min(), days.day_N[days.period_N == p].max())
-        for p in range(len(images_P))
-    ]
+    bounds = [_bounds(days.day_N[days.period_N == p]) for p in range(len(images_P))]
     early_P = np.array([first <= LAST_RESET for first, _ in bounds])
     if early_P.all():
         return np.ones(len(images_P), bool), np.zeros(len(images_P), bool)
     bulk_P = ~early_P & (images_P >= LARGE * images_P[~early_P].max())
     begins = min(first for (first, _), is_bulk in zip(bounds, bulk_P, strict=True) if is_bulk)
-    reset_P = early_P & np.array([begins - last >= RESET_DAYS for _, last in bounds])
+    reset_P = np.array([fell_back(first, last, begins) for first, last in bounds])
     return bulk_P | (early_P & ~reset_P), reset_P
+
+
+def _bounds(day_N: Numbers) -> tuple[date, date]:
+    return date.fromordinal(int(day_N.min())), date.fromordinal(int(day_N.max()))
 
 
 def _is_lone(days: _Days, inside_N: NDArray[np.bool_], span: tuple[int, int]) -> bool:

@@ -87,7 +87,8 @@ def collect_figures(
     `confusion`: counts, true by predicted, that correct the rates, or None for the `reason`.
     """
     meaning, keep_column = runs[0].meaning, runs[0].keep_column
-    clocks = find_wrong_clocks(survey.cells)
+    period = find_period(runs)
+    clocks = find_wrong_clocks(survey.cells, period[0])
     cells = set_times_unknown(survey.cells, clocks)
     keys = group_keys(keep_column)
     rates = Tables(cells, meaning, confusion, config.exclude)
@@ -97,7 +98,7 @@ def collect_figures(
     mapped = _mapped_cameras(tables["by_camera"])
     expect = Expect.parse(config.expect) if config.expect else None
     parts = {
-        "coverage": measure_coverage(cells, expect, find_skipped_hours(runs), find_period(runs), mapped),
+        "coverage": measure_coverage(cells, expect, find_skipped_hours(runs), period, mapped),
         "quality": _quality(cells, survey),
         "clocks": {"cameras": clocks, "images": sum(row["images"] for row in clocks)},
         "drift": measure_drift(cells, meaning.classes, read_card(runs, "reference") or {}),

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from maskbatch.archives.arguments import make_access
-from maskbatch.clock import Clock, parse_bound
+from maskbatch.clock import Clock, fell_back, parse_bound
 from maskbatch.config import JobConfig, ScoreConfig
 from maskbatch.errors import UsageError
 from maskbatch.plan.listing import Listing
@@ -61,6 +61,8 @@ class CommittedRun:
     success: Success
     own_days: bool = False
     """Read only the local days from --since to --until: an image of unknown time is in every night's run."""
+    leaves_resets: bool = False
+    """Leave images of clocks that fell back, which are in every night's run, to a later run."""
 
     @property
     def score(self) -> ScoreConfig:
@@ -118,13 +120,22 @@ class CommittedRun:
     def score_files(self) -> list[CommittedFile]:
         """The files of scores/; with `own_days` those of the run's own days."""
         files = [file for file in self.success.files if file.name.startswith("scores/")]
-        if not self.own_days:
-            return files
         plan = self.settings.plan
         since, until = parse_bound("--since", plan.since), parse_bound("--until", plan.until)
+        if self.leaves_resets and since:
+            files = [file for file in files if not _is_reset(file, since.date())]
+        if not self.own_days:
+            return files
         first = (since or datetime.min).date().isoformat()
         last = ((until or datetime.max) - timedelta.resolution).date().isoformat()
         return [file for file in files if first <= file_date(file) <= last]  # UNKNOWN_DATE is after any
+
+
+def _is_reset(file: CommittedFile, begins: date) -> bool:
+    if file_date(file) == UNKNOWN_DATE:
+        return False
+    day = date.fromisoformat(file_date(file))
+    return fell_back(day, day, begins)
 
 
 def open_committed(run: RunDir) -> CommittedRun:
@@ -159,12 +170,20 @@ def _is_name(name: str) -> bool:
         return False
 
 
+def _images(committed: CommittedRun) -> Hashable:
+    """What of which archive a run planned, its days aside."""
+    plan = committed.settings.plan
+    return plan.archives, plan.camera, plan.exclude_path, plan.limit
+
+
 def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[CommittedRun]:
     """Runs whose rows add up, without those that another of them replaces. Raises UsageError."""
     opened = [replace(open_committed(run), own_days=own_days) for run in runs]
     versions = [(*split_version(c.run.path, c.settings.replaces), c) for c in opened]
     newest = {str(first): c for first, _, c in sorted(versions, key=lambda version: version[1])}
     kept = sorted(newest.values(), key=lambda committed: str(committed.run.path))
+    last = {_images(committed): committed for committed in kept}
+    kept = [replace(c, leaves_resets=last[_images(c)] is not c) for c in kept]
     paths = [str(committed.run.path) for committed in kept]
     for path in sorted({str(committed.run.path) for committed in opened} - set(paths)):
         say(f"{path} is left out: another of these runs replaces it")

@@ -124,7 +124,9 @@ def test_a_link_to_nothing_is_named_and_among_no_others(tmp_path: Path) -> None:
     found, tally = listed(lay_out(tmp_path, ["archive/a.jpg"], links))
     assert found == ["a.jpg", "gone.jpg"]  # reading will report the image missing
     assert (tally.links, tally.skipped) == ({"broken": 2}, {})
-    assert tally.examples == {"broken": (f"{tmp_path}/archive/cam7", f"{tmp_path}/archive/loop")}
+    assert tally.notes == {"link to nothing (will be missing)": 1}
+    names = ("cam7", "gone.jpg", "loop")
+    assert tally.examples == {"broken": tuple(f"{tmp_path}/archive/{name}" for name in names)}
 
 
 def test_a_link_whose_own_name_leaves_it_out_is_not_followed(tmp_path: Path) -> None:
@@ -174,5 +176,15 @@ def test_a_closed_folder_that_is_left_out_anyway_is_no_error(
     close(monkeypatch, *names)
     found, tally = listed(root, exclude_path=("old",))
     assert found == ["a.jpg"]
-    labels = ("lost+found", "System Volume Information", "--exclude-path old")
+    labels = ("lost+found", "System Volume Information")
     assert tally.hidden == {f"{label} (a folder, not entered)": 1 for label in labels}
+    assert tally.filtered == {"--exclude-path old (a link or a closed folder, not entered)": 1}
+
+
+def test_what_exclude_path_leaves_out_counts_as_that_images_links_and_all(tmp_path: Path) -> None:
+    files = ["archive/x.jpg", "archive/nas/a.jpg", "disk/b.jpg", "disk/c.jpg"]
+    root = lay_out(tmp_path, files, {"archive/nas/1": "../../disk", "archive/nas/2": "../../disk"})
+    found, tally = listed(root, exclude_path=("nas",))
+    excluded = "--exclude-path nas"
+    assert (found, tally.hidden) == (["x.jpg"], {})
+    assert tally.filtered == {excluded: 1, f"{excluded} (a link or a closed folder, not entered)": 2}

@@ -106,6 +106,33 @@ def test_times_before_1990_or_after_tomorrow_are_unknown_and_noted(tmp_path: Pat
     assert listing.notes == {"time out of bounds (1990 to tomorrow)": 2, "time unknown until decoded": 1}
 
 
+@pytest.mark.parametrize(
+    ("day", "since", "kept"),
+    [
+        ("19700101", "2026-10-01", True),  # unknown
+        ("19991231", "2026-10-01", True),
+        ("20000101", "2026-10-01", True),
+        ("20000131", "2026-10-01", True),
+        ("20000101", "2005-01-01", True),
+        ("20000101", "2004-12-01", False),  # an archive of that time
+        ("20000101", "2000-01-15", False),
+        ("20010101", "2026-10-01", False),
+    ],
+)
+def test_an_image_of_a_clock_that_fell_back_passes_the_filters_of_time(
+    tmp_path: Path, day: str, since: str, kept: bool
+) -> None:
+    files = [f"c/{day}_1200.jpg", f"d/{since.replace('-', '')}_1200.jpg"]
+    root = write_files(tmp_path / "a", dict.fromkeys(files, b""))
+    rows, listing = listed(root, layout=DAILY, since=since)
+    assert names(rows, root) == (files if kept else files[1:])
+    assert listing.filtered == ({} if kept else {"--since": 1})
+    assert listing.notes.total() == kept
+    assert listing.first_time == datetime.fromisoformat(since).replace(hour=12)
+    rows, _ = listed(root, layout=DAILY, until=since)
+    assert names(rows, root) == files[:1]
+
+
 def test_hive_style_paths_need_no_layout(tmp_path: Path) -> None:
     root = write_files(
         tmp_path / "a", {"site=n/camera=07/date=2026-10-01/x.jpg": b"", "camera=08/hour=3/y.jpg": b""}
@@ -250,6 +277,37 @@ def test_every_planned_row_fits_the_schema(tmp_path: Path) -> None:
     assert table.to_pylist() == rows
     assert set(rows[0]) == set(schema.PLAN.names)
     assert table["status"].to_pylist() == ["unsupported", None, "unsupported"]
+
+
+@pytest.mark.parametrize(
+    ("num_bad", "num_good", "is_planned"), [(1, 19, True), (2, 18, False), (2, 17, True), (1, 0, False)]
+)
+def test_times_of_a_manifest_that_cannot_be_read_are_refused_if_they_are_many(
+    tmp_path: Path, num_bad: int, num_good: int, is_planned: bool
+) -> None:
+    times = ["01.10.2026 08:30"] * num_bad + ["2026-10-01 08:30"] * num_good + [""]
+    rows = "".join(f"{k}.jpg,{time}\n" for k, time in enumerate(times))
+    manifest = write_files(tmp_path, {"m.csv": f"uri,captured_at\n{rows}".encode()}) / "m.csv"
+    assert len(listed(manifest, allow_unknown_times=True)[0]) == len(times)
+    if is_planned:
+        assert listed(manifest)[1].notes["captured_at not readable, such as '01.10.2026 08:30'"] == num_bad
+        return
+    with pytest.raises(UsageError) as refused:
+        listed(manifest)
+    for part in (
+        str(manifest),
+        f"{num_bad} of {num_bad + num_good} rows",
+        "'01.10.2026 08:30'",
+        "2026-10-01 08",
+    ):
+        assert part in str(refused.value)
+
+
+def test_an_image_with_a_site_alone_is_of_an_unknown_camera_there(tmp_path: Path) -> None:
+    root = write_files(tmp_path / "a", {"north/x.jpg": b"", "north/1/x.jpg": b""})
+    assert listed(root, layout=("{site}/{camera}/*", "{site}/*"))[1].cameras == {
+        "north/1": 1, "north/unknown": 1,
+    }  # fmt: skip
 
 
 def test_files_that_are_not_opened_are_named_with_what_would_open_them(tmp_path: Path) -> None:

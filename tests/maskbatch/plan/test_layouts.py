@@ -120,6 +120,13 @@ def test_images_of_which_a_manifest_says_camera_and_time_are_not_judged(tmp_path
     assert len(rows) == 30
 
 
+def test_images_that_a_manifest_describes_are_not_noted_as_unlike_the_layout(tmp_path: Path) -> None:
+    rows = "uri,camera,captured_at\nx.jpg,1,2026-10-01 08:30\n20261001.jpg,,\ny.jpg,1,\n"
+    root = write_files(tmp_path, {"m.csv": rows.encode()})
+    _, listing = listed(root / "m.csv", layout="{captured_at:%Y%m%d}.jpg")
+    assert listing.notes["path unlike --layout"] == 1 and listing.misfit == "y.jpg"
+
+
 def test_of_several_layouts_the_first_that_fits_counts_and_the_listing_says_how_many_fit_each(
     tmp_path: Path,
 ) -> None:

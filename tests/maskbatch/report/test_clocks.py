@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.config import ReportConfig
+from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.report.cells import HISTOGRAMS, NUM_BINS, SCHEMA, SUMS
 from maskbatch.report.clocks import find_clock_alerts, find_wrong_clocks, set_times_unknown
 from maskbatch.report.figures import collect_figures
+from maskbatch.report.make import make_report
 from maskbatch.report.page import render
 from maskbatch.report.survey import survey_runs
 from maskbatch.review.corrections import find_latest_judgements, read_run_judgements
 from maskbatch.runs.committed import CommittedRun, open_committed
-from tests.maskbatch.samples import Run
+from tests.maskbatch.samples import LAYOUT, Run, speckle, stage_run, write_files
 
 OCTOBER = date(2026, 10, 1)
 Counts = dict[tuple[str, date], int]
@@ -85,6 +88,14 @@ def test_a_clock_that_is_a_year_off_is_found(years: int) -> None:
     assert set(wrong(month(3) | days("c12", other, 31))) == {"c12"}
     part = month(11) | days("c12", OCTOBER, 15) | days("c12", other + timedelta(days=15), 16)
     assert wrong(part)["c12"][0] == 16 * 20
+
+
+@given(st.integers(1, 12), st.integers(1, 31))
+def test_a_night_that_holds_many_images_of_a_reset_clock_names_it(num_cameras: int, lasted: int) -> None:
+    night = join(days(f"c{k:02}", OCTOBER, 1) for k in range(1, num_cameras + 1))
+    cells = cells_of(night | days("c01", RESET, lasted, 100))
+    (row,) = find_wrong_clocks(cells, datetime.combine(OCTOBER, time()))
+    assert (row["camera"], row["images"], row["archive_first"]) == ("c01", 100 * lasted, str(OCTOBER))
 
 
 def test_two_months_and_a_reset_camera_have_one_wrong_clock() -> None:
@@ -218,3 +229,27 @@ def test_the_page_of_any_archive_stays_small(one_run: CommittedRun) -> None:
     years = make_values(one_run, join(days(f"c{k}", date(2016, 1, 1), 3650 // 7, 3, 7) for k in range(60)))
     page = render(years)
     assert len(page.encode()) < 2_000_000 and "more in by_day.parquet" in page
+
+
+@pytest.mark.slow
+def test_the_report_of_a_night_names_the_camera_whose_clock_fell_back(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    files = [f"north/gate-{k}/2026-10-0{day}/12000{k}.jpg" for k in range(3) for day in (1, 2)]
+    files += [f"north/hall/2000-01-01/00000{k}.jpg" for k in range(5)]
+    archive = write_files(tmp_path / "archive", {name: speckle(k) for k, name in enumerate(files)})
+    days = {"since": "2026-10-02", "until": "2026-10-03"}
+    staged = stage_run(tmp_path / "night", archive, checkpoint, layout=LAYOUT, **days)
+    staged.commit()
+    report = make_report([staged.run], tmp_path / "report")
+    (alert,) = report.values["alerts"]
+    assert (alert["kind"], alert["camera"], alert["images"]) == ("clock", "hall", 5)
+    assert report.overall["listed"] == 8
+    other = stage_run(
+        tmp_path / "a", archive, checkpoint, layout=LAYOUT, since="2026-10-01", until="2026-10-02"
+    )
+    other.commit()
+    both = make_report([staged.run, other.run], tmp_path / "both")
+    assert both.overall["listed"] == 3 + 3 + 5 and len(both.values["alerts"]) == 1
+    own = make_report([staged.run], tmp_path / "own", ReportConfig(own_days=True))  # as nights are compared
+    assert own.overall["listed"] == 3 and not own.values["alerts"]
