@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from maskbatch.errors import UsageError
 
@@ -52,7 +52,10 @@ def parse_zones(flag: str, options: Sequence[str]) -> dict[str | None, tzinfo]:
         try:
             zone = parse_offset(name.strip()) or ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            remedy = "write it like Europe/Paris, +02:00 or gate2=Asia/Tokyo"
+            near = next(
+                (zone for zone in available_timezones() if zone.lower() == name.lower()), "Europe/Paris"
+            )
+            remedy = f"write it like {near}, +02:00 or gate2=Asia/Tokyo"
             raise UsageError(f"{flag} {option}: no such zone; {remedy}") from error
         key = site if equals else None
         first = zones.setdefault(key, zone)

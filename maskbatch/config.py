@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -173,7 +174,7 @@ class Expect:
         period_s = int(each or 1) * UNIT_S.get(unit, 0)
         hours = range(int(first or 0), int(end or 24))
         if not match or not int(number) or not period_s or not hours or hours.stop > 24:
-            what = "snapshots per time expected, such as 1/5min, 12/h or 1/30s@06-22"
+            what = "snapshots per time expected, such as 1/5min, 12/h or 1/30s@06-22, with hours of one day"
             raise UsageError(f"--expect {text}: {what}")
         return cls(text, int(number) * 3600 / period_s, hours)
 
@@ -227,7 +228,8 @@ def _make_tuples(config: "PlanConfig | ReportConfig") -> None:
 def _check(name: str, value: float | None, least: float, most: float = float("inf")) -> None:
     if value is not None and not least <= value <= most:
         bounds = f"{least:g} or more" if most == float("inf") else f"{least:g} to {most:g}"
-        raise UsageError(f"{name} {value}: {bounds} expected")
+        flag = name if name.startswith("--") else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{flag} {value}: {bounds} expected")
 
 
 def _find_encoding(setting: str, name: str | None) -> str | None:
@@ -282,6 +284,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a --config file by flags of any command, with `-` or `_`. Raises UsageError."""
     try:
         content = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UsageError(f"--config {path}: no such file; check the path") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read as TOML: {error}") from error
     kinds = (PlanConfig, ScoreConfig, JobConfig, ReportConfig)
@@ -292,7 +296,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         name = flag.replace("-", "_")
         setting = LONG_NAMES.get(name, name)
         if setting not in types:
-            raise UsageError(f"--config {path}: {name!r} is no setting; one of {', '.join(types)} expected")
+            near = get_close_matches(name, types, 1) or ["batch_size"]
+            named = f"settings are named as flags, such as {near[0].replace('_', '-')}"
+            raise UsageError(f"--config {path}: {name!r} is no setting; {named}")
         if setting in values:
             raise UsageError(f"--config {path}: {name} is set twice; once expected")
         try:

@@ -101,8 +101,12 @@ class Template:
         name, form = token["field"], token["format"]
         if name in ("site", "camera") and form is None:
             return self._group(name, "[^/]+?")
+        if form and "{" in form:
+            self._refuse(f"a }} is missing after {token[0].rpartition('{')[0]}")
         if name == "captured_at" and form:
             return self._compile_time(form)
+        if token["text"] == "{" and "}" not in self.text[token.start() :].partition("{")[2].partition("{")[0]:
+            self._refuse(f"a }} is missing after {self.text[token.start() :]}")
         if name is not None or token["text"] == "{":
             self._refuse(f"{token[0]} is not known; {{site}}, {{camera}} or {{captured_at:%Y%m%d}} expected")
         return re.escape(token["text"])

@@ -34,7 +34,7 @@ from maskbatch.stores.uris import SCHEME, local_path
 
 MANIFEST_BYTES = 2**31
 """The largest manifest that is read whole, because its server does not serve ranges."""
-KINDS = "a folder, an image, .tar, .zip, .parquet, .csv, .tsv, .jsonl or manifest.json"
+KINDS = "a folder, an image, .tar, .zip, .parquet, .csv, .tsv, .jsonl (also .gz) or manifest.json"
 WEB_KINDS = "a web server has no folders to list; a file of these, or a manifest of its images"
 NO_RANGES = "its server does not serve ranges; copy it to a folder or a bucket"
 

@@ -21,6 +21,7 @@ from maskbatch.archives.columns import (
     clean_row,
     find_uri_columns,
     is_text,
+    plain_column,
     to_texts,
 )
 from maskbatch.stores.uris import redact
@@ -65,6 +66,10 @@ def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = Fal
         if len(others) > 1:
             raise ValueError(f"may have its uris in {redact(' or '.join(others))}; name the right one uri")
         raise ValueError(f"has no column uri (or bucket and key), but {redact(', '.join(names))}")
+    for own in chosen.values():
+        alike = [name for name in names if plain_column(name) == plain_column(own)]
+        if len(alike) > 1 and (own != keep_column or alike.count(own) > 1):
+            raise ValueError(f"has {len(alike)} columns {redact(own)}; keep one")
     if not is_sparse:
         check_columns(chosen, names, keep_column)
     return chosen

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 31
 MAX_CAMERAS = 12
 LISTED = (
-    ("Not images", "skipped"),
+    ("Not planned", "skipped"),
     ("Files left out by name (--include-hidden plans them)", "hidden"),
     ("Left out", "filtered"),
     ("Cannot be read", "refused"),
@@ -113,9 +113,10 @@ def print_predictions(summary: Mapping[str, Any], console: Console) -> None:
 
 def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     """What planning found, and what it left out."""
+    noun = "image" if listing["num_images"] == 1 else "images"
     size = f", {listing['num_bytes'] / 2**20:,.1f} MiB" if listing["num_bytes"] else ""
     when = f", {listing['first_time']} to {listing['last_time']}" if listing["first_time"] else ""
-    print_lines(console, [f"Planned {listing['num_images']:,} images{size}{when}."])
+    print_lines(console, [f"Planned {listing['num_images']:,} {noun}{size}{when}."])
     cameras = sorted(listing["cameras"].items())
     shown = ", ".join(f"{shorten(name)} {count:,}" for name, count in cameras[:MAX_CAMERAS])
     more = f" and {len(cameras) - MAX_CAMERAS:,} more" if len(cameras) > MAX_CAMERAS else ""
@@ -123,7 +124,8 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
     if listing.get("times"):
         print_lines(console, [f"Times: {listing['times']}."])
     if listing.get("layouts"):
-        follow = [f"{count:,} follow {text}" for text, count in listing["layouts"].items()]
+        layouts = sorted(listing["layouts"].items(), key=lambda item: (-item[1], item[0]))
+        follow = [f"{count:,} follow {text}" for text, count in layouts]
         print_lines(console, [f"Layouts: {', '.join(follow)}."])
     for title, part in LISTED:
         if listing[part]:

@@ -21,6 +21,9 @@ nothing is refused before the end."""
 SAMPLE = 100
 SWAPPED, LEAST_SWAPPED = "are %d and %m swapped?", 0.25
 """Of a month, swapped days and months leave 61 % that are no dates; fewer of its first half."""
+LEAST_DIGITS = 6
+"""Of a date."""
+NO_TIME = "do the names have no time? Without {captured_at:...}, as '{site}/{camera}/*', EXIF's counts."
 REMEDY = (
     "correct it, add another --layout for them, leave them out with --exclude-path, "
     "or give --allow-unknown-times"
@@ -144,8 +147,10 @@ def _vary(text: str) -> Iterator[tuple[str, str]]:
     yield "do the paths have a folder more?", f"*/{text}"
     yield "do the paths have a folder more?", f"{folder}{slash}*/{name}"
     yield "do the paths have more folders?", f"**/{text}"
-    if slash:
-        yield "do the paths have a folder less?", text.partition("/")[2]
+    less, cause = text.partition("/")[2], "do the paths have a folder less?"
+    while less:
+        yield cause, less
+        less, cause = less.partition("/")[2], "do the paths have fewer folders?"
 
 
 def _make(text: str) -> Template | None:
@@ -162,11 +167,14 @@ def _fits(template: Template, path: str) -> bool:
 
 def _name_time(template: Template, path: str) -> list[str]:
     """The cause where the path goes astray at the time."""
-    count, _, rest = template.follow(path)
+    count, said, rest = template.follow(path)
     fields = [token["field"] for token in template.tokens]
     stops_there = fields[count : count + 1] == ["captured_at"]
     more_digits = count and fields[count - 1] == "captured_at" and rest[:1].isdecimal()
     if not stops_there and not more_digits:
         return []
+    texts = (rest, *(text for name, text in said.items() if name not in ("site", "camera")))
+    if sum(map(str.isdecimal, "".join(texts))) < LEAST_DIGITS:
+        return [NO_TIME]
     token = template.tokens[count if stops_there else count - 1]
     return [f"does the time have other digits or separators than {token[0]}?"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.clock import Clock, name_zone, parse_bound
+from maskbatch.clock import Clock, name_zone, parse_bound, parse_zones
 from maskbatch.errors import UsageError
 from tests.maskbatch.samples import NOW
 
@@ -118,6 +118,11 @@ def test_two_zones_for_the_same_sites_are_refused(zones: list[str]) -> None:
     with pytest.raises(UsageError, match=r"--names-in .* would have two zones"):
         Clock.parse([], NOW, zones)
     assert Clock.parse(zones[:1] * 2, NOW).default
+
+
+def test_a_zone_in_other_letters_is_refused_with_its_own_name() -> None:
+    with pytest.raises(UsageError, match="no such zone; write it like Asia/Tokyo,"):
+        parse_zones("--timezone", ["asia/tokyo"])
 
 
 def test_a_bound_is_a_local_date_or_time() -> None:

@@ -27,22 +27,22 @@ from maskbatch.errors import UsageError
         (PlanConfig, {"since": "soon"}, "--since soon"),
         (PlanConfig, {"until": "2026-99-01"}, "--until 2026-99-01"),
         (ScoreConfig, {"dtype": "float16"}, "dtype float16"),
-        (ScoreConfig, {"batch_size": 0}, "batch_size 0"),
+        (ScoreConfig, {"batch_size": 0}, "--batch-size 0"),
         (ScoreConfig, {"batch_size": 5000}, "1 to 4096"),
-        (ScoreConfig, {"max_bytes": 0}, "max_bytes"),
-        (ScoreConfig, {"max_pixels": 10**9}, "max_pixels"),
-        (JobConfig, {"max_workers": 0}, "max_workers 0"),
-        (JobConfig, {"max_scorers": 0}, "max_scorers 0"),
-        (JobConfig, {"gpus_per_worker": -1.0}, "gpus_per_worker -1.0: 0 to 64"),
+        (ScoreConfig, {"max_bytes": 0}, "--max-bytes"),
+        (ScoreConfig, {"max_pixels": 10**9}, "--max-pixels"),
+        (JobConfig, {"max_workers": 0}, "--max-workers 0"),
+        (JobConfig, {"max_scorers": 0}, "--max-scorers 0"),
+        (JobConfig, {"gpus_per_worker": -1.0}, "--gpus-per-worker -1.0: 0 to 64"),
         (JobConfig, {"gpus_per_worker": 1.5}, "gpus_per_worker 1.5: whole numbers"),
-        (JobConfig, {"max_error_rate": 1.5}, "max_error_rate 1.5: 0 to 1 expected"),
-        (JobConfig, {"max_error_rate": float("nan")}, "max_error_rate"),
-        (JobConfig, {"stall_timeout_s": 0.5}, "stall_timeout_s"),
-        (JobConfig, {"request_timeout_s": 0.0}, "request_timeout_s 0.0: 0.1 or more expected"),
-        (JobConfig, {"image_timeout_s": 0.0}, "image_timeout_s"),
-        (JobConfig, {"decode_timeout_s": 0.0}, "decode_timeout_s"),
-        (JobConfig, {"max_requests": 0}, "max_requests 0: 1 to 1024 expected"),
-        (JobConfig, {"max_requests": 2000}, "max_requests 2000"),
+        (JobConfig, {"max_error_rate": 1.5}, "--max-error-rate 1.5: 0 to 1 expected"),
+        (JobConfig, {"max_error_rate": float("nan")}, "--max-error-rate"),
+        (JobConfig, {"stall_timeout_s": 0.5}, "--stall-timeout-s"),
+        (JobConfig, {"request_timeout_s": 0.0}, "--request-timeout-s 0.0: 0.1 or more expected"),
+        (JobConfig, {"image_timeout_s": 0.0}, "--image-timeout-s"),
+        (JobConfig, {"decode_timeout_s": 0.0}, "--decode-timeout-s"),
+        (JobConfig, {"max_requests": 0}, "--max-requests 0: 1 to 1024 expected"),
+        (JobConfig, {"max_requests": 2000}, "--max-requests 2000"),
         (PlanConfig, {"keep_column": "a b"}, "keep_column 'a b'"),
         (PlanConfig, {"keep_column": "Status"}, "the tables have a column of that name already"),
         (PlanConfig, {"keep_column": "prob_x"}, "the tables have a column of that name already"),
@@ -99,7 +99,7 @@ def test_one_file_serves_score_and_report(tmp_path: Path) -> None:
     [
         ("corrected = 1", "corrected = 1, a bool expected"),
         ("batch_size = ", "cannot be read as TOML"),
-        ("bach_size = 3", "'bach_size' is no setting"),
+        ("bach_size = 3", "'bach_size' is no setting; .* such as batch-size$"),
         ("archives = ['/a']", "'archives' is no setting"),
         ("own_days = true", "'own_days' is no setting"),
         ("batch_size = '3'", "an? (int|whole number|integer) expected"),
@@ -179,3 +179,8 @@ def test_an_argument_is_kept_absolute_and_by_its_usual_scheme(
         "s3://b/a@b:c?/d": "s3://b/a@b:c?/d", "{date:%Y/%m}/x": f"{tmp_path}/{{date:%Y/%m}}/x",
     }.items():  # fmt: skip
         assert PlanConfig(archives=(argument,)).archives == PlanConfig(archives=(kept,)).archives == (kept,)
+
+
+def test_a_settings_file_that_is_not_there_is_refused_without_a_number(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no such file; check the path$"):
+        read_toml(tmp_path / "none.toml")

@@ -166,7 +166,7 @@ def test_a_template_reads_a_path(template: str, path: str, expected: Parsed | No
         ("{captured_at}.jpg", "{captured_at} is not known"),
         ("{gate}/{camera}.jpg", "{gate} is not known"),
         ("{camera:3}.jpg", "{camera:3} is not known"),
-        ("{camera", "{ is not known"),
+        ("{camera", "a } is missing after {camera"),
     ],
 )
 def test_a_template_that_cannot_work_is_refused(template: str, why: str) -> None:
@@ -239,3 +239,11 @@ def test_dates_are_filled_in_by_the_tokens_of_a_layout_and_all_else_stays() -> N
     path = "{date}/{site}/**/*{{date:%Y}/x{date:%m-%d/%H}.tar{date:%Y"
     assert fill_dates(path, datetime(2026, 10, 3, 7)) == "{date}/{site}/**/*{2026/x10-03/07.tar{date:%Y"
     assert fill_dates("{date:%Y/%-m/%-d %b}", datetime(2026, 10, 3)) == "2026/10/3 Oct"
+
+
+@pytest.mark.parametrize(
+    "text", ["{site}/{captured_at:%Y", "{site/{camera}", "{captured_at:%Y/{camera}.jpg", "{"]
+)
+def test_a_brace_that_is_not_closed_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match="a } is missing after "):
+        Template(text)

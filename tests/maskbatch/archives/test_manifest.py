@@ -470,3 +470,9 @@ def test_a_relative_path_of_windows_reads_as_one_and_a_drive_is_refused(tmp_path
     for text in ("C:\\imgs\\a.jpg", "d:/a.jpg", "\\\\nvr\\share\\a.jpg", "\\\\?\\C:\\a.jpg"):
         with pytest.raises(UsageError, match=r"line 2: .* is a path of a Windows machine"):
             listing(write(tmp_path / "l.csv", f"uri\n{text}\n"))
+
+
+@pytest.mark.parametrize("header", ["uri,uri", "uri,URI", "uri,camera,Camera"])
+def test_a_column_that_is_there_twice_is_refused(header: str) -> None:
+    with pytest.raises(UsageError, match=r"has 2 columns .*; keep one"):
+        of_rows(f"{header}\n{'a.jpg,' * header.count(',')}a.jpg\n")

@@ -36,7 +36,7 @@ def test_a_flag_overrules_the_settings_file(cli: Cli, tmp_path_factory: pytest.T
     toml = folder / "month.toml"
     toml.write_text("limit = 1\n")
     found = cli("plan", folder, "--dry-run", "--config", toml)
-    assert "Planned 1 images" in found.stdout, found.stderr
+    assert "Planned 1 image," in found.stdout, found.stderr
     found = cli("plan", folder, "--dry-run", "--config", toml, "--limit", 2)
     assert "Planned 2 images" in found.stdout, found.stderr
 

@@ -42,7 +42,7 @@ def test_a_listing_says_what_is_left_out_and_where_links_lead(tmp_path: Path) ->
     os.symlink(tmp_path / "disk", archive / "cam2")
     os.symlink("/not/mounted", archive / "cam3")
     lines = print_plan(archive, exclude_path=("old",))
-    assert "Not images: 1 .txt." in lines
+    assert "Not planned: 1 .txt." in lines
     assert "Files left out by name (--include-hidden plans them): 2 @eaDir, 1 ._*." in lines
     assert "Left out: 1 --exclude-path old." in lines
     assert "Links to folders: 1 followed, 1 broken." in lines

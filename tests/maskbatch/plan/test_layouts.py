@@ -214,3 +214,19 @@ def test_a_night_and_a_limit_may_lack_a_site_which_is_noted(tmp_path: Path, part
     rows, listing = listed(archive(tmp_path, *SITES), layout=OF_SITE, timezone="lyon=Europe/Paris", **part)
     assert rows
     assert listing.notes["site of --timezone without an image (lyon)"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("north/1/IMG_0000.jpg", "do the names have no time?"),
+        ("2026/10/01/083000.jpg", "have fewer folders?"),
+    ],
+)
+def test_names_without_a_time_and_an_archive_that_begins_deeper_are_told_apart(
+    tmp_path: Path, path: str, expected: str
+) -> None:
+    root = write_files(tmp_path / "a", {path: b""})
+    with pytest.raises(UsageError) as refused:
+        listed(root, layout="{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg")
+    assert expected in str(refused.value)
