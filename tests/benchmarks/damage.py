@@ -56,6 +56,7 @@ def make_files(picture: Image.Image) -> dict[str, bytes]:
         "PNG": encode(picture, "PNG"),
         "TIFF, deflate": encode(picture, "TIFF", compression="tiff_adobe_deflate"),
         "TIFF, LZW": encode(picture, "TIFF", compression="tiff_lzw"),
+        "TIFF, fax": encode(picture.convert("1"), "TIFF", compression="group4"),
         "WebP": encode(picture, "WEBP"),
         "GIF": encode(picture, "GIF"),
         "BMP, TIFF without compression": encode(picture, "BMP"),
