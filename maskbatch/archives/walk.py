@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from maskbatch.archives.entries import is_image
-from maskbatch.archives.hidden import Rules
+from maskbatch.archives.hidden import NOT_ENTERED, Rules
 from maskbatch.archives.tally import BROKEN, UNREADABLE
 from maskbatch.archives.tree import File, Tree
 from maskbatch.errors import UsageError
@@ -19,6 +19,8 @@ TWICE = "to a folder that is read elsewhere in the archive (read once)"
 LOOP = "to a folder above themselves (not followed)"
 Chain = tuple[str, ...]
 """Real paths of the folders that links led to, from the archive down to a folder."""
+LEASE, RUN = "_lease.json", {"run.json", "plan"}
+"""A run directory, such as an OUT that lies inside the archive, has one or the other."""
 GO_ON = "--skip-unreadable goes on and counts it"
 
 
@@ -116,6 +118,14 @@ class Walk:
                 items = [(encode_name(item.name), _is_folder(item), item) for item in listed]
         except OSError as error:
             yield from self._explain(below, error)
+            return
+        names = {name for name, _, _ in items}
+        if (
+            below
+            and not (self.tree.pattern or self.rules.include_hidden)
+            and (LEASE in names or names >= RUN)
+        ):
+            yield File(self.tree.base + below, below, hidden=f"run of maskbatch ({NOT_ENTERED})")
             return
         for relative, exact, item in self.tree.select(below, items):
             if exact is None:

@@ -135,6 +135,21 @@ def test_a_link_whose_own_name_leaves_it_out_is_not_followed(tmp_path: Path) -> 
     assert (found, tally.hidden) == (["a.jpg"], {".*/ (a folder, not entered)": 1})
 
 
+def test_a_run_that_lies_inside_the_archive_is_left_out_and_counted(tmp_path: Path) -> None:
+    files = [
+        "a.jpg",
+        "new/_lease.json",
+        "new/report/x.png",
+        "old/run.json",
+        "old/plan/p.parquet",
+        "old/x.png",
+    ]
+    root = lay_out(tmp_path, [f"archive/{name}" for name in [*files, "cam/run.json", "cam/b.jpg"]], {})
+    found, tally = listed(root)
+    assert (found, tally.hidden) == (["a.jpg", "cam/b.jpg"], {"run of maskbatch (a folder, not entered)": 2})
+    assert tally.skipped == {".json": 1}
+
+
 def close(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Make the folders of these names such as this user may not list; a test may be run by root."""
     scandir = os.scandir
