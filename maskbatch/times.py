@@ -12,9 +12,13 @@ MAX_TEXT = 80
 """Of any spelling here; the patterns never see longer ones."""
 EPOCH_UNITS = ((11, 6), (14, 3), (17, 0), (20, -3))
 """Below 10 ** the first: s, ms, us, ns since 1970, by the power of ten that makes them microseconds."""
-COMPACT = re.compile(r"(?:19|20)(?:\d{5}|\d{6}|\d{10}|\d{12}|\d{15}|\d{18})", re.ASCII)
-"""2026274, 20261001, 202610010830, 20261001083000, and that with ms or us. As numbers since 1970 these would
-lie in the 1970s or far ahead; ten digits (2026100108) are seconds."""
+COMPACT = re.compile(
+    r"(?:19|20)(?:\d{5}|\d{6}|\d{10}|\d{12}|\d{15}|\d{18})"
+    r"|(?:199|20[0-2])\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])",
+    re.ASCII,
+)
+"""2026274, 20261001, 2026100108, 202610010830, 20261001083000, and that with ms or us. As numbers since 1970
+these would lie in the 1970s or far ahead: 2026100108 in 2034."""
 NUMBER = re.compile(r"[+-]?(\d+)(?:\.(\d*))?(?:e([+-]?\d{1,2}))?", re.ASCII | re.IGNORECASE)
 LEAST_SCIENTIFIC_DIGITS = 7
 """Spreadsheets round to six digits, which is hours off; Java and Go write all that there are."""
@@ -44,7 +48,7 @@ SPELLINGS = [
     for spelling in (
         rf"{YEAR}(?P<dash>[-/.:_ ])(?P<m>\d{{1,2}})(?P=dash)(?P<d>\d{{1,2}}){REST}",
         rf"{YEAR}(?P<m>\d\d)(?P<d>\d\d){REST}",
-        rf"{YEAR}(?P<m>\d\d)(?P<d>\d\d)(?P<H>\d\d)(?P<M>\d\d)(?P<S>\d\d)?(?:[.,]?(?P<f>\d{{1,12}}))?{ZONE}",
+        rf"{YEAR}(?P<m>\d\d)(?P<d>\d\d)(?P<H>\d\d)(?:(?P<M>\d\d)(?P<S>\d\d)?(?:[.,]?(?P<f>\d{{1,12}}))?)?{ZONE}",
         rf"{YEAR}-?(?P<j>\d{{3}}){REST}",
         rf"{YEAR}-?w(?P<W>\d\d)-?(?P<w>[1-7]){REST}",
         rf"{YEAR}(?P<dash>[-/ ]){MONTH}(?P=dash){DAY}{REST}",

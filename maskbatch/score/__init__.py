@@ -4,6 +4,7 @@ read      plan rows to encoded bytes, neighbours by one request
 kinds     what the first bytes claim
 source    an image whose header was read: size, EXIF, and how to decode it; bounds of both
 jpeg      segments and scans; what damage touches no pixel
+huffman   what a JPEG's header says of its blocks and their codes
 entropy   where the blocks of a JPEG's scan end: stray bytes or damage
 png       chunks and checksums
 tiff      directories and strips, before Pillow reads them

@@ -8,7 +8,6 @@ Bytes from an archive are hostile: what is wrong with them becomes a status and 
 """
 
 import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from maskbatch.model.checkpoint import Preset
 from maskbatch.score import jpeg, pillow, png, quality
 from maskbatch.score.kinds import detect_kind
 from maskbatch.score.read import Encoded
-from maskbatch.score.source import Source
+from maskbatch.score.source import Source, stable_message
 
 OPENERS = {
     "JPEG": jpeg.open_jpeg,
@@ -134,7 +133,7 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
     except UnidentifiedImageError:
         raise ImageError(_damage(data, kind), f"{kind} header cannot be read") from None
     except Exception as error:  # on hostile bytes decoders raise anything
-        message = _stable_message(error)
+        message = stable_message(error)
         status = "truncated" if "truncated" in message.lower() else _damage(data, kind)
         raise ImageError(status, f"{kind} data is {status}: {message}") from None
 
@@ -178,9 +177,3 @@ def _damage(data: bytes, kind: str) -> str:
         "BMP": len(data) >= 14 and int.from_bytes(data[2:6], "little") <= len(data),
     }
     return "corrupt" if whole.get(kind, True) else "truncated"
-
-
-def _stable_message(error: Exception) -> str:
-    """The decoder's message without what differs between runs, at most 200 characters."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r"<[^>]*0x[0-9a-f]+>", "the image", text)[:200]

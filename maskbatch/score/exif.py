@@ -19,8 +19,13 @@ TIMES = ((0x9003, 0x9011, 0x9291), (0x9004, 0x9012, 0x9292), (0x0132, 0x9010, 0x
 """(time, its offset, its fraction of a second): of the exposure, of its digitizing, of the last change."""
 TEXTS = frozenset(tag for tags in TIMES for tag in tags)
 MAX_TEXT_BYTES = 80
-YEARS = range(1990, 2100)
-"""Of a clock that was set; what is yet to come, `Clock` knows."""
+YEARS = range(1970, 2100)
+UNSET_YEARS = frozenset((*range(1970, 1990), 2000))
+"""Where clocks begin that nobody set. Kept where there is no other time: the report names such a camera."""
+MIN_LENGTH = len("2026274")
+"""Shorter numbers count seconds since 1970, which is no clock."""
+TAIL = re.compile(r"(?:\.| DST)$", re.IGNORECASE)
+MILLISECONDS = re.compile(r"(?<=[0-9]{2}:[0-9]{2}:[0-9]{2}):([0-9]{3})$")
 UNKNOWN_OFFSET = re.compile(r"-00:?00$")
 OFFSET = re.compile(r"([+-])(\d\d?)(?::?(\d\d))?")
 
@@ -56,7 +61,7 @@ def _read_tags(block: bytes, at: int, form: Form) -> tuple[dict[int, int], dict[
     for entry in read_directory(block, at, form).entries:
         if entry.tag in TEXTS and entry.kind in TEXT_TYPES:
             raw = block[entry.at : entry.at + min(entry.num_values, MAX_TEXT_BYTES)]
-            texts.setdefault(entry.tag, raw.partition(b"\0")[0].decode("latin-1").strip())
+            texts.setdefault(entry.tag, raw.lstrip(b"\0").partition(b"\0")[0].decode("latin-1").strip())
         elif entry.tag in (ORIENTATION, EXIF_DIRECTORY):
             for number in read_numbers(block, entry, form, 1):
                 numbers.setdefault(entry.tag, number)
@@ -64,22 +69,35 @@ def _read_tags(block: bytes, at: int, form: Form) -> tuple[dict[int, int], dict[
 
 
 def _find_time(texts: dict[int, str]) -> str | None:
-    """The first believable time; a date without a time of day only where there is nothing better."""
-    day = None
+    """The first believable time, else a day, else what a clock says that was never set.
+
+    A day gets its time of day from another time of that day.
+    """
+    day, unset = None, None
     for tag, offset_tag, fraction_tag in TIMES:
-        text = re.sub("(?<=[:/.-]) +(?=[0-9])", "", texts.get(tag, ""))
-        time = parse_time(UNKNOWN_OFFSET.sub("", text).strip())
-        if time is None or time.year not in YEARS:
+        text = _tidy(texts.get(tag, ""))
+        time = parse_time(text)
+        if time is None or time.year not in YEARS or len(text) < MIN_LENGTH:
             continue
-        if len(re.findall("[0-9]", text)) <= 8:
-            day = day or time.isoformat()
-            continue
-        if not time.microsecond:
-            time = _add_fraction(time, texts.get(fraction_tag, ""))
-        if time.tzinfo is None:
-            time = _add_offset(time, texts.get(offset_tag, ""))
-        return time.isoformat()
-    return day
+        if time.year in UNSET_YEARS:
+            unset = unset or time
+        elif len(re.findall("[0-9]", text)) <= 8 and not (time.hour or time.minute):
+            day = day or time
+        elif day is None or time.date() == day.date():
+            if not time.microsecond:
+                time = _add_fraction(time, texts.get(fraction_tag, ""))
+            if time.tzinfo is None:
+                time = _add_offset(time, texts.get(offset_tag, ""))
+            return time.isoformat()
+    found = day or unset
+    return found.isoformat() if found else None
+
+
+def _tidy(text: str) -> str:
+    """A time without what cameras pad and end it with."""
+    text = re.sub("(?<=[:/.-]) +(?=[0-9])", "", text)
+    text = TAIL.sub("", UNKNOWN_OFFSET.sub("", text).strip())
+    return MILLISECONDS.sub(r".\1", text)
 
 
 def _add_fraction(time: datetime, digits: str) -> datetime:

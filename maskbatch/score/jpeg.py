@@ -8,8 +8,7 @@ Source: ITU-T T.81, annex B; how libjpeg's `next_marker` finds its way over stra
 
 import io
 import re
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -18,9 +17,10 @@ from PIL import Image, JpegImagePlugin  # noqa: F401  the plugin registers its f
 
 from maskbatch.errors import ImageError
 from maskbatch.score import entropy
-from maskbatch.score.entropy import Component
 from maskbatch.score.exif import NOTHING, read_exif
-from maskbatch.score.source import Source, check_memory, check_size
+from maskbatch.score.huffman import Component
+from maskbatch.score.kinds import CONVERT
+from maskbatch.score.source import Source, check_memory, check_size, stable_message
 
 SOI, EOI, SOS, APP0, APP1, APP14, COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
 ALONE = frozenset((0x01, *range(0xD0, 0xD8)))
@@ -29,15 +29,16 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 READABLE_FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 SEQUENTIAL = frozenset((0xC0, 0xC1))
 PROGRESSIVE = frozenset((0xC2, 0xCA))
+ARITHMETIC = frozenset((0xC9, 0xCA))
 LOSSLESS = frozenset((0xC3, 0xC7, 0xCB, 0xCF))
 MAX_SEGMENTS = 10_000
 MAX_SCANS = 100
 """libjpeg takes 7 ms a scan at 1920x1080, however little it holds; encoders write 10 scans, tuned ones 30."""
-FEW_STRAYS = 4
-"""Stray bytes to cut where blocks cannot be counted: damaged data leaves tens of them."""
-MAX_STRAYS = 1 << 20
-SCAN_END = re.compile(rb"\xff+[^\0\xd0-\xd7\xff]")
-CONVERT = "convert it to a usual JPEG or PNG"
+SCAN_END = re.compile(rb"\xff[^\0\xd0-\xd7\xff]")
+STRAYS = re.compile("([0-9]+) extraneous bytes before marker 0x([0-9a-f]{2})")
+"""The decoder counts all but up to 7 of them at the end, which it had read ahead."""
+Section = tuple[int, int, int]
+"""(marker, start, end) in the file; marker 0 is a scan's entropy-coded data."""
 
 
 @dataclass(slots=True)
@@ -50,24 +51,23 @@ class Header:
     width: int
     height: int
     components: list[Component]
-    segments: list[tuple[int, int, int]]
-    """(marker, start, end) in the file, without what lies between; the last is the first scan's header."""
+    segments: list[Section]
+    """Without what lies between; the last is the first scan's header."""
     exif: bytes | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Body:
     """Scans from the first to the last, and how they end."""
 
-    parts: list[tuple[int, int, int]] = field(default_factory=list)
-    """(marker, start, end) in the file; marker 0 is a scan's entropy-coded data."""
-    end: int | None = None
+    sections: list[Section]
+    end: int | None
     """Marker that follows the last scan, or None at the end of the file."""
 
 
 def read_header(data: bytes) -> Header:
     """Walk the segments as libjpeg does. Raises ImageError where no picture follows."""
-    segments: list[tuple[int, int, int]] = []
+    segments: list[Section] = []
     frame, exif = None, None
     marker, start, body, end = _next_segment(data, 2)
     while marker is not None and marker not in (SOI, EOI):
@@ -123,6 +123,8 @@ def check_readable(header: Header) -> None:
     if len(header.components) not in (1, 3, 4):
         count = len(header.components)
         raise ImageError("unsupported", f"JPEG of {count} components, 1, 3 or 4 expected; {CONVERT}")
+    if not header.height:
+        raise ImageError("unsupported", f"JPEG whose height is not in its header (DNL); {CONVERT}")
 
 
 def has_many_scans(data: bytes, header: Header) -> bool:
@@ -176,34 +178,38 @@ def _decode_strictly(data: bytes, header: Header, needed: tuple[float, float]) -
 
 def _read_body(data: bytes, header: Header) -> Body:
     """The scans, each header and each piece of data, up to the end marker or what is no scan any more."""
-    _, start, end = header.segments[-1]
-    whole = Body()
-    pending = [(SOS, start, end)]
-    num_scans = 0
-    one_scan = not has_many_scans(data, header)
-    while True:
-        found = SCAN_END.search(data, end)
-        stop = found.start() if found else len(data)
-        whole.parts += [*pending, (0, end, stop)]
-        num_scans += 1
-        if num_scans > MAX_SCANS:
-            raise ImageError("too_large", f"JPEG of more than the {MAX_SCANS} scans allowed")
-        pending = []
-        marker, start, _, end = _next_segment(data, stop)
-        whole.end = marker
-        while marker not in (None, SOI, EOI, SOS) and not one_scan and len(pending) < MAX_SEGMENTS:
-            pending.append((marker or 0, start, end))
-            marker, start, _, end = _next_segment(data, end)
-        if marker != SOS or one_scan or end > len(data):
-            whole.end = marker if not pending or marker in (SOI, EOI) else whole.end
-            return whole
-        pending.append((SOS, start, end))
+    sections: list[Section] = []
+    between = [header.segments[-1]]
+    for _ in range(MAX_SCANS):
+        start = between[-1][2]
+        found = SCAN_END.search(data, start)
+        end = found.start() if found else len(data)
+        sections += [*between, (0, start, end)]
+        if not has_many_scans(data, header):
+            return Body(sections, _next_segment(data, end)[0])
+        between, marker = _read_to_scan(data, end)
+        if marker != SOS:
+            return Body(sections, marker)
+    raise ImageError("too_large", f"JPEG of more than the {MAX_SCANS} scans allowed")
+
+
+def _read_to_scan(data: bytes, at: int) -> tuple[list[Section], int | None]:
+    """The segments up to the next scan's header, and SOS; or what is found in its place."""
+    sections: list[Section] = []
+    while len(sections) < MAX_SEGMENTS:
+        marker, start, _, at = _next_segment(data, at)
+        if marker is None or marker in (SOI, EOI):
+            return sections, marker
+        sections.append((marker, start, at))
+        if marker == SOS:
+            return sections, SOS if at <= len(data) else None
+    return sections, None
 
 
 def _check_scans(data: bytes, header: Header, body: Body) -> None:
     """Raises ImageError where a component, or in a file without end marker any coefficient, never came."""
     missing = {(part.name, k) for part in header.components for k in range(64)}
-    for marker, start, _ in body.parts:
+    for marker, start, _ in body.sections:
         if marker == SOS:
             count = data[start + 4]
             first, last, approximation = data[start + 5 + 2 * count : start + 8 + 2 * count]
@@ -221,86 +227,61 @@ def _check_scans(data: bytes, header: Header, body: Body) -> None:
 def _decode_cleaned(data: bytes, header: Header, needed: tuple[float, float]) -> Image.Image:
     """Decode a copy without what touches no pixel. Raises ImageError for what the decoder says of it then."""
     body = _read_body(data, header)
-    head = b"".join(_clean_segment(data[start:end], marker) for marker, start, end in header.segments[:-1])
-    parts = [_clean_segment(data[start:end], marker) for marker, start, end in body.parts]
-    if header.kind not in PROGRESSIVE:  # these say nothing there
-        parts = [part[:-3] + b"\0\x3f\0" if part.startswith(b"\xff\xda") else part for part in parts]
+    sections = [
+        _clean_section(data[start:end], marker, header)
+        for marker, start, end in header.segments[:-1] + body.sections
+    ]
     try:
-        return _decode_strictly(_join(head, parts), header, needed)
+        if header.kind in ARITHMETIC and body.end != EOI:
+            raise ValueError("no end marker")  # past the end of the data, that decoder reads zeros
+        return _decode_sections(sections, header, needed)
     except ValueError as error:
-        message = _one_line(error)
-    image = None
-    if "extraneous bytes before marker" in message:
-        image = _decode_trimmed(head, parts, header, needed)
-    elif "subsampling level" in message:
-        image = _decode_odd_sampling(head, parts, header, needed)
-    if image is not None:
-        return image
-    if body.end in (None, SOI):
-        raise ImageError("truncated", "JPEG data ends early")
-    raise ImageError("corrupt", f"JPEG data is corrupt: {message}")
+        if body.end in (None, SOI):
+            raise ImageError("truncated", "JPEG data ends early") from None
+        raise ImageError("corrupt", f"JPEG data is corrupt: {stable_message(error)}") from None
 
 
-def _decode_odd_sampling(
-    head: bytes, parts: list[bytes], header: Header, needed: tuple[float, float]
-) -> Image.Image | None:
-    """A sampling that the strict decoder does not know, such as 4:1:0; None where blocks are missing."""
-    if header.kind in SEQUENTIAL:
-        trimmed = len(parts) == 2 and _trim(head, parts, header)
-        if not trimmed:
-            return None
-        parts = [parts[0], trimmed]
-    image = Image.open(io.BytesIO(_join(head, parts)), formats=("JPEG",))
+def _decode_sections(sections: list[bytes], header: Header, needed: tuple[float, float]) -> Image.Image:
+    """Decode segments and scans, the last scan without stray bytes. Raises ValueError."""
+    try:
+        return _decode_strictly(_join(sections), header, needed)
+    except ValueError as error:
+        strays, is_odd = STRAYS.search(str(error)), "subsampling level" in str(error)
+        if not strays and not is_odd:
+            raise
+        trimmed = _trim(sections, header, int(strays[1]) if strays and strays[2] == "d9" else 0)
+        if trimmed is None:
+            raise ValueError("its blocks are not whole") if is_odd else error from None
+    whole = _join([*sections[:-1], trimmed])
+    if not is_odd:
+        return _decode_strictly(whole, header, needed)
+    # 4:1:0 and the like: the strict decoder does not know them, and Pillow notices no damage.
+    image = Image.open(io.BytesIO(whole), formats=("JPEG",))
     image.draft(None, (ceil(needed[0]), ceil(needed[1])))
     return image.convert("RGB")
 
 
-def _trim(head: bytes, parts: list[bytes], header: Header) -> bytes | None:
-    return entropy.trim_scan(head + parts[0], parts[1], (header.width, header.height), header.components)
+def _trim(sections: list[bytes], header: Header, num_strays: int) -> bytes | None:
+    """The last scan's data without stray bytes before markers; None where they may be lost blocks."""
+    if header.kind not in SEQUENTIAL or len(sections) > len(header.segments) + 1:
+        return entropy.cut_strays(sections[-1], num_strays)
+    size = header.width, header.height
+    return entropy.trim_scan(sections[:-1], sections[-1], size, header.components, num_strays)
 
 
-def _clean_segment(segment: bytes, marker: int) -> bytes:
+def _clean_section(section: bytes, marker: int, header: Header) -> bytes:
     """A segment as any decoder takes it: no metadata but JFIF and Adobe marks, which tell colours."""
-    if marker == APP0 and segment.startswith(b"JFIF\0", 4) and len(segment) >= 16:
+    if marker == APP0 and section.startswith(b"JFIF\0", 4) and len(section) >= 16:
         return b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
-    if marker == APP14 and segment.startswith(b"Adobe", 4) and len(segment) >= 16:
-        transform = segment[15] if segment[15] < 3 else 1
-        return b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform])
+    if marker == APP14 and section.startswith(b"Adobe", 4) and len(section) >= 16:
+        usual = 2 if len(header.components) == 4 else 1  # libjpeg takes any but 0 for it
+        return b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([usual if section[15] else 0])
     if marker in METADATA:
         return b""
-    return segment
+    if marker == SOS and header.kind not in PROGRESSIVE:
+        return section[:-3] + b"\0\x3f\0"  # which says nothing there
+    return section
 
 
-def _join(head: bytes, parts: list[bytes]) -> bytes:
-    return b"".join((b"\xff\xd8", head, *parts, b"\xff\xd9"))
-
-
-def _decode_trimmed(
-    head: bytes, parts: list[bytes], header: Header, needed: tuple[float, float]
-) -> Image.Image | None:
-    """Decode without the stray bytes before restart and end markers; None if they are none."""
-    if header.kind in SEQUENTIAL and len(parts) == 2:
-        trimmed = _trim(head, parts, header)
-        attempts = [] if trimmed is None else [trimmed]
-    else:
-        attempts = [parts[-1][:-cut] for cut in _guess_strays(parts[-1])]
-    for data in attempts:
-        try:
-            return _decode_strictly(_join(head, [*parts[:-1], data]), header, needed)
-        except ValueError:
-            continue
-    return None
-
-
-def _guess_strays(data: bytes) -> list[int]:
-    """How many bytes to cut off a scan: a few, or as many as repeat, which damaged data does not."""
-    counts, data = list(range(1, FEW_STRAYS + 1)), data[-MAX_STRAYS:]
-    for period in range(1, FEW_STRAYS + 1):
-        shifted = zip(reversed(data[:-period]), reversed(data), strict=False)
-        run = period + sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], shifted))
-        counts += [run - k for k in range(period) if run - k > max(FEW_STRAYS, 2 * period)]
-    return counts
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _join(sections: list[bytes]) -> bytes:
+    return b"".join((b"\xff\xd8", *sections, b"\xff\xd9"))

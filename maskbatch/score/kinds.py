@@ -15,7 +15,7 @@ SIGNATURES = {
     b"II+\0": "TIFF",
     b"MM\0+": "TIFF",
 }
-CONVERT = "convert it to JPEG or PNG"
+CONVERT = "convert it to a usual JPEG or PNG"
 OTHERS = {
     b"\xff\x0a": "a JPEG XL image",
     b"\0\0\0\x0cJXL \r\n\x87\n": "a JPEG XL image",
@@ -68,9 +68,8 @@ def _detect_brand(data: bytes) -> str:
         raise ImageError(
             "unsupported", f"the file holds a raw camera file (CR3), which is not read; {CONVERT}"
         )
-    if brands[0] in (b"jxl ", b"jp2 ", b"jpx "):
-        name = "JPEG XL" if brands[0] == b"jxl " else "JPEG 2000"
-        raise ImageError("unsupported", f"the file holds a {name} image, which is not read; {CONVERT}")
+    if brands[0] == b"jxl ":
+        raise ImageError("unsupported", f"the file holds a JPEG XL image, which is not read; {CONVERT}")
     name = "a QuickTime video" if brands[0] == b"qt  " else "an MP4 video"
     raise ImageError("unsupported", f"the file holds {name}, not an image; extract its frames to JPEG")
 

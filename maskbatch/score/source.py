@@ -1,5 +1,6 @@
 """One image whose header has been read: the same for every format, up to the pixels."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,3 +40,9 @@ def check_memory(num_bytes: int) -> None:
     if num_bytes > MAX_DECODE_BYTES:
         megabytes, allowed = num_bytes // 10**6, MAX_DECODE_BYTES // 10**6
         raise ImageError("too_large", f"decoding it takes {megabytes:,} MB of memory, {allowed:,} allowed")
+
+
+def stable_message(error: Exception) -> str:
+    """A decoder's message without what differs between runs, at most 200 characters."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r"<[^>]*0x[0-9a-f]+>", "the image", text)[:200]

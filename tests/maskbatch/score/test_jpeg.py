@@ -1,14 +1,17 @@
 """What cameras do to a JPEG without touching a pixel, and damage that does: each against the clean file."""
 
 import io
+import itertools
 import random
 import re
 import struct
+import time
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -16,7 +19,7 @@ from PIL import Image
 
 from maskbatch.errors import ImageError
 from maskbatch.model.checkpoint import Preset
-from maskbatch.score import jpeg
+from maskbatch.score import entropy, jpeg
 from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 
@@ -134,6 +137,71 @@ def test_stray_bytes_before_restart_markers_cost_no_pixel(
         assert np.array_equal(found, PIXELS[name])
 
 
+def add_strays(data: bytes, strays: bytes, every: int = 1) -> bytes:
+    """`strays` before one in `every` restart markers."""
+    number = itertools.count(1)
+    at = scan_at(data)
+    return data[:at] + re.sub(
+        rb"\xff[\xd0-\xd7]", lambda mark: (b"" if next(number) % every else strays) + mark[0], data[at:]
+    )
+
+
+@pytest.mark.parametrize("name", RESTARTS)
+@pytest.mark.parametrize(
+    "strays", [b"\x12\x34\x56\x78\x9a\xbc\xde", b"cam 12, 2026-10-01", b"\0" * 9, b"\xff\0" * 9]
+)
+def test_the_same_bytes_before_every_restart_marker_cost_no_pixel(name: str, strays: bytes) -> None:
+    for end in (b"", strays):
+        data = add_strays(CLEAN[name], strays)[:-2] + end + b"\xff\xd9"
+        assert np.array_equal(pixels(data), PIXELS[name])
+
+
+@pytest.mark.parametrize("name", RESTARTS)
+def test_many_stray_bytes_before_a_few_restart_markers_are_what_damage_leaves(name: str) -> None:
+    assert status(add_strays(CLEAN[name], b"\x12\x34\x56\x78\x9a\xbc\xde", 3)) == "corrupt"
+    assert np.array_equal(pixels(add_strays(CLEAN[name], b"\x20" * 12, 3)), PIXELS[name])
+
+
+@pytest.mark.parametrize("name", ["4:2:0", "4:4:4", "grey", "restarts by 3 blocks"])
+def test_zeros_before_the_end_marker_are_no_blocks_however_many(name: str) -> None:
+    for count in range(1, 400):
+        zeros = CLEAN[name][:-2] + b"\0" * count
+        assert np.array_equal(pixels(zeros + b"\xff\xd9"), PIXELS[name])
+        assert np.array_equal(pixels(zeros), PIXELS[name])
+
+
+def spoil(clean: bytes, rng: random.Random) -> bytes:
+    data, place = bytearray(clean), rng.randrange(scan_at(clean), len(clean) - 2)
+    kind = rng.randrange(5)
+    if kind == 0:
+        data[place] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del data[place : place + rng.randint(1, 50)]
+    elif kind == 2:
+        data[place:place] = rng.randbytes(rng.randint(1, 50))
+    else:
+        data[place : place + 40] = b"\0" * 40 if kind == 3 else rng.randbytes(40)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("interval", [1, 3, 7, 26])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_damage_that_the_decoder_notices_is_not_taken_for_stray_bytes(mode: str, interval: int) -> None:
+    clean = encode(SCENE.convert(mode), restart_marker_blocks=interval, quality=88)
+    expected, rng, wrong = pixels(clean), random.Random(interval), 0
+    for _ in range(200):
+        data = spoil(clean, rng)
+        try:
+            changed = not np.array_equal(pixels(data), expected)
+        except ImageError:
+            continue
+        try:
+            simplejpeg.decode_jpeg(data, strict=True)
+        except ValueError:
+            wrong += changed
+    assert wrong <= 2
+
+
 @pytest.mark.parametrize("name", RESTARTS)
 def test_restart_markers_out_of_order_stay_corrupt(name: str) -> None:
     clean = CLEAN[name]
@@ -150,6 +218,66 @@ def test_stray_bytes_before_the_end_marker_cost_no_pixel(name: str, stray: bytes
     clean = CLEAN[name]
     for end in (b"\xff\xd9", b""):
         assert np.array_equal(pixels(clean[:-2] + stray + end), PIXELS[name])
+
+
+def without(data: bytes, marker: int) -> bytes:
+    """`data` without the header segments of a kind."""
+    starts = segment_starts(data)
+    kept = [data[a:b] for a, b in pairwise(starts) if data[a + 1] != marker]
+    return data[:2] + b"".join(kept) + data[starts[-1] :]
+
+
+@pytest.mark.parametrize("name", ["4:2:0", "4:4:4", "4:2:2", "grey", "restarts by row"])
+@pytest.mark.parametrize(
+    "strays", [b"", b"\1", b"\x12\x34\x56\x78", b"\x12\x34\x56\x78\x9a\xbc\xde", b"\0" * 300]
+)
+def test_the_tables_that_video_leaves_out_are_the_standard_ones(name: str, strays: bytes) -> None:
+    frame = without(CLEAN[name], 0xC4)
+    assert len(frame) < len(CLEAN[name]) - 150
+    for end in (b"\xff\xd9", b""):
+        assert np.array_equal(pixels(frame[:-2] + strays + end), PIXELS[name])
+    if name == "restarts by row":
+        assert np.array_equal(pixels(add_strays(frame, strays)), PIXELS[name])
+
+
+@pytest.mark.parametrize("strays", [b"\x12\x34\x56\x78\x9a\xbc\xde\xf0", b"\0" * 12])
+def test_stray_bytes_after_five_megabytes_cost_no_pixel(strays: bytes) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (1600, 1600, 3), np.uint8)
+    clean = encode(Image.fromarray(noise), quality=92, subsampling=0)
+    assert len(clean) > 5 * 10**6
+    assert np.array_equal(pixels(clean[:-2] + strays + b"\xff\xd9"), pixels(clean))
+
+
+def test_where_counting_blocks_would_take_long_only_what_fills_space_is_stray(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entropy, "MAX_BYTES", 100)
+    clean = CLEAN["4:2:0"]
+    for strays in (b"\1\2\3\4", b"\0" * 500, b"\x55\xaa" * 20):
+        assert np.array_equal(pixels(clean[:-2] + strays + b"\xff\xd9"), PIXELS["4:2:0"])
+    assert status(clean[:-2] + b"camera 12, 2026-10-01" + b"\xff\xd9") == "corrupt"
+    assert pixels(flat([(4, 1), (1, 1), (1, 1)])).shape == (120, 160, 3)
+
+
+def test_runs_of_fill_bytes_take_no_long_search() -> None:
+    clean, began = CLEAN["restarts by row"], time.process_time()
+    for end in (b"", b"\xff\xd9", b"\0\xff\xd9", b"\xd0\xff\xd9"):
+        status(clean[:-2] + b"\xff" * 10**6 + end)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("marker", [0xC9, 0xCA])
+def test_an_arithmetic_file_without_an_end_marker_is_truncated(marker: int) -> None:
+    """Any bytes are valid in it, and after the last one zeros follow: it never ends early for its decoder."""
+    clean = without(CLEAN["4:2:0"], 0xC4)
+    frame = clean.index(b"\xff\xc0")
+    data = bytearray(clean[: scan_at(clean)] + b"\x12\x34\x56\x78" + clean[-2:])
+    data[frame + 1] = marker
+    if marker == 0xCA:
+        data[scan_at(clean) - 2] = 0  # the means' scan
+    assert status(bytes(data)) == "ok"
+    for cut in (2, 3, 5):
+        assert status(bytes(data[:-cut])) == "truncated"
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -237,10 +365,15 @@ def test_damage_passes_no_more_often_beside_stray_bytes(name: str) -> None:
     assert passed[strays] <= passed[clean] < 0.4
 
 
-@pytest.mark.parametrize("adobe", [b"", b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x07"])
-def test_an_odd_adobe_mark_is_read_as_the_usual_one(adobe: bytes) -> None:
-    clean = CLEAN["4:2:0"]
-    assert np.array_equal(pixels(clean[:2] + adobe + clean[20:]), PIXELS["4:2:0"])
+@pytest.mark.parametrize("transform", range(8))
+@pytest.mark.parametrize("name", ["4:2:0", "4:4:4", "grey", "CMYK"])
+def test_an_odd_adobe_mark_is_read_as_viewers_read_it(name: str, transform: int) -> None:
+    clean = without(without(CLEAN[name], 0xE0), 0xEE)
+    marked = clean[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([transform]) + clean[2:]
+    viewed = Image.open(io.BytesIO(marked)).convert("RGB")
+    assert np.abs(pixels(marked).astype(int) - np.asarray(viewed, int)).max() <= 2
+    for end in (b"", b"\1\2\3\4\5\6\7\x08\x09\xff\xd9"):
+        assert np.array_equal(pixels(marked[:-2] + end), pixels(marked))
 
 
 def test_cmyk_is_what_pillow_makes_of_it() -> None:
@@ -259,6 +392,15 @@ def test_a_kind_that_is_not_read_is_named(marker: int, precision: int, error: st
     odd = clean[: at + 1] + bytes([marker]) + clean[at + 2 : at + 4] + bytes([precision]) + clean[at + 5 :]
     with pytest.raises(ImageError, match=f"{error}.*; convert it") as caught:
         decode_image(odd, Preset((24, 40)), 10**7)
+    assert caught.value.status == "unsupported"
+
+
+def test_a_height_that_follows_its_scan_is_named() -> None:
+    clean = CLEAN["4:2:0"]
+    at = clean.index(b"\xff\xc0") + 5
+    later = clean[:at] + b"\0\0" + clean[at + 2 : -2] + b"\xff\xdc\0\4" + clean[at : at + 2] + clean[-2:]
+    with pytest.raises(ImageError, match=r"height is not in its header .*; convert it") as caught:
+        decode_image(later, Preset((24, 40)), 10**7)
     assert caught.value.status == "unsupported"
 
 
@@ -310,3 +452,4 @@ def test_any_sampling_of_colours_is_read_and_judged(sampling: list[tuple[int, in
     assert np.array_equal(pixels(clean[:-2]), pixels(clean))
     assert status(clean[:-9]) == "truncated"
     assert status(clean[:-9] + b"\xff\xd9") == "corrupt"
+    assert np.array_equal(pixels(without(clean, 0xC4)), pixels(clean))
