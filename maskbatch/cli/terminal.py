@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskbatch.archives.arguments import container_kind
+from maskbatch.archives.columns import UNREADABLE_TIME
 from maskbatch.archives.tally import describe_unreadable
 from maskbatch.report import words
 from maskbatch.report.cells import group_name
@@ -133,6 +134,8 @@ def print_listing(listing: Mapping[str, Any], console: Console) -> None:
             print_lines(
                 console, [f"{title}: {', '.join(f'{count:,} {shorten(name)}' for name, count in items)}."]
             )
+    if any(note.startswith(UNREADABLE_TIME) for note in listing["notes"]):
+        print_lines(console, ["Write captured_at like 2026-10-01 08:30:00."])
     unopened = {kind: count for kind, count in listing["skipped"].items() if container_kind(f"x{kind}")}
     if unopened:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in unopened.items())

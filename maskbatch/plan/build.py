@@ -12,7 +12,7 @@ from maskbatch.config import PlanConfig
 from maskbatch.errors import NoImagesError, NothingToPlanError, UsageError
 from maskbatch.layout import Parsed
 from maskbatch.plan.columns import Row, make_row, overlay
-from maskbatch.plan.layouts import Layouts, is_judged, is_refused
+from maskbatch.plan.layouts import LEAST_JUDGED, Layouts, is_judged
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.sites import Sites
 from maskbatch.stores.access import Access
@@ -126,12 +126,9 @@ def _check(config: PlanConfig, layouts: Layouts, listing: Listing) -> None:
 
 
 def _check_times(config: PlanConfig, listing: Listing, num_read: int) -> None:
-    """Raises UsageError where too many times of manifests and sidecars cannot be read; `num_read` can."""
+    """Raises UsageError where no time of manifests and sidecars can be read; `num_read` can."""
     note = next((note for note in listing.notes if note.startswith(UNREADABLE_TIME)), None)
-    if note is None or config.allow_unknown_times:
-        return
-    num_unread = listing.notes[note]
-    if is_refused(num_unread, num_unread + num_read) or not num_read:
-        what = f"{num_unread:,} of {num_unread + num_read:,} rows have a {note}"
+    if note and not num_read and listing.notes[note] >= LEAST_JUDGED and not config.allow_unknown_times:
+        what = f"all {listing.notes[note]:,} rows have a {note}"
         remedy = "write it like 2026-10-01 08:30:00, or give --allow-unknown-times"
         raise UsageError(f"{', '.join(config.archives[:3])}: {what}; {remedy}")
