@@ -210,16 +210,27 @@ class Checkpoint:
         from safetensors.torch import load_file
 
         try:
-            tensors = load_file(self.path)
+            state = {
+                name: tensor.float() if tensor.is_floating_point() else tensor
+                for name, tensor in load_file(self.path).items()
+            }
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise UsageError(f"checkpoint {self.path}: its weights cannot be read ({error})") from error
-        if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
-            raise UsageError(
-                f"checkpoint {self.path}: weight {_short(odd[0])} is complex, real numbers expected"
-            )
-        return {
-            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-        }
+        for name, tensor in state.items():
+            if fault := _find_fault(name, tensor):
+                raise UsageError(f"checkpoint {self.path}: weight {_short(name)} {fault}")
+        return state
+
+
+def _find_fault(name: str, tensor: "torch.Tensor") -> str:
+    """Why a network cannot use this weight, or nothing."""
+    if tensor.is_complex():
+        return "is complex, real numbers expected"
+    if not tensor.isfinite().all():
+        return "is not finite everywhere, finite numbers expected"
+    if name.endswith("running_var") and (tensor < 0).any():
+        return "is below 0 somewhere, variances expected"
+    return ""
 
 
 def default_path() -> str:

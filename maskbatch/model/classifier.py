@@ -45,12 +45,7 @@ class Classifier:
         if self.device == "cpu":
             torch.set_num_threads(1)  # one worker a core beats one worker with many threads
         model = build(card.architecture, self.num_classes, card.options)
-        try:
-            model.load_state_dict(checkpoint.load_state())
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()
-            message = f"checkpoint {checkpoint.path}: its weights do not fit {card.architecture}: {first}"
-            raise UsageError(message) from error
+        _load_weights(model, checkpoint)
         model.eval()
         if card.architecture != "transformers":  # torch.fx cannot trace those, and does not always say so
             model = _fold_batch_norms(model)
@@ -79,6 +74,20 @@ class Classifier:
             for i in range(0, len(images_NHWC), self.batch_size)
         ]
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.num_classes), np.float32)
+
+
+def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Give `model` the weights of `checkpoint`, all of them. Raises UsageError unless they are its own."""
+    misfit, state = f"checkpoint {checkpoint.path}: its weights do not fit", checkpoint.load_state()
+    architecture = checkpoint.card.architecture
+    for name, own in model.state_dict().items():
+        if own.is_floating_point() and name in state and not state[name].is_floating_point():
+            raise UsageError(f"{misfit} {architecture}: {name} is {state[name].dtype}, {own.dtype} expected")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        why = " ".join(str(error).splitlines()[:2][-1:]).strip()[:300]
+        raise UsageError(f"{misfit} {architecture}: {why}") from error
 
 
 def _fold_batch_norms(model: nn.Module) -> nn.Module:

@@ -1,3 +1,6 @@
+import json
+import struct
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +106,36 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, checkpoint: Che
     expected = "no such file" if data is None else "not a readable"
     with pytest.raises(UsageError, match=expected):
         open_checkpoint(str(path))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("name", ["w", "b"])
+def test_a_weight_that_is_no_finite_number_is_refused(tmp_path: Path, name: str, value: float) -> None:
+    broken = STATE[name].clone()
+    broken[-1] = value
+    save_checkpoint(tmp_path / "c", make_card(), {**STATE, name: broken})
+    with pytest.raises(UsageError, match=f"weight '{name}' is not finite everywhere"):
+        open_checkpoint(str(tmp_path / "c")).load_state()
+
+
+def test_a_variance_below_0_is_refused(tmp_path: Path) -> None:
+    for name, sound in (("norm.running_mean", True), ("norm.running_var", False)):
+        save_checkpoint(tmp_path / "c", make_card(), {name: torch.tensor([1.0, -1e-3])})
+        opened = open_checkpoint(str(tmp_path / "c"))
+        if sound:
+            assert opened.load_state()
+        else:
+            with pytest.raises(UsageError, match=r"weight 'norm.running_var' is below 0"):
+                opened.load_state()
+
+
+def test_a_number_format_that_torch_cannot_widen_is_refused(tmp_path: Path) -> None:
+    header = json.dumps(
+        {
+            "__metadata__": {METADATA_KEY: json.dumps(asdict(make_card()))},
+            "w": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]},
+        }
+    ).encode()
+    (tmp_path / "c").write_bytes(struct.pack("<Q", len(header)) + header + b"\0")
+    with pytest.raises(UsageError, match="its weights cannot be read"):
+        open_checkpoint(str(tmp_path / "c")).load_state()

@@ -99,6 +99,33 @@ def test_weights_of_another_architecture_are_refused(
         Classifier(open_checkpoint(str(tmp_path / "c")), dtype="float32", batch_size=32, device="cpu")
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_whole_numbers_in_place_of_weights_are_refused(
+    tmp_path: Path, checkpoint: Checkpoint, dtype: torch.dtype
+) -> None:
+    state = checkpoint.load_state()
+    save_checkpoint(
+        tmp_path / "c", make_card(), state | {"features.0.0.weight": state["features.0.0.weight"].to(dtype)}
+    )
+    with pytest.raises(UsageError, match=rf"features.0.0.weight is {dtype}, torch.float32 expected"):
+        Classifier(open_checkpoint(str(tmp_path / "c")), dtype="float32", batch_size=32, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "message", ["size mismatch", "", "Error(s) in loading:\n\tMissing key(s): x" + "y" * 9999]
+)
+def test_whatever_torch_says_of_weights_is_one_short_sentence(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", refuse)
+    with pytest.raises(UsageError, match="do not fit") as refused:
+        Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 1000
+
+
 def test_auto_takes_bfloat16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_dtype("float32", "cpu") == "float32"
     for has, expected in ((True, "bfloat16"), (False, "float32")):
