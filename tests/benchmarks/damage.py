@@ -49,7 +49,8 @@ DAMAGE: dict[str, Callable[[bytearray, int, random.Random], None]] = {
 def make_files(picture: Image.Image) -> dict[str, bytes]:
     return {
         "JPEG": encode(picture, quality=90),
-        "JPEG with restarts": encode(picture, quality=90, restart_marker_rows=1),
+        "JPEG, restart every 40 blocks": encode(picture, quality=90, restart_marker_rows=1),
+        "JPEG, restart every 3 blocks": encode(picture, quality=90, restart_marker_blocks=3),
         "progressive JPEG": encode(picture, quality=90, progressive=True),
         "grey JPEG": encode(picture.convert("L"), quality=90),
         "CMYK JPEG": encode(picture.convert("CMYK"), quality=90),
