@@ -3,14 +3,15 @@
 A clock falls back to 2000-01-01 when its battery is empty, or is set to the wrong year. Its images are real,
 so they stay in every total; their days and hours are not, so these become unknown.
 
-A false alarm sends somebody up a ladder. So an archive of sparse years, of a pilot and a later month, of one
-camera, or of cameras that came late or left early has no wrong clock; and one that is off by less than half a
-year, or by less than twice the time that the archive spans, is not found.
+A false alarm sends somebody up a ladder. So an archive of sparse years, of two full months, of one camera, or
+of cameras that came late or left early has no wrong clock, where its days lie no further apart than half a
+year or twice the time that its bulk spans; and a clock that is off by less is not found. A few days far from
+the rest, as of a short pilot of one camera, cannot be told from a wrong clock.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,11 @@ class _Days:
         return len(np.unique(of_N[chosen_N]))
 
 
-def find_wrong_clocks(cells: pa.Table, since: datetime | None = None) -> list[dict[str, Any]]:
+def find_wrong_clocks(cells: pa.Table) -> list[dict[str, Any]]:
     """A row for each camera whose clock was wrong: its images and their dates, and those of the archive.
 
-    `since`: when the runs begin, where --since says it. They hold all images of clocks that fell back, which
-    may be more than those of their own days.
+    Clocks that fell back are found however many they are, if any image has another date. A night has all
+    their images, which may be most of what it has.
     """
     known = cells.filter(pc.not_equal(cells["date"], UNKNOWN_DATE))
     if not len(known):
@@ -64,14 +65,12 @@ def find_wrong_clocks(cells: pa.Table, since: datetime | None = None) -> list[di
     days = _count_days(known)
     bulk_P, reset_P = _find_bulk(days)
     bulk_N = bulk_P[days.period_N]
-    judged_N = days.images_N[~reset_P[days.period_N]] if since else days.images_N
-    if 2 * days.images_N[bulk_N].sum() < judged_N.sum():
-        return []
+    clear = 2 * days.images_N[bulk_N].sum() >= days.images_N[~reset_P[days.period_N]].sum()
     span = int(days.day_N[bulk_N].min()), int(days.day_N[bulk_N].max())
     wrong_N = np.zeros(len(bulk_N), bool)
     for period in np.flatnonzero(~bulk_P):
         inside_N = days.period_N == period
-        if reset_P[period] or _is_lone(days, inside_N, span):
+        if reset_P[period] or (clear and _is_lone(days, inside_N, span)):
             for camera in np.unique(days.camera_N[inside_N]):
                 own_N = inside_N & (days.camera_N == camera)
                 if reset_P[period] or _is_wrong(days, own_N, bulk_N):
@@ -146,9 +145,11 @@ def set_times_unknown(cells: pa.Table, clocks: Sequence[Mapping[str, Any]]) -> p
     """The cells with neither day nor hour for the images of a wrong clock."""
     if not clocks:
         return cells
+    names = ("site", "camera", "date")
+    groups, group_L = number_groups(cells, names)
     wrong = {(row["site"], row["camera"], day) for row in clocks for day in row["dates"]}
-    keys = zip(*(cells[name].to_pylist() for name in ("site", "camera", "date")), strict=True)
-    mask = pa.array([key in wrong for key in keys], pa.bool_())
+    wrong_G = [key in wrong for key in zip(*(groups[name].to_pylist() for name in names), strict=True)]
+    mask = pa.array(np.array(wrong_G)[group_L])
     changed = {"date": pa.scalar(UNKNOWN_DATE), "hour": pa.scalar(None, SCHEMA.field("hour").type)}
     for name, value in changed.items():
         place = SCHEMA.get_field_index(name)

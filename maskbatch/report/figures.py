@@ -88,7 +88,7 @@ def collect_figures(
     """
     meaning, keep_column = runs[0].meaning, runs[0].keep_column
     period = find_period(runs)
-    clocks = find_wrong_clocks(survey.cells, period[0])
+    clocks = find_wrong_clocks(survey.cells)
     cells = set_times_unknown(survey.cells, clocks)
     keys = group_keys(keep_column)
     rates = Tables(cells, meaning, confusion, config.exclude)
