@@ -29,7 +29,7 @@ from maskbatch.progress import say
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
 from maskbatch.schema import DECODE_WALL_FACTOR
-from maskbatch.score.watch import forget
+from maskbatch.score.watch import WALL_FACTOR, forget
 
 WORKER_CPUS = 0.99
 """Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""
@@ -92,8 +92,12 @@ def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterato
 
 
 def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone | BaseException | None:
-    """What comes next. Raises RunFailedError after `stall_timeout_s` without it or a sign of a worker."""
-    stall_s = cluster.job.stall_timeout_s
+    """What comes next. Raises RunFailedError after `stall_timeout_s` without it or a sign of a worker.
+
+    A worker that an image holds up gives no sign before it is ended and started again.
+    """
+    hang_s = cluster.job.decode_timeout_s
+    stall_s = max(cluster.job.stall_timeout_s, 2 * WALL_FACTOR * hang_s + PATIENCE_S)
     end = time.monotonic() + stall_s
     patience_s = PATIENCE_S
     signs: set[str] | None = None
@@ -104,7 +108,7 @@ def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone |
             before, signs = signs, staging.list_signs(work.run.staging)
             if signs - (before or set()):
                 say("score: waiting for images that ended their worker, or take long; each is tried apart")
-                end = time.monotonic() + max(stall_s, 2 * DECODE_WALL_FACTOR * cluster.job.decode_timeout_s)
+                end = time.monotonic() + max(stall_s, 2 * DECODE_WALL_FACTOR * hang_s)
                 continue
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
         left_s = end - time.monotonic()

@@ -104,14 +104,15 @@ def test_without_gpu_nodes_a_run_waits_and_says_so_gives_up_and_is_resumed(
         if len(watched.done) in (3, 10) and site.gpu:
             site.kill("gpu", watched.done[-1].node)
         if len(watched.done) == 10:  # not before: a busy machine takes long to start a scorer again
-            object.__setattr__(watched.cluster.job, "stall_timeout_s", 25.0)
+            object.__setattr__(watched.cluster.job, "stall_timeout_s", 33.0)
+            object.__setattr__(watched.cluster.job, "decode_timeout_s", 1.0)
 
     def come_back_once() -> None:
         if "GPU node" in watched.said[-1] and len(watched.done) < 10 and not site.gpu:
             site.add("gpu")
 
     watched.when_done, watched.when_said = kill_twice, come_back_once
-    with pytest.raises(RunFailedError, match="for 25 s, waiting for a GPU node: the cluster has none; mend"):
+    with pytest.raises(RunFailedError, match="for 33 s, waiting for a GPU node: the cluster has none; mend"):
         score(archive, checkpoint, out, address=site.address)
     assert len(watched.scored_on) == 2
     assert 10 <= len(watched.done) < 25
