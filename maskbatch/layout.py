@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from urllib.parse import unquote
 
 from maskbatch.errors import UsageError
-from maskbatch.times import MONTH_NUMBERS, MONTHS, parse_time
+from maskbatch.times import MONTH_NUMBERS, MONTHS, has_clock, parse_time
 
 DAYS = "(?:mon|tue|wed|thu|fri|sat|sun)"
 LONE = r"(?<!\d)\d{1,%d}(?!\d)"
@@ -247,7 +247,7 @@ def parse_hive(path: str) -> Parsed:
     unread: list[str] = []
     time = None
     for key, encoded in HIVE.findall(path):
-        name, value = HIVE_KEYS.get(key.lower()), unquote(encoded)
+        name, value = HIVE_KEYS.get(key.lower()), unquote(unquote(encoded))  # Hive and Spark escape too
         if name and value in HIVE_NULLS:
             continue
         if name in ("site", "camera"):
@@ -255,7 +255,10 @@ def parse_hive(path: str) -> Parsed:
         elif name and (values := _read_hive(name, value)):
             numbers.update(values)
         elif name in ("date", "time") and (whole := parse_time(value)):
-            time = whole
+            if has_clock(value, whole):
+                time = whole
+            else:
+                numbers.update(Y=whole.year, m=whole.month, d=whole.day)
         else:
             unread.append(key)
     has_hour = time is not None or "H" in numbers
@@ -263,7 +266,7 @@ def parse_hive(path: str) -> Parsed:
 
 
 def _read_hive(name: str, value: str) -> dict[str, int]:
-    """The numbers of a folder of a date, a time of day, or a part of one; empty if it is none."""
+    """The numbers of a folder of a date, a time of day, or a part of one; empty if it is none, or no such."""
     match = HIVE_DATE.fullmatch(value) if name in ("date", "d") else None
     if match:
         year, _, month, day, hour = match.groups()
@@ -272,4 +275,5 @@ def _read_hive(name: str, value: str) -> dict[str, int]:
         texts = dict(zip("HMS", match.groups(), strict=True))
     else:
         texts = {name: value} if name not in ("date", "time") and value.isdecimal() else {}
-    return {name: int(text) for name, text in texts.items() if text}
+    numbers = {name: int(text) for name, text in texts.items() if text}
+    return numbers if _make_time({"Y": 2000, "m": 1, "d": 1} | numbers) else {}

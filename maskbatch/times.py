@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
+MIDNIGHT = datetime.min.time()
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_TEXT = 80
 """Of any spelling here; the patterns never see longer ones."""
@@ -40,7 +41,7 @@ CLOCK = (
 )
 ZONE = (
     r"(?: ?(?P<utc>z|utc|gmt))?(?: ?(?P<sign>[+-])(?P<zh>\d{1,2})(?::?(?P<zm>\d\d))?)?"
-    r"(?: ?(?:\[[^\]]*\]|\([^)]*\)))?"
+    r"(?: ?(?P<named>\[[^\]]*\]|\([^)]*\)))?"
 )
 REST = rf"(?:(?:t|[ ,_:;-]+|,? +at +){CLOCK}{ZONE})?"
 SPELLINGS = [
@@ -84,6 +85,12 @@ def parse_time(value: object) -> datetime | None:
         return parse_epoch(text) if is_number else _parse_spelling(text)
     except (ValueError, OverflowError):
         return None
+
+
+def has_clock(value: object, time: datetime) -> bool:
+    """Whether `value`, which is read as `time`, says a time of day: then no other may stand behind it."""
+    is_midnight = time == datetime.combine(time, MIDNIGHT)  # never equal with a zone
+    return not is_midnight or parse_time(f"{value} 08:00") is None
 
 
 def parse_epoch(text: str) -> datetime | None:
@@ -147,8 +154,10 @@ def _make_clock(parts: dict[str, str]) -> timedelta:
 
 
 def _make_zone(parts: dict[str, str]) -> timezone | None:
-    """Raises ValueError for a day or more."""
+    """Raises ValueError for a day or more, and for a zone by its name alone, as `[Europe/Paris]`."""
     if "sign" not in parts:
+        if "named" in parts and "utc" not in parts:
+            raise ValueError("a zone without its offset")
         return UTC if "utc" in parts else None
     offset = timedelta(hours=int(parts["zh"]), minutes=int(parts.get("zm", 0)))
     return timezone(-offset if parts["sign"] == "-" else offset)

@@ -3,14 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
 import pyarrow as pa
 
 from maskbatch.stores.uris import redact
-from maskbatch.times import parse_time
+from maskbatch.times import has_clock, parse_time
 
 Row = dict[str, str | None]
 """One row by the names of COLUMNS and `kept`; blanks are None."""
@@ -33,19 +32,20 @@ UNREADABLE_TIME = "captured_at not readable"
 
 
 def describe_row(row: Row, notes: Counter[str]) -> dict[str, Any]:
-    """`site`, `camera`, `time`, `kept` of an Entry. Counts a time that cannot be read."""
-    text = row.get("captured_at")
-    time = read_time(text, notes)
-    return {"site": row.get("site"), "camera": row.get("camera"), "time": time, "kept": row.get("kept")}
+    """`site`, `camera`, `kept` and those of `read_time`. Counts a time that cannot be read."""
+    return {
+        **{name: row.get(name) for name in ("site", "camera", "kept")},
+        **read_time(row.get("captured_at"), notes),
+    }
 
 
-def read_time(value: object, notes: Counter[str]) -> datetime | None:
-    """As `parse_time`. Counts one that cannot be read, with the first as an example."""
+def read_time(value: object, notes: Counter[str]) -> dict[str, Any]:
+    """`time` and `has_hour` of an Entry. Counts a time that cannot be read, with the first as an example."""
     time = parse_time(value)
     if time is None and value not in (None, ""):
         known = next((note for note in notes if note.startswith(UNREADABLE_TIME)), None)
         notes[known or f"{UNREADABLE_TIME}, such as '{redact(str(value))}'"] += 1
-    return time
+    return {"time": time, "has_hour": time is None or has_clock(value, time)}
 
 
 @lru_cache(maxsize=64)

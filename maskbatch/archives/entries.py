@@ -37,6 +37,8 @@ class Entry:
     camera: str | None = None
     time: datetime | None = None
     """Local and naive, or aware."""
+    has_hour: bool = True
+    """Whether `time` is more than a date."""
     kept: str | None = None
     """The value of --keep-column."""
     apart: str | None = None

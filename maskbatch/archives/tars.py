@@ -240,7 +240,7 @@ def _sidecar(container: Container, member: _TarMember, suffix: str) -> dict[str,
         return None
     named = {"site": "site", "camera": "camera", "kept": container.keep_column}
     fields: dict[str, Any] = {field: _text(values.get(key)) for field, key in named.items()}
-    fields["time"] = read_time(values.get("captured_at"), container.notes)
+    fields |= read_time(values.get("captured_at"), container.notes)
     return {field: value for field, value in fields.items() if value is not None}
 
 

@@ -15,7 +15,8 @@ FROM_ENTRY = [item.name for item in fields(Entry) if item.name in schema.PLAN.na
 def overlay(entry: Entry, parsed: Parsed) -> Parsed:
     """`parsed`, but a manifest or a sidecar wins."""
     site, camera, time = entry.site or parsed.site, entry.camera or parsed.camera, entry.time or parsed.time
-    return Parsed(site, camera, time, parsed.has_hour or entry.time is not None, parsed.unread)
+    has_hour = entry.has_hour if entry.time else parsed.has_hour
+    return Parsed(site, camera, time, has_hour, parsed.unread)
 
 
 def make_row(number: int, entry: Entry, parsed: Parsed, time: datetime | None) -> Row:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.times import parse_epoch, parse_time
+from maskbatch.times import has_clock, parse_epoch, parse_time
 
 HALF_PAST = datetime(2026, 10, 1, 8, 30)
 TWO = timezone(timedelta(hours=2))
@@ -55,6 +55,7 @@ def test_a_time_with_an_offset_and_a_number_since_1970_are_aware(text: str) -> N
         "soon", "2026-13-01", "20261301", "20261301083000", "2026-02-30", "2026-366", "2026-000", "2026-W54-1", "2026-10-01 24:01",
         "2026-10-01 25:00", "2026-10-01 08:60", "2026-10-01 08:30:61", "2026-10-01 13:30 PM", "2026-10-01 0:30 PM", "2026-10-01 083",
         "2026-10-01 08:30 +24:00", "2026-10-01 08:30 +99", "1" * 21, "9" * 400, "1e300", "1e-99", "١٢٣٤٥٦٧٨٩", "٢٠٢٦-10-01",
+        "2026-10-01T08:30:00[Europe/Paris]", "2026-10-01 08:30:00 (CEST)", "Oct 1, 2026 8:30 AM [CET]",
         "2026-10-01" + " " * 80 + "08:30", "2026-10-01\0", "2026-10-01 08:30:00 2026-10-01 08:30:00",
     ],
 )  # fmt: skip
@@ -96,13 +97,24 @@ def test_ends_of_days_fractions_and_values_that_are_no_text(value: object, expec
 
 
 TIMES = st.datetimes(datetime(1990, 1, 1), datetime(2099, 12, 31))
+DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y:%m:%d", "%d %b %Y", "%B %d, %Y", "%Y-%j", "%G-W%V-%u", "%a, %d %b %Y")  # fmt: skip
 FORMATS = [
     f"{date}{between}{clock}{zone}"
-    for date in ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y:%m:%d", "%d %b %Y", "%B %d, %Y", "%Y-%j", "%G-W%V-%u", "%a, %d %b %Y")
+    for date in DATES
     for between in ("T", " ", ", ")
     for clock in ("%H:%M:%S", "%H:%M:%S.%f", "%I:%M:%S %p", "%H%M%S")
     for zone in ("", "%z", " %z", " UTC%z")
 ]  # fmt: skip
+
+
+@given(TIMES, st.sampled_from(FORMATS), st.sampled_from(DATES), st.booleans())
+def test_midnight_is_a_time_of_day_and_a_date_alone_has_none(
+    time: datetime, form: str, day: str, is_midnight: bool
+) -> None:
+    time = time.replace(hour=0, minute=0, second=0, microsecond=0) if is_midnight else time
+    for text, has_hour in ((time.replace(tzinfo=UTC).strftime(form), True), (time.strftime(day), False)):
+        read = parse_time(text)
+        assert read and has_clock(text, read) == has_hour
 
 
 @given(TIMES, st.sampled_from(FORMATS), st.integers(-14 * 60, 14 * 60))

@@ -1,5 +1,6 @@
 """Planning: what becomes a row, what is left out, and how each is counted."""
 
+import json
 import os
 import tarfile
 import zipfile
@@ -19,6 +20,7 @@ from maskbatch.errors import UsageError
 from maskbatch.plan.build import plan_rows
 from maskbatch.plan.listing import Listing
 from maskbatch.stores.options import NO_OPTIONS
+from tests.maskbatch import containers
 from tests.maskbatch.samples import NOW, write_files
 
 DAILY = "{camera}/{captured_at:%Y%m%d_%H%M}.jpg"
@@ -131,6 +133,21 @@ def test_an_image_of_a_clock_that_fell_back_passes_the_filters_of_time(
     assert listing.first_time == datetime.fromisoformat(since).replace(hour=12)
     rows, _ = listed(root, layout=DAILY, until=since)
     assert names(rows, root) == files[:1]
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize("day", ["2026-10-01", "20261001", "1 Oct 2026", "2026-274"])
+def test_a_date_without_a_time_of_a_list_or_a_folder_stays_that_day(
+    tmp_path: Path, zone: str, day: str
+) -> None:
+    files = {"m.csv": f"uri,camera,captured_at\nx.jpg,c,{day}\n".encode(), f"a/dt={day}/x.jpg": b""}
+    root, sidecar = write_files(tmp_path, files), json.dumps({"captured_at": day}).encode()
+    (root / "t.tar").write_bytes(containers.make_tar(("x.jpg", b"1"), ("x.json", sidecar)))
+    for archive in ("m.csv", "a", "t.tar"):
+        _, listing = listed(root / archive, timezone=zone, names_in="UTC", since="2026-10-01")
+        assert listing.first_time == datetime(2026, 10, 1)
+        assert listing.notes["date without a time of day (stands at 00:00)"] == 1
+        assert not listing.filtered
 
 
 def test_hive_style_paths_need_no_layout(tmp_path: Path) -> None:
