@@ -127,7 +127,8 @@ class Step:
     def live(self) -> dict[str, Any]:
         """Where the step stands: `rate` a second, `eta_s` None where there is no total or no rate yet."""
         rate = self.rate()
-        eta_s = round(min((self.total - self.done) / rate, 1e8)) if self.total and rate else None
+        left = max(0, (self.total or 0) - self.done)
+        eta_s = round(min(left / rate, 1e8)) if self.total and rate else None
         counts = {"done": self.done, "total": self.total, "statuses": dict(self.statuses)}
         return {"phase": self.name, "unit": self.unit, **counts, "rate": round(rate, 3), "eta_s": eta_s}
 

@@ -27,6 +27,8 @@ STALE_S = 180.0
 AHEAD_S = STALE_S + RENEW_S
 """A lease that expires later was written by a clock set wrong; clocks may differ by what is over STALE_S."""
 RELEASE_S = 10.0
+MOST = 10**12
+"""Of images, of images a second, of seconds."""
 FIELDS = {"owner": str, "host": str, "pid": int, "expires_at": str, "live": dict}
 LIVE_FIELDS = {
     "phase": str,
@@ -145,11 +147,12 @@ def read_lease(run: RunDir) -> dict[str, Any] | None:
 
 def _is_sound(lease: Any) -> bool:
     """Whether JSON is as `Lease` writes it. Raises ValueError for a malformed time."""
+    if not (_has(lease, FIELDS) and _has(lease["live"], LIVE_FIELDS)):
+        return False
+    live = lease["live"]
+    numbers = [live["done"], live["total"] or 0, live["rate"], live["eta_s"] or 0, *live["statuses"].values()]
     return (
-        _has(lease, FIELDS)
-        and _has(lease["live"], LIVE_FIELDS)
-        and all(isinstance(number, int) for number in lease["live"]["statuses"].values())
-        and abs(lease["live"]["eta_s"] or 0) < 2**31
+        all(isinstance(number, int | float) and 0 <= number <= MOST for number in numbers)
         and 0 < lease["pid"] < 2**31
         and datetime.fromisoformat(lease["expires_at"]).tzinfo is not None
     )

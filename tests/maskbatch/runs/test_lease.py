@@ -100,7 +100,12 @@ def test_the_lease_of_a_dead_process_is_taken_over(run: RunDir, dead_pid: int) -
                 *(held(pid=pid) for pid in (None, str(os.getpid()), 0, -1, 10**20)),
                 *(held(live=value) for value in (None, "score", {}, {"phase": "score"})),
                 *(held(live=live_step() | {"statuses": value}) for value in (None, {"ok": "5"})),
-                held(live=live_step() | {"eta_s": 10**20}),
+                held(live=live_step() | {"statuses": {"ok": 10**400}}),
+                *(
+                    held(live=live_step() | {"total": 1, name: number})
+                    for name in ("done", "total", "rate", "eta_s")
+                    for number in (10**400, 10**20, -5, float("inf"), float("-inf"), float("nan"))
+                ),
             ],
         ),
     ],
