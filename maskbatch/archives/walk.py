@@ -35,11 +35,38 @@ class Links:
     """The trees, each with the real path of its folder."""
     _read: set[tuple[int, int, Hashable]] = field(default_factory=set)
     """Device and inode of the folders that links led to, and of those below, and what was wanted of them."""
+    _starts: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    """Where trees began, by the real path and what was wanted there."""
 
     def __post_init__(self) -> None:
         local = [tree for tree in self.trees if tree.base.startswith(SCHEME)]
         real = {base: os.path.realpath(_path(base)) for base in {tree.base for tree in local}}
         self._bases = [(real[tree.base], tree) for tree in local]
+
+    def begin(self, tree: Tree) -> bool:
+        """Whether to read a tree; False, and counted, where the same is read under another spelling."""
+        start = tree.base + tree.lead
+        real, wanted = os.path.realpath(_path(start)), tree.pattern[tree.lead.count("/") :]
+        is_first = self._starts.setdefault((real, wanted), start) == start
+        others = ((base, other) for base, other in self._bases if not tree.base.startswith(other.base))
+        if is_first and (tree.pattern or not any(self._holds(*other, real) for other in others)):
+            return True
+        self.counts[TWICE] += 1
+        return False
+
+    def _holds(self, base: str, other: Tree, real: str) -> bool:
+        """Whether all of the folder `real` is read by its own path as a part of another tree."""
+        if other.pattern or real == base or not _is_below(real, base):
+            return False
+        return not self._leaves_out(other, _name_below(base, real))
+
+    def _leaves_out(self, tree: Tree, folder: str) -> bool:
+        """Whether a tree does not get to a folder below its base: for its name, or for a closed one above."""
+        rules = self.rules.below(tree)
+        names = folder.split("/")[:-2]
+        above = (_path(tree.base + "/".join(names[: k + 1])) for k in range(len(names)))
+        is_closed = rules.skip_unreadable and not all(os.access(path, os.R_OK) for path in above)
+        return is_closed or bool(rules.find_hidden(folder) or rules.find_excluded(folder))
 
     def follow(self, tree: Tree, relative: str, chain: Chain) -> Chain | None:
         """The chain of links with this one, to a folder at `relative`; None to pass it by. Raises OSError.
@@ -49,15 +76,21 @@ class Links:
         path = _path(tree.base + relative.rstrip("/"))
         real, holder = os.path.realpath(path), os.path.realpath(path.parent)
         how = FOLLOWED
-        if any(_is_below(folder, real) for folder in (holder, *chain, *{base for base, _ in self._bases})):
+        own_base = os.path.realpath(_path(tree.base))
+        if any(_is_below(folder, real) for folder in (holder, *chain, own_base)):
             how = LOOP
-        elif self._comes_by_itself(tree, relative, real) or not self.mark(tree, relative):
+        elif not self.mark(tree, relative):
             how = TWICE
         self.counts[how] += 1
         return (*chain, real) if how == FOLLOWED else None
 
     def mark(self, tree: Tree, relative: str) -> bool:
-        """Note that a folder is read now; False if the same of it was read before. Raises OSError."""
+        """Note that a folder is read now; False if the same of it was read before, or comes by its own path.
+
+        Raises OSError.
+        """
+        if self._comes_by_itself(tree, relative, os.path.realpath(_path(tree.base + relative))):
+            return False
         info = _path(tree.base + relative).stat()
         wanted = _describe_rest(tree, relative)
         if wanted is None:
@@ -72,9 +105,9 @@ class Links:
         wanted = _describe_rest(tree, relative)
         for base, other in self._bases:
             if wanted is not None and _is_below(real, base):
-                own = encode_name(real[len(base.rstrip("/")) + 1 :]) + "/"
+                own = _name_below(base, real)
                 same = not other.pattern or _describe_rest(other, own) == wanted
-                if same and other.enters(own) and not self.rules.below(other).find_hidden(own):
+                if same and other.enters(own) and not self._leaves_out(other, own):
                     return True
         return False
 
@@ -89,6 +122,11 @@ def _describe_rest(tree: Tree, folder: str) -> Hashable:
         at = pattern.index("**")
         return (pattern, min(depth, at)) if len(pattern) <= at + 2 else None
     return (pattern, depth) if pattern else ()
+
+
+def _name_below(base: str, real: str) -> str:
+    """A folder's encoded path below another, ending in `/`."""
+    return encode_name(real[len(base.rstrip("/")) + 1 :]) + "/"
 
 
 def _path(uri: str) -> Path:
@@ -110,7 +148,7 @@ class Walk:
 
     def files(self) -> Iterator[File]:
         """Every file, by path bytewise. Raises UsageError for a folder that may not be read."""
-        return self._folder(self.tree.lead, ())
+        return self._folder(self.tree.lead, ()) if self.links.begin(self.tree) else iter(())
 
     def _folder(self, below: str, chain: Chain) -> Iterator[File]:
         try:

@@ -76,6 +76,52 @@ def test_two_archives_share_what_links_lead_to(tmp_path: Path) -> None:
     assert listed(root / "a", root / "b")[0] == ["link/x.jpg", "y.jpg"]
 
 
+def test_a_link_to_a_folder_above_another_archive_reads_the_rest_of_it(tmp_path: Path) -> None:
+    files = ["archive/1.jpg", "ext/x/1.jpg", "ext/y/2.jpg"]
+    root = lay_out(tmp_path, files, {"archive/lnk": "../ext"})
+    for archives in ((root, tmp_path / "ext/x"), (tmp_path / "ext/x", root)):
+        found, tally = listed(*archives)
+        assert sorted(found) == ["1.jpg", "1.jpg", "lnk/y/2.jpg"]
+        assert tally.links == {FOLLOWED: 1}
+
+
+def test_a_link_into_a_folder_that_exclude_path_leaves_out_is_followed(tmp_path: Path) -> None:
+    root = lay_out(tmp_path, ["archive/old/cam/1.jpg", "archive/old/2.jpg"], {"archive/cam": "old/cam"})
+    found, tally = listed(root, exclude_path=("old",))
+    assert (found, tally.links) == (["cam/1.jpg"], {FOLLOWED: 1})
+    assert tally.filtered == {"--exclude-path old": 2}
+
+
+@pytest.mark.parametrize(
+    ("spellings", "expected"),
+    [
+        (("archive", "alias"), ["cam/1.jpg", "cam/2.jpg"]),
+        (("alias", "archive"), ["cam/1.jpg", "cam/2.jpg"]),
+        (("archive", "alias/cam"), ["cam/1.jpg", "cam/2.jpg"]),
+        (("alias/cam", "archive"), ["cam/1.jpg", "cam/2.jpg"]),
+        (("archive/*/1.jpg", "alias/*/1.jpg"), ["cam/1.jpg"]),
+        (("archive/*/1.jpg", "alias/*/2.jpg"), ["cam/1.jpg", "cam/2.jpg"]),
+        (("archive/cam/*", "archive/mac/*"), ["1.jpg", "2.jpg"]),
+        (("archive/.x", "archive"), ["1.jpg", "cam/1.jpg", "cam/2.jpg"]),
+        (("alias/.x", "archive"), ["1.jpg", "cam/1.jpg", "cam/2.jpg"]),
+    ],
+)
+def test_an_archive_that_is_given_in_two_spellings_is_read_once(
+    tmp_path: Path, spellings: tuple[str, ...], expected: list[str]
+) -> None:
+    files = ["archive/cam/1.jpg", "archive/cam/2.jpg", "archive/.x/1.jpg"]
+    links = {"alias": "archive", "archive/mac": "cam"}
+    lay_out(tmp_path, files, links)
+    found, _ = listed(*(tmp_path / spelling for spelling in spellings))
+    assert sorted(found) == expected
+
+
+def test_a_day_that_is_a_link_to_another_day_is_read_once(tmp_path: Path) -> None:
+    root = lay_out(tmp_path, ["archive/2026-10-01/a.jpg"], {"archive/2026-10-02": "2026-10-01"})
+    found, tally = listed(f"{root}/{{date:%Y-%m-%d}}/*", since="2026-10-01", until="2026-10-03")
+    assert (found, tally.links) == (["2026-10-01/a.jpg"], {TWICE: 1})
+
+
 def test_days_of_a_camera_on_another_disk_are_all_read(tmp_path: Path) -> None:
     days = [f"2026-10-0{day}" for day in (1, 2, 3)]
     files = [f"disk/{day}/{day}.jpg" for day in days]
@@ -152,7 +198,7 @@ def test_a_run_that_lies_inside_the_archive_is_left_out_and_counted(tmp_path: Pa
 
 def close(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Make the folders of these names such as this user may not list; a test may be run by root."""
-    scandir = os.scandir
+    scandir, access = os.scandir, os.access
 
     def refuse(folder: Path) -> Any:
         if Path(folder).name in names:
@@ -160,6 +206,16 @@ def close(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name not in names and access(path, mode))
+
+
+def test_a_link_to_an_open_folder_inside_a_closed_one_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = lay_out(tmp_path, ["archive/locked/cam/1.jpg", "archive/z.jpg"], {"archive/cam": "locked/cam"})
+    close(monkeypatch, "locked")
+    found, tally = listed(root, skip_unreadable=True)
+    assert (found, tally.links, tally.unreadable) == (["cam/1.jpg", "z.jpg"], {FOLLOWED: 1}, 1)
 
 
 def test_folders_that_may_not_be_read_are_passed_over_if_asked_to(
