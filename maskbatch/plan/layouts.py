@@ -48,8 +48,6 @@ class Layouts:
     num_judged: int = 0
     """Images; not those of which a manifest says camera and time."""
     num_fit: int = 0
-    num_matched: int = 0
-    """Those that fit, and those whose text does but gives no date."""
     misfits: list[str] = field(default_factory=list)
     """Paths that do not fit, the first SAMPLE."""
 
@@ -60,7 +58,8 @@ class Layouts:
     def parse(self, entry: Entry) -> tuple[Parsed | None, Template | None]:
         """What the entry's path says, and the template that it follows; for a member, its path inside first.
 
-        The first template whose text matches and that gives a date; or else the first whose text matches.
+        The first template whose text matches and that gives a date; or else the first whose text matches. So
+        a wrong date is no less wrong where a later template, without a time, takes every name.
         """
         if not self.templates:
             return parse_hive(entry.relative), None
@@ -68,7 +67,7 @@ class Layouts:
         for template in self.templates:
             for path in (entry.inner, entry.relative):
                 parsed = template.parse(path) if path else None
-                if parsed and (parsed.time or not template.has_time):
+                if parsed and (parsed.time or not (found or template.has_time)):
                     return self._judge(entry, parsed, template, fits=True)
                 if parsed and found is None:
                     found, by = parsed, template
@@ -80,7 +79,6 @@ class Layouts:
         if is_judged(entry):
             self.num_judged += 1
             self.num_fit += fits
-            self.num_matched += parsed is not None
             if not fits and len(self.misfits) < SAMPLE:
                 self.misfits.append(entry.inner or entry.relative)
             if self.num_judged == EARLY and self.num_fit < EARLY / 2:
@@ -92,7 +90,7 @@ class Layouts:
         if config.allow_unknown_times or not self.templates:
             return
         num_misfits = self.num_judged - self.num_fit
-        if not is_refused(num_misfits, self.num_judged) and (self.num_matched or not self.num_judged):
+        if not is_refused(num_misfits, self.num_judged) and (self.num_fit or not self.num_judged):
             return
         message = f"{self._describe_misfits()} {self._find_cause()}; {REMEDY}; ARCHIVE is {where}"
         if len(config.archives) > 3:
