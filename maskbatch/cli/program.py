@@ -38,7 +38,12 @@ def run_program(program: typer.Typer, usage: str) -> NoReturn:
         say(f"maskbatch: interrupted; {message}", "error", exit_code=INTERRUPTED)
         sys.stdout.flush()
         os._exit(INTERRUPTED)  # a thread that still asks a hung store would hold the process for minutes
-    sys.exit(code if isinstance(code, int) else DONE)
+    code = code if isinstance(code, int) else DONE
+    connection = sys.modules.get("maskbatch.cluster.connection")
+    if connection and connection.is_stuck():
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _tell(error: Exception, usage: str) -> int:

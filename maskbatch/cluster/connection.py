@@ -25,6 +25,11 @@ SILENT_S = 40.0
 """When nobody has taken the news of Ray's death for so long, say it at once."""
 STOP_S = 10.0
 """What we give a dead Ray to stop."""
+FROZEN_STOP_S = 30.0
+"""What we give any Ray to stop, where an error waits to be told: a frozen one never does."""
+START_S = 300.0
+"""What we give Ray at least to start, which bounds its own steps below that."""
+THREAD_NAME = "ray"
 LONGEST_FOLDER_BYTES = 107 - 70
 """The kernel takes sockets of 107 bytes; below a folder, Ray needs 70 for its session and the socket."""
 SHORT_FOLDER = "/tmp/ray"  # noqa: S108  Ray's own default
@@ -42,7 +47,7 @@ class Cluster:
         """Until a run waits for Ray, its death ends nothing: planning goes on."""
         self._quiet = ExitStack()
         self._ready, self._leave = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._hold, name="ray", daemon=True)
+        self._thread = threading.Thread(target=self._hold, name=THREAD_NAME, daemon=True)
 
     def __enter__(self) -> Self:
         if not self.verbose:
@@ -50,9 +55,10 @@ class Cluster:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._leave.set()
-        self._thread.join(STOP_S if self._error else None)  # a dead Ray may not notice that we leave
+        # A dead Ray may not notice that we leave; `is_stuck` tells the program, which then ends by itself.
+        self._thread.join(STOP_S if self._error else FROZEN_STOP_S if kind else None)
         self._quiet.close()
 
     def _hold(self) -> None:
@@ -104,7 +110,9 @@ class Cluster:
 
     def wait(self) -> None:
         """Wait for Ray. Raises RunFailedError where it did not start, or is dead."""
-        self._ready.wait()
+        if not self._ready.wait(limit_s := max(START_S, self.job.stall_timeout_s)):
+            remedy = "see whether its machine hangs, then run the same command to go on"
+            raise RunFailedError(f"Ray at {self.job.address!r} did not start in {limit_s:.0f} s; {remedy}")
         self._in_use = True
         self.check()
 
@@ -152,6 +160,11 @@ class Cluster:
         kinds = ("CPU", "GPU") if on_gpus else ("CPU",)
         room = " and ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in kinds)
         return f"a shard: {count_scorers()} scoring workers up, {room} free"
+
+
+def is_stuck() -> bool:
+    """Whether a Ray that we left has not stopped: its own handler at exit would wait for it for ever."""
+    return any(thread.name == THREAD_NAME for thread in threading.enumerate())
 
 
 def _choose_folder() -> str | None:
