@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -133,12 +134,7 @@ class Cluster:
         if isinstance(self._error, RunFailedError):
             raise self._error
         if self._error is not None:
-            lines = str(self._error).strip().splitlines() or ["no reason given"]
-            message = f"Ray at {self.job.address!r} did not start: {lines[0]}"
-            remedy = "check --address, or leave it out"
-            if self.job.address == "local":
-                remedy = "set RAY_TMPDIR to a folder of a short name that you may write"
-            raise RunFailedError(f"{message}; {remedy}") from self._error
+            raise RunFailedError(_explain_start(self.job.address, self._error)) from self._error
 
     def read_capacity(self) -> Capacity:
         """What the cluster has, and can grow to; call `wait` first."""
@@ -160,6 +156,18 @@ class Cluster:
         kinds = ("CPU", "GPU") if on_gpus else ("CPU",)
         room = " and ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind}s" for kind in kinds)
         return f"a shard: {count_scorers()} scoring workers up, {room} free"
+
+
+def _explain_start(address: str, error: Exception) -> str:
+    """Why Ray did not start, without the name of its session, which has a time in it."""
+    first = (str(error).strip().splitlines() or ["no reason given"])[0]
+    first = re.sub(r"\S*session_\d{4}-\S*", "of its session", first).rstrip(".")
+    remedy = "check --address, or leave it out"
+    if address == "local":
+        remedy = "a process of Ray ended or took too long: see that memory is free, then run the same command"
+        if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+            remedy = "set RAY_TMPDIR to a folder of a short name that you may write"
+    return f"Ray at {address!r} did not start: {first}; {remedy}"
 
 
 def is_stuck() -> bool:
