@@ -178,4 +178,5 @@ def test_waiting_for_bytes_is_told_from_what_is_done_with_them() -> None:
     began = time.perf_counter()
     for _ in encoded:
         time.sleep(0.1)
-    assert 0.15 <= encoded.seconds <= time.perf_counter() - began - 0.3
+    elapsed = time.perf_counter() - began
+    assert 0.14 <= encoded.seconds <= elapsed - 0.28  # the clocks of sleeping and of counting differ a little
