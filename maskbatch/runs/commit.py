@@ -127,7 +127,7 @@ def _read_ranges(run: RunDir, work: Work, lease: Lease) -> Iterator[tuple[range,
                 what = f"a staged shard does not read ({explain(error)})"
                 raise RunFailedError(f"{run.staging}: {what}; {remedy}") from error
             if not all(is_of_run(table, work.run_id) for table in tables):
-                what = "another maskbatch, with other decode rules, staged some of these rows meanwhile"
+                what = "workers of another call, or of another maskbatch, staged some of these rows meanwhile"
                 raise RunFailedError(f"{run.staging}: {what}; run the same command again")
             target = target or tables[0].schema.remove_metadata()
             table = pa.concat_tables([part.cast(target) for part in tables])

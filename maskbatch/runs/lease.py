@@ -1,9 +1,10 @@
 """The lease on a run directory: keeps a second driver from repeating the first one's work.
 
 Fixed names and `_SUCCESS` keep a run right without it. A lease is stale three minutes after it was last
-renewed, or at once when its process on this host is gone. A driver that slept through that, and woke after
-another took the lease, must touch nothing more: `check` stands before each step that replaces or removes a
-file. In a store a lease needs exclusive creation, so whoever takes one tries that out.
+renewed, or at once when its process is gone and had its number where this one has its own. A driver that
+slept through that, and woke after another took the lease, must touch nothing more: `check` stands before
+each step that replaces or removes a file. In a store a lease needs exclusive creation, so whoever takes one
+tries that out.
 """
 
 import contextlib
@@ -20,7 +21,14 @@ from typing import Any
 from maskbatch.errors import RunFailedError, RunLockedError
 from maskbatch.progress import live_step, say
 from maskbatch.runs.directory import RunDir
-from maskbatch.stores.files import is_process_alive, list_names, parse_json, store_errors, write_json
+from maskbatch.stores.files import (
+    identify_place,
+    is_process_alive,
+    list_names,
+    parse_json,
+    store_errors,
+    write_json,
+)
 
 RENEW_S = 20.0
 STALE_S = 180.0
@@ -41,6 +49,9 @@ LIVE_FIELDS = {
 }
 """Of `progress.live`."""
 
+_owners: set[str] = set()
+"""Of the leases of this process."""
+
 
 class Lease:
     """Holds OUT for this process while the `with` block runs, and publishes its progress."""
@@ -48,6 +59,7 @@ class Lease:
     def __init__(self, run: RunDir) -> None:
         self.run = run
         self.owner = uuid.uuid4().hex
+        _owners.add(self.owner)
         self._checked = time.time()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
@@ -121,6 +133,7 @@ class Lease:
         return {
             "owner": self.owner,
             "host": socket.gethostname(),
+            "place": identify_place(),
             "pid": os.getpid(),
             "expires_at": datetime.fromtimestamp(time.time() + STALE_S, UTC).isoformat(),
             "live": live_step(),
@@ -131,8 +144,10 @@ class Lease:
         return f"{self.run.path} is in use by {who}; wait for it, stop it, or name another --out"
 
     def _explain_loss(self, lease: dict[str, Any] | None) -> str:
-        who = f"process {lease['pid']} on {lease['host']}" if lease else "another driver"
-        what = f"{who} took the run over while this one slept, which stops here"
+        what = "its lease is gone: another driver took the run over, or somebody removed _lease.json"
+        if lease:
+            what = f"process {lease['pid']} on {lease['host']} took the run over while this one slept"
+        what += ", so this one stops here"
         return f"{self.run.path}: {what}; it goes on there, or else with the same command"
 
 
@@ -153,6 +168,7 @@ def _is_sound(lease: Any) -> bool:
     numbers = [live["done"], live["total"] or 0, live["rate"], live["eta_s"] or 0, *live["statuses"].values()]
     return (
         all(isinstance(number, int | float) and 0 <= number <= MOST for number in numbers)
+        and isinstance(lease.get("place", ""), str)
         and 0 < lease["pid"] < 2**31
         and datetime.fromisoformat(lease["expires_at"]).tzinfo is not None
     )
@@ -171,4 +187,10 @@ def is_live(lease: dict[str, Any]) -> bool:
     left_s = (datetime.fromisoformat(lease["expires_at"]) - datetime.now(UTC)).total_seconds()
     if not 0 <= left_s <= AHEAD_S:
         return False
-    return lease["host"] != socket.gethostname() or is_process_alive(lease["pid"])
+    if "place" not in lease:  # of an earlier version
+        return lease["host"] != socket.gethostname() or is_process_alive(lease["pid"])
+    if lease["place"] != identify_place():
+        return True
+    if lease["pid"] == os.getpid():  # else of a container before this one, which had our number
+        return lease["owner"] in _owners
+    return is_process_alive(lease["pid"])

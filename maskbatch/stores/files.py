@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,8 +35,8 @@ STORE_ERRORS = (
     ("google.auth.exceptions", "GoogleAuthError"),
     ("azure.core.exceptions", "AzureError"),
 )
-PARTIAL = re.compile(r"\..+\.((?P<host>[0-9a-f]{8})-(?P<pid>\d{1,9})-)?[0-9a-f]{32}")
-"""Names of files being written, with the writer's host and process; earlier ones had only a number."""
+PARTIAL = re.compile(r"\..+\.((?P<place>[0-9a-f]{8})-(?P<pid>\d{1,9})-)?[0-9a-f]{32}")
+"""Names of files being written, with the writer's place and process; earlier ones had only a number."""
 LEFT_S = 3600.0
 """After so long without a write, a file of a process elsewhere is left over."""
 MAX_DEPTH = 64
@@ -130,7 +131,7 @@ def write_whole(
 
 @contextmanager
 def _moved(path: Path, exclusive: bool, durable: bool, check: Check) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{_hash_host()}-{os.getpid()}-{uuid.uuid4().hex}")
+    partial = path.with_name(f".{path.name}.{identify_place()}-{os.getpid()}-{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -161,8 +162,17 @@ def _put(path: UPath, exclusive: bool, check: Check) -> Iterator[Path]:
             raise
 
 
-def _hash_host() -> str:
-    return blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+@cache
+def identify_place() -> str:
+    """A hash of where process numbers mean what they mean here.
+
+    A host name does not say it: containers may share one, and each may count its processes from 1.
+    """
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # no Linux
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 
 
 def remove_leftovers(folder: Location, *, of_anyone: tuple[str, ...] = ()) -> None:
@@ -185,7 +195,7 @@ def remove_leftovers(folder: Location, *, of_anyone: tuple[str, ...] = ()) -> No
 
 def _is_left(path: Path, match: re.Match[str] | None, *, is_own: bool) -> bool:
     """Whether nobody writes this file any more. `is_own`: another driver would have to hold the lease."""
-    if match and match["host"] == _hash_host():
+    if match and match["place"] == identify_place():
         return not is_process_alive(int(match["pid"]))
     return is_own or time.time() - path.stat().st_mtime > LEFT_S
 

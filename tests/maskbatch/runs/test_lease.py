@@ -17,7 +17,14 @@ from maskbatch.progress import live_step, step
 from maskbatch.runs import lease as lease_module
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease, is_live, read_lease
-from maskbatch.stores.files import Location, list_names, locate_folder, write_json, write_whole
+from maskbatch.stores.files import (
+    Location,
+    identify_place,
+    list_names,
+    locate_folder,
+    write_json,
+    write_whole,
+)
 
 
 def held(**changes: Any) -> dict[str, Any]:
@@ -86,6 +93,34 @@ def test_the_lease_of_a_dead_process_is_taken_over(run: RunDir, dead_pid: int) -
         assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
 
 
+def test_a_process_number_says_nothing_in_another_place_though_the_host_has_the_same_name(
+    run: RunDir, dead_pid: int
+) -> None:
+    lease = held(place="0" * 8, pid=dead_pid)
+    assert is_live(lease)
+    write(run, json.dumps(lease))
+    with pytest.raises(RunLockedError, match="in use by process"), Lease(run):
+        pass
+    assert not is_live(held(place=identify_place(), pid=dead_pid))
+    assert is_live(held(place=identify_place(), pid=os.getppid()))
+
+
+def test_a_lease_of_an_earlier_process_that_had_our_number_is_taken_over(run: RunDir) -> None:
+    write(run, json.dumps(held(place=identify_place())))
+    with Lease(run) as lease:
+        assert read_lease(run)["owner"] == lease.owner  # type: ignore[index]
+
+
+def test_each_namespace_of_processes_is_a_place_of_its_own() -> None:
+    show = [sys.executable, "-c", "from maskbatch.stores.files import identify_place as f; print(f())"]
+    apart = ["unshare", "-Upfr", "--mount-proc", *show]
+    try:
+        here, there = (subprocess.run(a, capture_output=True, text=True, check=True) for a in (show, apart))
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no namespace can be made here: {error}")
+    assert here.stdout.strip() == identify_place() != there.stdout.strip()
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -97,6 +132,7 @@ def test_the_lease_of_a_dead_process_is_taken_over(run: RunDir, dead_pid: int) -
                 held(expires_at="2999-01-01T00:00:00"),
                 held(expires_at=4e9),
                 held(owner=None),
+                held(place=7),
                 *(held(pid=pid) for pid in (None, str(os.getpid()), 0, -1, 10**20)),
                 *(held(live=value) for value in (None, "score", {}, {"phase": "score"})),
                 *(held(live=live_step() | {"statuses": value}) for value in (None, {"ok": "5"})),
@@ -135,7 +171,9 @@ def test_a_driver_whose_lease_is_anothers_or_gone_does_nothing_more(run: RunDir)
         with pytest.raises(RunLockedError, match="took the run over"):
             lease.watch()
         run.lease.unlink()
-        with pytest.raises(RunLockedError, match="another driver took the run over"):
+        with pytest.raises(
+            RunLockedError, match="another driver took the run over, or somebody removed _lease"
+        ):
             lease.check()
 
 

@@ -14,7 +14,7 @@ from maskbatch.config import PlanConfig
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.sweep import sweep_leftovers
-from maskbatch.stores.files import Location, list_names, write_json, write_whole
+from maskbatch.stores.files import Location, identify_place, list_names, write_json, write_whole
 from tests.maskbatch.samples import speckle, write_files
 
 WRITE = """
@@ -72,6 +72,15 @@ def test_files_of_earlier_versions_and_other_machines_go_when_nobody_writes_them
     sweep_leftovers(RunDir(tmp_path))
     assert list_names(tmp_path / "plan") == [f".new.{number}", ".notes.txt", "kept"]
     assert list_names(tmp_path) == [f".else.{number}", "plan"]
+
+
+def test_what_another_namespace_of_processes_writes_stays(tmp_path: Path) -> None:
+    writer = begin_to_write(tmp_path / "plan" / "part")
+    end(writer)
+    (name,) = list_names(tmp_path / "plan")
+    (tmp_path / "plan" / name).rename(tmp_path / "plan" / name.replace(identify_place(), "0" * 8))
+    sweep_leftovers(RunDir(tmp_path))
+    assert len(list_names(tmp_path / "plan")) == 1
 
 
 def test_a_lease_that_nobody_renews_goes_and_a_live_one_stays(root: Location) -> None:
