@@ -22,6 +22,7 @@ LEAD = re.compile(r"(?:/+[?.]/+UNC/+|/+[?.]/+|/+|[A-Za-z]:/*|\./+)*")
 """What a name loses in front: `/`, `C:/`, `./`, and Windows' `//?/` and `//?/UNC/`."""
 DOT_FOLDERS = re.compile(r"^(?:\./+)+")
 DOTS = re.compile(r"(?:^|/)\.\.(?:/|$)")
+NAMED_FOLDER = "data named like a folder"
 UNSAFE = "its name has a '..', which leads out of its folder"
 
 

@@ -29,7 +29,7 @@ from maskbatch.stores.uris import redact
 MAX_LINE = 1 << 20
 """Characters."""
 SEPARATORS = (",", ";", "\t", "|")
-SEPARATOR_LINE = re.compile(r'"?sep=([^\w\r\n" ])"?[\r\n]*')
+SEPARATOR_LINE = re.compile(r'"?sep=([^\w\r\n" ])"?[\r\n]*', re.IGNORECASE)
 """A spreadsheet's first line."""
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
@@ -65,6 +65,8 @@ def _choose(names: Sequence[str], keep_column: str | None, is_sparse: bool = Fal
         others = find_uri_columns(names)
         if len(others) > 1:
             raise ValueError(f"may have its uris in {redact(' or '.join(others))}; name the right one uri")
+        if names and names[0].startswith("#"):
+            raise ValueError("begins with a comment; a header with a column uri (or bucket and key) expected")
         raise ValueError(f"has no column uri (or bucket and key), but {redact(', '.join(names))}")
     for own in chosen.values():
         alike = [name for name in names if plain_column(name) == plain_column(own)]

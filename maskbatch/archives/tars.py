@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from maskbatch.archives.columns import read_time
 from maskbatch.archives.entries import Entry
-from maskbatch.archives.members import Container, make_entry, plain_name
+from maskbatch.archives.members import NAMED_FOLDER, Container, make_entry, plain_name
 from maskbatch.errors import UsageError
 
 MAX_HEADER_BYTES = 1 << 20
@@ -106,6 +106,8 @@ class _TarMembers:
                 member, end = step
                 if member.name:
                     yield member
+                elif member.size:
+                    self._container.skipped[NAMED_FOLDER] += 1
                 if member.offset + member.size > self._container.size:
                     raise tarfile.ReadError
                 sound = end

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import IO, Any, cast
 
 from maskbatch.archives.entries import Entry
-from maskbatch.archives.members import Container, make_entry, plain_name
+from maskbatch.archives.members import NAMED_FOLDER, Container, make_entry, plain_name
 from maskbatch.errors import ImageError
 
 MAX_DIRECTORY_BYTES = 512 << 20
@@ -72,6 +72,8 @@ def list_zip(container: Container) -> Iterator[Entry]:
             entry = make_entry(container, "zip", name, _zip_refusal(info), **place)
             if entry is not None:
                 yield entry
+        elif info.file_size:
+            container.skipped[NAMED_FOLDER] += 1
     tail = container.read(max(container.size - END_RECORD_BYTES, 0), END_RECORD_BYTES)
     (promised,) = struct.unpack_from("<H", tail, tail.rfind(b"PK\5\6") + 10)
     if promised not in (len(members) & 0xFFFF, 0xFFFF):

@@ -406,7 +406,7 @@ def test_a_manifest_lists_the_same_images_however_it_is_written(data: st.DataObj
     rows = draw(st.lists(st.tuples(WORDS, WORDS), max_size=5))
     separator, encoding = draw(st.sampled_from(",;\t|")), draw(st.sampled_from(ENCODINGS))
     text = io.StringIO()
-    text.write(draw(st.sampled_from(["", "\r\n", f"sep={separator}\r\n"])))
+    text.write(draw(st.sampled_from(["", "\r\n", f"sep={separator}\r\n", f"SEP={separator}\r\n"])))
     writer = csv.writer(text, delimiter=separator, lineterminator=draw(st.sampled_from(["\n", "\r\n"])))
     writer.writerow(header)
     for name, camera in rows:
@@ -462,6 +462,8 @@ def test_rows_may_end_in_blank_values_and_a_manifest_may_have_no_rows() -> None:
     )
     with pytest.raises(UsageError, match="line 4: 3 values, 2 expected"):
         of_rows("sep=;\nuri;camera\na.jpg;1\nb.jpg;1;x\n")
+    with pytest.raises(UsageError, match="begins with a comment; a header with a column uri"):
+        of_rows("# of the north gate\nuri;camera\na.jpg;1\n")
 
 
 def test_a_relative_path_of_windows_reads_as_one_and_a_drive_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.archives.members import plain_name
+from maskbatch.archives.members import NAMED_FOLDER, plain_name
 from maskbatch.archives.unique import keep_first, keep_unique
 from maskbatch.errors import ImageError, RunFailedError, UsageError
 from maskbatch.stores.uris import encode_name
@@ -40,6 +40,17 @@ def test_a_store_that_fails_is_not_taken_for_damage() -> None:
 )  # fmt: skip
 def test_a_name_is_a_path_below_its_container_whatever_system_wrote_it(written: str, name: str) -> None:
     assert plain_name(written) == name == plain_name(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("tar", "zip") for name in ("b.jpg/", "a.jpg\\", "a/")] + [("zip", "\0.jpgx")],
+)
+def test_a_member_that_has_data_but_a_folder_s_name_is_counted(kind: str, name: str) -> None:
+    data = {"tar": make_tar, "zip": make_zip}[kind](("1.jpg", b"1"), (name.replace("\0", "~"), b"xx"))
+    entries, found = index(data.replace(b"~", b"\0"), kind)
+    assert [entry.inner for entry in entries] == ["1.jpg"]
+    assert found == {NAMED_FOLDER: 1}
 
 
 PLAIN = st.lists(st.sampled_from(["a", "b", "é", "x y"]), min_size=1, max_size=3)
