@@ -96,9 +96,7 @@ class _Reader:
         elif is_image(name) or (kind and file.heals):
             if file.lost:
                 self.tally.count_lost(file.lost, file.uri, is_planned=True)
-            place = {
-                item: getattr(file, item) for item in ("uri", "relative", "num_bytes", "version", "error")
-            }
+            place = {item: getattr(file, item) for item in FROM_FILE}
             failed = "read_error" if file.heals else "unsupported"
             yield Entry(**place, status=failed if file.error else None)
         elif self.source.file:

@@ -18,8 +18,9 @@ from maskbatch.plan.sites import Sites
 from maskbatch.stores.access import Access
 
 FELL_BACK = "dated by a clock that fell back (--since keeps them)"
+OUT_OF_BOUNDS = "time out of bounds (1990 to tomorrow)"
 MAX_NOTES = 40
-"""Kinds of notes, as a folder's name may be anything."""
+"""Kinds of notes, as the name of a folder or a camera may be anything."""
 
 
 def plan_rows(
@@ -54,8 +55,8 @@ def plan_rows(
             listing.notes["path unlike --layout"] += 1
             listing.misfit = listing.misfit or entry.relative
         yield make_row(listing.num_images - 1, entry, parsed, time)
-    _check(config, layouts, listing)
     _check_times(config, listing, num_times)
+    _check(config, layouts, listing)
     sites.check(config, listing)
     if config.keep_column and not num_kept:
         where = "a manifest, a Parquet file or a .json or .cls beside an image in a tar"
@@ -83,17 +84,19 @@ def _find_filter(
 def _count(listing: Listing, entry: Entry, parsed: Parsed, local: datetime | None, *, is_reset: bool) -> None:
     listing.num_images += 1
     listing.num_bytes += entry.num_bytes or 0
-    listing.cameras["/".join(filter(None, (parsed.site, parsed.camera or "unknown")))] += 1
+    camera = "/".join(filter(None, (parsed.site, parsed.camera or "unknown")))
+    listing.cameras[camera] += 1
     if entry.error:
         listing.refused[entry.error] += 1
     for key in parsed.unread:
-        is_known = f"folder {key}=... not read" in listing.notes or len(listing.notes) < MAX_NOTES
-        listing.notes[f"folder {key}=... not read" if is_known else "other folders KEY=... not read"] += 1
+        _note(listing, f"folder {key}=... not read", "other folders KEY=... not read")
     if parsed.camera is None:
         listing.notes["camera unknown"] += 1
+    if local is None and parsed.time:
+        _note(listing, f"{OUT_OF_BOUNDS} of {camera}", f"{OUT_OF_BOUNDS} of other cameras")
+        return
     if local is None:
-        known = "time out of bounds (1990 to tomorrow)" if parsed.time else "time unknown until decoded"
-        listing.notes[known] += 1
+        listing.notes["time unknown until decoded"] += 1
         return
     if is_reset:  # it says nothing of the archive's period
         listing.notes[FELL_BACK] += 1
@@ -102,6 +105,12 @@ def _count(listing: Listing, entry: Entry, parsed: Parsed, local: datetime | Non
     listing.last_time = max(listing.last_time or local, local)
     if not parsed.has_hour:
         listing.notes["date without a time of day (stands at 00:00)"] += 1
+
+
+def _note(listing: Listing, note: str, other: str) -> None:
+    """Count a note that has a name of the archive's, or `other` where there are many of them."""
+    is_known = note in listing.notes or len(listing.notes) < MAX_NOTES
+    listing.notes[note if is_known else other] += 1
 
 
 def _check(config: PlanConfig, layouts: Layouts, listing: Listing) -> None:

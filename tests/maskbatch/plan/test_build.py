@@ -105,7 +105,7 @@ def test_times_before_1990_or_after_tomorrow_are_unknown_and_noted(tmp_path: Pat
     root = write_files(tmp_path / "a", dict.fromkeys(files, b""))
     rows, listing = listed(root, layout=DAILY, since="2026-01-01")
     assert [row["captured_at"] is None for row in rows] == [True, True, False, True]
-    assert listing.notes == {"time out of bounds (1990 to tomorrow)": 2, "time unknown until decoded": 1}
+    assert listing.notes == {"time out of bounds (1990 to tomorrow) of c": 2, "time unknown until decoded": 1}
 
 
 @pytest.mark.parametrize(

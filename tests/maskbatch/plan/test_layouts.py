@@ -124,7 +124,24 @@ def test_a_date_that_cannot_be_believed_is_no_misfit(tmp_path: Path) -> None:
         tmp_path, *(f"c1/{year}-01-01_{hour:02d}.jpg" for year in (1970, 2000) for hour in range(24))
     )
     _, listing = listed(root, layout=RIGHT)
-    assert listing.notes == {"time out of bounds (1990 to tomorrow)": 24}
+    assert listing.notes == {"time out of bounds (1990 to tomorrow) of c1": 24}
+
+
+def test_cameras_whose_times_are_out_of_bounds_are_named_but_not_without_end(tmp_path: Path) -> None:
+    root = archive(tmp_path, *(f"c{k:03d}/{year}-01-01_00.jpg" for k in range(60) for year in (1970, 2036)))
+    _, listing = listed(root, layout=RIGHT)
+    assert listing.notes["time out of bounds (1990 to tomorrow) of c000"] == 2
+    assert listing.notes["time out of bounds (1990 to tomorrow) of other cameras"] == 2 * (60 - 40)
+    assert listing.notes.total() == 120 and len(listing.notes) == 41
+
+
+def test_a_list_whose_times_cannot_be_read_is_refused_for_them_beside_paths_with_a_layout(
+    tmp_path: Path,
+) -> None:
+    lines = ["uri,camera,captured_at", *(f"x{n}.jpg,c1,01.10.2026" for n in range(30))]
+    root = write_files(tmp_path, {"list.csv": "\n".join(lines).encode(), "a/c1/2026-10-01_06.jpg": b""})
+    with pytest.raises(UsageError, match="all 30 rows have a captured_at not readable"):
+        listed(root / "list.csv", root / "a", layout=RIGHT)
 
 
 def test_images_of_which_a_manifest_says_camera_and_time_are_not_judged(tmp_path: Path) -> None:
