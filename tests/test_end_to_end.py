@@ -261,13 +261,13 @@ def test_the_command_line_plans_scores_resumes_and_says_what_failed(
         (["plan", "."], 2, "--out OUT is missing"),
         (["plan", "--frobnicate"], 2, "No such option"),
         (["frobnicate"], 2, "No such command"),
-        (["score", ".", "--out", "x", "--batch-size", "0"], 2, "batch_size 0: 1 to 4096 expected"),
+        (["score", ".", "--out", "x", "--batch-size", "0"], 2, "--batch-size 0: 1 to 4096 expected"),
         (["score", ".", "--out", "x", "--checkpoint", "no.safetensors"], 2, "no such file"),
         (["plan", ".", "--dry-run", "--timezone", "Mars/Olympus"], 2, "no such zone"),
         (["plan", ".", "--dry-run", "--since", "yesterday"], 2, "--since yesterday: a date like"),
         (["report", "nowhere"], 2, "no run is there"),
         (["plan", ".", "--out", "/proc/x"], 1, "cannot write"),
-        (["plan", ".", "--dry-run", "--config", "no.toml"], 2, "cannot be read as TOML"),
+        (["plan", ".", "--dry-run", "--config", "no.toml"], 2, "--config no.toml: no such file"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(

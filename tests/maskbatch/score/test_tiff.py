@@ -13,6 +13,7 @@ from PIL import Image
 from maskbatch.errors import ImageError
 from maskbatch.model.checkpoint import Preset
 from maskbatch.score.decode import decode_image
+from maskbatch.score.kinds import CONVERT
 from maskbatch.score.pillow import open_tiff
 from tests.maskbatch.samples import draw, encode
 
@@ -149,7 +150,7 @@ def test_a_sound_tiff_of_a_kind_that_is_not_read_is_named(
     tags: list[tuple[int, int, int, int]], sentence: str
 ) -> None:
     assert outcome(build()) == "ok"
-    assert outcome(build(*tags)) == f"unsupported: {sentence}; convert it to JPEG or PNG"
+    assert outcome(build(*tags)) == f"unsupported: {sentence}; {CONVERT}"
 
 
 def test_a_big_endian_bigtiff_is_named() -> None:

@@ -235,7 +235,9 @@ def test_it_stops_and_leaves_nothing(number: signal.Signals, serve: Serve, small
             server.process.send_signal(number)
             assert server.process.wait(PATIENCE_S) == 0
         assert list(server.temp.iterdir()) == []
-        assert server.log.read_text().splitlines() == [f"maskbatch ui: {server.url} (press Ctrl-C to stop)"]
+        served, stopping = server.log.read_text().splitlines()
+        assert served == f"maskbatch ui: {server.url} (press Ctrl-C to stop)"
+        assert stopping == "maskbatch: stopping; once more stops it at once"
 
 
 def test_an_unusable_address_is_one_sentence(cli: Cli) -> None:
