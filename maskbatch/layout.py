@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from urllib.parse import unquote
 
 from maskbatch.errors import UsageError
-from maskbatch.times import MONTH_NUMBERS, MONTHS, has_clock, parse_time
+from maskbatch.times import EPOCH, EPOCH_UNITS, MONTH_NUMBERS, MONTHS, has_clock, parse_time
 
 DAYS = "(?:mon|tue|wed|thu|fri|sat|sun)"
 LONE = r"(?<!\d)\d{1,%d}(?!\d)"
@@ -181,8 +182,8 @@ def _read_offset(text: str) -> int:
 
 def _read_epoch(digits: str) -> int:
     """Microseconds since 1970."""
-    divisor = next((10**k for length, k in ((11, 0), (14, 3), (17, 6)) if len(digits) <= length), 10**9)
-    return int(digits) * 10**6 // divisor
+    shift = next(shift for longest, shift in EPOCH_UNITS if len(digits) <= longest)
+    return int(Decimal(digits).scaleb(shift))
 
 
 READERS: dict[str, Callable[[str], int]] = {
@@ -211,7 +212,7 @@ def _make_time(numbers: dict[str, int]) -> datetime | None:
     try:
         if "s" in numbers:
             micros = numbers["s"] + (numbers.get("f", 0) if numbers["s"] % 10**6 == 0 else 0)
-            return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+            return EPOCH + timedelta(microseconds=micros)
         day = _make_day(numbers)
         hour, minute, second, micro = (numbers.get(name, 0) for name in "HMSf")
         if "p" in numbers and "H" not in numbers:

@@ -8,11 +8,15 @@ import io
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Categories: control, format and direction marks, surrogates, private, unassigned, ends of lines."""
@@ -42,7 +46,22 @@ def make_lines_visible(text: str) -> str:
     return "\n".join(make_visible(line.replace("\t", "    ").removesuffix("\r")) for line in lines)
 
 
-def show_text(value: Any) -> Any:
+@cache
+def open_templates(package: str) -> "Environment":
+    """The templates of a package, as pages fill them in: escaped, everything seen, no name left out."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        finalize=_show_text,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _show_text(value: Any) -> Any:
     """A value of a template as the page shows it; what is markup already stays."""
     return make_visible(value) if type(value) is str else value
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from maskbatch.cli.commands import main
@@ -86,6 +88,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "notes.txt").write_text("x")
     (root / "Thumbs.db").write_bytes(b"x")
     return root
+
+
+def table_of(run: Path) -> pa.Table:
+    """The rows of a committed run, by id."""
+    return ds.dataset(run / "scores", partitioning="hive").to_table().sort_by("id")
 
 
 LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"

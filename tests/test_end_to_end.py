@@ -4,8 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.dataset as ds
 import pytest
 
 from maskbatch import runner
@@ -13,13 +11,9 @@ from maskbatch.config import JobConfig, PlanConfig
 from maskbatch.errors import UsageError
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
-from tests.conftest import LAYOUT, Cli
+from tests.conftest import LAYOUT, Cli, table_of
 
 SPOILT = {"truncated": 2, "unsupported": 2}
-
-
-def table_of(run: Path) -> pa.Table:
-    return ds.dataset(run / "scores", partitioning="hive").to_table().sort_by("id")
 
 
 @pytest.fixture(scope="session")

@@ -4,23 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.dataset as ds
 import pytest
 
 from maskbatch.schema import explain_timeout
 from maskbatch.score.sandbox import CRASHED
-from tests.conftest import LAYOUT, Cli
+from tests.conftest import LAYOUT, Cli, table_of
 from tests.poison import many_scans, poison, write_hook
 
 FORMS = {
     "workers on CPUs": "",
     "two stages": "import ray, functools\nray.init = functools.partial(ray.init, num_gpus=1)",
 }
-
-
-def table_of(run: Path) -> pa.Table:
-    return ds.dataset(run / "scores", partitioning="hive").to_table().sort_by("id")
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from maskbatch.model.classifier import Classifier
 from maskbatch.score.decode import decode_batch
 from maskbatch.score.read import Encoded
 from maskbatch.stores.uris import local_path
+from tests.conftest import table_of
 from tests.real_faces import LAYOUT, lay_out
-from tests.test_end_to_end import table_of
 from training import data
 
 MASK_CLASSES = ("with_mask", "without_mask", "incorrect_mask")

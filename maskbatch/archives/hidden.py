@@ -114,6 +114,10 @@ class Rules:
         return self.explain_closed(folder) if is_snapshot else None
 
 
+RULES = Rules()
+"""Where nobody asks for others."""
+
+
 @lru_cache(maxsize=64)
 def _split(pattern: str) -> tuple[str, ...]:
     return tuple(encode_name(pattern).rstrip("/").split("/"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from maskbatch.archives.hidden import Rules
+from maskbatch.archives.hidden import RULES, Rules
 from maskbatch.archives.tree import PREFIXES, File, Page, Part, Tree
 from maskbatch.archives.walk import Links, Walk, pass_over
 from maskbatch.errors import UsageError
@@ -22,7 +22,6 @@ from maskbatch.stores.uris import SCHEME, encode_name
 
 PAGES_AHEAD = 16
 """Pages of 1,000 keys that each prefix may be ahead: 50 MB in all."""
-RULES = Rules()
 Pages = queue.Queue[Page | BaseException | None]
 
 

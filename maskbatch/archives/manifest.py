@@ -21,12 +21,11 @@ import pyarrow as pa
 
 from maskbatch.archives.columns import Row, describe_row
 from maskbatch.archives.entries import Entry
-from maskbatch.archives.hidden import Rules
+from maskbatch.archives.hidden import RULES, Rules
 from maskbatch.archives.rows import Rows, read_rows
 from maskbatch.errors import UsageError
 from maskbatch.stores.uris import DOT_SEGMENT, SCHEME, Place, decode_name, locate, parse_prefix, redact
 
-RULES = Rules()
 BUCKET = re.compile(r"[A-Za-z0-9._-]+")
 HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")

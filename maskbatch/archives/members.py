@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
 from maskbatch.archives.entries import Entry, is_image
-from maskbatch.archives.hidden import Rules
+from maskbatch.archives.hidden import RULES, Rules
 from maskbatch.errors import RunFailedError
 from maskbatch.stores.uris import encode_name
 
-RULES = Rules()
 READ_BYTES = 16 << 20
 """The most that one read asks of a store."""
 LEAD = re.compile(r"(?:/+[?.]/+UNC/+|/+[?.]/+|/+|[A-Za-z]:/*|\./+)*")

@@ -12,14 +12,14 @@ from itertools import pairwise
 from json import dumps
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from maskbatch.report import plots
 from maskbatch.report.cells import Camera, group_name
 from maskbatch.report.choice import choose_rows, coverage_of, doubt_of, rate_of
 from maskbatch.schema import CONDITIONS
-from maskbatch.visible import make_visible, shorten, show_text
+from maskbatch.visible import make_visible, open_templates, shorten
 
 LIMITS = {"MAX_ROWS": 40, "MAX_ALERTS": 6, "MAX_LONGEST": 15, "MAX_CLASSES": 20}
 """Rows shown: of most tables, of alerts, of tables that begin with the longest or worst; and classes."""
@@ -58,14 +58,7 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("maskbatch.report"),
-        autoescape=True,
-        finalize=show_text,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates("maskbatch.report")
     environment.filters |= {"words": format_name, "heading": format_heading, "brief": shorten}
     return environment
 

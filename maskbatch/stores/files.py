@@ -185,11 +185,9 @@ def remove_leftovers(folder: Location, *, of_anyone: tuple[str, ...] = ()) -> No
         return  # a store has whole objects only
     own = tuple(f".{name}." for name in of_anyone)
     for name in list_names(folder):
-        match = PARTIAL.fullmatch(name)
+        match, is_own = PARTIAL.fullmatch(name), name.startswith(own)
         with suppress(OSError):  # its writer was faster
-            if (match or name.startswith(own)) and _is_left(
-                folder / name, match, is_own=name.startswith(own)
-            ):
+            if (match or is_own) and _is_left(folder / name, match, is_own=is_own):
                 (folder / name).unlink()
 
 

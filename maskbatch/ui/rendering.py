@@ -1,13 +1,10 @@
 """Make parts of the page from the files beside this module."""
 
 from base64 import b64encode
-from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from maskbatch.visible import show_text
+from maskbatch.visible import open_templates
 
 PLAIN: Any = {"apply_default_css": False}
 """Arguments of gr.HTML, for our own CSS alone."""
@@ -20,22 +17,9 @@ def read_text(name: str) -> str:
 
 def render(name: str, **values: Any) -> str:
     """Fill in a template; values are escaped."""
-    return _environment().get_template(name).render(values)
+    return open_templates("maskbatch.ui").get_template(name).render(values)
 
 
 def make_data_url(jpeg: bytes) -> str:
     """A URL that holds the picture itself, so that the browser needs no request."""
     return f"data:image/jpeg;base64,{b64encode(jpeg).decode()}"
-
-
-@cache
-def _environment() -> Environment:
-    ours = PackageLoader("maskbatch.ui")
-    return Environment(
-        loader=ours,
-        autoescape=True,
-        finalize=show_text,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pytest
 
 from maskbatch import progress, runner
@@ -16,7 +15,7 @@ from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.runs.work import Work
-from tests.conftest import LAYOUT, save_untrained, start_ray
+from tests.conftest import LAYOUT, save_untrained, start_ray, table_of
 
 BATCH_SIZE = 128
 """Larger than any shard here, and padded: scoring lasts long enough for things to happen meanwhile."""
@@ -75,10 +74,6 @@ def until(holds: Callable[[], bool], timeout_s: float = 90) -> None:
     while not holds():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
-
-
-def table_of(run: Path) -> pa.Table:
-    return ds.dataset(run / "scores", partitioning="hive").to_table().sort_by("id")
 
 
 @pytest.fixture(scope="package")

@@ -15,8 +15,8 @@ from maskbatch.cluster.nodes import Node
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError
 from maskbatch.runs import begin
-from tests.cluster.conftest import BATCH_SIZE, Enough, Site, Watched, score, table_of, until
-from tests.conftest import LAYOUT, Cli
+from tests.cluster.conftest import BATCH_SIZE, Enough, Site, Watched, score, until
+from tests.conftest import LAYOUT, Cli, table_of
 
 pytestmark = pytest.mark.slow
 

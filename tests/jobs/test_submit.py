@@ -9,23 +9,18 @@ from datetime import date
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.dataset as ds
 import pytest
 import ray
 from ray.job_submission import JobDetails
 
 from jobs import jobserver, preflight, submit
 from maskbatch.errors import MaskbatchError, RunFailedError, UsageError
+from tests.conftest import table_of
 from tests.jobs.conftest import TOKEN, Head, Line, PictureServer, wait_for
 from tests.serving import serving
 
 slow = pytest.mark.slow
 Finished = "subprocess.CompletedProcess[str]"
-
-
-def table_of(run: Path) -> pa.Table:
-    return ds.dataset(run / "scores", partitioning="hive").to_table().sort_by("id")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ from PIL import ExifTags, Image
 from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
-from maskbatch.model.checkpoint import Card, Checkpoint
+from maskbatch.errors import ImageError
+from maskbatch.model.checkpoint import Card, Checkpoint, Preset
 from maskbatch.model.classifier import Classifier
 from maskbatch.runs import staging
 from maskbatch.runs.begin import begin_scoring
@@ -30,6 +31,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import Success
 from maskbatch.runs.work import Work, make_work
+from maskbatch.score.decode import decode_image
 from maskbatch.score.shard import decode_shard, make_rows, read_shard
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import Location, list_names, write_json, write_whole
@@ -60,6 +62,15 @@ def encode(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:
     sink = io.BytesIO()
     image.save(sink, form, **options)
     return sink.getvalue()
+
+
+def describe_decoding(data: bytes, preset: Preset, max_pixels: int = 10**6) -> str:
+    """`ok`, or `status: sentence`."""
+    try:
+        decode_image(data, preset, max_pixels)
+    except ImageError as error:
+        return f"{error.status}: {error.message}"
+    return "ok"
 
 
 def draw(seed: int = 0, size: tuple[int, int] = (160, 120), label: str = "with_mask") -> Image.Image:

@@ -5,9 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.dataset as ds
-
 COMMAND = (sys.executable, "-m", "maskbatch")
 
 
@@ -17,12 +14,6 @@ def call(*arguments: object, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **env}, errors="surrogateescape"
     )
-
-
-def read_scores(run: Path) -> pa.Table:
-    """The rows of a committed run, in order."""
-    scores = ds.dataset(run / "scores", partitioning="hive").to_table()
-    return scores.sort_by([("id", "ascending"), ("region", "ascending")])
 
 
 def peak_mb() -> float:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import save_untrained
+from tests.conftest import save_untrained, table_of
 from tests.maskbatch.samples import draw, encode, write_files
-from tests.torture.command import COMMAND, call, read_scores
+from tests.torture.command import COMMAND, call
 from tests.torture.table import Promise
 
 NUM_IMAGES = 1500
@@ -114,6 +114,6 @@ def _kill_once(command: list[str], phase: str, delay_s: float) -> bool:
 
 
 def _equal(run: Path, undisturbed: Path) -> bool:
-    same_rows = read_scores(run).equals(read_scores(undisturbed))
+    same_rows = table_of(run).equals(table_of(undisturbed))
     cells = (folder / "report" / "cells.parquet" for folder in (run, undisturbed))
     return same_rows and len({path.read_bytes() for path in cells}) == 1

@@ -92,11 +92,11 @@ def _decode_one(seed: int) -> Outcome:
     sound = make_pictures()[form]
     data = damage(sound, chance)
     before_mb, began_s = peak_mb(), time.process_time()
-    first = _judge(data)
+    first = judge(data)
     cpu_s = time.process_time() - began_s
     growth_mb = peak_mb() - before_mb
-    changed = first[0] != "ok" or _differs(first[2], _judge(sound)[2])
-    return Outcome(form, first[0], first == _judge(data), changed, cpu_s, growth_mb)
+    changed = first[0] != "ok" or _differs(first[2], judge(sound)[2])
+    return Outcome(form, first[0], first == judge(data), changed, cpu_s, growth_mb)
 
 
 def _differs(pixels: bytes, sound: bytes) -> bool:
@@ -104,7 +104,7 @@ def _differs(pixels: bytes, sound: bytes) -> bool:
     return bool(np.abs(gap).max() > VISIBLE)
 
 
-def _judge(data: bytes) -> tuple[str, str, bytes]:
+def judge(data: bytes) -> tuple[str, str, bytes]:
     """Status, sentence and pixels (H, W, 3) uint8 of one picture."""
     try:
         picture = decode_image(data, Preset(SIZE), ScoreConfig().max_pixels)

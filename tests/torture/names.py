@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from tests.conftest import save_untrained
+from tests.conftest import save_untrained, table_of
 from tests.maskbatch.samples import speckle
-from tests.torture.command import call, read_scores
+from tests.torture.command import call
 from tests.torture.table import Promise
 
 NAMES = {
@@ -68,7 +68,7 @@ def name(folder: Path, chance: random.Random, _: int) -> Iterator[Promise]:
 
 
 def _count_sound(out: Path, result: Mapping[str, object]) -> int:
-    rows = read_scores(out)
+    rows = table_of(out)
     sound = rows.filter(pc.equal(rows["status"], "ok"))
     return pc.count_distinct(sound["uri"]).as_py() if result["planned"] == rows.num_rows else 0
 

@@ -4,10 +4,10 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conftest import save_untrained
+from tests.conftest import save_untrained, table_of
 from tests.maskbatch.samples import speckle, write_files
 from tests.poison import many_scans, poison, write_hook
-from tests.torture.command import call, read_scores
+from tests.torture.command import call
 from tests.torture.table import Promise
 
 NUM_SOUND = 500
@@ -37,7 +37,7 @@ def feed(folder: Path, chance: random.Random, _: int) -> Iterator[Promise]:
         print(done.stderr)
         yield Promise("A run with images that end their worker ends by itself", len(kinds), len(kinds))
         return
-    rows = {row["uri"].rpartition("/")[2]: row["status"] for row in read_scores(folder / "out").to_pylist()}
+    rows = {row["uri"].rpartition("/")[2]: row["status"] for row in table_of(folder / "out").to_pylist()}
     broke = sum(rows.pop(place) not in STATUSES[kind] for place, kind in kinds.items())
     yield Promise("An image that ends its worker becomes its own row", len(kinds), broke, ", ".join(STATUSES))
     broke = sum(status != "ok" for status in rows.values())

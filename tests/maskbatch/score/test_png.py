@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,11 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from maskbatch.errors import ImageError
 from maskbatch.model.checkpoint import Preset
 from maskbatch.score.decode import decode_image
 from maskbatch.score.png import SIGNATURE
-from tests.maskbatch.samples import draw, encode
+from tests.maskbatch.samples import describe_decoding, draw, encode
 
 SCENE = draw(3, (80, 60))
 
@@ -37,16 +37,12 @@ CLEAN = {
 }
 
 
+PRESET = Preset((60, 80))
+outcome = partial(describe_decoding, preset=PRESET)
+
+
 def pixels(data: bytes) -> NDArray[np.uint8]:
-    return np.asarray(decode_image(data, Preset((60, 80)), 10**6).image)
-
-
-def outcome(data: bytes) -> str:
-    try:
-        pixels(data)
-    except ImageError as error:
-        return f"{error.status}: {error.message}"
-    return "ok"
+    return np.asarray(decode_image(data, PRESET, 10**6).image)
 
 
 def chunk(name: bytes, content: bytes) -> bytes:

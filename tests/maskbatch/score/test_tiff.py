@@ -3,6 +3,7 @@
 import random
 import struct
 import zlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from maskbatch.model.checkpoint import Preset
 from maskbatch.score.decode import decode_image
 from maskbatch.score.kinds import CONVERT
 from maskbatch.score.pillow import open_tiff
-from tests.maskbatch.samples import draw, encode
+from tests.maskbatch.samples import describe_decoding, draw, encode
 
 SCENE = draw(3, (160, 120))
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -35,16 +36,12 @@ CLEAN = {
 }
 
 
+PRESET = Preset((120, 160))
+outcome = partial(describe_decoding, preset=PRESET)
+
+
 def pixels(data: bytes) -> NDArray[np.uint8]:
-    return np.asarray(decode_image(data, Preset((120, 160)), 10**6).image)
-
-
-def outcome(data: bytes) -> str:
-    try:
-        pixels(data)
-    except ImageError as error:
-        return f"{error.status}: {error.message}"
-    return "ok"
+    return np.asarray(decode_image(data, PRESET, 10**6).image)
 
 
 def entries(data: bytes) -> dict[int, int]:
