@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from maskbatch.clock import EARLIEST, Clock, parse_bound
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
-from maskbatch.schema import CONDITIONS, RESERVED_COLUMNS
+from maskbatch.schema import CONDITIONS, RESERVED_COLUMNS, VIEWS
 from maskbatch.stores.access import Access
 from maskbatch.stores.uris import SCHEME, list_texts, parse_argument, parse_prefix
 
@@ -24,6 +24,8 @@ PLAN_RULES = 2
 """
 DECODE_RULES = 2
 """Which bytes give which status, size, time and pixels. Raise it with every change of that."""
+DETECT_PX = 960
+"""A face of 48 pixels at 1080p is one of 24 there; at 640 a third of those are missed."""
 ACCESS = Access()
 
 
@@ -96,6 +98,10 @@ class PlanConfig:
 class ScoreConfig:
     """What changes a row's content, beside the checkpoint. Fixed once scoring starts."""
 
+    view: str = "face"
+    """`face`: one face fills the picture; `scene`: a detector finds the faces, and each has a row."""
+    detect_px: int | None = None
+    """Longest side of the copy that the detector sees, pixels; None: DETECT_PX with the view `scene`."""
     dtype: str = "auto"
     """`auto` (bfloat16 where the hardware has it), `bfloat16` or `float32`."""
     batch_size: int = 32
@@ -106,6 +112,15 @@ class ScoreConfig:
     """Largest image to decode, pixels; larger ones become `too_large`."""
 
     def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise UsageError(f"--view {self.view}: {' or '.join(VIEWS)} expected")
+        if self.view == "scene" and self.detect_px is None:
+            object.__setattr__(self, "detect_px", DETECT_PX)
+        if self.view == "face" and self.detect_px is not None:
+            raise UsageError(
+                f"--detect-px {self.detect_px} is for whole scenes; add --view scene, or leave it out"
+            )
+        _check("detect_px", self.detect_px, 128, 4096)
         if self.dtype not in ("auto", "bfloat16", "float32"):
             raise UsageError(f"dtype {self.dtype}: auto, bfloat16 or float32 expected")
         _check("batch_size", self.batch_size, 1, 4096)
@@ -290,7 +305,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: cannot be read as TOML: {error}") from error
     kinds = (PlanConfig, ScoreConfig, JobConfig, ReportConfig)
     types = {f.name: str(f.type) for kind in kinds for f in fields(kind) if f.name not in NO_FLAG}
-    types["checkpoint"] = "str"
+    types |= {"checkpoint": "str", "detector": "str"}
     values: dict[str, Any] = {}
     for flag, value in content.items():
         name = flag.replace("-", "_")

@@ -1,6 +1,7 @@
 """The columns of the plan and of the scores, and the names in them, which every hop shares."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +32,15 @@ CONDITIONS = {
     "blurred": "the variance of the Laplacian is under 5 grey levels squared",
 }
 """What may be wrong with a camera's view."""
+VIEWS = ("face", "scene")
+"""`face`: one face fills the picture; `scene`: a detector finds the faces, and each has a row of its own."""
+SIZE_BANDS = (0, 16, 24, 32, 48, 64, 96, 128, 256)
+"""Lower edges, in pixels, of the bands of face sizes.
+
+A face's size is the longer side of its box as the detector saw it: in source pixels, times `detect_px` over
+the longest side of a picture that is larger than that.
+"""
+SIZE_BAND_NAMES = (*(f"{low}-{high}" for low, high in pairwise(SIZE_BANDS)), f"{SIZE_BANDS[-1]}+")
 BOX = pa.list_(pa.float32())
 """x0, y0, x1, y1 or null. Not of fixed size: pyarrow below 26 cannot read a null in such a list."""
 TIMESTAMP = pa.timestamp("us", tz="UTC")
@@ -58,8 +68,17 @@ to copy the row from. `reuse_id`: its id there. Both are null for an image to sc
 """
 
 
-def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
-    """The columns of staging/ and scores/: one row an image (region 0), with the `id` of the plan."""
+SCENE_COLUMNS = {
+    "num_faces": pa.int16(), "num_faces_left_out": pa.int32(), "face_confidence": pa.float32(),
+}  # fmt: skip
+"""The columns that only runs of `scene` have: of pictures the first two, of faces the third."""
+
+
+def scores(classes: Sequence[str], keep_column: str | None = None, view: str = "face") -> pa.Schema:
+    """The columns of staging/ and scores/, by the `id` of the plan.
+
+    One row an image (region 0); with the view `scene` its faces follow it, from left to right (1, 2, ...).
+    """
     return pa.schema([
         _required("id", pa.int64()), _required("uri", pa.string()),
         ("site", pa.string()), ("camera", pa.string()),
@@ -71,6 +90,7 @@ def scores(classes: Sequence[str], keep_column: str | None = None) -> pa.Schema:
         ("dhash", pa.binary(8)),
         ("label", pa.string()), *[(f"prob_{name}", pa.float32()) for name in classes],
         ("confidence", pa.float32()), _required("needs_review", pa.bool_()),
+        *(SCENE_COLUMNS.items() if view == "scene" else ()),
         *([(keep_column, pa.string())] if keep_column else []),
     ])  # fmt: skip
 
@@ -86,7 +106,7 @@ def local_days(rows: pa.Table) -> pa.ChunkedArray:
 
 RESERVED_COLUMNS = frozenset(
     [
-        *PLAN.names, *scores(()).names, "date", "hour", "weekday", "count",
+        *PLAN.names, *scores((), view="scene").names, "date", "hour", "weekday", "count",
         "day", "camera_day", "listed", "scored", "assessed", "compliant", "compliance", "compliance_low",
         "compliance_high", "corrected", "corrected_low", "corrected_high", "excluded", "condition",
         "design_effect", "degrees_of_freedom", "few_clusters", "mean_confidence", "confidence_sum",
