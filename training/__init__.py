@@ -8,6 +8,7 @@ The path of a picture, one line per module; (command) marks those to run as `pyt
     corrections  what people corrected in runs
     reader       the bytes of files, and of images of a run
     splits       fit, slice, val and exam, without leaks
+    scenes       boxed photographs: which faces are found, and how they are labelled
     network      weights, device, head and backbone
     augment      random changes like those a gate camera makes
     inputs       batches of pictures, or of their features
