@@ -17,7 +17,8 @@ import pytest
 
 from maskbatch.cli.commands import main
 from maskbatch.drawing import LABELS, Gate, draw_snapshot
-from maskbatch.model.checkpoint import Card, save_checkpoint
+from maskbatch.model.card import Card
+from maskbatch.model.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from maskbatch.model.checkpoint import Card
+from maskbatch.model.card import Card
 from training.recipe import describe
 
 SUBSETS = {"all": "val", "faces": "val faces", "faces_without_suspects": "val faces, suspect labels left out"}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from maskbatch.archives.entries import IMAGE_EXTENSIONS
 from maskbatch.config import PILLOW_LIMIT_PIXELS
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.progress import say, step
 from maskbatch.score.decode import decode_batch
 from training.reader import READ_ERRORS, open_reader

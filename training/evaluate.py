@@ -22,7 +22,8 @@ from typer import Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.model.card import Card
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.model.classifier import Classifier, resolve_dtype
 from maskbatch.progress import say
 from maskbatch.stores.files import write_json, write_whole

@@ -23,7 +23,8 @@ from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Preset, open_checkpoint, save_checkpoint
+from maskbatch.model.card import Preset
+from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.progress import say
 from maskbatch.report.cells import count_bins

@@ -10,7 +10,8 @@ import torch
 
 from maskbatch.drawing import LABELS
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import CLASS_NAME, Card, Preset, save_checkpoint
+from maskbatch.model.card import CLASS_NAME, Card, Preset
+from maskbatch.model.checkpoint import save_checkpoint
 
 Triple = tuple[float, float, float]
 UNUSED = ("architectures", "id2label", "label2id", "dtype", "torch_dtype", "transformers_version")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Card, Preset, check_types
+from maskbatch.model.card import Card, Preset, check_types
 from training.augment import PRESETS, Augmentation
 
 FOLDER = Path(__file__).with_name("recipes")

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from maskbatch.cluster import metrics
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.model.card import Card
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
 from maskbatch.score.decode import Decoded

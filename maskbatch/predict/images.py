@@ -24,7 +24,8 @@ from maskbatch.archives.tally import Tally
 from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import ImageError, MaskbatchError, UsageError
-from maskbatch.model.checkpoint import Card, Checkpoint, open_checkpoint
+from maskbatch.model.card import Card
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.progress import step
 from maskbatch.review.pictures import draw_upright

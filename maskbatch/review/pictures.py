@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskbatch.config import JobConfig
 from maskbatch.errors import ImageError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.plan.table import FILE_ROWS, part_path, read_plan
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images

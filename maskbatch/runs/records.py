@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, to_dict
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import check_card
+from maskbatch.model.card import check_card
 from maskbatch.plan.listing import Listing
 from maskbatch.schema import STATUSES
 from maskbatch.stores.files import Location, explain, parse_json

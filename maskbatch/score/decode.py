@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from maskbatch.errors import ImageError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score import jpeg, pillow, png, quality
 from maskbatch.score.kinds import detect_kind
 from maskbatch.score.read import Encoded

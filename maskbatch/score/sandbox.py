@@ -24,7 +24,7 @@ from typing import IO, Any, Self
 from PIL import Image
 
 from maskbatch.errors import ImageError, RunFailedError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.schema import DECODE_WALL_FACTOR, explain_timeout
 from maskbatch.score.decode import OUT_OF_MEMORY, Decoded, Picture, decode_batch, decode_image
 from maskbatch.score.read import Encoded

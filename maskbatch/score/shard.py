@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from maskbatch import schema
 from maskbatch.clock import Clock
 from maskbatch.errors import RunFailedError
-from maskbatch.model.checkpoint import Card
+from maskbatch.model.card import Card
 from maskbatch.plan.table import read_plan
 from maskbatch.runs.work import Work, take_planned
 from maskbatch.score.decode import Decoded, decode_batch

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from maskbatch.errors import ImageError, RunFailedError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import Picture, decode_image
 from maskbatch.score.sandbox import Sandbox
 

@@ -22,7 +22,8 @@ from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.errors import ImageError
-from maskbatch.model.checkpoint import Card, Checkpoint, Preset
+from maskbatch.model.card import Card, Preset
+from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.runs import staging
 from maskbatch.runs.begin import begin_scoring

@@ -15,7 +15,7 @@ from PIL import Image
 
 from maskbatch.config import ScoreConfig
 from maskbatch.errors import ImageError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.schema import STATUSES
 from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode

@@ -9,7 +9,7 @@ import pytest
 
 from maskbatch.config import PILLOW_LIMIT_PIXELS
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import decode_batch
 from maskbatch.score.read import Encoded
 from training import data

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskbatch.drawing import LABELS
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from training import data, prepare, splits
 
 from .conftest import Invoke

@@ -23,7 +23,7 @@ from maskbatch.demo.truth import LAYOUT, run_demo
 from maskbatch.drawing import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import decode_batch
 from maskbatch.score.read import Encoded
 from tests.maskbatch.samples import SIZE, draw, encode

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import COLUMNS, decode_batch, decode_image
 from maskbatch.score.read import Encoded
 from tests.maskbatch.samples import SIZE, draw, encode

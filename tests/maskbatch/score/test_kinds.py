@@ -7,7 +7,7 @@ from PIL import Image, features
 
 from maskbatch.archives.entries import is_image
 from maskbatch.errors import ImageError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 

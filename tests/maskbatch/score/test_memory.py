@@ -16,7 +16,7 @@ SIDE = 9_400
 DECODE = """
 import resource, sys
 from maskbatch.errors import ImageError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import decode_image
 
 data = open(sys.argv[1], "rb").read()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import decode_image
 from maskbatch.score.png import SIGNATURE
 from tests.maskbatch.samples import describe_decoding, draw, encode

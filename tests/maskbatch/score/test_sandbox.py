@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskbatch.errors import ImageError, RunFailedError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.schema import explain_timeout
 from maskbatch.score import sandbox
 from maskbatch.score.decode import decode_image

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from maskbatch import schema
 from maskbatch.clock import Clock
 from maskbatch.errors import RunFailedError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.decode import Decoded, decode_batch
 from maskbatch.score.read import Encoded
 from maskbatch.score.shard import TimedReader, decode_shard, make_rows, read_shard

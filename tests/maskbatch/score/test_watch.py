@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from maskbatch.errors import ImageError, RunFailedError
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.schema import explain_timeout
 from maskbatch.score import watch as watch_module
 from maskbatch.score.decode import Picture
@@ -20,7 +20,7 @@ PRESET = Preset((32, 32))
 SOUND = speckle(1)
 WORKER = """
 import os, sys
-from maskbatch.model.checkpoint import Preset
+from maskbatch.model.card import Preset
 from maskbatch.score.watch import Watch
 from tests.poison import many_scans
 with Watch("call-score-0", "shard 0", 3, 0.5, lambda: None) as watch:
