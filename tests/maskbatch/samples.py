@@ -22,7 +22,7 @@ from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing import Gate, draw_snapshot
 from maskbatch.errors import ImageError
-from maskbatch.model.card import Card, Preset
+from maskbatch.model.card import Card, DetectorCard, Preset
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.model.classifier import Classifier
 from maskbatch.runs import staging
@@ -32,6 +32,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import Success
 from maskbatch.runs.work import Work, make_work
+from maskbatch.schema import SIZE_BANDS
 from maskbatch.score.decode import decode_image
 from maskbatch.score.shard import decode_shard, make_rows, read_shard
 from maskbatch.stores.access import Access
@@ -57,6 +58,18 @@ def make_card(**changes: Any) -> Card:
         "confusion": ((9, 1, 0, 0), (0, 8, 1, 1), (1, 1, 8, 0), (0, 0, 0, 10)),
     }
     return Card(**(values | changes))
+
+
+def make_detector_card(**changes: Any) -> DetectorCard:
+    values: dict[str, Any] = {
+        "architecture": "centerface",
+        "input_px": 960,
+        "threshold": 0.3,
+        "nms_iou": 0.3,
+        "min_face_px": 24,
+        "recall": {name: [[8, 10]] * len(SIZE_BANDS) for name in CLASSES[:3]},
+    }
+    return DetectorCard(**(values | changes))
 
 
 def encode(image: Image.Image, form: str = "JPEG", **options: Any) -> bytes:

@@ -14,9 +14,10 @@ from maskbatch.model.checkpoint import (
     Checkpoint,
     default_path,
     open_checkpoint,
+    open_detector,
     save_checkpoint,
 )
-from tests.maskbatch.samples import make_card
+from tests.maskbatch.samples import make_card, make_detector_card
 
 STATE = {"w": torch.linspace(-1, 1, 12).reshape(3, 4), "b": torch.tensor([1 / 3]), "n": torch.tensor(5)}
 
@@ -34,6 +35,30 @@ def test_weights_come_back_matrices_in_half_precision_and_vectors_whole(tmp_path
     assert torch.equal(state["w"], STATE["w"].half().float())
     assert torch.equal(state["b"], STATE["b"])
     assert state["n"].dtype == torch.int64
+
+
+def test_a_detectors_card_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    card = make_detector_card(recipe={"source": "a file"})
+    save_checkpoint(tmp_path / "d.safetensors", card, STATE)
+    opened = open_detector(str(tmp_path / "d.safetensors"))
+    assert opened.card == card
+    assert opened.card_dict()["kind"] == "detector"
+    assert torch.equal(opened.load_state()["b"], STATE["b"])
+
+
+def test_a_detector_is_no_checkpoint_and_a_classifier_no_detector(
+    tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    save_checkpoint(tmp_path / "d", make_detector_card(), STATE)
+    with pytest.raises(UsageError, match=r"checkpoint .+/d: it finds faces, .+ give it as --detector"):
+        open_checkpoint(str(tmp_path / "d"))
+    with pytest.raises(UsageError, match=r"detector .+: it is a classifier, .+ give it as --checkpoint"):
+        open_detector(checkpoint.path)
+
+
+def test_a_detector_that_is_not_there_is_refused_as_a_detector(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"detector .+no such file; give --detector FILE"):
+        open_detector(str(tmp_path / "gone"))
 
 
 def test_equal_checkpoints_have_equal_digests(tmp_path: Path) -> None:
@@ -77,6 +102,30 @@ def test_an_unusable_card_is_refused(changes: dict[str, Any], expected: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"kind": "helmet"}, "kind 'helmet', 'detector' expected"),
+        ({"format_version": 2}, "format_version 2, 1 expected"),
+        ({"input_px": 64}, "input_px 64, 128 to 4096 expected"),
+        ({"input_px": 640.0}, "input_px = 640.0, int expected"),
+        ({"threshold": 1.5}, "threshold 1.5, 0 to 1 expected"),
+        ({"threshold": float("nan")}, "a finite number expected"),
+        ({"nms_iou": -0.1}, "nms_iou -0.1, 0 to 1 expected"),
+        ({"min_face_px": 0}, "min_face_px 0, 1 to 1024 expected"),
+        ({"recall": {"with_mask": [[1, 2]]}}, "recall of 'with_mask': 9 pairs"),
+        ({"recall": {"with_mask": [[3, 2]] * 9}}, "recall of 'with_mask': 9 pairs"),
+        ({"recall": {"with_mask": [[1, 2.0]] * 9}}, "recall of 'with_mask': 9 pairs"),
+        ({"recall": {"With mask": [[1, 2]] * 9}}, "recall of 'With mask'"),
+        ({"recall": {"with_mask": None}}, "recall of 'with_mask'"),
+        ({"recall": [1]}, "recall = "),
+    ],
+)
+def test_an_unusable_card_of_a_detector_is_refused(changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        make_detector_card(**changes)
+
+
+@pytest.mark.parametrize(
     ("metadata", "expected"),
     [
         (None, "no 'maskbatch' metadata"),
@@ -85,6 +134,7 @@ def test_an_unusable_card_is_refused(changes: dict[str, Any], expected: str) -> 
         ({METADATA_KEY: "{}"}, "cannot be used"),
         ({METADATA_KEY: '{"classes": 3}'}, "cannot be used"),
         ({METADATA_KEY: "[]"}, "cannot be used"),
+        ({METADATA_KEY: '{"kind": 7}'}, "cannot be used"),
     ],
 )
 def test_metadata_that_is_no_card_is_refused_in_a_sentence(
@@ -93,6 +143,8 @@ def test_metadata_that_is_no_card_is_refused_in_a_sentence(
     save_file({"w": torch.zeros(2)}, tmp_path / "c.safetensors", metadata)
     with pytest.raises(UsageError, match=expected):
         open_checkpoint(str(tmp_path / "c.safetensors"))
+    with pytest.raises(UsageError, match=f"detector .+{expected}"):
+        open_detector(str(tmp_path / "c.safetensors"))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80\x04pickle", b"\xff" * 64, "half", None, "folder"])
