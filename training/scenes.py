@@ -91,7 +91,8 @@ def match_faces(boxed: pd.DataFrame, found: pd.DataFrame, min_iou: float = MIN_I
             continue
         boxes, confidence = (found[name].to_numpy()[rows] for name in (BOX, "confidence"))
         match = match_boxes(boxes, confidence, boxed[BOX].to_numpy()[rows_of[file]], min_iou)
-        match_K[rows] = np.where(match >= 0, rows_of[file][match], match)
+        match[match >= 0] = rows_of[file][match[match >= 0]]
+        match_K[rows] = match
     return match_K
 
 
