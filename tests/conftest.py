@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from maskbatch.cli.commands import main
-from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 from maskbatch.model.card import Card
 from maskbatch.model.checkpoint import save_checkpoint
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 
 LIBRARIES = (
     "pyarrow",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from maskbatch.drawing import LABELS
+from maskbatch.drawing.gate import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.model.card import CLASS_NAME, Card, Preset
 from maskbatch.model.checkpoint import save_checkpoint

@@ -22,7 +22,7 @@ from PIL import Image
 from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
-from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 from maskbatch.errors import UsageError
 from maskbatch.progress import say, step
 from maskbatch.stores.files import write_whole

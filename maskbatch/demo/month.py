@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 from maskbatch.progress import step
 
 FIRST_DAY = datetime(2026, 10, 1)

@@ -20,7 +20,7 @@ from rich.table import Table
 from maskbatch import runner
 from maskbatch.config import PlanConfig
 from maskbatch.demo.month import DARK, FIRST_DAY, FROZEN, OFF, Snapshot, draw_archive, plan_month
-from maskbatch.drawing import LABELS
+from maskbatch.drawing.gate import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.progress import say
 from maskbatch.runs.directory import RunDir

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 from maskbatch.predict.images import Predictor
 from maskbatch.review.pictures import draw_upright, encode_jpeg
 from maskbatch.score.read import Encoded

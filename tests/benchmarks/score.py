@@ -50,7 +50,7 @@ class Timing:
 
 
 def draw(task: tuple[Path, int, tuple[int, int]]) -> None:
-    from maskbatch.drawing import LABELS, Gate, draw_snapshot
+    from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 
     path, seed, size = task
     rng = np.random.default_rng(seed)

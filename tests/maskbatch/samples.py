@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
-from maskbatch.drawing import Gate, draw_snapshot
+from maskbatch.drawing.gate import Gate, draw_snapshot
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Card, DetectorCard, Preset
 from maskbatch.model.checkpoint import Checkpoint

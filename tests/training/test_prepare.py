@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskbatch.drawing import LABELS
+from maskbatch.drawing.gate import LABELS
 from maskbatch.model.card import Preset
 from training import data, prepare, splits
 

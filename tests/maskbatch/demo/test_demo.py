@@ -20,7 +20,7 @@ from maskbatch.demo.month import (
     plan_month,
 )
 from maskbatch.demo.truth import LAYOUT, run_demo
-from maskbatch.drawing import LABELS
+from maskbatch.drawing.gate import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
 from maskbatch.model.card import Preset

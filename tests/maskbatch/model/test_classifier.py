@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from maskbatch.drawing import LABELS
+from maskbatch.drawing.gate import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint

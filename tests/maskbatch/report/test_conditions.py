@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageFilter
 
-from maskbatch.drawing import Gate, draw_snapshot
+from maskbatch.drawing.gate import Gate, draw_snapshot
 from maskbatch.report.conditions import find_conditions, find_stretches
 from maskbatch.schema import CONDITIONS
 from maskbatch.score.quality import dhash, measure

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from maskbatch.drawing import LABELS, Gate, draw_snapshot
+from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 
 
 def picture(label: str, seed: int = 1, **options: object) -> np.ndarray:
