@@ -30,7 +30,7 @@ def build(architecture: str, num_classes: int, options: Mapping[str, Any] | None
         if architecture in OWN:
             model: nn.Module = OWN[architecture](num_classes, **options)
         else:
-            models = _torchvision_models()
+            models = import_torchvision().models
             if architecture not in models.list_models(module=models):
                 raise ValueError("unknown")
             model = models.get_model(architecture, weights=None, num_classes=num_classes, **options)
@@ -138,17 +138,17 @@ class Transformers(nn.Module):
 OWN: dict[str, Any] = {"plain_cnn": plain_cnn, "mobilenet_v1": MobileNetV1, "transformers": Transformers}
 
 
-def _torchvision_models() -> Any:
-    """`torchvision.models`, imported in 0.5 s instead of 3.
+def import_torchvision() -> Any:
+    """`torchvision`, imported in 0.5 s instead of 3.
 
     torchvision.ops.roi_align imports all of torch._dynamo for one function that classifiers never call.
     While torchvision is imported, a stand-in takes its place, which passes that call on to the real one.
     """
     name = "torch._dynamo"
     if name in sys.modules or "torchvision" in sys.modules:
-        from torchvision import models
+        import torchvision
 
-        return models
+        return torchvision
 
     def is_compile_supported(device_type: str) -> bool:
         from torch._dynamo.utils import is_compile_supported as real
@@ -159,7 +159,7 @@ def _torchvision_models() -> Any:
     module.is_compile_supported = is_compile_supported  # type: ignore[attr-defined]
     sys.modules |= {name: package, f"{name}.utils": module}
     try:
-        from torchvision import models
+        import torchvision
     finally:
         del sys.modules[name], sys.modules[f"{name}.utils"]
-    return models
+    return torchvision

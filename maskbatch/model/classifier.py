@@ -10,7 +10,7 @@ from torch import nn
 
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
-from maskbatch.model.checkpoint import Checkpoint
+from maskbatch.model.checkpoint import Checkpoint, CheckpointFile
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
@@ -45,7 +45,7 @@ class Classifier:
         if self.device == "cpu":
             torch.set_num_threads(1)  # one worker a core beats one worker with many threads
         model = build(card.architecture, self.num_classes, card.options)
-        _load_weights(model, checkpoint)
+        load_weights(model, checkpoint)
         model.eval()
         if card.architecture != "transformers":  # torch.fx cannot trace those, and does not always say so
             model = _fold_batch_norms(model)
@@ -76,10 +76,10 @@ class Classifier:
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.num_classes), np.float32)
 
 
-def _load_weights(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Give `model` the weights of `checkpoint`, all of them. Raises UsageError unless they are its own."""
-    misfit, state = f"checkpoint {checkpoint.path}: its weights do not fit", checkpoint.load_state()
-    architecture = checkpoint.card.architecture
+def load_weights(model: nn.Module, opened: CheckpointFile[Any]) -> None:
+    """Give `model` the weights of `opened`, all of them. Raises UsageError unless they are its own."""
+    misfit, state = f"{opened.noun} {opened.path}: its weights do not fit", opened.load_state()
+    architecture = opened.card.architecture
     for name, own in model.state_dict().items():
         if own.is_floating_point() and name in state and not state[name].is_floating_point():
             raise UsageError(f"{misfit} {architecture}: {name} is {state[name].dtype}, {own.dtype} expected")
