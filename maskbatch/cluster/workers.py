@@ -17,7 +17,8 @@ from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
 from maskbatch.score.decode import Decoded
-from maskbatch.score.shard import TimedReader, decode_shard, make_rows, read_shard
+from maskbatch.score.rows import make_rows
+from maskbatch.score.shard import TimedReader, decode_shard, read_shard
 from maskbatch.score.watch import Watch
 
 Batch = dict[str, Any]

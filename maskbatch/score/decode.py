@@ -1,4 +1,4 @@
-"""Encoded bytes to fixed-size RGB: the hop that decides how fast an archive is scored.
+"""Encoded bytes to RGB, of fixed size or in its proportions: this hop decides how fast an archive is scored.
 
 A JPEG is decoded at the smallest DCT scale that leaves 1.5 times the model's input on each side, then
 resized: at 1920x1080 three times faster than decoding it whole, and 0.3 to 0.5 grey levels off on average.
@@ -9,7 +9,7 @@ Bytes from an archive are hostile: what is wrong with them becomes a status and 
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,12 +44,23 @@ TURN = {
 OUT_OF_MEMORY = "decoding needs more memory than an image may take"
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A picture in its proportions, its longest side of `longest_px` or somewhat more, or as it is."""
+
+    longest_px: int
+
+
+Shape = Preset | Whole
+"""What a picture becomes: the model's input, or a frame in which faces are found."""
+
+
 @dataclass(slots=True)
 class Picture:
     """One decoded image."""
 
     image: Image.Image
-    """RGB, resized to the model's input, upright."""
+    """RGB, upright, of the shape that was asked for."""
     width: int
     """Pixels of the source, upright."""
     height: int
@@ -73,12 +84,18 @@ COLUMNS = (
 )  # fmt: skip
 
 
+Row = dict[str, object]
+"""One image's values of COLUMNS."""
+Decode = Callable[[int, bytes, Shape, int], Picture]
+"""`decode_image` for the image of that number."""
+
+
 def decode_batch(
     encoded: Iterable[Encoded],
     num_images: int,
     preset: Preset,
     max_pixels: int,
-    decode: Callable[[int, bytes, Preset, int], Picture] | None = None,
+    decode: Decode | None = None,
 ) -> Decoded:
     """Decode and resize `num_images` images, in order; a bad one gives a status, a sentence and zeros.
 
@@ -86,33 +103,44 @@ def decode_batch(
     """
     height, width = preset.input_size
     out = Decoded(np.zeros((num_images, height, width, 3), np.uint8), {name: [] for name in COLUMNS})
-    for i, item in enumerate(encoded):
-        row: dict[str, object] = dict.fromkeys(COLUMNS)
-        row["status"], row["error"], row["num_bytes"] = item.status, item.error, item.num_bytes
-        if item.data is not None:
-            row["sha256"] = hashlib.sha256(item.data).hexdigest()
-            try:
-                wanted = item.data, preset, max_pixels
-                picture = decode(i, *wanted) if decode else decode_image(*wanted)
-            except ImageError as error:
-                row["status"], row["error"] = error.status, error.message
-            else:
-                out.images_NHWC[i] = np.asarray(picture.image)
-                row.update(_describe(picture))
+    for i, (row, picture) in enumerate(decode_each(encoded, preset, max_pixels, decode)):
+        if picture:
+            out.images_NHWC[i] = np.asarray(picture.image)
+            row |= describe(picture.image)
         for name in COLUMNS:
             out.columns[name].append(row[name])
     return out
 
 
-def _describe(picture: Picture) -> dict[str, object]:
-    luma = picture.image.convert("L")
+def decode_each(
+    encoded: Iterable[Encoded], shape: Shape, max_pixels: int, decode: Decode | None = None
+) -> Iterator[tuple[Row, Picture | None]]:
+    """Each image's row, without what `describe` adds, and its picture; None where it is not ok."""
+    for i, item in enumerate(encoded):
+        row: Row = dict.fromkeys(COLUMNS)
+        row["status"], row["error"], row["num_bytes"] = item.status, item.error, item.num_bytes
+        picture = None
+        if item.data is not None:
+            row["sha256"] = hashlib.sha256(item.data).hexdigest()
+            try:
+                wanted = item.data, shape, max_pixels
+                picture = decode(i, *wanted) if decode else decode_image(*wanted)
+            except ImageError as error:
+                row["status"], row["error"] = error.status, error.message
+            else:
+                row |= {name: getattr(picture, name) for name in ("width", "height", "exif_time")}
+        yield row, picture
+
+
+def describe(image: Image.Image) -> Row:
+    """Brightness, contrast, sharpness and perceptual hash of a picture of the model's input size."""
+    luma = image.convert("L")
     measures = zip(("brightness", "contrast", "sharpness"), quality.measure(np.asarray(luma)), strict=True)
-    size = {"width": picture.width, "height": picture.height}
-    return {**size, **dict(measures), "dhash": quality.dhash(luma), "exif_time": picture.exif_time}
+    return {**dict(measures), "dhash": quality.dhash(luma)}
 
 
-def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
-    """Decode one image to upright RGB of the preset's input size.
+def decode_image(data: bytes, shape: Shape, max_pixels: int) -> Picture:
+    """Decode one image to upright RGB, of the preset's input size or whole.
 
     Applies the EXIF orientation, lays alpha over white, scales 16-bit grey to 8, and takes the first frame of
     an animation. Raises ImageError and nothing else.
@@ -123,7 +151,7 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of sizes that we bound ourselves
-            return _decode(OPENERS[kind](data, max_pixels), preset)
+            return _decode(OPENERS[kind](data, max_pixels), shape)
     except ImageError:
         raise
     except MemoryError:
@@ -138,19 +166,28 @@ def decode_image(data: bytes, preset: Preset, max_pixels: int) -> Picture:
         raise ImageError(status, f"{kind} data is {status}: {message}") from None
 
 
-def _decode(source: Source, preset: Preset) -> Picture:
+def _decode(source: Source, shape: Shape) -> Picture:
     swapped = source.exif.orientation in (5, 6, 7, 8)
-    target = preset.input_size if swapped else preset.input_size[::-1]
-    left, top, right, bottom = _visible_part((source.width, source.height), preset)
-    needed = HEADROOM * target[0] / (right - left), HEADROOM * target[1] / (bottom - top)
-    image = source.decode(needed)
-    wide, high = image.size
-    box = left * wide, top * high, right * wide, bottom * high
-    image = image.resize(target, Image.Resampling[preset.interpolation.upper()], box, reducing_gap=2.0)
+    size = source.width, source.height
+    if isinstance(shape, Whole):
+        scale = min(1.0, shape.longest_px / max(size))
+        image = source.decode((size[0] * scale, size[1] * scale))
+    else:
+        target = shape.input_size if swapped else shape.input_size[::-1]
+        left, top, right, bottom = _visible_part(size, shape)
+        image = source.decode((HEADROOM * target[0] / (right - left), HEADROOM * target[1] / (bottom - top)))
+        image = resize(image, shape, target, size)
     for turn in TURN.get(source.exif.orientation, ()):
         image = image.transpose(turn)
-    size = (source.width, source.height)
     return Picture(image, *(size[::-1] if swapped else size), source.exif.time)
+
+
+def resize(image: Image.Image, preset: Preset, target: tuple[int, int], size: tuple[int, int]) -> Image.Image:
+    """What the model sees of `image`, at `target` (W, H); `size` is that of the source."""
+    left, top, right, bottom = _visible_part(size, preset)
+    wide, high = image.size
+    box = left * wide, top * high, right * wide, bottom * high
+    return image.resize(target, Image.Resampling[preset.interpolation.upper()], box, reducing_gap=2.0)
 
 
 def _visible_part(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, float]:

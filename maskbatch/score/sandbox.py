@@ -26,7 +26,15 @@ from PIL import Image
 from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.card import Preset
 from maskbatch.schema import DECODE_WALL_FACTOR, explain_timeout
-from maskbatch.score.decode import OUT_OF_MEMORY, Decoded, Picture, decode_batch, decode_image
+from maskbatch.score.decode import (
+    OUT_OF_MEMORY,
+    Decoded,
+    Picture,
+    Shape,
+    Whole,
+    decode_batch,
+    decode_image,
+)
 from maskbatch.score.read import Encoded
 
 MEMORY_BYTES = 3 * 2**29
@@ -66,12 +74,12 @@ class Sandbox:
         with self._lock:
             self._end()
 
-    def decode(self, data: bytes, preset: Preset, max_pixels: int) -> Picture:
+    def decode(self, data: bytes, shape: Shape, max_pixels: int) -> Picture:
         """As `decode_image`; an image that ends the process is `timeout`, or `corrupt`. Raises ImageError.
 
         Raises RunFailedError where the process cannot be started.
         """
-        request = {"preset": asdict(preset), "max_pixels": max_pixels, "timeout_s": self.timeout_s}
+        request = {"shape": asdict(shape), "max_pixels": max_pixels, "timeout_s": self.timeout_s}
         limit_s = DECODE_WALL_FACTOR * self.timeout_s + GRACE_S
         with self._lock:
             for attempt in range(KILLED_TRIES):
@@ -234,11 +242,10 @@ def _bound_memory(num_bytes: int) -> None:
 
 
 def _decode(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
-    values = request["preset"]
-    preset = Preset(**(values | {"input_size": tuple(values["input_size"])}))
+    shape = _read_shape(request["shape"])
     _set_deadline(request["timeout_s"], DECODE_WALL_FACTOR * request["timeout_s"])
     try:
-        picture = decode_image(data, preset, request["max_pixels"])
+        picture = decode_image(data, shape, request["max_pixels"])
     except ImageError as error:
         return {"status": error.status, "message": error.message}, b""
     except MemoryError:
@@ -247,6 +254,12 @@ def _decode(request: Mapping[str, Any], data: bytes) -> tuple[dict[str, Any], by
         _set_deadline(0, 0)
     about = {name: getattr(picture, name) for name in ("width", "height", "exif_time")}
     return {"size": picture.image.size, **about}, picture.image.tobytes()
+
+
+def _read_shape(values: Mapping[str, Any]) -> Shape:
+    if "input_size" not in values:
+        return Whole(**values)
+    return Preset(**{**values, "input_size": tuple(values["input_size"])})
 
 
 def _set_deadline(processor_s: float, wall_s: float) -> None:

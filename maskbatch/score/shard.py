@@ -1,23 +1,17 @@
-"""The work on one shard, without Ray: plan rows to pixels, pixels and probabilities to scores rows."""
+"""The work on one shard, without Ray: plan rows to encoded images, and these to pixels."""
 
 import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from maskbatch import schema
-from maskbatch.clock import Clock
 from maskbatch.errors import RunFailedError
 from maskbatch.model.card import Card
 from maskbatch.plan.table import read_plan
-from maskbatch.runs.work import Work, take_planned
+from maskbatch.runs.work import Work
 from maskbatch.score.decode import Decoded, decode_batch
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
 from maskbatch.score.watch import Watch
@@ -65,40 +59,3 @@ def _refuse_missing_archive(work: Work) -> None:
     for root in (Path(archive) for archive in work.archives if not re.search(r"://|[*?\[{]", archive)):
         if not root.exists() or (root.is_dir() and next(root.iterdir(), None) is None):
             raise RunFailedError(f"archive {root} is gone; mount it again, then run the same command")
-
-
-def make_rows(
-    planned: pa.Table,
-    decoded: Decoded,
-    probs_NK: NDArray[np.float32],
-    card: Card,
-    clock: Clock,
-    keep_column: str | None = None,
-) -> pa.Table:
-    """The scores rows of a shard, in the order of its plan rows.
-
-    probs_NK: probabilities (N, K) of every image; drops those of images that are not ok.
-    Values that are not finite make the row a `score_error`.
-    """
-    columns: dict[str, Any] = {name: list(values) for name, values in decoded.columns.items()}
-    ok = np.array([status == "ok" for status in columns["status"]], bool)
-    broken = ok & ~np.isfinite(probs_NK).all(axis=1)
-    for i in np.flatnonzero(broken):
-        columns["status"][i] = "score_error"
-        columns["error"][i] = "the model's output is not a finite number"
-    ok &= ~broken
-    best = probs_NK.argmax(axis=1)
-    confidence = probs_NK.max(axis=1, initial=0)
-    labels = np.array(card.classes, object)[best]
-    values = {
-        **take_planned(planned, columns.pop("exif_time"), clock, keep_column),
-        **columns,
-        "num_bytes": pc.coalesce(pa.array(columns["num_bytes"], pa.int64()), planned["num_bytes"]),
-        "region": np.zeros(planned.num_rows, np.int16),
-        "box": pa.nulls(planned.num_rows, schema.BOX),
-        "label": pa.array(labels, pa.string(), mask=~ok),
-        **{f"prob_{n}": pa.array(probs_NK[:, k], mask=~ok) for k, n in enumerate(card.classes)},
-        "confidence": pa.array(confidence, pa.float32(), mask=~ok),
-        "needs_review": ok & (confidence < card.review_threshold),
-    }
-    return pa.table(values, schema.scores(card.classes, keep_column))

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from maskbatch.errors import ImageError, RunFailedError
-from maskbatch.model.card import Preset
-from maskbatch.score.decode import Picture, decode_image
+from maskbatch.score.decode import Picture, Shape, decode_image
 from maskbatch.score.sandbox import Sandbox
 
 WALL_FACTOR = 1.5
@@ -67,11 +66,11 @@ class Watch:
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
-    def decode(self, number: int, data: bytes, preset: Preset, max_pixels: int) -> Picture:
+    def decode(self, number: int, data: bytes, shape: Shape, max_pixels: int) -> Picture:
         """As `decode_image`, of the image at place `number` of the shard."""
         if not self._marks[1 + number] and self._num_ended < SANDBOXED_ATTEMPTS:
             began = time.monotonic()
-            decoded = self._decode_here(number, data, preset, max_pixels)
+            decoded = self._decode_here(number, data, shape, max_pixels)
             if time.monotonic() - began < self._timeout_s:  # and so its processor time
                 if isinstance(decoded, ImageError):
                     raise decoded
@@ -79,14 +78,14 @@ class Watch:
         if time.monotonic() - self._noted > NOTE_EVERY_S:
             self._note()
             self._noted = time.monotonic()
-        return self._sandbox.decode(data, preset, max_pixels)
+        return self._sandbox.decode(data, shape, max_pixels)
 
-    def _decode_here(self, number: int, data: bytes, preset: Preset, max_pixels: int) -> Picture | ImageError:
+    def _decode_here(self, number: int, data: bytes, shape: Shape, max_pixels: int) -> Picture | ImageError:
         self._marks[1 + number] = 1
         # Of the wall alone: each call takes 4 us in a sandboxed kernel, and an image 1,000 and more.
         signal.setitimer(signal.ITIMER_REAL, WALL_FACTOR * self._timeout_s)
         try:
-            return decode_image(data, preset, max_pixels)
+            return decode_image(data, shape, max_pixels)
         except ImageError as error:
             return error
         finally:

@@ -34,7 +34,8 @@ from maskbatch.runs.records import Success
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
 from maskbatch.score.decode import decode_image
-from maskbatch.score.shard import decode_shard, make_rows, read_shard
+from maskbatch.score.rows import make_rows
+from maskbatch.score.shard import decode_shard, read_shard
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import Location, list_names, write_json, write_whole
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions

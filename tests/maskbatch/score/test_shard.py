@@ -16,7 +16,8 @@ from maskbatch.errors import RunFailedError
 from maskbatch.model.card import Preset
 from maskbatch.score.decode import Decoded, decode_batch
 from maskbatch.score.read import Encoded
-from maskbatch.score.shard import TimedReader, decode_shard, make_rows, read_shard
+from maskbatch.score.rows import make_rows
+from maskbatch.score.shard import TimedReader, decode_shard, read_shard
 from tests.maskbatch.samples import CLASSES, NOW, SIZE, Run, draw, encode, make_card, with_exif_time
 
 CARD = make_card()

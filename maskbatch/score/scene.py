@@ -1,0 +1,162 @@
+"""Whole scenes: pictures to frames, frames to faces, faces to probabilities.
+
+The detector sees a copy of each picture. Faces are cut from the larger frame, as squares of CROP_SCALE times
+the box, clipped to the picture, which is how training cuts them. The classifier gets full batches of faces
+across pictures, and no more than a batch and a picture's faces wait, however crowded the pictures are.
+
+Shape suffixes: F faces of one picture, K classes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskbatch.model.card import Preset
+from maskbatch.model.classifier import Classifier
+from maskbatch.model.detector import Detector
+from maskbatch.score.decode import COLUMNS, HEADROOM, Decode, Row, Whole, decode_each, describe, resize
+from maskbatch.score.read import Encoded
+
+CROP_SCALE = 1.3
+MAX_FACES = 500
+"""Rows that a picture's faces may have; the most certain ones are kept."""
+BROKEN = {"status": "score_error", "error": "the detector's output is not a finite number"}
+
+
+@dataclass(slots=True)
+class Frame:
+    """A decoded picture in which faces are to be found."""
+
+    image: Image.Image
+    """RGB, upright, in its proportions: what faces are cut from."""
+    copy: NDArray[np.uint8]
+    """(h, w, 3) RGB: what the detector sees."""
+    size: tuple[int, int]
+    """(W, H) of the source, upright."""
+
+
+@dataclass(slots=True)
+class Scene:
+    """The faces of one picture, from left to right."""
+
+    boxes_F4: NDArray[np.float32]
+    """x0, y0, x1, y1 in pixels of the upright source."""
+    confidence_F: NDArray[np.float32]
+    measures: list[Row]
+    """Of each crop: `decode.describe`."""
+    probs_FK: NDArray[np.float32]
+    """Of each crop; NaN until it is judged, and of faces too small to assess."""
+    assess_F: NDArray[np.bool_]
+    """Whether a face is large enough to be judged."""
+    num_left_out: int
+    """Faces beyond MAX_FACES."""
+
+
+@dataclass(slots=True)
+class Scenes:
+    """Pictures in plan order, and what was found in them."""
+
+    columns: dict[str, list[object]]
+    """By COLUMNS, an entry a picture."""
+    scenes: list[Scene | None]
+    """None where the picture is not ok."""
+
+
+def decode_frames(
+    encoded: Iterable[Encoded],
+    preset: Preset,
+    detect_px: int,
+    max_pixels: int,
+    decode: Decode | None = None,
+) -> Iterator[tuple[Row, Frame | None]]:
+    """Each picture's row, as `decode_batch` makes it, and its frame; None where it is not ok."""
+    for row, picture in decode_each(encoded, Whole(ceil(HEADROOM * detect_px)), max_pixels, decode):
+        frame = None
+        if picture:
+            image = picture.image
+            scale = min(1.0, detect_px / max(image.size))
+            copy = image
+            if scale < 1:
+                side = [max(1, round(length * scale)) for length in image.size]
+                copy = image.resize((side[0], side[1]), Image.Resampling.BILINEAR, reducing_gap=2.0)
+            frame = Frame(image, np.asarray(copy), (picture.width, picture.height))
+            row |= describe(resize(copy, preset, preset.input_size[::-1], copy.size))
+        yield row, frame
+
+
+class Finder:
+    """Finds the faces of pictures, and cuts them out for the classifier."""
+
+    def __init__(self, detector: Detector, min_face_px: float, classifier: Classifier, preset: Preset) -> None:
+        self.detector, self.min_face_px = detector, min_face_px
+        self.classifier, self.preset = classifier, preset
+
+    def score(self, frames: Iterable[tuple[Row, Frame | None]]) -> Scenes:
+        """Find and judge the faces of pictures, in full batches across them."""
+        out = Scenes({name: [] for name in COLUMNS}, [])
+        probs_MK = iter(self.classifier.probs_of_each(self._cut_all(frames, out)))
+        for scene in filter(None, out.scenes):
+            for face in np.flatnonzero(scene.assess_F):
+                scene.probs_FK[face] = next(probs_MK)
+        return out
+
+    def _cut_all(self, frames: Iterable[tuple[Row, Frame | None]], out: Scenes) -> Iterator[NDArray[np.uint8]]:
+        """The crops (H, W, 3) of all faces to judge; puts pictures and faces into `out`."""
+        for row, frame in frames:
+            scene, crops = None, list[NDArray[np.uint8]]()
+            if frame:
+                try:
+                    scene, crops = self.find(frame)
+                except ValueError:
+                    row |= BROKEN
+            out.scenes.append(scene)
+            for name in COLUMNS:
+                out.columns[name].append(row[name])
+            yield from crops
+
+    def find(self, frame: Frame) -> tuple[Scene, list[NDArray[np.uint8]]]:
+        """The faces of a picture, and the crops (H, W, 3) of those to judge.
+
+        Raises ValueError where the detector's output is not finite.
+        """
+        faces = self.detector.detect(frame.copy)
+        high, wide = frame.copy.shape[:2]
+        scale = np.array([frame.size[0] / wide, frame.size[1] / high] * 2, np.float32)
+        boxes_F4, confidence_F = faces.boxes_K4[:MAX_FACES] * scale, faces.confidence_K[:MAX_FACES]
+        order = np.lexsort(boxes_F4.T[::-1])
+        boxes_F4 = boxes_F4[order]
+        assess_F = (boxes_F4[:, 2:] - boxes_F4[:, :2]).max(axis=1, initial=0) >= self.min_face_px
+        crops = [self._cut(frame, box) for box in boxes_F4.tolist()]
+        scene = Scene(
+            boxes_F4=boxes_F4,
+            confidence_F=confidence_F[order],
+            measures=list(map(describe, crops)),
+            probs_FK=np.full((len(boxes_F4), self.classifier.num_classes), np.nan, np.float32),
+            assess_F=assess_F,
+            num_left_out=len(faces.boxes_K4) - len(boxes_F4),
+        )
+        return scene, [np.asarray(crop) for crop, assess in zip(crops, assess_F, strict=True) if assess]
+
+    def _cut(self, frame: Frame, box: Sequence[float]) -> Image.Image:
+        across, down = (side / source for side, source in zip(frame.image.size, frame.size, strict=True))
+        own = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+        crop = frame.image.crop(frame_crop(own, frame.image.size))
+        return resize(crop, self.preset, self.preset.input_size[::-1], crop.size)
+
+
+def frame_crop(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The square around a face that the classifier sees, in whole pixels, clipped to a picture of `size` (W, H).
+
+    Its side is CROP_SCALE times the longer side of `box` (x0, y0, x1, y1).
+    """
+    x0, y0, x1, y1 = box
+    half = CROP_SCALE * max(x1 - x0, y1 - y0) / 2
+    (left, right), (top, bottom) = (
+        (min(max(0, floor(middle - half)), length - 1), max(1, min(length, ceil(middle + half))))
+        for middle, length in zip(((x0 + x1) / 2, (y0 + y1) / 2), size, strict=True)
+    )
+    return left, top, max(left + 1, right), max(top + 1, bottom)
