@@ -13,7 +13,7 @@ from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.pipeline import score_shards
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig
 from maskbatch.errors import NothingToPlanError, RunFailedError, RunLockedError
-from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.model.checkpoint import open_networks
 from maskbatch.plan.listing import Listing
 from maskbatch.progress import event, say, step
 from maskbatch.runs import staging
@@ -103,6 +103,7 @@ def score_archive(
     job: JobConfig = JobConfig(),  # noqa: B008
     report: ReportConfig = ReportConfig(),  # noqa: B008
     checkpoint: str | None = None,
+    detector: str | None = None,
     options: StorageOptions = NO_OPTIONS,
     reuse: Texts = (),
     scheduled: bool = False,
@@ -111,20 +112,21 @@ def score_archive(
 ) -> Result:
     """Plan, score, commit and report an archive; goes on where an earlier call stopped.
 
-    `checkpoint` is the path of a .safetensors file, None the packaged one. Rows of the finished runs `reuse`
-    are carried over. With `out` among them, new images go to the next version of `out`; without new images
-    its highest version is the result. `scheduled` is for calls that nobody watches, see `Draft.is_new`.
-    `fresh` throws away an unfinished run that lies at `out`.
+    `checkpoint` and `detector` are paths of .safetensors files, None the packaged ones. Rows of the finished
+    runs `reuse` are carried over. With `out` among them, new images go to the next version of `out`; without
+    new images its highest version is the result. `scheduled` is for calls that nobody watches, see
+    `Draft.is_new`. `fresh` throws away an unfinished run that lies at `out`.
     Raises UsageError, before it touches anything, where another run lies at `out`; RunLockedError while
     another driver works there; RunFailedError where the run stopped: the same call goes on.
     """
     effort = Effort(began=time.monotonic())
-    opened = open_checkpoint(checkpoint)
+    opened, finder = open_networks(checkpoint, detector, score.view)
     request = Request(
         plan=config,
         access=make_access(config, options, job),
         score=score,
         checkpoint=opened,
+        detector=finder,
         decode_timeout_s=job.decode_timeout_s,
     )
     target = Target.at(out, list_texts(reuse), options)
@@ -149,9 +151,16 @@ def score_archive(
         try:
             with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
                 settings = ensure_plan(target, request, lease, fresh=fresh, draft=draft)
-                settings = begin_scoring(target.run, settings, score, job, opened, lease)
+                settings = begin_scoring(target.run, settings, score, job, opened, lease, finder)
                 work = make_work(
-                    target.run, settings, score, opened, request.access, is_remote=is_remote, job=job
+                    target.run,
+                    settings,
+                    score,
+                    opened,
+                    request.access,
+                    detector=finder,
+                    is_remote=is_remote,
+                    job=job,
                 )
                 effort.timings_s["plan"] = time.monotonic() - effort.began
                 _score(work, cluster, effort, lease)

@@ -16,7 +16,7 @@ from typer import Argument, Option
 
 from maskbatch.cli import flags
 from maskbatch.cli.program import run_program
-from maskbatch.cli.settings import JOB, PLAN, REPORT, SCORE, Settings, takes
+from maskbatch.cli.settings import FILES, JOB, PLAN, REPORT, SCORE, VIEW, Settings, takes
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, make_config
 from maskbatch.errors import DONE, FAILED, UsageError
 from maskbatch.progress import say
@@ -84,7 +84,7 @@ def plan(
 
 
 @app.command()
-@takes(*PLAN, "checkpoint", "dtype", "batch_size")
+@takes(*PLAN, "checkpoint", *VIEW, "dtype", "batch_size")
 def estimate(
     archives: flags.Archives,
     values: Settings,
@@ -107,6 +107,7 @@ def estimate(
         gpu_rate=gpu_rate,
         prices=price or (),
         checkpoint=values.get("checkpoint"),
+        detector=values.get("detector"),
         options=options,
         verbose=verbose,
     )
@@ -118,7 +119,7 @@ def estimate(
 
 
 @app.command()
-@takes(*PLAN, "checkpoint", *SCORE, *JOB)
+@takes(*PLAN, *FILES, *SCORE, *JOB)
 def score(
     archives: flags.Archives,
     out: flags.Out,
@@ -138,6 +139,7 @@ def score(
         score=make_config(ScoreConfig, values),
         job=make_config(JobConfig, values),
         checkpoint=values.get("checkpoint"),
+        detector=values.get("detector"),
         options=options,
         reuse=reuse or (),
         fresh=fresh,
@@ -315,7 +317,7 @@ def ui(
 
 
 @app.command()
-@takes("alert_below", "alert_by")
+@takes(*VIEW, "alert_below", "alert_by")
 def nightly(
     archives: flags.Archives,
     base: flags.Base,
@@ -337,7 +339,7 @@ def nightly(
 
 
 @app.command()
-@takes()
+@takes(*VIEW)
 def audit(
     archives: flags.Archives,
     base: flags.Base,

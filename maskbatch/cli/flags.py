@@ -6,6 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from maskbatch.config import DETECT_PX
 from maskbatch.schema import CONDITIONS
 from maskbatch.stores.options import StorageOptions
 
@@ -47,6 +48,11 @@ SETTINGS = {
     "encoding": Flag("Encoding of manifests without a byte order mark, as cp1252.", "UTF-8"),
     "zip_encoding": Flag("Encoding of names in a zip that does not say it, as cp932.", "UTF-8, else cp437"),
     "checkpoint": Flag("A .safetensors checkpoint.", "the packaged one"),
+    "view": Flag("face: one face fills the picture; scene: people at any distance, a row for each face."),
+    "detect_px": Flag("Longest side of the copy in which faces are looked for.", f"{DETECT_PX} for scenes"),
+    "detector": Flag(
+        "Finds the faces of --view scene: a .safetensors file, or yunet_n, the quick one.", "centerface"
+    ),
     "dtype": Flag("auto, bfloat16 or float32.", "auto: bfloat16 where the hardware has it"),
     "batch_size": Flag("Images the model sees at a time."),
     "max_bytes": Flag("Largest encoded image, bytes."),

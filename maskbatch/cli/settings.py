@@ -19,6 +19,10 @@ PLAN, SCORE, JOB, REPORT = (
     tuple(item.name for item in fields(kind) if item.name in flags.SETTINGS) for kind in _CONFIGS
 )
 """Settings that are flags, by their dataclass."""
+FILES = ("checkpoint", "detector")
+"""Settings that name files of networks."""
+VIEW = ("view", "detector", "detect_px")
+"""Settings of whole scenes."""
 
 
 def takes(*settings: str, toml: bool = True) -> Callable[[Command], Command]:
@@ -74,4 +78,4 @@ def _kind(hint: Any) -> Any:
 _SHORT = {long: short for short, long in config.LONG_NAMES.items()}
 _DEFAULTS = {item.name: item.default for kind in _CONFIGS for item in fields(kind)}
 _KINDS = {name: _kind(hint) for kind in _CONFIGS for name, hint in get_type_hints(kind).items()}
-_KINDS |= {"checkpoint": str, "exclude": str}
+_KINDS |= {"checkpoint": str, "detector": str, "exclude": str}

@@ -1,24 +1,25 @@
 """What runs on the cluster, a shard a call: `decode`, a task on a CPU, and `Scorer`, an actor."""
 
-import io
 import threading
 import time
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from maskbatch.cluster import metrics
+from maskbatch.cluster.packing import pack, unpack
 from maskbatch.errors import UsageError
 from maskbatch.model.card import Card
-from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
+from maskbatch.model.checkpoint import Checkpoint, DetectorFile, open_checkpoint, open_detector
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
 from maskbatch.score.decode import Decoded
-from maskbatch.score.rows import make_rows
-from maskbatch.score.shard import TimedReader, decode_shard, read_shard
+from maskbatch.score.networks import Pixels, decode_pixels
+from maskbatch.score.read import Encoded
+from maskbatch.score.scene import DecodedFrame
+from maskbatch.score.shard import Timed, read_shard, refuse_missing_archive
 from maskbatch.score.watch import Watch
 
 Batch = dict[str, Any]
@@ -53,6 +54,15 @@ def _open_checkpoint(path: str, digest: str) -> Checkpoint:
     return checkpoint
 
 
+@cache
+def _open_detector(path: str, digest: str) -> DetectorFile:
+    """The run's detector, as `_open_checkpoint`."""
+    detector = open_detector(path)
+    if detector.digest != digest:
+        raise UsageError(f"detector {path} changed while the run was going; put the first one back")
+    return detector
+
+
 def _node_id() -> str:
     import ray
 
@@ -67,69 +77,64 @@ def _watch(work: Work, shard: int, stage: str, num_images: int) -> Watch:
 
 
 def _decode(
-    work: Work, card: Card, encoded: TimedReader, num_images: int, watch: Watch
-) -> tuple[Decoded, Batch]:
-    """Decode a shard; returns its images, and the report of reading and decoding."""
-    began, waited_s = time.perf_counter(), encoded.seconds
-    decoded = decode_shard(work, card, encoded, num_images, watch)
-    decode_s = time.perf_counter() - began - (encoded.seconds - waited_s)
+    work: Work, card: Card, planned: pa.Table, encoded: Timed[Encoded], watch: Watch
+) -> Decoded | Timed[DecodedFrame]:
+    pixels = decode_pixels(encoded, len(planned), card.preset, work.config, watch.decode)
+    return pixels if isinstance(pixels, Decoded) else Timed(iter(pixels))
+
+
+def _report(encoded: Timed[Encoded], decode_s: float) -> Batch:
+    """What reading and decoding took."""
     metrics.count_seconds("read", encoded.seconds)
     metrics.count_seconds("decode", decode_s)
-    return decoded, {"read_s": [encoded.seconds], "decode_s": [decode_s], "decode_node": [_node_id()]}
+    return {"read_s": [encoded.seconds], "decode_s": [decode_s], "decode_node": [_node_id()]}
 
 
 def decode(batch: Batch, work: Work) -> Batch:
-    """One shard number to its decoded images (n, H, W, 3) uint8 as bytes, and its columns as Arrow IPC."""
+    """One shard number to its decoded images, packed."""
     shard = int(batch["shard"][0])
     planned, encoded = read_shard(work, shard)
     card = _open_checkpoint(work.checkpoint, work.digest).card
+    began, waited_s = time.perf_counter(), encoded.seconds
     with _watch(work, shard, "decode", len(planned)) as watch:
-        decoded, report = _decode(work, card, encoded, len(planned), watch)
-    sink = io.BytesIO()
-    columns = pa.table(decoded.columns)
-    for table in (planned, columns):
-        with pa.ipc.new_stream(sink, table.schema) as writer:
-            writer.write_table(table)
+        packed, statuses = pack(planned, _decode(work, card, planned, encoded, watch))
+    refuse_missing_archive(work, statuses)
     watch.finish()
-    return {"shard": [shard], "rows": [sink.getvalue()], "images": [decoded.images_NHWC.tobytes()], **report}
+    decode_s = time.perf_counter() - began - (encoded.seconds - waited_s)
+    return {"shard": [shard], **packed, **_report(encoded, decode_s)}
 
 
 class Scorer:
-    """An actor: holds the classifier, scores and stages shards, reports one row a shard."""
+    """An actor: holds the networks, scores and stages shards, reports one row a shard."""
 
     def __init__(self, work: Work, device: str | None) -> None:
         """`device` None takes CUDA where there is one."""
-        from maskbatch.model.classifier import Classifier
+        from maskbatch.score.networks import Networks
 
         checkpoint = _open_checkpoint(work.checkpoint, work.digest)
+        detector = _open_detector(work.detector, work.detector_digest) if work.detector else None
         self.work, self.card = work, checkpoint.card
+        self.networks = Networks(checkpoint, detector, work.config, device=device)
+        self.device = self.networks.device
         self._busy = threading.Lock()
-        config = work.config
-        self.classifier = Classifier(
-            checkpoint, dtype=config.dtype, batch_size=config.batch_size, device=device
-        )
-        self.device = f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"
         self._scored = time.perf_counter()
 
     def __call__(self, batch: Batch) -> Batch:
-        shard = int(batch["shard"][0])
-        if "images" not in batch:
+        shard, is_packed = int(batch["shard"][0]), "pixels" in batch
+        if not is_packed:
             planned, encoded = read_shard(self.work, shard)
-        num_images = len(self.work.ids(shard)) if "images" not in batch else 0
+        num_images = 0 if is_packed else len(planned)
         with self._busy, _watch(self.work, shard, "score", num_images) as watch:
             # Meanwhile another call of this actor reads ahead, or stages.
-            if "images" in batch:
-                planned, decoded, report = self._unpack(batch)
+            if is_packed:
+                table, model_s, report = self._score_packed(batch)
             else:
-                decoded, report = _decode(self.work, self.card, encoded, num_images, watch)
-            began = time.perf_counter()
-            probs = self.classifier.probs(decoded.images_NHWC)
+                table, model_s, report = self._decode_and_score(planned, encoded, watch)
             before, self._scored = self._scored, time.perf_counter()
-            metrics.set_busy(self.device, (self._scored - began) / (self._scored - before))
-        table = make_rows(planned, decoded, probs, self.card, self.work.clock, self.work.keep_column)
+            metrics.set_busy(self.device, model_s / (self._scored - before))
         statuses = staging.write_shard(self.work.run.staging, shard, table, self.device, self.work.run_id)
         watch.finish()
-        score_s = time.perf_counter() - began
+        score_s = model_s + time.perf_counter() - self._scored
         metrics.count_images(statuses)
         metrics.count_seconds("score", score_s)
         return {
@@ -142,10 +147,25 @@ class Scorer:
             **report,
         }
 
-    def _unpack(self, batch: Batch) -> tuple[pa.Table, Decoded, Batch]:
-        source = io.BytesIO(batch["rows"][0])
-        planned, columns = (pa.ipc.open_stream(source).read_all() for _ in range(2))
-        height, width = self.card.input_size
-        images = np.frombuffer(bytearray(batch["images"][0]), np.uint8).reshape(-1, height, width, 3)
-        decoded = Decoded(images, {name: columns[name].to_pylist() for name in columns.column_names})
-        return planned, decoded, {name: batch[name] for name in ("read_s", "decode_s", "decode_node")}
+    def _score_packed(self, batch: Batch) -> tuple[pa.Table, float, Batch]:
+        """The rows of a shard, the model's seconds, and the report of reading and decoding."""
+        began = time.perf_counter()
+        table = self._score(*unpack(batch))
+        report = {name: batch[name] for name in ("read_s", "decode_s", "decode_node")}
+        return table, time.perf_counter() - began, report
+
+    def _decode_and_score(
+        self, planned: pa.Table, encoded: Timed[Encoded], watch: Watch
+    ) -> tuple[pa.Table, float, Batch]:
+        """As `_score_packed`; scenes are decoded while they are scored."""
+        began, waited_s = time.perf_counter(), encoded.seconds
+        pixels = _decode(self.work, self.card, planned, encoded, watch)
+        decode_s = time.perf_counter() - began
+        table = self._score(planned, pixels)
+        refuse_missing_archive(self.work, table["status"].to_pylist())
+        read_s = encoded.seconds - waited_s
+        decode_s += (pixels.seconds if isinstance(pixels, Timed) else 0.0) - read_s
+        return table, time.perf_counter() - began - decode_s - read_s, _report(encoded, decode_s)
+
+    def _score(self, planned: pa.Table, pixels: Pixels) -> pa.Table:
+        return self.networks.score(planned, pixels, self.work.clock, self.work.keep_column)

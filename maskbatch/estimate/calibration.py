@@ -25,7 +25,7 @@ from maskbatch.cluster.pipeline import Pools, score_shards
 from maskbatch.cluster.workers import ShardDone
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import open_checkpoint
+from maskbatch.model.checkpoint import open_networks
 from maskbatch.plan.build import plan_rows
 from maskbatch.plan.columns import Row
 from maskbatch.plan.listing import Listing
@@ -81,6 +81,7 @@ def calibrate(
     job: JobConfig,
     *,
     checkpoint: str | None = None,
+    detector: str | None = None,
     options: StorageOptions = NO_OPTIONS,
     verbose: bool = False,
 ) -> Calibration:
@@ -89,11 +90,11 @@ def calibrate(
     Raises UsageError for an archive that cannot be planned, or of whose sample no image can be scored.
     """
     began = time.monotonic()
-    opened = open_checkpoint(checkpoint)
+    opened, finder = open_networks(checkpoint, detector, score_config.view)
     access = arguments.make_access(config, options, job)
     sources = arguments.find_sources(config, access)  # refuses a wrong path before Ray starts
     listing, clock = Listing(), Clock.parse(config.timezone, now(), config.names_in)
-    group_size = shard_size(0, opened.card.input_size)
+    group_size = shard_size(0, opened.card.input_size, score_config.view)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
     with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:
         with step("list") as progress:
@@ -107,6 +108,8 @@ def calibrate(
             out=folder,
             checkpoint=opened.path,
             digest=opened.digest,
+            detector=finder.path if finder else None,
+            detector_digest=finder.digest if finder else None,
             config=score_config,
             clock=clock,
             is_remote=any(source.is_remote for source in sources),
@@ -120,10 +123,11 @@ def calibrate(
         cores, gpus = _in_use(cluster, work)
         done = _score_groups(cluster, work, cores)
     shards = [shard for _, shard in done]
+    whole_size = shard_size(listing.num_images, opened.card.input_size, score_config.view)
     num_images, statuses = _num_images(*shards), _statuses(config, shards)
     return Calibration(
         listing=listing,
-        num_shards=-(-listing.num_images // shard_size(listing.num_images, opened.card.input_size)),
+        num_shards=-(-listing.num_images // whole_size),
         statuses=statuses,
         cores=cores,
         gpus=gpus,

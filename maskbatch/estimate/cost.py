@@ -76,6 +76,7 @@ def estimate_run(
     gpu_rate: float | None = None,
     prices: Sequence[str] = (),
     checkpoint: str | None = None,
+    detector: str | None = None,
     options: StorageOptions = NO_OPTIONS,
     verbose: bool = False,
 ) -> Estimate:
@@ -95,7 +96,13 @@ def estimate_run(
     on_cpus = nodes and not _workforce(nodes, job)[1]
     here = replace(job, gpus_per_worker=0) if on_cpus else job
     measured = calibrate(
-        plan_config, score_config, here, checkpoint=checkpoint, options=options, verbose=verbose
+        plan_config,
+        score_config,
+        here,
+        checkpoint=checkpoint,
+        detector=detector,
+        options=options,
+        verbose=verbose,
     )
     return project(measured, nodes, job, gpu_rate, per_hour)
 

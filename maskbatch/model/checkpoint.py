@@ -116,6 +116,17 @@ def open_detector(path: str | None = None) -> DetectorFile:
     return DetectorFile(path, digest, card)
 
 
+def open_networks(
+    checkpoint: str | None, detector: str | None, view: str
+) -> tuple[Checkpoint, DetectorFile | None]:
+    """The classifier, and with the view `scene` the detector. Raises UsageError for a detector without it."""
+    if view != "scene":
+        if detector is not None:
+            raise UsageError(f"--detector {detector} goes with --view scene; add that, or leave it out")
+        return open_checkpoint(checkpoint), None
+    return open_checkpoint(checkpoint), open_detector(detector)
+
+
 def _open(noun: str, path: str) -> tuple[str, str, Card | DetectorCard]:
     path = str(Path(path).absolute())
     try:

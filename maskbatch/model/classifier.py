@@ -1,6 +1,8 @@
 """A model on its device, which turns uint8 images into class probabilities: the one hop with a state."""
 
 import warnings
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,13 @@ class Classifier:
             for i in range(0, len(images_NHWC), self.batch_size)
         ]
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.num_classes), np.float32)
+
+    def probs_of_each(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """As `probs`, of images (H, W, 3) that come one by one; no more than a batch of them waits."""
+        images, parts = iter(images), [np.zeros((0, self.num_classes), np.float32)]
+        while batch := list(islice(images, self.batch_size)):
+            parts.append(self.probs(np.stack(batch)))
+        return np.concatenate(parts)
 
 
 def load_weights(model: nn.Module, opened: CheckpointFile[Any]) -> None:

@@ -30,8 +30,8 @@ from maskbatch.model.classifier import Classifier
 from maskbatch.progress import step
 from maskbatch.review.pictures import draw_upright
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
-from maskbatch.score.sandbox import open_sandbox
 from maskbatch.score.rows import make_rows
+from maskbatch.score.sandbox import open_sandbox
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from maskbatch.clock import now
 from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, ScoreConfig
 from maskbatch.errors import RunLockedError, UsageError
-from maskbatch.model.checkpoint import Checkpoint
+from maskbatch.model.checkpoint import Checkpoint, DetectorFile
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import check_plan, write_groups, write_plan
 from maskbatch.progress import say, step
@@ -16,7 +16,7 @@ from maskbatch.runs.committed import CommittedRun
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.draft import Draft, number_rows
 from maskbatch.runs.lease import Lease
-from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint
+from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint, UsedDetector
 from maskbatch.runs.request import Request, Target
 from maskbatch.runs.work import shard_size
 from maskbatch.stores.files import remove_files, remove_tree, write_json
@@ -75,6 +75,7 @@ def begin_scoring(
     job: JobConfig,
     opened: Checkpoint,
     lease: Lease,
+    detector: DetectorFile | None = None,
 ) -> RunSettings:
     """Complete run.json by how the run is scored, unless that is done; from here on it never changes.
 
@@ -91,7 +92,9 @@ def begin_scoring(
         score=config,
         job=job,
         checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
-        shard_size=settings.shard_size or shard_size(settings.num_to_score, opened.card.input_size),
+        detector=UsedDetector(detector.path, detector.digest, detector.card_dict()) if detector else None,
+        shard_size=settings.shard_size
+        or shard_size(settings.num_to_score, opened.card.input_size, config.view),
         decode_rules=DECODE_RULES,
     )
     write_json(run.run_json, settings.to_json(), check=lease.check)

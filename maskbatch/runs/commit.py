@@ -28,6 +28,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.reading import advise_reading, is_damaged
 from maskbatch.runs.records import CommittedFile, Success
+from maskbatch.runs.regions import find_wrong_regions
 from maskbatch.runs.staging import is_of_run, read_staged, shard_path
 from maskbatch.runs.work import Work
 from maskbatch.stores.files import explain, num_threads, remove_files, store_errors, write_json, write_whole
@@ -177,6 +178,9 @@ def _prove(run: RunDir, ids: range, table: pa.Table) -> Counter[str]:
         missing, foreign = len(np.setdiff1d(expected, found)), len(np.setdiff1d(found, expected))
         what = f"{len(found)} rows, {missing} ids missing, {foreign} foreign"
         _fail(run, f"ids {ids.start}..{ids.stop - 1}: {what}")
+    wrong_ids = table["id"].filter(pa.array(find_wrong_regions(table)))
+    if len(wrong_ids):
+        _fail(run, f"id {wrong_ids[0]}: its regions are not those that its row counts")
     if whole_images["uri"].to_pylist() != read_plan(run.plan, ids.start, ids.stop)["uri"].to_pylist():
         _fail(run, f"ids {ids.start}..{ids.stop - 1}: a row's uri is not the planned one")
     statuses = Counter(whole_images["status"].to_pylist())

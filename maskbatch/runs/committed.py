@@ -25,7 +25,7 @@ from maskbatch.plan.listing import Listing
 from maskbatch.progress import Step, say
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.reading import advise_reading
-from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint
+from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint, UsedDetector
 from maskbatch.runs.versions import split_version
 from maskbatch.schema import UNKNOWN_DATE
 from maskbatch.stores.access import Access
@@ -91,6 +91,11 @@ class CommittedRun:
     def digest(self) -> str:
         """sha256 of the checkpoint."""
         return self.checkpoint.digest
+
+    @property
+    def detector(self) -> UsedDetector | None:
+        """None with the view `face`."""
+        return self.settings.detector
 
     @property
     def success_sha256(self) -> str:

@@ -135,6 +135,8 @@ def _pick_usable(runs: Sequence[CommittedRun], request: Request) -> list[Committ
         refuse_newer_rules(earlier.run, earlier.settings.decode_rules, "leave that --reuse out")
         if request.checkpoint is None or earlier.digest != request.checkpoint.digest:
             say(f"reuse: {earlier.run.path} was scored by another checkpoint; its rows are not carried over")
+        elif (earlier.detector and earlier.detector.digest) != (request.detector and request.detector.digest):
+            say(f"reuse: {earlier.run.path} was scored by another detector; its rows are not carried over")
         elif earlier.settings.score_values != (request.score and to_dict(request.score)):
             say(f"reuse: {earlier.run.path} was scored by other settings; its rows are not carried over")
         else:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, to_dict
 from maskbatch.errors import UsageError
-from maskbatch.model.card import check_card
+from maskbatch.model.card import check_card, check_recall
 from maskbatch.plan.listing import Listing
 from maskbatch.schema import STATUSES
 from maskbatch.stores.files import Location, explain, parse_json
@@ -56,6 +56,20 @@ class UsedCheckpoint:
         check_card(self.card)
 
 
+@dataclass(frozen=True, slots=True)
+class UsedDetector:
+    """The detector that found the faces of a run."""
+
+    path: str
+    digest: str
+    """sha256 of the file."""
+    card: dict[str, Any]
+    """As JSON has it."""
+
+    def __post_init__(self) -> None:
+        check_recall(self.card["recall"])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings:
     """run.json: what a run was begun with, completed by its listing, then by how it is scored."""
@@ -77,6 +91,8 @@ class RunSettings:
     """None until scoring starts, like what follows."""
     job: JobConfig | None = None
     checkpoint: UsedCheckpoint | None = None
+    detector: UsedDetector | None = None
+    """None with the view `face`."""
     shard_size: int | None = None
     """Rows."""
     decode_rules: int = 1
@@ -88,6 +104,8 @@ class RunSettings:
         if self.shard_size is not None and self.shard_size < 1:
             raise ValueError(f"shard_size {self.shard_size}, 1 or more expected")
         _check_zone("created_at", self.created_at)
+        if self.score and (self.score.view == "scene") != (self.detector is not None):
+            raise ValueError(f"view {self.score.view} {'with' if self.detector else 'without'} a detector")
         if self.num_carried > self.num_images:
             raise ValueError(f"{self.num_carried} images carried over of {self.num_images}")
 
@@ -108,8 +126,8 @@ class RunSettings:
 
     def without_listing(self) -> "RunSettings":
         """As they were before the archive was listed."""
-        listed = replace(self, score=None, job=None, checkpoint=None, shard_size=None, decode_rules=1)
-        return replace(listed, listing=None, reuse=(), reuse_counts={})
+        listed = replace(self, score=None, job=None, checkpoint=None, detector=None)
+        return replace(listed, listing=None, reuse=(), reuse_counts={}, shard_size=None, decode_rules=1)
 
     @property
     def oldest_decode_rules(self) -> int:
@@ -125,6 +143,12 @@ class RunSettings:
     def score_values(self) -> dict[str, Any] | None:
         """Every setting that decides a row's content, those of a later version too."""
         return {**to_dict(self.score), **self.unknown.get("score", {})} if self.score else None
+
+    @property
+    def scored_by(self) -> tuple[Any, ...]:
+        """What decides a row's content beside the image: settings, and digests of checkpoint and detector."""
+        files = (file and file.digest for file in (self.checkpoint, self.detector))
+        return self.score_values, *files
 
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Location) -> "RunSettings":
@@ -161,6 +185,8 @@ class RunSettings:
             values |= {"score": self.score_values, "job": job}
             values |= {"checkpoint": asdict(self.checkpoint), "shard_size": self.shard_size}
             values |= {"decode_rules": self.decode_rules}
+        if self.detector:
+            values |= {"detector": asdict(self.detector)}
         return values
 
 

@@ -11,7 +11,7 @@ from maskbatch.archives.arguments import Source, find_sources
 from maskbatch.clock import Clock
 from maskbatch.config import DECODE_RULES, JobConfig, PlanConfig, ScoreConfig, list_differences, to_dict
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Checkpoint
+from maskbatch.model.checkpoint import Checkpoint, DetectorFile
 from maskbatch.plan.build import plan_rows
 from maskbatch.plan.columns import Row
 from maskbatch.plan.listing import Listing
@@ -36,6 +36,8 @@ class Request:
     access: Access
     score: ScoreConfig | None = None
     checkpoint: Checkpoint | None = None
+    detector: DetectorFile | None = None
+    """With the view `scene`."""
     decode_timeout_s: float = JobConfig().decode_timeout_s
 
     @cached_property
@@ -55,8 +57,12 @@ class Request:
         differences = list_differences(to_dict(self.plan), settings.plan_values)
         if self.score and self.checkpoint and settings.score_values and settings.checkpoint:
             differences += list_differences(to_dict(self.score), settings.score_values)
-            digests = (self.checkpoint.digest[:12], settings.checkpoint.digest[:12])
-            differences += list_differences(*({"checkpoint": digest} for digest in digests))
+            for name, ours, theirs in (
+                ("checkpoint", self.checkpoint, settings.checkpoint),
+                ("detector", self.detector, settings.detector),
+            ):
+                digests = (used.digest[:12] if used else "none" for used in (ours, theirs))
+                differences += list_differences(*({name: digest} for digest in digests))
         if differences:
             finished = run.success.exists()
             what = "a finished run" if finished else "an unfinished run"

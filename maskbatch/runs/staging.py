@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from maskbatch.stores.files import Location, list_names, num_threads, open_file, parse_json, write_whole
@@ -22,7 +23,8 @@ def shard_path(folder: Location, shard: int) -> Location:
 
 def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_id: str) -> dict[str, int]:
     """Write a shard's scores rows, whole; returns its images by status, which the footer holds too."""
-    counts = dict(Counter(table["status"].to_pylist()))
+    whole_images = table.filter(pc.equal(table["region"], 0))
+    counts = dict(Counter(whole_images["status"].to_pylist()))
     summary = json.dumps({"statuses": counts, "device": device, "run_id": run_id}, sort_keys=True)
     with write_whole(shard_path(folder, shard)) as partial:
         summed = table.replace_schema_metadata({SUMMARY_KEY: summary})

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from maskbatch.clock import Clock
 from maskbatch.config import JobConfig, ScoreConfig
-from maskbatch.model.checkpoint import Checkpoint
+from maskbatch.model.checkpoint import Checkpoint, DetectorFile
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import RunSettings
 from maskbatch.stores.access import Access
@@ -27,6 +27,9 @@ class Work:
     checkpoint: str
     digest: str
     """sha256 of the checkpoint that the run began with."""
+    detector: str | None = None
+    """With the view `scene`, and so is the next."""
+    detector_digest: str | None = None
     config: ScoreConfig
     clock: Clock
     is_remote: bool
@@ -70,16 +73,20 @@ def make_work(
     opened: Checkpoint,
     access: Access,
     *,
+    detector: DetectorFile | None = None,
     is_remote: bool,
     job: JobConfig = JobConfig(),  # noqa: B008 (frozen)
 ) -> Work:
     """What the workers of a run must know; `settings` are complete."""
+    digests = " ".join(file.digest[:16] for file in (opened, detector) if file)
     return Work(
-        run_id=f"{opened.digest[:16]} {settings.created_at.isoformat()} rules {settings.decode_rules}",
+        run_id=f"{digests} {settings.created_at.isoformat()} rules {settings.decode_rules}",
         archives=settings.plan.archives,
         out=str(run.path),
         checkpoint=opened.path,
         digest=opened.digest,
+        detector=detector.path if detector else None,
+        detector_digest=detector.digest if detector else None,
         config=config,
         clock=Clock.parse(settings.plan.timezone, settings.created_at),
         is_remote=is_remote,
@@ -92,12 +99,13 @@ def make_work(
     )
 
 
-def shard_size(num_images: int, input_size: tuple[int, int]) -> int:
-    """Rows of a shard: 64 to 1,024, for about 10,000 shards, and fewer where pixels would pass 96 MB.
+def shard_size(num_images: int, input_size: tuple[int, int], view: str = "face") -> int:
+    """Images of a shard: 64 to 1,024, for about 10,000 shards, and fewer where pixels would pass 96 MB.
 
-    From 32 on, a multiple of 32, the default batch.
+    From 32 on, a multiple of 32, the default batch. Whole scenes, 8 MB each at 1080p on their way to a GPU,
+    are at most 128.
     """
-    rows = min(max(64, num_images // 10_000), 1024)
+    rows = min(max(64, num_images // 10_000), 1024 if view == "face" else 128)
     rows = max(1, min(rows, 96 * 2**20 // (input_size[0] * input_size[1] * 3)))
     return rows // 32 * 32 or rows
 

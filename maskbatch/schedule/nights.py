@@ -69,6 +69,7 @@ class Schedule:
             job=make_config(JobConfig, self.values),
             report=self.report_config,
             checkpoint=self.values.get("checkpoint"),
+            detector=self.values.get("detector"),
             options=self.options,
             reuse=[*(str(run.path) for run in reuse), out],
             scheduled=True,

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskbatch.config import DETECT_PX, ScoreConfig
 from maskbatch.model.card import Preset
+from maskbatch.model.checkpoint import DetectorFile
 from maskbatch.model.classifier import Classifier
 from maskbatch.model.detector import Detector
 from maskbatch.score.decode import COLUMNS, HEADROOM, Decode, Row, Whole, decode_each, describe, resize
@@ -37,6 +39,10 @@ class Frame:
     """(h, w, 3) RGB: what the detector sees."""
     size: tuple[int, int]
     """(W, H) of the source, upright."""
+
+
+DecodedFrame = tuple[Row, Frame | None]
+"""A picture's row, as `decode_batch` makes it, and its frame; None where it is not ok."""
 
 
 @dataclass(slots=True)
@@ -67,14 +73,12 @@ class Scenes:
 
 
 def decode_frames(
-    encoded: Iterable[Encoded],
-    preset: Preset,
-    detect_px: int,
-    max_pixels: int,
-    decode: Decode | None = None,
-) -> Iterator[tuple[Row, Frame | None]]:
-    """Each picture's row, as `decode_batch` makes it, and its frame; None where it is not ok."""
-    for row, picture in decode_each(encoded, Whole(ceil(HEADROOM * detect_px)), max_pixels, decode):
+    encoded: Iterable[Encoded], preset: Preset, config: ScoreConfig, decode: Decode | None = None
+) -> Iterator[DecodedFrame]:
+    """Each picture decoded; `decode` takes the place of `decode_image`."""
+    detect_px = config.detect_px or DETECT_PX
+    whole = Whole(ceil(HEADROOM * detect_px))
+    for row, picture in decode_each(encoded, whole, config.max_pixels, decode):
         frame = None
         if picture:
             image = picture.image
@@ -91,11 +95,13 @@ def decode_frames(
 class Finder:
     """Finds the faces of pictures, and cuts them out for the classifier."""
 
-    def __init__(self, detector: Detector, min_face_px: float, classifier: Classifier, preset: Preset) -> None:
-        self.detector, self.min_face_px = detector, min_face_px
+    def __init__(self, opened: DetectorFile, classifier: Classifier, preset: Preset) -> None:
+        dtype = str(classifier.dtype).removeprefix("torch.")
+        self.detector = Detector(opened, dtype=dtype, device=classifier.device)
+        self.min_face_px = opened.card.min_face_px
         self.classifier, self.preset = classifier, preset
 
-    def score(self, frames: Iterable[tuple[Row, Frame | None]]) -> Scenes:
+    def score(self, frames: Iterable[DecodedFrame]) -> Scenes:
         """Find and judge the faces of pictures, in full batches across them."""
         out = Scenes({name: [] for name in COLUMNS}, [])
         probs_MK = iter(self.classifier.probs_of_each(self._cut_all(frames, out)))
@@ -104,7 +110,7 @@ class Finder:
                 scene.probs_FK[face] = next(probs_MK)
         return out
 
-    def _cut_all(self, frames: Iterable[tuple[Row, Frame | None]], out: Scenes) -> Iterator[NDArray[np.uint8]]:
+    def _cut_all(self, frames: Iterable[DecodedFrame], out: Scenes) -> Iterator[NDArray[np.uint8]]:
         """The crops (H, W, 3) of all faces to judge; puts pictures and faces into `out`."""
         for row, frame in frames:
             scene, crops = None, list[NDArray[np.uint8]]()
@@ -149,9 +155,10 @@ class Finder:
 
 
 def frame_crop(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The square around a face that the classifier sees, in whole pixels, clipped to a picture of `size` (W, H).
+    """The square around a face that the classifier sees, in whole pixels, clipped to a picture.
 
-    Its side is CROP_SCALE times the longer side of `box` (x0, y0, x1, y1).
+    `size` is (W, H) of the picture; the square's side is CROP_SCALE times the longer side of `box`, which is
+    (x0, y0, x1, y1).
     """
     x0, y0, x1, y1 = box
     half = CROP_SCALE * max(x1 - x0, y1 - y0) / 2

@@ -15,8 +15,8 @@ from maskbatch.progress import step
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.schema import MAY_HEAL
 from maskbatch.score.read import READ_COLUMNS, read_images
-from maskbatch.score.sandbox import open_sandbox
 from maskbatch.score.rows import make_rows
+from maskbatch.score.sandbox import open_sandbox
 from maskbatch.stores.options import StorageOptions
 from maskbatch.verify.result import Verification
 

@@ -23,8 +23,7 @@ from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing.gate import Gate, draw_snapshot
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Card, DetectorCard, Preset
-from maskbatch.model.checkpoint import Checkpoint
-from maskbatch.model.classifier import Classifier
+from maskbatch.model.checkpoint import Checkpoint, open_networks
 from maskbatch.runs import staging
 from maskbatch.runs.begin import begin_scoring
 from maskbatch.runs.commit import Effort, commit_run
@@ -34,8 +33,8 @@ from maskbatch.runs.records import Success
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
 from maskbatch.score.decode import decode_image
-from maskbatch.score.rows import make_rows
-from maskbatch.score.shard import decode_shard, read_shard
+from maskbatch.score.networks import Networks, decode_pixels
+from maskbatch.score.shard import read_shard
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import Location, list_names, write_json, write_whole
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -169,28 +168,34 @@ def read_scores(run: RunDir) -> pa.Table:
 
 
 def stage_run(
-    out: Path, archive: Path, checkpoint: Checkpoint, *, layout: str | None = LAYOUT, **filters: Any
+    out: Path,
+    archive: Path,
+    checkpoint: Checkpoint,
+    *,
+    layout: str | None = LAYOUT,
+    view: str = "face",
+    **filters: Any,
 ) -> Run:
     """Plan, decode, score and stage `archive` by the real functions, in shards of 32; not committed."""
     config = PlanConfig(archives=(str(archive),), layout=layout, timezone=("Europe/Paris",), **filters)
     runner.plan_archive(config, str(out))
-    run, score = RunDir.at(str(out)), ScoreConfig(dtype="float32")
+    run, score = RunDir.at(str(out)), ScoreConfig(dtype="float32", view=view)
+    _, detector = open_networks(checkpoint.path, None, view)
     with Lease(run) as lease:
-        settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint, lease)
-    work = make_work(run, settings, score, checkpoint, Access(), is_remote=False)
+        settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint, lease, detector)
+    work = make_work(run, settings, score, checkpoint, Access(), detector=detector, is_remote=False)
     work = replace(work, shard_size=32)
-    classifier = Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
+    networks = Networks(checkpoint, detector, score, device="cpu")
     for shard in range(work.num_shards):
-        stage_shard(work, shard, checkpoint.card, classifier)
+        stage_shard(work, shard, networks)
     return Run(run, work)
 
 
-def stage_shard(work: Work, shard: int, card: Card, classifier: Classifier) -> dict[str, int]:
+def stage_shard(work: Work, shard: int, networks: Networks) -> dict[str, int]:
     """Read, decode, score and stage one shard; its images by status."""
     planned, encoded = read_shard(work, shard)
-    decoded = decode_shard(work, card, encoded, len(planned))
-    probs = classifier.probs(decoded.images_NHWC)
-    table = make_rows(planned, decoded, probs, card, work.clock, work.keep_column)
+    pixels = decode_pixels(encoded, len(planned), networks.card.preset, work.config)
+    table = networks.score(planned, pixels, work.clock, work.keep_column)
     return staging.write_shard(work.run.staging, shard, table, "cpu/float32", work.run_id)
 
 

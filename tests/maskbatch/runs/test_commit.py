@@ -14,14 +14,12 @@ import pytest
 
 from maskbatch import schema
 from maskbatch.errors import RunFailedError, RunLockedError, UsageError
-from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.plan.table import read_plan
 from maskbatch.runs import commit
 from maskbatch.runs.commit import Effort
 from maskbatch.runs.committed import open_committed, read_files
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_shard
-from maskbatch.score.shard import decode_shard, read_shard
 from maskbatch.stores import files as files_module
 from maskbatch.stores.files import Check, Location, find_names, list_names, no_check, remove_tree
 from tests.maskbatch.samples import CLASSES, Run, edit_json, read_scores, write_rows
@@ -218,17 +216,6 @@ def test_a_staged_shard_whose_pages_are_damaged_is_scored_again(staged_at: Run) 
         staged_at.commit()
     assert not path.exists()
     assert not staged_at.run.success.exists()
-
-
-def test_an_archive_that_vanished_is_not_one_of_missing_images(staged: Run, tmp_path: Path) -> None:
-    card = open_checkpoint(staged.work.checkpoint).card
-    gone = replace(staged.work, archives=(str(tmp_path / "unmounted"),))
-    plan = read_plan(staged.run.plan, 0, staged.work.num_images)
-    lost = plan.set_column(1, "uri", pa.array([f"file://{tmp_path}/unmounted/{i}" for i in range(len(plan))]))
-    pq.write_table(lost, next(staged.run.plan.iterdir()))
-    planned, encoded = read_shard(gone, 0)
-    with pytest.raises(RunFailedError, match="is gone; mount it again"):
-        decode_shard(gone, card, encoded, len(planned))
 
 
 def test_a_file_that_has_other_rows_than_were_committed_is_named(staged: Run) -> None:

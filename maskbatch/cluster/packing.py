@@ -1,0 +1,62 @@
+"""Decoded images on their way from a CPU to a GPU: one row, with the pixels of a shard in one piece."""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from maskbatch.score.decode import COLUMNS, Decoded
+from maskbatch.score.networks import Pixels
+from maskbatch.score.scene import DecodedFrame, Frame
+
+NOTHING = np.zeros((0, 0, 3), np.uint8)
+Pack = dict[str, Any]
+Columns = dict[str, list[object]]
+
+
+def pack(planned: pa.Table, pixels: Pixels) -> tuple[Pack, list[object]]:
+    """A row of `rows`, tables as Arrow IPC, and `pixels`; and the images' statuses."""
+    if isinstance(pixels, Decoded):
+        columns, arrays = pixels.columns, [pixels.images_NHWC]
+    else:
+        columns, arrays = {name: [] for name in COLUMNS}, []
+        for row, frame in pixels:
+            arrays += [np.asarray(frame.image), frame.copy] if frame else [NOTHING, NOTHING]
+            for name in COLUMNS:
+                columns[name].append(row[name])
+    sink = io.BytesIO()
+    for table in (planned, pa.table(columns), pa.table({"shape": [array.shape for array in arrays]})):
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    data = b"".join(np.ascontiguousarray(array).data for array in arrays)
+    return {"rows": [sink.getvalue()], "pixels": [data]}, columns["status"]
+
+
+def unpack(packed: Mapping[str, Any]) -> tuple[pa.Table, Pixels]:
+    """The plan rows and the images that were packed."""
+    source = io.BytesIO(packed["rows"][0])
+    planned, table, shapes = (pa.ipc.open_stream(source).read_all() for _ in range(3))
+    columns = {name: table[name].to_pylist() for name in table.column_names}
+    arrays = list(_split(bytearray(packed["pixels"][0]), shapes["shape"].to_pylist()))
+    if arrays[0].ndim == 4:
+        return planned, Decoded(arrays[0], columns)
+    return planned, _unpack_frames(columns, arrays)
+
+
+def _split(data: bytearray, shapes: Sequence[Sequence[int]]) -> Iterator[NDArray[np.uint8]]:
+    at = 0
+    for shape in shapes:
+        num_bytes = int(np.prod(shape))
+        yield np.frombuffer(data, np.uint8, num_bytes, at).reshape(shape)
+        at += num_bytes
+
+
+def _unpack_frames(columns: Columns, arrays: Sequence[NDArray[np.uint8]]) -> Iterator[DecodedFrame]:
+    for i, (image, copy) in enumerate(zip(arrays[::2], arrays[1::2], strict=True)):
+        row = {name: columns[name][i] for name in COLUMNS}
+        size = columns["width"][i], columns["height"][i]
+        yield row, Frame(Image.fromarray(image), copy, size) if image.size else None  # type: ignore[arg-type]
