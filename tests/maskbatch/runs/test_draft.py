@@ -24,7 +24,6 @@ from maskbatch.cluster.pipeline import ShardDone
 from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, PlanConfig, ReportConfig, ScoreConfig
 from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
-from maskbatch.model.classifier import Classifier
 from maskbatch.plan import table as table_module
 from maskbatch.plan.table import read_plan, write_plan
 from maskbatch.progress import Step
@@ -37,6 +36,7 @@ from maskbatch.runs.staging import read_staged, write_shard
 from maskbatch.runs.versions import list_versions
 from maskbatch.runs.work import Work
 from maskbatch.schema import BOX, explain_timeout
+from maskbatch.score.networks import Networks
 from maskbatch.stores.files import Location
 from maskbatch.verify.files import check_run
 from tests.maskbatch.samples import (
@@ -70,20 +70,19 @@ class InProcess:
 
     @staticmethod
     def score_shards(cluster: object, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
-        checkpoint, classifier = load(work.checkpoint, Path(work.checkpoint).stat().st_mtime_ns)
+        networks = load(work.checkpoint, Path(work.checkpoint).stat().st_mtime_ns)
         nothing = {field.name: 0.0 for field in fields(ShardDone)}
         for shard in shards:
             if InProcess.stop_after is not None and InProcess.scored >= InProcess.stop_after:
                 raise RunFailedError("stopped")
-            statuses = stage_shard(work, shard, checkpoint.card, classifier)
+            statuses = stage_shard(work, shard, networks)
             InProcess.scored += sum(statuses.values())
             yield ShardDone(**{**nothing, "shard": shard, "statuses": statuses, "device": "cpu/float32"})
 
 
 @cache
-def load(path: str, changed_ns: int) -> tuple[Checkpoint, Classifier]:
-    checkpoint = open_checkpoint(path)
-    return checkpoint, Classifier(checkpoint, dtype="float32", batch_size=32, device="cpu")
+def load(path: str, changed_ns: int) -> Networks:
+    return Networks(open_checkpoint(path), None, ScoreConfig(dtype="float32"), device="cpu")
 
 
 @pytest.fixture(autouse=True)
