@@ -128,7 +128,7 @@ NOT_SETTINGS = {
 @pytest.mark.parametrize("flag", sorted(set(inspect.signature(score).parameters) - NOT_SETTINGS))
 def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: str) -> None:
     numbers = {
-        "batch_size", "max_bytes", "max_pixels", "max_workers", "max_scorers", "limit", "max_requests", "margin_days",
+        "batch_size", "max_bytes", "max_pixels", "max_workers", "max_scorers", "limit", "max_requests", "margin_days", "detect_px",
     }  # fmt: skip
     fractions = {
         "gpus_per_worker", "max_error_rate", "stall_timeout_s", "request_timeout_s", "image_timeout_s",
