@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from playwright.sync_api import Browser, sync_playwright
 
 from maskbatch.config import ReportConfig
-from maskbatch.demo import truth
+from maskbatch.demo.run import run_demo
 from maskbatch.report.make import make_report
 from maskbatch.report.page import render
 from maskbatch.runs.directory import RunDir
@@ -66,7 +66,7 @@ def review(browser: Browser, run: RunDir, corrections: Path) -> None:
 
 
 if __name__ == "__main__":
-    run = truth.run_demo(OUT, 720)[0].run
+    run = run_demo(OUT, 720)[0].run
     with sync_playwright() as play, TemporaryDirectory() as folder:
         browser = play.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox"])
         report(browser, run)

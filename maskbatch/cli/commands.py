@@ -372,7 +372,7 @@ def demo(
 ) -> int:
     """Draw a month, score it, compare. Four cameras with a known truth."""
     from maskbatch.cli import terminal
-    from maskbatch.demo.truth import run_demo
+    from maskbatch.demo.run import run_demo
 
     result, comparison = run_demo(out, images, verbose=verbose)
     if as_json:

@@ -1,24 +1,20 @@
 """A month of four drawn cameras with a known truth."""
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from math import cos, pi
-from multiprocessing import get_context
-from os import cpu_count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from maskbatch.demo.archive import choose_spoilt, daylight, save_picture
 from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
-from maskbatch.progress import step
 
 FIRST_DAY = datetime(2026, 10, 1)
 NUM_DAYS = 30
 SEED = 20261001
-SPOILT = ("truncated", "corrupt", "unsupported")
-"""Every 80th file is spoilt, in turn in these ways."""
+SPOIL_EVERY = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ def plan_month(num_images: int) -> Iterator[Snapshot]:
                 if camera.path == OFF[0] and day in OFF[1]:
                     continue
                 number += 1
-                spoilt = SPOILT[number // 80 % len(SPOILT)] if number % 80 == 40 and not frozen else None
+                spoilt = None if frozen else choose_spoilt(number, SPOIL_EVERY)
                 yield Snapshot(
                     path=f"{camera.path}/{time:%Y/%m/%d/%H%M%S}.jpg",
                     label="no_face" if dark else label,
@@ -89,38 +85,13 @@ def plan_month(num_images: int) -> Iterator[Snapshot]:
                 )
 
 
-def draw_archive(archive: Path, snapshots: list[Snapshot]) -> None:
-    """Draw `snapshots` below `archive`, using every core."""
-    archive.mkdir(parents=True, exist_ok=True)
-    (archive.parent / ".drawing").touch()
-    (archive / "README.txt").write_text("Drawn by maskbatch demo; no real people.\n")
-    pool = ProcessPoolExecutor(cpu_count(), get_context("spawn"))
-    with pool, step("draw", len(snapshots)) as progress:
-        for _ in pool.map(_draw_file, [archive] * len(snapshots), snapshots, chunksize=16):
-            progress.advance()
-
-
-def _draw_file(archive: Path, snapshot: Snapshot) -> None:
+def draw_file(archive: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Draw a snapshot below `archive`; its truth is one row."""
     rng = np.random.default_rng(snapshot.seed)
     gate = Gate.draw_lots(np.random.default_rng((SEED, snapshot.camera_seed, 7)))
     hour = snapshot.time.hour + snapshot.time.minute / 60
-    light = float(np.clip(0.62 - 0.55 * cos(2 * pi * (hour - 1.5) / 24), 0.1, 1))
+    light = float(np.clip(daylight(hour), 0.1, 1))
     clock = f"{snapshot.time:%Y-%m-%d %H:%M:%S}"
     picture = draw_snapshot(snapshot.label, gate, rng, light=light, clock=clock)
-    if snapshot.dark:
-        picture = picture.point(lambda value: value // 20)
-    path = archive / snapshot.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=88)
-    if snapshot.spoilt:
-        path.write_bytes(_spoil(path.read_bytes(), snapshot.spoilt))
-
-
-def _spoil(data: bytes, how: str) -> bytes:
-    """Spoil a file as a full disk, a bad cable or a failed download does."""
-    middle = len(data) // 2
-    return {
-        "truncated": data[:middle],
-        "corrupt": data[:middle] + b"\0" * 2000 + data[middle + 2000 :],
-        "unsupported": b"<html><body>502 Bad Gateway</body></html>",
-    }[how]
+    save_picture(archive, snapshot.path, picture, dark=snapshot.dark, spoilt=snapshot.spoilt)
+    return [{"path": snapshot.path, "label": snapshot.label, "status": snapshot.spoilt or "ok"}]

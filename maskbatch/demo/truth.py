@@ -1,35 +1,21 @@
-"""`maskbatch demo`: draw a month of four cameras with a known truth, and score it with the ordinary job.
-
-The archive is like a real one: day and night, people and empty gates, some spoilt files, a file that is no
-image, one camera frozen for a day, one dark for a day, one off for two days.
-"""
+"""What a run found beside what was drawn, an image at a time."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from maskbatch import runner
-from maskbatch.config import PlanConfig
-from maskbatch.demo.month import DARK, FIRST_DAY, FROZEN, OFF, Snapshot, draw_archive, plan_month
+from maskbatch.demo.month import DARK, FIRST_DAY, FROZEN, OFF, Snapshot
 from maskbatch.drawing.gate import LABELS
-from maskbatch.errors import UsageError
-from maskbatch.progress import say
 from maskbatch.runs.directory import RunDir
-from maskbatch.stores.files import write_whole
 from maskbatch.stores.uris import local_path
 from maskbatch.visible import print_lines
-
-LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
-TIMEZONE = "Europe/Paris"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,51 +38,49 @@ class Comparison:
 
     def print(self, console: Console, overall: dict[str, Any]) -> None:
         """Print the truth next to `overall`, the report's row over all images."""
-        title: Any = {"title": "Drawn and found", "title_justify": "left", "title_style": "bold"}
-        table = Table("label", header_style="", box=SIMPLE_HEAD, **title)
-        for name in ("drawn", "found", "right"):
-            table.add_column(name, justify="right")
-        for name in LABELS:
-            share = self.right[name] / self.drawn[name] if self.drawn[name] else 1
-            table.add_row(name, f"{self.drawn[name]:,}", f"{self.found[name]:,}", f"{share:.1%}")
-        console.print(table)
-        print_lines(
-            console, [f"Spoilt files: {self.spoilt} drawn, {self.spoilt_right} found with the right status."]
-        )
-        inside = overall["compliance_low"] <= self.true_compliance <= overall["compliance_high"]
-        contains = "contains" if inside else "does not contain"
-        print_lines(
-            console, [f"True compliance: {self.true_compliance:.1%}; the report's interval {contains} it."]
-        )
-        frozen, dark, off = (FIRST_DAY + timedelta(days=n) for n in (FROZEN[1], DARK[1], OFF[1][0]))
-        console.print(
-            f"The report shows these too: {FROZEN[0]} repeats one frame all {frozen:%Y-%m-%d}, {DARK[0]} is "
-            f"dark all {dark:%Y-%m-%d}, {OFF[0]} is off for {len(OFF[1])} days from {off:%Y-%m-%d}."
-        )
+        counts = {name: (self.drawn[name], self.found[name], self.right[name]) for name in LABELS}
+        print_table(console, "Drawn and found", "label", counts)
+        print_spoilt(console, self.spoilt, self.spoilt_right)
+        print_compliance(console, self.true_compliance, overall)
+        print_incidents(console, FIRST_DAY, FROZEN, DARK, OFF)
 
 
-def run_demo(out: Path, num_images: int, *, verbose: bool = False) -> tuple[runner.Result, Comparison]:
-    """Draw `out`/archive unless it exists, score it to `out`/run, and compare the run with the truth."""
-    archive, truth_path = out.absolute() / "archive", out.absolute() / "truth.parquet"
-    snapshots = list(plan_month(num_images))
-    if len(snapshots) != num_images:
-        say(f"{len(snapshots):,} snapshots: as many for every camera and day, none while {OFF[0]} is off.")
-    if truth_path.exists():
-        truth = pq.read_table(truth_path)
-        if truth["path"].to_pylist() != [snapshot.path for snapshot in snapshots]:
-            raise UsageError(f"{out} holds a demo of {truth.num_rows} images; name another --out")
-    elif archive.exists() and any(archive.iterdir()) and not (out / ".drawing").exists():
-        raise UsageError(f"{archive} is not empty and holds no demo; name another --out")
-    else:
-        draw_archive(archive, snapshots)
-        rows = [{"path": it.path, "label": it.label, "status": it.spoilt or "ok"} for it in snapshots]
-        with write_whole(truth_path) as partial:
-            pq.write_table(pa.Table.from_pylist(rows), partial)
-        (out / ".drawing").unlink()
-    config = PlanConfig(archives=(str(archive),), layout=(LAYOUT,), timezone=(TIMEZONE,))
-    result = runner.score_archive(config, str(out / "run"), verbose=verbose)
-    say(f"Archive: {archive}   Truth: {truth_path}")
-    return result, compare_with_truth(result.run, archive, snapshots)
+def print_table(console: Console, title: str, of: str, counts: dict[str, tuple[int, int, int]]) -> None:
+    """Print how many were drawn, found, and right, which is shown as a share of those drawn; by name."""
+    style: Any = {"title": title, "title_justify": "left", "title_style": "bold"}
+    table = Table(of, header_style="", box=SIMPLE_HEAD, **style)
+    for column in ("drawn", "found", "right"):
+        table.add_column(column, justify="right")
+    for name, (drawn, found, right) in counts.items():
+        table.add_row(name, f"{drawn:,}", f"{found:,}", f"{right / drawn if drawn else 1:.1%}")
+    console.print(table)
+
+
+def print_spoilt(console: Console, drawn: int, right: int) -> None:
+    """Say how many spoilt files were drawn, and how many got the right status."""
+    print_lines(console, [f"Spoilt files: {drawn} drawn, {right} found with the right status."])
+
+
+def print_compliance(console: Console, true: float, overall: dict[str, Any]) -> None:
+    """Compare with the interval of `overall`, the report's row over all images."""
+    inside = overall["compliance_low"] <= true <= overall["compliance_high"]
+    contains = "contains" if inside else "does not contain"
+    print_lines(console, [f"True compliance: {true:.1%}; the report's interval {contains} it."])
+
+
+def print_incidents(
+    console: Console,
+    first_day: datetime,
+    frozen: tuple[str, int],
+    dark: tuple[str, int],
+    off: tuple[str, tuple[int, ...]],
+) -> None:
+    """Say which camera is frozen, dark and off on which days, counted from 0."""
+    froze, darkened, ended = (first_day + timedelta(days=n) for n in (frozen[1], dark[1], off[1][0]))
+    console.print(
+        f"The report shows these too: {frozen[0]} repeats one frame all {froze:%Y-%m-%d}, {dark[0]} is "
+        f"dark all {darkened:%Y-%m-%d}, {off[0]} is off for {len(off[1])} days from {ended:%Y-%m-%d}."
+    )
 
 
 def compare_with_truth(run: RunDir, archive: Path, snapshots: list[Snapshot]) -> Comparison:

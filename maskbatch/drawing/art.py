@@ -10,6 +10,7 @@ Points = NDArray[np.float64]
 
 CLOTHES = "#283042 #962e32 #e2e2dc #3c6e5a #5a5a60 #e2b43c #4664a0 #7c5482"
 WALLS = "#cec8bc #aebec4 #beb2a0 #96a096 #d8d8d4 #888e9e"
+TROUSERS = "#20242c #20242c #2c3a58 #3c4658 #5a5040 #6e6a64 #96886e"
 LOOKS = {
     "skin": "#faddc8 #f3cdb2 #ecbc9b #d6a078 #c38c66 #b07854 #986546 #805238 #6a4636 #543829",
     "hair": "#1c1818 #302820 #543826 #845832 #c8a062 #964628 #969492 #dedcd8",
@@ -48,6 +49,15 @@ ART = {
     "bust": """skin half 0,30 20,30 19,50 24,66 20,80 0,82;
         cloth,-8 half 0,70 20,62 50,72 82,86 95,120 100,260 0,280;
         skin half 0,60 18,60 12,74 0,82; -35 half 0,30 22,30 20,56 0,64""",
+    "figure": """-40 ball 0,692 70,10; trousers flat 3,300 52,320 46,520 42,668 14,668 8,500;
+        trousers-- line1.5 6,350 10,500 15,660; black ball 29,678 20,13;
+        skin half 0,30 20,30 19,50 24,66 20,80 0,82; skin ball 90,318 11,17;
+        cloth- line27 76,92 88,150 92,230 90,298;
+        cloth,-8 half 0,70 20,62 50,70 76,78 84,96 78,150 68,230 64,300 60,352 0,356;
+        cloth-- line1.5 70,120 72,180 66,290; cloth- line1.5 0,90 1,350;
+        skin half 0,60 18,60 12,74 0,82; -35 half 0,30 22,30 20,56 0,64""",
+    "portrait": """skin half 0,30 20,30 19,50 24,66 20,80 0,82;
+        cloth flat 0,72 20,66 44,74 58,84 58,96 0,96; skin half 0,60 18,60 12,74 0,82""",
     "scarf": "cloth+ half 0,66 26,60 33,70 25,82 0,88; cloth line1 0,76 15,74 29,68",
     "head": """skin^-9 ball 36.5,5 5,10; skin-^-9 ball 37,6 2.5,6;
         skin,-16 half 0,-50 20,-47 32,-33 36,-10 35,10 31,28 23,42 11,50 0,51;
@@ -100,6 +110,24 @@ ART = {
         mask-^2 ball 5,5 2,2; mask-^2 ball 15,5 2,2; mask-^2 ball 9,12 2,2""",
     "stripes": """mask-^2 line3 0,-9 12,-10 25,-12; mask-^2 line3 0,0 12,-1 23,-4;
         mask-^2 line3 0,9 10,8 18,5""",
+    "reception": """-30 ball 0,0 130,8; accent-- box -120,-108 240,108; wall- box -112,-92 104,84;
+        wall- box 8,-92 104,84; accent box -126,-114 252,10; black box 40,-150 46,32;
+        black box 60,-120 6,8; white box -70,-118 24,4""",
+    "plant": """-30 ball 0,0 30,5; leaf-- line5 0,-40 12,-100 40,-124; leaf line6 0,-40 24,-74 48,-72;
+        leaf- line6 0,-40 6,-120 12,-164; leaf+ line5 0,-40 14,-84 26,-146;
+        accent-- half 0,-46 20,-46 15,0 0,0""",
+    "bench": """-30 ball 0,0 95,7; black flat 62,-40 68,-40 68,0 62,0; accent- box -85,-84 170,34;
+        accent box -90,-50 180,14""",
+    "doors": """accent-- box -108,-236 216,236; glass box -100,-228 97,224; glass box 3,-228 97,224;
+        glass+ flat 20,-228 46,-228 24,-4 10,-4; lamp box -26,-262 52,18""",
+    "lift": """accent-- box -72,-226 144,226; wall-- box -64,-218 62,218; wall-- box 2,-218 62,218;
+        wall box -61,-215 56,215; wall box 5,-215 56,215; black box 84,-124 10,22; lamp box -10,-244 20,12""",
+    "board": """accent-- box -62,-190 124,90; white box -57,-185 114,80; wall- box -48,-176 40,30;
+        accent box 6,-176 40,24; wall- box -48,-138 40,22; wall- box 6,-144 40,30""",
+    "clock": "black ball 0,-250 20,20; white ball 0,-250 17,17; black line2 0,-250 9,-250",
+    "banner": """-30 ball 0,0 54,5; black box -50,-6 100,6; white box -46,-206 92,200;
+        accent box -46,-206 92,20; accent box -40,-70 80,12; wall- box -34,-50 68,6;
+        wall- box -34,-38 68,6; accent-- box -46,-22 92,16""",
 }
 
 

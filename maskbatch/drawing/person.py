@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from maskbatch.drawing.art import FABRICS, LOOKS, MASKS, MIDDLES, WORN
+from maskbatch.drawing.art import FABRICS, LOOKS, MASKS, MIDDLES, TROUSERS, WORN
 from maskbatch.drawing.sketch import Shades, Sketch, add_shades, mix, pick, pick_colour
 
 
@@ -18,10 +18,13 @@ def _person_shades(masks: str, rng: np.random.Generator) -> Shades:
     return add_shades(colours)
 
 
-def draw_person(body: Sketch, label: str, rng: np.random.Generator, *, pitch: float = 0) -> Sketch:
+def draw_person(
+    body: Sketch, label: str, rng: np.random.Generator, *, pitch: float = 0, figure: str = "bust"
+) -> Sketch:
     """Draw a random person, from back to front, and return where the head lies.
 
     body: the middle of the head, upright; a unit is the head's height. pitch: radians, as if seen from above.
+    figure: what of ART is below the head.
     """
     body = replace(body, axes=body.axes * ((rng.uniform(0.92, 1.06),), (1,)))  # narrow and broad heads
     tilt, yaw, nod = np.clip(rng.normal((0, 0, pitch), (0.09, 0.12, 0.04)), -0.21, 0.21)
@@ -29,10 +32,12 @@ def draw_person(body: Sketch, label: str, rng: np.random.Generator, *, pitch: fl
 
     pattern = pick(rng, "pleats pleats pleats ridge dots stripes plain")
     shades = _person_shades(MASKS.get(pattern, FABRICS), rng)
+    if figure == "figure":
+        shades |= add_shades({"trousers": pick_colour(rng, TROUSERS)})
     hair = pick(rng, "short short fringe bald afro bun long long cap beanie hijab")
     beards = "" if hair in ("bun", "long", "hijab") else "beard beard moustache"
     head.draw(f"behind {hair}", shades)
-    bust.draw("bust", shades)
+    bust.draw(figure, shades)
     if rng.random() < 0.12:
         bust.draw("scarf", shades)
     head.draw("head", shades)

@@ -7,19 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from maskbatch.demo.month import (
-    CAMERAS,
-    DARK,
-    FIRST_DAY,
-    FROZEN,
-    NUM_DAYS,
-    OFF,
-    SPOILT,
-    _draw_file,
-    _spoil,
-    plan_month,
-)
-from maskbatch.demo.truth import LAYOUT, run_demo
+from maskbatch.demo.archive import SPOILT, spoil
+from maskbatch.demo.month import CAMERAS, DARK, FIRST_DAY, FROZEN, NUM_DAYS, OFF, draw_file, plan_month
+from maskbatch.demo.run import LAYOUT, run_demo
 from maskbatch.drawing.gate import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
@@ -80,7 +70,7 @@ def test_the_camera_without_light_shows_nothing(tmp_path: Path) -> None:
         (*DARK, "no_face")
     }
     for snapshot in dark:
-        _draw_file(tmp_path, snapshot)
+        draw_file(tmp_path, snapshot)
         assert np.asarray(Image.open(tmp_path / snapshot.path)).mean() < 15
 
 
@@ -93,5 +83,5 @@ def test_every_kind_of_spoilt_file_is_drawn() -> None:
 @pytest.mark.parametrize("how", SPOILT)
 def test_a_spoilt_file_gets_its_status(how: str) -> None:
     files = [encode(draw(k, (640, 480), LABELS[k % 4]), quality=88) for k in range(6)]
-    spoilt = (Encoded(_spoil(data, how)) for data in files)
+    spoilt = (Encoded(spoil(data, how)) for data in files)
     assert decode_batch(spoilt, 6, Preset(SIZE), 10**6).columns["status"] == [how] * 6
