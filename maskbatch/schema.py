@@ -26,12 +26,15 @@ def explain_timeout(decode_timeout_s: float) -> str:
 CONDITIONS = {
     "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
     "duplicate": "the bytes of another image, in this archive once already",
+    "static_face": "a face that stands still for 3 hours, such as a poster; only with the view scene",
     "dark": "mean luma under 0.06 of white",
     "over_exposed": "mean luma over 0.94 of white",
     "covered": "luma hardly varies: its standard deviation is under 0.03 of white",
     "blurred": "the variance of the Laplacian is under 5 grey levels squared",
 }
-"""What may be wrong with a camera's view."""
+"""What may be wrong with a camera's view, or with a face in it."""
+FACE_CONDITIONS = ("static_face",)
+"""Those of faces; the others are of pictures, and of the faces in them."""
 VIEWS = ("face", "scene")
 """`face`: one face fills the picture; `scene`: a detector finds the faces, and each has a row of its own."""
 SIZE_BANDS = (0, 16, 24, 32, 48, 64, 96, 128, 256)

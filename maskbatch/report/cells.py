@@ -1,8 +1,9 @@
 """Committed rows to cells, the small table from which every figure of the report follows.
 
-A cell is (site, camera, date, hour, status, label, needs_review, condition, kept column) with its count, sums
-and histograms in fixed bins. Cells of several parts or runs add up exactly: values are rounded to 1 / 65,536
-before they are summed, so that the order of adding changes no digit.
+A cell is (site, camera, date, hour, status, label, needs_review, condition, kept column, region kind, size
+band, everyone complies) with its count, sums and histograms in fixed bins. In whole scenes, pictures and
+faces have their own. Cells of several parts or runs add up exactly: values are rounded to 1 / 65,536 before
+they are summed, so that the order of adding changes no digit.
 """
 
 from calendar import day_name
@@ -26,13 +27,19 @@ EDGES: dict[str, NDArray[np.float64]] = {
 """Fixed bins: histograms of parts, of runs, and of a run and its checkpoint add up and compare."""
 Camera = tuple[str | None, str | None]
 """(site, camera)."""
-KEYS = ("site", "camera", "date", "hour", "status", "label", "needs_review", "condition", "kept")
+OF_SCENES = ("size_band", "everyone_complies")
+"""Of faces the first, of pictures the second; null in runs of single faces."""
+KEYS = (
+    "site", "camera", "date", "hour", "status", "label", "needs_review", "condition", "kept", "region_kind",
+    *OF_SCENES,
+)  # fmt: skip
+PICTURE, FACE = REGION_KINDS = "picture", "face"
 MEASURES = tuple(EDGES)
 SUMS = tuple(f"{measure}_sum" for measure in MEASURES)
 HISTOGRAMS = tuple(f"{measure}_histogram" for measure in MEASURES)
 COLUMNS = ("site", "camera", "captured_local", "status", "label", "needs_review", "region", *MEASURES)
 GRAIN = 65_536
-KEY_TYPES = {"hour": pa.int64(), "needs_review": pa.bool_()}
+KEY_TYPES = {"hour": pa.int64(), "needs_review": pa.bool_(), "everyone_complies": pa.bool_()}
 SCHEMA = pa.schema(
     [
         *[(key, KEY_TYPES.get(key, pa.string())) for key in KEYS],
@@ -57,14 +64,19 @@ def count_bins(measure: str, values: NDArray[np.floating]) -> list[int]:
 def count_cells(
     rows: pa.Table, date: str, keep_column: str | None = None, condition: pa.Array | None = None
 ) -> pa.Table:
-    """Count the cells of the whole-image rows of one local day.
+    """Count the cells of the rows of one local day.
 
-    `rows` has at least COLUMNS and `keep_column`; `condition` (N,) is that of each row, or null.
+    `rows` has at least COLUMNS and `keep_column`, and may have OF_SCENES; `condition` (N,) is that of each
+    row, or null.
     """
     missing = pa.nulls(len(rows), pa.string())
     rows = rows.append_column("kept", rows[keep_column] if keep_column else missing)
     rows = rows.append_column("condition", missing if condition is None else condition)
-    rows = rows.filter(pc.equal(rows["region"], 0))
+    for name in OF_SCENES:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(len(rows), SCHEMA.field(name).type))
+    is_face = pc.greater(rows["region"], 0).combine_chunks().cast(pa.int8())
+    rows = rows.append_column("region_kind", pa.DictionaryArray.from_arrays(is_face, list(REGION_KINDS)))
     rows = rows.append_column("hour", pc.hour(rows["captured_local"]))
     rows = rows.append_column("date", pa.repeat(pa.scalar(date), len(rows)))
     keys, group = number_groups(rows)
@@ -97,6 +109,11 @@ def merge_cells(tables: Iterable[pa.Table]) -> pa.Table:
     )
 
 
+def select_kind(cells: pa.Table, kind: str) -> pa.Table:
+    """The cells of pictures, or those of faces."""
+    return cells.filter(pc.equal(cells["region_kind"], kind))
+
+
 def to_floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     """(N,) float64, nulls as NaN."""
     return np.asarray(pc.fill_null(column.cast(pa.float64()), float("nan")), np.float64)
@@ -112,6 +129,8 @@ def number_groups(table: pa.Table, keys: Sequence[str] = KEYS) -> tuple[pa.Table
     group = np.zeros(table.num_rows, np.int64)
     for key in keys:
         column = table[key]
+        if column.null_count == len(column):
+            continue
         column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         column = column.unify_dictionaries().combine_chunks()
         values = column.indices.fill_null(-1).to_numpy().astype(np.int64) + 1

@@ -11,6 +11,9 @@ Benjamini-Hochberg runs over all tests of a report, so a fleet without drift ale
 before, for example by weather, more alert (autocorrelation 0.2: 5 %, 0.3: 9 to 14 %, 0.5: 20 to 60 %). A
 significant change that is too small to matter (LEAST_CHANGE) does not alert.
 
+In whole scenes shares and confidence are those of faces, brightness and sharpness those of pictures. PSI is
+of faces alone, as the checkpoint's reference is.
+
 Shape suffixes: L cells, N nights, M measures, B bins.
 """
 
@@ -24,7 +27,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, rankdata
 
-from maskbatch.report.cells import HISTOGRAMS, MEASURES, SUMS, group_name, number_groups, read_histograms
+from maskbatch.report.cells import (
+    FACE,
+    HISTOGRAMS,
+    MEASURES,
+    PICTURE,
+    Camera,
+    group_name,
+    number_groups,
+    read_histograms,
+    select_kind,
+)  # fmt: skip
 from maskbatch.schema import UNKNOWN_DATE
 
 RECENT_NIGHTS = 7
@@ -38,32 +51,45 @@ Floats = NDArray[np.float64]
 
 
 def measure_drift(
-    cells: pa.Table, classes: Sequence[str], reference: Mapping[str, Sequence[int]]
+    cells: pa.Table, classes: Sequence[str], reference: Mapping[str, Sequence[int]], view: str = "face"
 ) -> dict[str, Any]:
     """The section `drift` of report.json: every test, cameras without enough history, and PSI.
 
-    `reference` holds the checkpoint's histograms (B,) of some of MEASURES, or none. Unknown days and failed
-    images are left out. `recent` and `before` are medians over nights. PSI is that of the last RECENT_NIGHTS
-    nights, also for a camera without enough history, and never alerts.
+    `reference` holds the checkpoint's histograms (B,) of some of MEASURES, or none. Unknown days, failed
+    images and faces too small to assess are left out. `recent` and `before` are medians over nights. PSI is
+    that of the last RECENT_NIGHTS nights, also for a camera without enough history, and never alerts.
     """
-    names = (*[f"share_{name}" for name in classes], *MEASURES)
-    tests, short, psi = [], [], []
-    for name, values_NM, histograms_NMB in _cameras(cells, classes):
-        recent_MB = histograms_NMB[-RECENT_NIGHTS:].sum(0)
-        psi += [
-            {**name, "measure": measure, "psi": stability_index(observed_B, reference[measure])}
-            for measure, observed_B in zip(MEASURES, recent_MB, strict=True)
-            if any(reference.get(measure, ()))
-        ]
-        if len(values_NM) < LEAST_NIGHTS:
-            short.append({**name, "nights": len(values_NM)})
-        else:
-            tests += [{**name, **test} for test in _tests(names, values_NM)]
+    parts: list[tuple[pa.Table, Sequence[str], Sequence[str]]] = [(cells, classes, MEASURES)]
+    if view == "scene":
+        faces = select_kind(cells, FACE)
+        faces = faces.filter(pc.is_valid(faces["label"]))
+        parts = [(faces, classes, MEASURES[:1]), (select_kind(cells, PICTURE), (), MEASURES[1:])]
+    tests: list[dict[str, Any]] = []
+    short: dict[Camera, dict[str, Any]] = {}
+    psi: list[dict[str, Any]] = []
+    for part, own_classes, measures in parts:
+        names = (*[f"share_{name}" for name in own_classes], *measures)
+        for name, values_NM, histograms_NMB in _cameras(part, own_classes, measures):
+            if own_classes:
+                psi += _compare_with(reference, name, histograms_NMB[-RECENT_NIGHTS:].sum(0))
+            if len(values_NM) < LEAST_NIGHTS:
+                short.setdefault((name["site"], name["camera"]), {**name, "nights": len(values_NM)})
+            else:
+                tests += [{**name, **test} for test in _tests(names, values_NM)]
     corrected = false_discovery_control([test["p"] for test in tests]) if tests else ()
     for test, q in zip(tests, corrected, strict=True):
         test |= {"q": float(q), "alert": bool(q <= ALERT_Q) and _matters(test)}
     nights = {"recent_nights": RECENT_NIGHTS, "history_nights": HISTORY_NIGHTS, "least_nights": LEAST_NIGHTS}
-    return {**nights, "alert_q": ALERT_Q, "tests": tests, "short": short, "psi": psi}
+    return {**nights, "alert_q": ALERT_Q, "tests": tests, "short": list(short.values()), "psi": psi}
+
+
+def _compare_with(
+    reference: Mapping[str, Sequence[int]], name: Mapping[str, Any], recent_MB: NDArray[np.int64]
+) -> Iterator[dict[str, Any]]:
+    """PSI of each of MEASURES that the checkpoint has a histogram of."""
+    for measure, observed_B in zip(MEASURES, recent_MB, strict=True):
+        if any(reference.get(measure, ())):
+            yield {**name, "measure": measure, "psi": stability_index(observed_B, reference[measure])}
 
 
 def find_drift_alerts(drift: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -152,9 +178,12 @@ def _sentence(test: Mapping[str, Any]) -> str:
 
 
 def _cameras(
-    cells: pa.Table, classes: Sequence[str]
+    cells: pa.Table, classes: Sequence[str], measures: Sequence[str]
 ) -> Iterator[tuple[dict[str, Any], Floats, NDArray[np.int64]]]:
-    """(site and camera, measures (N, M), histograms (N, 3, B)) of each camera, nights in order."""
+    """(site and camera, values (N, M), histograms (N, 3, B)) of each camera, nights in order.
+
+    Values are the shares of `classes` and the means of `measures`; histograms are of all MEASURES.
+    """
     cells = cells.filter(pc.and_(pc.equal(cells["status"], "ok"), pc.not_equal(cells["date"], UNKNOWN_DATE)))
     nights, night_L = number_groups(cells, ("site", "camera", "date"))
     if not len(nights):
@@ -163,7 +192,7 @@ def _cameras(
     cells, starts = cells.take(pa.array(order)), np.searchsorted(night_L[order], np.arange(len(nights)))
     count_L, labels = cells["count"].to_numpy(), cells["label"].to_numpy()
     of_class = [np.where(labels == name, count_L, 0) for name in classes]
-    sums_LM = np.column_stack([*of_class, *[cells[name].to_numpy() for name in SUMS]])
+    sums_LM = np.column_stack([*of_class, *[cells[f"{name}_sum"].to_numpy() for name in measures]])
     values_NM = np.add.reduceat(sums_LM, starts) / np.add.reduceat(count_L, starts)[:, None]
     histograms = (read_histograms(cells, name) for name in HISTOGRAMS)
     sums_NMB = np.stack([np.add.reduceat(counts, starts, dtype=np.int64) for counts in histograms], 1)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from maskbatch.config import Expect, ReportConfig
 from maskbatch.report.alerts import find_alerts, find_unreadable
-from maskbatch.report.cells import Camera
+from maskbatch.report.cells import FACE, PICTURE, Camera, select_kind
 from maskbatch.report.clocks import find_wrong_clocks, set_times_unknown
 from maskbatch.report.coverage import measure_coverage
 from maskbatch.report.drift import measure_drift
@@ -21,7 +21,7 @@ from maskbatch.review import corrections
 from maskbatch.review.queue import CANDIDATE_COLUMNS, UNCERTAIN
 from maskbatch.review.rate import estimate_rates
 from maskbatch.runs.committed import CommittedRun
-from maskbatch.schema import CONDITIONS, UNKNOWN_DATE
+from maskbatch.schema import CONDITIONS, FACE_CONDITIONS, UNKNOWN_DATE
 
 MAX_LISTED = 100
 """Gaps, stretches and drift tests in report.json; their Parquet files have all."""
@@ -63,6 +63,11 @@ LIST_TABLES = {
 """The lists of report.json that are Parquet tables too: the section, the list, and its columns."""
 
 
+def list_conditions(view: str) -> list[str]:
+    """Those that pictures or faces of a run may have."""
+    return [name for name in CONDITIONS if view == "scene" or name not in FACE_CONDITIONS]
+
+
 def group_keys(keep_column: str | None) -> dict[str, tuple[str, ...]]:
     """What each table of rates is grouped by, by its name; the last is that of the kept column."""
     return GROUPINGS | ({f"by_{keep_column}": (keep_column,)} if keep_column else {})
@@ -86,38 +91,47 @@ def collect_figures(
 
     `confusion`: counts, true by predicted, that correct the rates, or None for the `reason`.
     """
-    meaning, keep_column = runs[0].meaning, runs[0].keep_column
+    meaning, keep_column, view = runs[0].meaning, runs[0].keep_column, runs[0].score.view
     period = find_period(runs)
-    clocks = find_wrong_clocks(survey.cells)
+    clocks = find_wrong_clocks(select_kind(survey.cells, PICTURE))
     cells = set_times_unknown(survey.cells, clocks)
+    pictures = select_kind(cells, PICTURE)
     keys = group_keys(keep_column)
-    rates = Tables(cells, meaning, confusion, config.exclude)
+    rates = Tables(cells, meaning, confusion, config.exclude, view)
     tables = {name: rates.by(own) for name, own in GROUPINGS.items()}
+    if view == "scene":
+        tables["by_size"] = rates.by_size()
     if keep_column:
         tables[f"by_{keep_column}"] = rates.by(("kept",)).rename_columns({"kept": keep_column})
     mapped = _mapped_cameras(tables["by_camera"])
     expect = Expect.parse(config.expect) if config.expect else None
     parts = {
-        "coverage": measure_coverage(cells, expect, find_skipped_hours(runs), period, mapped),
-        "quality": _quality(cells, survey),
+        "coverage": measure_coverage(pictures, expect, find_skipped_hours(runs), period, mapped),
+        "quality": _quality(cells, survey, list_conditions(view)),
         "clocks": {"cameras": clocks, "images": sum(row["images"] for row in clocks)},
-        "drift": measure_drift(cells, meaning.classes, read_card(runs, "reference") or {}),
+        "drift": measure_drift(cells, meaning.classes, read_card(runs, "reference") or {}, view),
     }
+    absent = CONDITIONS.keys() - list_conditions(view)
     for name, (part, key, columns) in LIST_TABLES.items():
-        tables[name] = pa.Table.from_pylist(parts[part][key], pa.schema(columns))
+        kinds = [column for column in columns if column[0] not in absent]
+        tables[name] = pa.Table.from_pylist(parts[part][key], pa.schema(kinds))
     tables |= {"cells": cells, "review": survey.selection.candidates}
     tables["corrections"] = pa.Table.from_pandas(judgements, corrections.SCHEMA, preserve_index=False)
     if len(runs) == 1:
         tables["queue"] = survey.selection.queue
-    rows = {name: tables[name].to_pylist() for name in keys if name != "by_camera_day"}
+    rows = {
+        name: tables[name].to_pylist()
+        for name in (*keys, "by_size")
+        if name in tables and name != "by_camera_day"
+    }
     in_map = [camera in mapped for camera in _cameras_of(tables["by_camera_day"])]
     rows["by_camera_day"] = tables["by_camera_day"].filter(pa.array(in_map, pa.bool_())).to_pylist()
-    everything = Tables(cells, meaning, confusion) if config.exclude else rates
+    everything = Tables(cells, meaning, confusion, view=view) if config.exclude else rates
     overall = rows["overall"][0]
     unlike = {(row["site"], row["camera"]) for row in parts["drift"]["psi"] if row["psi"] > UNLIKE_PSI}
     values: dict[str, Any] = {
         **describe_runs(runs, config),
-        "period": _period(cells, survey, parts["clocks"]["images"]),
+        "period": _period(pictures, survey, parts["clocks"]["images"]),
         **rows,
         "everything": everything.by(()).to_pylist(),
         "corrected": {
@@ -153,9 +167,9 @@ def _cameras_of(rows: pa.Table) -> Iterator[Camera]:
     return zip(rows["site"].to_pylist(), rows["camera"].to_pylist(), strict=True)
 
 
-def _period(cells: pa.Table, survey: Survey, num_wrong: int) -> dict[str, Any]:
-    """The time that the archive spans; `num_wrong` images of wrong clocks have no time in `cells`."""
-    frame = cells.select(["date", "count"]).to_pandas()
+def _period(pictures: pa.Table, survey: Survey, num_wrong: int) -> dict[str, Any]:
+    """The time that the archive spans; `num_wrong` images of wrong clocks have no time in `pictures`."""
+    frame = pictures.select(["date", "count"]).to_pandas()
     unknown = frame["date"] == UNKNOWN_DATE
     dates, num_unknown = frame["date"][~unknown].unique(), int(frame["count"][unknown].sum())
     times = [survey.times[day] for day in dates]
@@ -168,18 +182,20 @@ def _period(cells: pa.Table, survey: Survey, num_wrong: int) -> dict[str, Any]:
     }
 
 
-def _quality(cells: pa.Table, survey: Survey) -> dict[str, Any]:
-    """Images by condition, over all and by camera, and stretches of them."""
-    frame = cells.select(["site", "camera", "status", "condition", "count"]).to_pandas()
+def _quality(cells: pa.Table, survey: Survey, conditions: Sequence[str]) -> dict[str, Any]:
+    """Images, or faces, by condition, over all and by camera, and stretches of them."""
+    frame = cells.select(["site", "camera", "status", "condition", "region_kind", "count"]).to_pandas()
     frame = frame[frame["status"] == "ok"]
-    for name in CONDITIONS:
-        frame[name] = frame["count"].where(frame["condition"] == name, 0)
-    sums = frame.groupby(["site", "camera"], dropna=False)[["count", *CONDITIONS]].sum().reset_index()
-    by_camera = pa.Table.from_pandas(sums.rename(columns={"count": "scored"}), preserve_index=False)
+    for name in conditions:
+        kind = FACE if name in FACE_CONDITIONS else PICTURE
+        counts = (frame["condition"] == name) & (frame["region_kind"] == kind)
+        frame[name] = frame["count"].where(counts, 0)
+    frame["scored"] = frame["count"].where(frame["region_kind"] == PICTURE, 0)
+    sums = frame.groupby(["site", "camera"], dropna=False)[["scored", *conditions]].sum().reset_index()
     return {
-        "conditions": list(CONDITIONS),
-        "totals": {name: int(sums[name].sum()) for name in CONDITIONS},
-        "by_camera": by_camera.to_pylist(),
+        "conditions": list(conditions),
+        "totals": {name: int(sums[name].sum()) for name in conditions},
+        "by_camera": pa.Table.from_pandas(sums, preserve_index=False).to_pylist(),
         "stretches": survey.stretches,
     }
 

@@ -90,7 +90,7 @@ def make_report(
         names = ", ".join(name.removeprefix("by_") for name in keys)
         raise UsageError(f"--by {config.alert_by}: one of {names} expected")
     judgements = _latest_judgements(together, config, options)
-    survey = survey_runs(together)
+    survey = survey_runs(together, config.exclude)
     values, tables = collect_figures(together, survey, config, judgements, confusion, reason)
     report = Report(folder=out, values=values, tables=tables, keys=keys)
     candidates = select_candidates(survey).to_pylist()

@@ -1,7 +1,8 @@
 """The one pass over committed rows, a local day at a time: cells, stretches, and what people should judge.
 
 Whatever needs rows in the order of time is done here; every figure comes from the result. Memory is that of
-the largest local day, however many days there are.
+the largest local day, however many days there are. In whole scenes pictures show what is wrong with a camera,
+and their faces what people wear.
 """
 
 from collections import defaultdict
@@ -20,13 +21,15 @@ from maskbatch.buckets import Hashes, find_repeated, hash_digests, hash_texts
 from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.report import cells as cells_module
-from maskbatch.report.conditions import find_conditions, find_stretches
-from maskbatch.review.queue import Collector, Selection
+from maskbatch.report.conditions import find_conditions, find_scene_conditions, find_stretches
+from maskbatch.report.faces import Faces
+from maskbatch.review.queue import Collector, Selection, mix_bits
 from maskbatch.runs.committed import CommittedRun, File, file_date, order_files, read_files
 
 Hash = Callable[[pa.ChunkedArray], Hashes]
 Numbers = NDArray[np.int64]
 COLUMNS = ("id", *cells_module.COLUMNS, "captured_at", "contrast", "dhash", "sha256")
+FACE_COLUMNS = ("box", "width", "height")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,35 +53,71 @@ class Survey:
         return max((last for _, last in self.times.values()), default=None)
 
 
-def survey_runs(runs: Sequence[CommittedRun]) -> Survey:
-    """Read every committed row of `runs`. Raises UsageError where two of them hold the same uri."""
+def survey_runs(runs: Sequence[CommittedRun], exclude: Sequence[str] = ()) -> Survey:
+    """Read every committed row of `runs`. Raises UsageError where two of them hold the same uri.
+
+    `exclude`: conditions; faces that have one are nobody where the cells say whether everyone complies.
+    """
     if len(runs) > 1:
         _refuse_overlap(runs)
-    keep_column, assessed = runs[0].keep_column, runs[0].meaning.assessed
     files = order_files(runs)
-    repeats = _Repeats(_repeated(files, "sha256", hash_digests, "duplicates"))
-    cells: dict[str, list[pa.Table]] = defaultdict(list)
-    stretches, collector = [], Collector()
-    times: dict[str, tuple[datetime, datetime]] = {}
+    tally = _Tally(runs[0], _Repeats(_repeated(files, "sha256", hash_digests, "duplicates")), exclude)
     with step("report", _num_rows(files)) as progress:
-        for date, day, camera in _days(files, keep_column):
-            places = repeats.places(day)
-            condition = find_conditions(day, camera, repeats.flag(places), assessed)
-            cells[date].append(cells_module.count_cells(day, date, keep_column, condition))
-            stretches += find_stretches(day, camera, condition)
-            bounds = pc.min_max(day["captured_local"]).as_py()
-            if bounds["min"] is not None:
-                times[date] = bounds["min"], bounds["max"]
-            collector.add(day, condition, places >= 0)
-            progress.advance(len(day))
+        for date, rows in _days(files, runs[0].keep_column, in_scenes=runs[0].score.view == "scene"):
+            tally.add(date, rows)
+            progress.advance(len(rows))
     # Only cells of the same day can be equal, so only these are merged.
-    merged = [parts[0] if len(parts) == 1 else cells_module.merge_cells(parts) for parts in cells.values()]
+    parts = tally.cells.values()
+    merged = [part[0] if len(part) == 1 else cells_module.merge_cells(part) for part in parts]
     return Survey(
         cells=pa.concat_tables([cells_module.SCHEMA.empty_table(), *merged]),
-        stretches=stretches,
-        selection=collector.select(files, runs),
-        times=times,
+        stretches=tally.stretches,
+        selection=tally.collector.select(files, runs),
+        times=tally.times,
     )
+
+
+class _Tally:
+    """What the days have given so far."""
+
+    def __init__(self, run: CommittedRun, repeats: "_Repeats", exclude: Sequence[str]) -> None:
+        """`run`: any of the runs."""
+        self._keep_column, self._meaning, self._detect_px = run.keep_column, run.meaning, run.score.detect_px
+        self._repeats, self._exclude = repeats, exclude
+        self.cells: dict[str, list[pa.Table]] = defaultdict(list)
+        self.stretches: list[dict[str, Any]] = []
+        self.collector = Collector()
+        self.times: dict[str, tuple[datetime, datetime]] = {}
+
+    def add(self, date: str, rows: pa.Table) -> None:
+        """Add the rows of a local day, or of a part of those without a date."""
+        day, camera, faces = _sort_day(rows)
+        places = self._repeats.places(day)
+        duplicate, assessed = self._repeats.flag(places), self._meaning.assessed
+        if faces is None:
+            condition = find_conditions(day, camera, duplicate, assessed)
+            self.collector.add(day, condition, places >= 0)
+        else:
+            condition, of_faces, stretches = find_scene_conditions(day, camera, duplicate, faces, assessed)
+            self.stretches += stretches
+            self.collector.add(faces.rows, of_faces, places[faces.picture_M] >= 0)
+            day = day.append_column("everyone_complies", self._judge(len(day), faces, of_faces))
+            sized = faces.rows.append_column("size_band", faces.name_size_bands(self._detect_px or 0))
+            self._count(sized, date, of_faces)
+        self._count(day, date, condition)
+        self.stretches += find_stretches(day, camera, condition)
+        bounds = pc.min_max(day["captured_local"]).as_py()
+        if bounds["min"] is not None:
+            self.times[date] = bounds["min"], bounds["max"]
+
+    def _count(self, rows: pa.Table, date: str, condition: pa.Array) -> None:
+        self.cells[date].append(cells_module.count_cells(rows, date, self._keep_column, condition))
+
+    def _judge(self, num_pictures: int, faces: Faces, condition: pa.Array) -> pa.Array:
+        """Whether everyone assessed in each picture (N,) complies; a face that is excluded is nobody."""
+        counts = ~np.isin(condition.to_numpy(zero_copy_only=False), self._exclude)
+        assessed, compliant = map(faces.is_labelled, (self._meaning.assessed, self._meaning.compliant))
+        return faces.judge_pictures(num_pictures, assessed & counts, compliant)
 
 
 def _repeated(files: Sequence[File], column: str, hash_column: Hash, name: str) -> Hashes:
@@ -112,23 +151,20 @@ def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
             raise UsageError(f"{run.run.path}: {overlap}; report them apart")
 
 
-def _days(files: Sequence[File], keep_column: str | None) -> Iterator[tuple[str, pa.Table, Numbers]]:
-    """(date, whole-image rows by camera and time, each row's camera) of each local day.
-
-    Rows without a date come file by file.
-    """
-    columns = [*COLUMNS, *([keep_column] if keep_column else [])]
+def _days(files: Sequence[File], keep_column: str | None, in_scenes: bool) -> Iterator[tuple[str, pa.Table]]:
+    """(date, its rows) of each local day. Rows without a date come file by file."""
+    columns = [*COLUMNS, *(FACE_COLUMNS if in_scenes else ()), *([keep_column] if keep_column else [])]
     parts: list[pa.Table] = []
     dates = [file_date(file) for _, file in files]
     for number, part in enumerate(read_files(files, columns)):
         parts.append(_compact(part, number))
         if dates[number] == schema.UNKNOWN_DATE or dates[number] != (*dates, None)[number + 1]:
-            yield dates[number], *_sort_day(pa.concat_tables(parts).unify_dictionaries())
+            yield dates[number], pa.concat_tables(parts).unify_dictionaries()
             parts = []
 
 
 def _compact(part: pa.Table, number: int) -> pa.Table:
-    """The whole-image rows of file `number`, with their places and with dictionaries and hashes for texts."""
+    """The rows of file `number`, with their places and with dictionaries and hashes for texts."""
     columns = {
         name: part[name].dictionary_encode() if part[name].type == pa.string() else part[name]
         for name in part.column_names
@@ -139,15 +175,34 @@ def _compact(part: pa.Table, number: int) -> pa.Table:
         "file": pa.repeat(pa.scalar(number, pa.int32()), len(part)),
         "row": pa.array(np.arange(len(part), dtype=np.int32)),
     }
-    return pa.table(columns).filter(pc.equal(part["region"], 0))
+    return pa.table(columns)
 
 
-def _sort_day(day: pa.Table) -> tuple[pa.Table, Numbers]:
-    """Rows by camera, time and bytes, whatever the order of files; and each row's camera (N,)."""
+def _sort_day(rows: pa.Table) -> tuple[pa.Table, Numbers, Faces | None]:
+    """(pictures by camera, time and bytes, whatever the order of files; each one's camera (N,); their faces).
+
+    A face gets a digest of its own from that of its picture. Without a box in `rows` there are no faces.
+    """
+    is_face = pc.greater(rows["region"], 0)
+    day = rows.filter(pc.invert(is_face))
     camera = cells_module.number_groups(day, ("site", "camera"))[1]
     time = pc.fill_null(day["captured_at"].cast(pa.int64()), 0).to_numpy()
     order = np.lexsort((day["digest"].to_numpy(), time, camera))
-    return day.take(pa.array(order)), camera[order]
+    day, camera = day.take(pa.array(order)), camera[order]
+    if "box" not in rows.column_names:
+        return day, camera, None
+    faces = rows.filter(is_face)
+    image, image_of_face = (_number_images(table) for table in (day, faces))
+    by_image = np.argsort(image)
+    picture = by_image[np.searchsorted(image, image_of_face, sorter=by_image)]
+    digest = day["digest"].to_numpy()[picture] ^ mix_bits(faces["region"].to_numpy().astype(np.uint64))
+    faces = faces.set_column(faces.column_names.index("digest"), "digest", pa.array(digest))
+    return day, camera, Faces.sort(faces, picture)
+
+
+def _number_images(rows: pa.Table) -> Numbers:
+    """A number (N,) of each row's image: ids differ in a file, not between runs."""
+    return np.asarray(rows["file"].to_numpy().astype(np.int64) << 40 | rows["id"].to_numpy())
 
 
 class _Repeats:

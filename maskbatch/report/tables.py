@@ -1,4 +1,9 @@
-"""Cells to the tables of the report: counts, shares, compliance with its interval and corrected, by group."""
+"""Cells to the tables of the report: counts, shares, compliance with its interval and corrected, by group.
+
+In whole scenes images are listed and scored, and faces are assessed: a face is one sighting. Each of them is
+left out, too small to assess, a false alarm of the detector, or assessed. Beside the rate of faces stands the
+share of pictures, of those with anyone assessed, in which everyone assessed complies.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from maskbatch import schema
@@ -25,7 +31,11 @@ GROUPINGS: dict[str, tuple[str, ...]] = {
 }
 """Weekdays are 1, Monday, to 7."""
 CAMERA_DAY = ("site", "camera", "date")
-KEYS = ("site", "camera", "date", "hour", "weekday", "kept")
+SIZE_BAND = ("size_band",)
+"""The grouping of the table `by_size`, which only whole scenes have."""
+KEYS = ("site", "camera", "date", "hour", "weekday", "kept", "size_band")
+PICTURES = ("pictures_assessed", "pictures_compliant")
+FACES = ("faces", "too_small", "false_alarms")
 CORRECTED = ("corrected", "corrected_low", "corrected_high")
 KEY_TYPES = {"hour": pa.int64(), "weekday": pa.int64()}
 Row = dict[str, Any]
@@ -41,44 +51,64 @@ class Tables:
         meaning: Meaning,
         confusion: Sequence[Sequence[int]] | None = None,
         exclude: Sequence[str] = (),
+        view: str = "face",
     ) -> None:
         """`confusion`: held-out counts, true by predicted, if they can correct; `exclude`: conditions."""
-        self.meaning = meaning
+        self.meaning, self.view = meaning, view
         self.confusion = None if confusion is None else np.array(confusion, np.int64)
-        self._frame = _count(cells, meaning, exclude)
+        self._frame = _count(cells, meaning, exclude, view)
         self._counts = [name for name in self._frame if name not in ("_all", *KEYS)]
         self._one_day = len(self._frame.drop_duplicates(list(CAMERA_DAY))) <= 1
 
     def by(self, keys: tuple[str, ...]) -> pa.Table:
         """One row for each group of `keys`, sorted, with the columns of `row_schema`; null for no data.
 
-        A camera's single days are not corrected: they hold too few images, and there may be 100,000.
+        A camera's single days are not corrected: they hold too few images, and there may be 100,000. Nor are
+        bands of size: the held-out matrix is of faces of all sizes, and small ones are judged worse.
         """
         groups = self._frame.groupby(["_all", *keys], dropna=False)
         sums = groups[self._counts].sum().reset_index()
         effects = self._effects(keys, groups.ngroup(), len(sums))
-        self._rate(sums, effects, self.confusion if keys != CAMERA_DAY else None)
-        target = row_schema(keys, self.meaning)
+        self._rate(sums, effects, None if keys in (CAMERA_DAY, SIZE_BAND) else self.confusion)
+        if self.view == "scene":
+            self._rate_pictures(sums, self._effects(keys, groups.ngroup(), len(sums), PICTURES))
+        target = row_schema(keys, self.meaning, self.view)
         table = pa.Table.from_pandas(sums[target.names], target, preserve_index=False)
         return table.replace_schema_metadata()
 
-    def _effects(self, keys: tuple[str, ...], group: "pd.Series[int]", num_groups: int) -> DesignEffects:
+    def by_size(self) -> pa.Table:
+        """One row for each band of face sizes, the smallest first."""
+        table = self.by(SIZE_BAND)
+        table = table.filter(pc.is_valid(table["size_band"]))
+        order = [schema.SIZE_BAND_NAMES.index(name) for name in table["size_band"].to_pylist()]
+        table = table.take(pa.array(np.argsort(order), pa.int64()))
+        share = pa.array(table["faces"].to_numpy() / max(pc.sum(table["faces"]).as_py() or 0, 1))
+        of_pictures = ("listed", "scored", "failed", "picture", "corrected")
+        kept = [name for name in table.column_names if not name.startswith(of_pictures)]
+        return table.select(kept).drop_columns(["faces_per_picture"]).append_column("share_faces", share)
+
+    def _effects(
+        self,
+        keys: tuple[str, ...],
+        group: "pd.Series[int]",
+        num_groups: int,
+        counts: tuple[str, str] = ("assessed", "compliant"),
+    ) -> DesignEffects:
         """Design effects from camera-days, or from hours where groups lie inside one camera-day."""
         one_day = keys == CAMERA_DAY or self._one_day
         clusters = ["_group", *CAMERA_DAY, *(["hour"] if one_day else [])]
-        frame = self._frame[["compliant", "assessed", *CAMERA_DAY, "hour"]].assign(_group=group)
-        by_cluster = frame.groupby(clusters, dropna=False)[["compliant", "assessed"]].sum().reset_index()
-        by_cluster = by_cluster[by_cluster["assessed"] > 0]
-        compliant_C, assessed_C = (
-            by_cluster[name].to_numpy(np.float64) for name in ("compliant", "assessed")
-        )
+        frame = self._frame[[*counts, *CAMERA_DAY, "hour"]].assign(_group=group)
+        by_cluster = frame.groupby(clusters, dropna=False)[list(counts)].sum().reset_index()
+        by_cluster = by_cluster[by_cluster[counts[0]] > 0]
+        assessed_C, compliant_C = (by_cluster[name].to_numpy(np.float64) for name in counts)
         group_C = by_cluster["_group"].to_numpy(np.int64)
         return estimate_design_effects(compliant_C, assessed_C, group_C, num_groups)
 
     def _rate(self, sums: pd.DataFrame, effects: DesignEffects, confusion: Counts | None) -> None:
         """Add shares, and compliance with all that belongs to it, to `sums`, a row for each group."""
         sums["failed"] = sums["listed"] - sums["scored"]
-        seen = sums["scored"] - sums["excluded"]
+        in_scene = self.view == "scene"
+        seen = (sums["faces"] - sums["too_small"] if in_scene else sums["scored"]) - sums["excluded"]
         for name in self.meaning.classes:
             sums[f"share_{name}"] = sums[f"num_{name}"] / seen
         sums["compliance"] = sums["compliant"] / sums["assessed"]
@@ -96,6 +126,14 @@ class Tables:
             sums["corrected"] = fixed.compliance_G
             sums["corrected_low"], sums["corrected_high"] = fixed.low_G, fixed.high_G
 
+    def _rate_pictures(self, sums: pd.DataFrame, effects: DesignEffects) -> None:
+        """Add what is said of pictures of whole scenes."""
+        assessed, compliant = (sums[name].to_numpy(np.float64) for name in PICTURES)
+        sums["picture_compliance"] = sums["pictures_compliant"] / sums["pictures_assessed"]
+        limits = wilson(compliant, assessed, effects)
+        sums["picture_compliance_low"], sums["picture_compliance_high"] = limits
+        sums["faces_per_picture"] = sums["faces"] / sums["scored"]
+
     def _roles(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Which classes (K,) are compliant, and which are assessed."""
         classes = np.array(self.meaning.classes)
@@ -108,7 +146,7 @@ class Tables:
         counts, raw = ([overall[f"{what}_{name}"] for name in names] for what in ("num", "share"))
         columns = zip(names, counts, raw, strict=True)
         rows = [{"class": n, "count": c, "share": s, **dict.fromkeys(CORRECTED)} for n, c, s in columns]
-        if self.confusion is not None and overall["scored"] > overall["excluded"]:
+        if self.confusion is not None and sum(counts):
             effects = self._effects((), self._frame["_all"], 1)
             fixed = correct_shares(np.array([counts], np.int64), effects, self.confusion, *self._roles())
             shares = (fixed.share_GK, fixed.share_low_GK, fixed.share_high_GK)
@@ -117,35 +155,52 @@ class Tables:
         return rows
 
 
-def _count(cells: pa.Table, meaning: Meaning, exclude: Sequence[str]) -> pd.DataFrame:
+def _count(cells: pa.Table, meaning: Meaning, exclude: Sequence[str], view: str) -> pd.DataFrame:
     """A row for each cell: its keys, and what it adds to every count of the report."""
     frame = cells.select([*cells_module.KEYS, "count", "confidence_sum"]).to_pandas()
     frame["hour"] = frame["hour"].astype("Int64")  # whole also where a time is unknown
     dates = pd.to_datetime(frame["date"].where(frame["date"] != schema.UNKNOWN_DATE))
     frame["weekday"] = (dates.dt.day_of_week + 1).astype("Int64")
     count, ok, label = frame.pop("count"), frame["status"] == "ok", frame["label"]
-    seen = ok & ~frame["condition"].isin(list(exclude))
-    counts = frame[list(KEYS)].assign(_all=0, listed=count, scored=count.where(ok, 0))
+    picture = frame["region_kind"] == cells_module.PICTURE
+    judged = ok & (frame["region_kind"] == (cells_module.FACE if view == "scene" else cells_module.PICTURE))
+    out = frame["condition"].isin(list(exclude))
+    seen = judged & ~out
+    counts = frame[list(KEYS)].assign(
+        _all=0, listed=count.where(picture, 0), scored=count.where(picture & ok, 0)
+    )
     for name in schema.STATUSES:
         if name != "ok":
-            counts[f"failed_{name}"] = count.where(frame["status"] == name, 0)
-    counts["excluded"] = count.where(ok & ~seen, 0)
+            counts[f"failed_{name}"] = count.where(picture & (frame["status"] == name), 0)
+    counts["excluded"] = count.where(judged & out, 0)
     for name in meaning.classes:
         counts[f"num_{name}"] = count.where(seen & (label == name), 0)
     counts["assessed"] = count.where(seen & label.isin(meaning.assessed), 0)
     counts["compliant"] = count.where(seen & label.isin(meaning.compliant), 0)
     counts["num_review"] = count.where(seen & frame["needs_review"], 0)
     counts["confidence_sum"] = frame["confidence_sum"].where(seen, 0)
+    if view == "scene":
+        complies = frame["everyone_complies"]
+        counts["faces"] = count.where(judged, 0)
+        counts["too_small"] = count.where(seen & label.isna(), 0)
+        counts["false_alarms"] = count.where(seen & label.isin(meaning.not_assessed), 0)
+        counts["pictures_assessed"] = count.where(picture & ~out & complies.notna(), 0)
+        counts["pictures_compliant"] = count.where(picture & ~out & complies.eq(True), 0)
     return counts
 
 
-def row_schema(keys: Sequence[str], meaning: Meaning) -> pa.Schema:
+def row_schema(keys: Sequence[str], meaning: Meaning, view: str = "face") -> pa.Schema:
     """The columns of a table grouped by `keys`."""
     whole_number, real = pa.int64(), pa.float64()
     failed = [f"failed_{name}" for name in schema.STATUSES if name != "ok"]
     labels = [f"num_{name}" for name in meaning.classes]
     counts = ("listed", "scored", "failed", *failed, "excluded", "assessed", *labels)
     rates = ("compliance", "compliance_low", "compliance_high", *CORRECTED)
+    shares = [f"picture_compliance{part}" for part in ("", "_low", "_high")]
+    of_scenes = [
+        *[(name, whole_number) for name in (*FACES, *PICTURES)],
+        *[(name, real) for name in (*shares, "faces_per_picture")],
+    ]
     return pa.schema(
         [
             *[(key, KEY_TYPES.get(key, pa.string())) for key in keys],
@@ -158,5 +213,6 @@ def row_schema(keys: Sequence[str], meaning: Meaning) -> pa.Schema:
             ("mean_confidence", real),
             ("num_review", whole_number),
             ("share_review", real),
+            *(of_scenes if view == "scene" else ()),
         ]
     )

@@ -109,11 +109,11 @@ class Collector:
 
 def _order(day: pa.Table, repeated: NDArray[np.bool_]) -> NDArray[np.uint64]:
     """A random number (N,) for each image, from its bytes, and from its id where they are repeated."""
-    own = _mix(day["id"].to_numpy().astype(np.uint64))
-    return _mix(day["digest"].to_numpy() ^ np.where(repeated, own, np.uint64(0)))
+    own = mix_bits(day["id"].to_numpy().astype(np.uint64))
+    return mix_bits(day["digest"].to_numpy() ^ np.where(repeated, own, np.uint64(0)))
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix_bits(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Numbers (N,) whose bits each depend on all bits of a value. Source: splitmix64, Steele et al. 2014."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -57,21 +57,23 @@ tables = st.lists(row(), max_size=25).map(lambda rows: pa.Table.from_pylist(rows
 
 
 @given(tables)
-def test_cells_count_every_whole_image_once(rows: pa.Table) -> None:
+def test_cells_count_every_picture_and_every_face_once(rows: pa.Table) -> None:
     made = count_cells(rows, "2026-10-03")
-    whole = [r for r in rows.to_pylist() if r["region"] == 0]
     expected = Counter(
-        (r["site"], r["camera"], r["captured_local"] and r["captured_local"].hour, r["status"], r["label"])
-        for r in whole
-    )
+        (r["site"], r["camera"], r["captured_local"] and r["captured_local"].hour, r["status"], r["label"],
+         "face" if r["region"] else "picture")
+        for r in rows.to_pylist()
+    )  # fmt: skip
     found: Counter[Any] = Counter()
+    keys = ("site", "camera", "hour", "status", "label", "region_kind")
     for cell in made.to_pylist():
-        found[tuple(cell[k] for k in ("site", "camera", "hour", "status", "label"))] += cell["count"]
+        found[tuple(cell[k] for k in keys)] += cell["count"]
         assert cell["date"] == "2026-10-03"
         known = cell["count"] if cell["status"] == "ok" else 0
         assert [sum(cell[f"{m}_histogram"]) for m in MEASURES] == [known] * len(MEASURES)
+        assert cell["size_band"] is cell["everyone_complies"] is None
     assert found == expected
-    assert sum(made["confidence_sum"].to_pylist()) == sum(r["confidence"] or 0 for r in whole)
+    assert sum(made["confidence_sum"].to_pylist()) == sum(r["confidence"] or 0 for r in rows.to_pylist())
 
 
 @given(tables, tables)

@@ -44,7 +44,7 @@ def cells_of(counts: Counts) -> pa.Table:
     rows = [
         {
             **dict.fromkeys(SCHEMA.names), "site": "north", "camera": camera, "date": str(day), "hour": 9,
-            "status": "ok", "label": "with_mask", "needs_review": False, "count": count,
+            "status": "ok", "label": "with_mask", "needs_review": False, "region_kind": "picture", "count": count,
             **dict.fromkeys(SUMS, 1.0), **dict.fromkeys(HISTOGRAMS, [count] + [0] * (NUM_BINS - 1)),
         }
         for (camera, day), count in counts.items()

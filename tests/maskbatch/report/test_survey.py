@@ -97,9 +97,10 @@ def test_a_committed_file_that_does_not_read_is_named(staged_at: Run) -> None:
 
 def test_pictures_of_one_second_come_in_the_order_of_their_bytes() -> None:
     rows = [
-        {"site": "n", "camera": camera, "captured_at": second, "digest": digest}
+        {"site": "n", "camera": camera, "captured_at": second, "digest": digest, "region": 0}
         for camera, second, digest in (("2", 5, 1), ("1", 5, 3), ("1", 5, 2), ("1", 4, 9), ("1", None, 7))
     ]
     kinds = [("site", "string"), ("camera", "string"), ("captured_at", "timestamp[us]"), ("digest", "uint64")]
+    kinds += [("region", "int16")]
     day = pa.Table.from_pylist(rows, pa.schema(kinds))
     assert _sort_day(day)[0]["digest"].to_pylist() == [7, 9, 2, 3, 1]
