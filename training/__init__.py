@@ -3,6 +3,7 @@
 The path of a picture, one line per module; (command) marks those to run as `python -m training.NAME`:
 
     prepare      (command) the default's data: faces, cuts of photographs, drawings
+    crops        faces of whole scenes, found and cut as scoring does
     recipe       all settings of a training except the data, in a TOML file
     data         labelled pictures from folders and manifests, and their pixels, decoded as scoring does
     corrections  what people corrected in runs
@@ -16,9 +17,11 @@ The path of a picture, one line per module; (command) marks those to run as `pyt
     metrics      figures with intervals, calibration, comparison
     plots        plots of an evaluation
     evaluate     (command) every figure of a checkpoint, on pictures it never saw
+    evaluate_scenes  (command) a detector and a classifier together, on boxed photographs
     card         the model card
     huggingface  import of an image classifier of transformers
     export       (command) the checkpoint, from a training or from Hugging Face
     teach        the old checkpoint against the new, on val and on exam
     finetune     (command) all of it
+    convert_detector  (command) the packaged face detectors, from their published weights
 """

@@ -57,6 +57,14 @@ STILL: dict[str, Any] = {
 }  # fmt: skip
 PRESETS = {
     "camera": Augmentation(),
+    "scene": Augmentation(
+        zoom=(0.78, 1.28),
+        shift=0.07,
+        squash_chance=0.25,
+        blur_chance=0.4,
+        blur_px=(16, 72),
+        erase_chance=0.15,
+    ),
     "geometry": Augmentation(squash_chance=0, **NO_LIGHT, **NO_DAMAGE),
     "none": Augmentation(**STILL, **NO_LIGHT, **NO_DAMAGE),
 }

@@ -208,6 +208,19 @@ def measure_pair(old: Bools, new: Bools, groups: Ints, weights: Floats) -> dict[
     return _resample(figures, groups)
 
 
+def measure_share(hits: Bools, counted: Bools, groups: Ints) -> dict[str, float]:
+    """Measure the share of hits (N,) among counted rows as {value, low, high}; {} where none is counted."""
+    sums = np.stack([hits & counted, counted], axis=1)
+    return _resample({"share": (sums, lambda s: _ratio(s[..., 0], s[..., 1]))}, groups).get("share", {})
+
+
+def measure_bias(estimated: Bools, seen: Bools, true: Bools, groups: Ints) -> dict[str, float]:
+    """Measure how far the share `estimated` of the rows `seen` is above the share `true` of all (N,)."""
+    sums = np.stack([estimated & seen, seen, true, np.ones(len(true), bool)], axis=1)
+    figure: Figure = (sums, lambda s: _ratio(s[..., 0], s[..., 1]) - _ratio(s[..., 2], s[..., 3]))
+    return _resample({"bias": figure}, groups).get("bias", {})
+
+
 def estimate_difference(
     old: Bools, new: Bools, groups: Ints, strata: NDArray[Any], sizes: Mapping[str, float]
 ) -> dict[str, float]:

@@ -41,17 +41,19 @@ def draw_curves(history: Sequence[Mapping[str, float]], best_epoch: int, path: P
             ax.legend(frameon=False, fontsize=8)
 
 
-def draw_confusion(counts: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Draw the confusion matrix, coloured by the share of the true class."""
+def draw_confusion(
+    counts: NDArray[np.int64], classes: Sequence[str], path: Path, columns: Sequence[str] = ()
+) -> None:
+    """Draw the confusion matrix, coloured by the share of the true class; `columns` default to `classes`."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [name.replace("_", "\n") for name in classes]
-    with _plot(path, width=1.6 + 1.1 * len(classes), height=1.2 + 0.9 * len(classes)) as (ax,):
+    rows, names = ([name.replace("_", "\n") for name in it] for it in (classes, columns or classes))
+    with _plot(path, width=1.6 + 1.1 * len(names), height=1.2 + 0.9 * len(rows)) as (ax,):
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (i, k), count in np.ndenumerate(counts):
             text, colour = f"{count:,}\n{shares[i, k]:.1%}", "white" if shares[i, k] > 0.5 else "black"
             ax.text(k, i, text, ha="center", va="center", fontsize=9, color=colour)
-        ax.set_xticks(range(len(classes)), names)
-        ax.set_yticks(range(len(classes)), names)
+        ax.set_xticks(range(len(names)), names)
+        ax.set_yticks(range(len(rows)), rows)
         ax.set(xlabel="predicted", ylabel="true")
 
 
@@ -66,6 +68,17 @@ def draw_reliability(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
         ax.set(xlabel="confidence", ylabel="share that is right", xlim=(0.2, 1.02), ylim=(0, 1.04))
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, loc="upper left")
+
+
+def draw_recall(counts: Mapping[str, Sequence[Sequence[int]]], bands: Sequence[str], path: Path) -> None:
+    """Draw the share of boxed faces that is found by size band, for each class, from [found, boxed]."""
+    with _plot(path, width=6) as (ax,):
+        for name, pairs in counts.items():
+            found, boxed = np.array(pairs).T
+            ax.plot(bands, found / np.where(boxed, boxed, np.nan), lw=1, marker="o", ms=3, label=name)
+        ax.set(xlabel="longer side of the face as the detector sees it, px", ylabel="found", ylim=(0, 1.04))
+        ax.grid(alpha=0.3)
+        ax.legend(frameon=False, loc="lower right")
 
 
 def draw_roc_and_pr(

@@ -2,10 +2,11 @@
 
     python -m training.prepare ../shared --out DIR
     python -m training.prepare --out DIR                  without photographs: drawings alone
+    python -m training.prepare ../shared --out DIR --view scene      faces as scoring cuts them from scenes
 
 Writes DIR/manifest.csv: `uri,label,split,cluster,source,suspect`. The photographs give faces with as much
 context as a camera shows (`scenes`) and pictures without a face (`empty`); `drawn` is as in the demo. Split
-`extra` is for learning alone; `context` and `drawn` are further splits to measure on.
+`extra` is for learning alone; `context`, `drawn` and `found` are further splits to measure on.
 """
 
 import shutil
@@ -22,10 +23,14 @@ from PIL import Image
 from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
+from maskbatch.config import ScoreConfig
 from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import DetectorFile, open_checkpoint, open_detector
 from maskbatch.progress import say, step
+from maskbatch.schema import VIEWS
 from maskbatch.stores.files import write_whole
+from training import crops, scenes
 
 CUTS = {"train": 6, "val": 2}
 """Windows per face, and windows without a face per photograph, by split."""
@@ -47,7 +52,7 @@ Cut = tuple[Image.Image, dict[str, Any]]
 
 def prepare_photographs(root: Path, out: Path, only: str | None = None) -> pd.DataFrame:
     """Cut and draw pictures into `out`, and write the manifest of all pictures, or of split `only`."""
-    faces = pd.read_csv(root / "data/faces/manifest.csv", dtype=str, keep_default_na=False)
+    faces = _read_faces(root)
     boxes = pd.read_csv(root / "data/scenes/boxes.csv")
     if only:
         names = sorted(set(boxes["split"]))
@@ -59,9 +64,9 @@ def prepare_photographs(root: Path, out: Path, only: str | None = None) -> pd.Da
     own = faces.assign(uri=uri, split=split, source=split.where(split == "extra", "faces"))
     rows = own.astype({"suspect": int}).to_dict("records")
     _clear(out)
-    scenes = dict(iter(boxes.groupby("file")))
-    with step("cut", len(scenes), "photographs") as progress:
-        for file, group in scenes.items():
+    photographs = dict(iter(boxes.groupby("file")))
+    with step("cut", len(photographs), "photographs") as progress:
+        for file, group in photographs.items():
             for k, (picture, row) in enumerate(cut_scene(root / "data/scenes", file, group, faces)):
                 rows.append(row | {"uri": _write(picture, out, f"{Path(file).stem}-{row['split']}-{k}")})
             progress.advance()
@@ -73,11 +78,58 @@ def prepare_photographs(root: Path, out: Path, only: str | None = None) -> pd.Da
     return _write_manifest(manifest, out)
 
 
+def prepare_scenes(root: Path, out: Path, detector: DetectorFile) -> pd.DataFrame:
+    """Cut the faces that a detector finds in photographs as scoring does, and write the manifest.
+
+    They are split `extra`, of val `found`. The folders `faces_more` and `no_face` add pictures where they
+    are, and the same small and grey.
+    """
+    boxed = crops.name_clusters(read_boxed(root), _read_faces(root))
+    files = boxed["file"].unique().tolist()
+    found = crops.find_faces(files, detector, open_checkpoint(), ScoreConfig(view="scene"))
+    _clear(out)
+    rows = []
+    for k, (picture, row) in enumerate(crops.cut_faces(boxed, found)):
+        split = "found" if row["split"] == "val" else "extra"
+        rows.append(row | {"split": split, "uri": _write(picture, out, f"found-{k}")})
+    more = list(_list_more(root))
+    grey = {"source": "grey", "split": "extra", "suspect": 0}
+    for k, (picture, row) in enumerate(crops.turn_grey(more)):
+        rows.append(row | grey | {"uri": _write(picture, out, f"grey-{k}")})
+    rows += [row | {"uri": str(path)} for path, row in more if row["label"] != "no_face"]
+    return _write_manifest(pd.DataFrame(rows), out)
+
+
+def read_boxed(root: Path) -> pd.DataFrame:
+    """Read the boxed faces of every folder of photographs below `root`, with a `source` for each folder."""
+    tables = []
+    for name, source in (("scenes", "found"), ("scenes_more", "found_more")):
+        if (root / "data" / name / "boxes.csv").is_file():
+            tables.append(scenes.read_boxes((root / "data" / name).resolve()).assign(source=source))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _list_more(root: Path) -> Iterator[tuple[Path, crops.Row]]:
+    """List the pictures of `faces_more` that are near none of `faces`, and those of `no_face`."""
+    more = (root / "data/faces_more").resolve()
+    base = {"split": "extra", "source": "faces_more", "suspect": 0}
+    if more.is_dir():
+        table = pd.read_csv(more / "manifest.csv", dtype=str, keep_default_na=False)
+        for row in table[table["near_train"] != "1"].itertuples():
+            yield more / row.file, base | {"label": row.label, "cluster": row.cluster}
+    for path in sorted((root / "data/no_face").resolve().glob("*.jpg")):
+        yield path, base | {"label": "no_face", "cluster": path.stem}
+
+
 def prepare_drawings(out: Path) -> pd.DataFrame:
     """Do the same with drawings alone, to learn from and to measure on."""
     _clear(out)
     manifest = pd.DataFrame(_write_drawings(out)).replace({"split": {"drawn": "val"}})
     return _write_manifest(manifest, out)
+
+
+def _read_faces(root: Path) -> pd.DataFrame:
+    return pd.read_csv(root / "data/faces/manifest.csv", dtype=str, keep_default_na=False)
 
 
 def _clear(out: Path) -> None:
@@ -193,14 +245,25 @@ def main(
         Path | None, Argument(help="Folder above data/faces and data/scenes [drawings alone].")
     ] = None,
     only: Annotated[str | None, Option(help="Prepare one split alone: val, to measure on.")] = None,
+    view: Annotated[str, Option(help="face, or scene: faces as scoring cuts them from scenes.")] = VIEWS[0],
+    detector: Annotated[str | None, Option(help="Name or file, with --view scene [the package's].")] = None,
 ) -> None:
     """Cut and draw the default classifier's training data."""
+    if view not in VIEWS:
+        raise UsageError(f"--view {view}: {' or '.join(VIEWS)} expected")
+    if view == "scene" and (only or not root):
+        raise UsageError("--view scene takes the folder above data/, and all splits; leave --only out")
+    if view == "face" and detector:
+        raise UsageError(f"--detector {detector} finds faces in scenes; add --view scene, or leave it out")
     if only and not root:
         raise UsageError("--only is a split of photographs; give the folder above data/ too")
     for table in ("data/faces/manifest.csv", "data/scenes/boxes.csv"):
         if root and not (root / table).is_file():
             raise UsageError(f"training data {root / table}: no such file; give the folder above data/")
-    manifest = prepare_photographs(root, out, only) if root else prepare_drawings(out)
+    if root and view == "scene":
+        manifest = prepare_scenes(root, out, open_detector(detector))
+    else:
+        manifest = prepare_photographs(root, out, only) if root else prepare_drawings(out)
     say(f"{out / 'manifest.csv'}: {len(manifest):,} pictures")
 
 

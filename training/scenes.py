@@ -1,7 +1,7 @@
 """Boxed photographs: which of the faces that people boxed a detector finds, and how they are labelled.
 
-Pure functions over two tables. `boxed` has a row for each boxed face: `file, split, label, x0, y0, x1, y1,
-width, height`; `found` one for each box of the detector: `file, x0, y0, x1, y1, confidence`, and later
+Pure functions over two tables. `boxed` has a row for each boxed face: `file, split, face, label, x0, y0, x1,
+y1, width, height`; `found` one for each box of the detector: `file, x0, y0, x1, y1, confidence`, and later
 `match` and the label `predicted`. Boxes are in pixels of the photograph, whose size is (width, height).
 
 Nobody boxed every face: 85 to 90 % of the found boxes that match no boxed face are faces too. Such a box is
@@ -23,10 +23,12 @@ from maskbatch.schema import SIZE_BANDS
 from training.metrics import Bools, Floats, Ints
 
 BOX = ["x0", "y0", "x1", "y1"]
-BOXED = ["file", "split", "label", *BOX, "width", "height"]
+BOXED = ["file", "split", "face", "label", *BOX, "width", "height"]
 MIN_IOU = 0.4
 """A found box is of a boxed face if it shares so much of their union."""
 AP_IOU = 0.5
+TOO_SMALL = "too_small"
+"""The label of a found face that is too small to assess."""
 UNLABELLED, REPEATED = -1, -2
 """Matches of a found box: a face that nobody boxed, or none; and a face that a surer box has taken."""
 
@@ -44,7 +46,9 @@ def read_boxes(folder: Path, split: str | None = None) -> pd.DataFrame:
         table = (table if "split" in table else table.assign(split=""))[BOXED]
         table = table.astype(dict.fromkeys(BOX, float))
     except (OSError, ValueError, KeyError) as error:
-        remedy = "give a folder of photographs with boxes.csv: file,label,xmin,ymin,xmax,ymax,width,height"
+        remedy = (
+            "give a folder of photographs with boxes.csv: file,face,label,xmin,ymin,xmax,ymax,width,height"
+        )
         raise UsageError(f"boxed photographs {path}: cannot be read ({error}); {remedy}") from error
     if split is not None and "split" in table and (table["split"] != "").any():
         table = table[table["split"] == split]

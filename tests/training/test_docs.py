@@ -15,7 +15,7 @@ from training.recipe import FOLDER, read_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/training.md").read_text()
-COMMANDS = ("prepare", "finetune", "evaluate", "export")
+COMMANDS = ("prepare", "finetune", "evaluate", "evaluate_scenes", "export")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from maskbatch.config import ScoreConfig
 from maskbatch.drawing.gate import LABELS
 from maskbatch.model.card import Preset
-from training import data, prepare, splits
+from maskbatch.model.checkpoint import open_checkpoint, open_detector
+from training import crops, data, prepare, splits
 
 from .conftest import Invoke
 
@@ -217,6 +220,78 @@ def test_one_split_alone_is_what_the_whole_has_of_it(
     for name in ("label", "source", "cluster", "suspect"):
         assert alone[name].tolist() == whole[name].tolist()
     assert len(data.decode(alone, Preset((16, 16)), "decode")[1]) == len(alone)
+
+
+@pytest.fixture(scope="module")
+def scenes_root(drawn_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same photographs, boxed where the detector finds faces, with one more folder of each kind."""
+    root = tmp_path_factory.mktemp("with_more")
+    shutil.copytree(drawn_root, root, dirs_exist_ok=True)
+    table = pd.read_csv(root / "data/scenes/boxes.csv")
+    files = [str(root / "data/scenes" / file) for file in table["file"]]
+    found = crops.find_faces(files, open_detector(), open_checkpoint(), ScoreConfig(view="scene"))
+    found = found.drop_duplicates("file").set_index("file").reindex(files)
+    boxed = table.assign(**{name: found[at].to_numpy() for name, at in BOXES.items()}).dropna()
+    boxed.to_csv(root / "data/scenes/boxes.csv", index=False)
+    more = root / "data/scenes_more"
+    more.mkdir()
+    shutil.copy(root / "data/scenes" / boxed["file"].iloc[0], more / "again.jpg")
+    boxed.head(1).assign(file="again.jpg").drop(columns="split").to_csv(more / "boxes.csv", index=False)
+    for folder, name in (("faces_more/with_mask", "a"), ("faces_more/with_mask", "near"), ("no_face", "b")):
+        (root / "data" / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(
+            drawn_root / "data/faces/train/with_mask/train00_00.jpg", root / "data" / folder / f"{name}.jpg"
+        )
+    rows = [
+        "file,label,source,cluster,near_train",
+        "with_mask/a.jpg,with_mask,x,n1,0",
+        "with_mask/near.jpg,with_mask,x,n2,1",
+    ]
+    (root / "data/faces_more/manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+BOXES = {"xmin": "x0", "ymin": "y0", "xmax": "x1", "ymax": "y1"}
+
+
+def test_faces_of_scenes_are_cut_as_found_into_splits_that_leak_nothing(
+    invoke: Invoke, scenes_root: Path, tmp_path: Path
+) -> None:
+    result = invoke(prepare, scenes_root, "--view", "scene", "--out", tmp_path)
+    assert result.exit_code == 0, result.stderr
+    table = data.load([str(tmp_path)])
+    assert len(data.decode(table, Preset((16, 16)), "decode")[1]) == len(table)
+    found = table.groupby("source")["split"].agg(set).to_dict()
+    extra = {source: {"extra"} for source in ("found_more", "faces_more", "grey")}
+    assert found == extra | {"found": {"extra", "found"}}
+    boxed = pd.read_csv(scenes_root / "data/scenes/boxes.csv")
+    num_sound = len(boxed) - boxed["file"].isin(["train/train04.jpg", "val/val04.jpg"]).sum()
+    assert (table["source"] == "found").sum() == num_sound > 12
+    learned, held = (set(table.loc[table["split"] == split, "cluster"]) for split in ("extra", "found"))
+    assert not learned & held
+    again = table[table["source"] == "found_more"]["cluster"].item()
+    assert again in set(table.loc[table["source"] == "found", "cluster"])
+    grey = table[table["source"] == "grey"]
+    assert sorted(grey["label"]) == ["no_face", "with_mask"]
+    assert table.loc[table["source"] == "faces_more", "uri"].tolist() == [
+        str(scenes_root / "data/faces_more/with_mask/a.jpg")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--view", "scene"], "folder above data/"),
+        (["--view", "faces"], "face or scene expected"),
+        (["--detector", "yunet_n"], "add --view scene"),
+    ],
+)
+def test_options_that_do_not_fit_a_view_end_in_one_sentence(
+    invoke: Invoke, tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = invoke(prepare, *options, "--out", tmp_path / "out")
+    assert result.exit_code == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_photographs_drawings_are_learned_from_and_held_out(
