@@ -38,9 +38,9 @@ class Camera:
 
 CAMERAS = (
     Camera("north/lobby", 3, (1280, 720), 2, (0.58, 0.16, 0.11, 0.15), poster=True),
-    Camera("north/lift", 2, (720, 1280), 1, (0.48, 0.24, 0.13, 0.15)),
-    Camera("south/entrance", 5, (1280, 720), 1, (0.66, 0.12, 0.07, 0.15)),
-    Camera("south/hall", 8, (1920, 1080), 1, (0.60, 0.16, 0.09, 0.15)),
+    Camera("north/lift", 10, (720, 1280), 1, (0.48, 0.24, 0.13, 0.15)),
+    Camera("south/entrance", 19, (1280, 720), 1, (0.66, 0.12, 0.07, 0.15)),
+    Camera("south/hall", 27, (1920, 1080), 1, (0.60, 0.16, 0.09, 0.15)),
 )
 FROZEN = ("north/lift", 1)
 """The camera that repeats one frame for a day, and that day, from 0."""
@@ -77,7 +77,7 @@ def plan_week(num_images: int) -> Iterator[Snapshot]:
                 continue
             frozen, dark = (camera.path, day) == FROZEN, (camera.path, day) == DARK
             for k, hour in enumerate(_hours(each_day * camera.often)):
-                time = FIRST_DAY + timedelta(days=day, hours=hour, seconds=int(rng.integers(300)))
+                time = FIRST_DAY + timedelta(days=day, seconds=int(3600 * hour + rng.integers(300)))
                 number += 1
                 yield Snapshot(
                     path=f"{camera.path}/{time:%Y/%m/%d/%H%M%S}.jpg",
@@ -100,12 +100,12 @@ def draw_file(archive: Path, snapshot: Snapshot) -> list[dict[str, Any]]:
     rng = np.random.default_rng(snapshot.seed)
     lobby = Lobby.draw_lots(camera.size, np.random.default_rng(camera.seed), poster=camera.poster)
     is_open = NIGHT[1] <= hour < NIGHT[0]
-    num_people = 1 + rng.poisson(1.6) if is_open else 0
+    num_people = 1 + rng.poisson(1.6) if is_open and not snapshot.dark else 0
     labels = [str(label) for label in rng.choice(LABELS, num_people, p=camera.mix)]
     light = min(1, max(0.6, daylight(hour))) if is_open else 0.15
     clock = f"{snapshot.time:%Y-%m-%d %H:%M:%S}"
     picture, faces = draw_scene(lobby.gather(labels, rng), lobby, rng, light=light, clock=clock)
     save_picture(archive, snapshot.path, picture, dark=snapshot.dark, spoilt=snapshot.spoilt)
     row = {"path": snapshot.path, "status": snapshot.spoilt or "ok"}
-    known = [] if snapshot.dark or snapshot.spoilt else faces
+    known = [] if snapshot.spoilt else faces
     return [row | dict.fromkeys(FACE_COLUMNS), *(row | asdict(face) for face in known)]

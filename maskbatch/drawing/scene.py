@@ -217,18 +217,22 @@ def _draw_figure(canvas: Canvas, lobby: Lobby, person: Person) -> Box:
 
 def _cut(canvas: Canvas, box: Box) -> NDArray[np.uint8]:
     """The pixels of paint in `box`, of which what lies outside is left out."""
-    (x0, y0), (x1, y1) = np.clip(2 * np.reshape(box, (2, 2)), 0, canvas.paint.size).round().astype(int)
+    (x0, y0), (x1, y1) = np.clip(_corners(box), 0, canvas.paint.size)
     return np.asarray(canvas.paint.crop((x0, y0, x1, y1)))
+
+
+def _corners(box: Box) -> NDArray[np.int64]:
+    """The corners (2, 2) in pixels of paint."""
+    return (2 * np.reshape(box, (2, 2))).round().astype(np.int64)
 
 
 def _find_face(canvas: Canvas, lobby: Lobby, person: Person, box: Box, drawn: NDArray[np.uint8]) -> Face:
     """The face of a person in the whole picture; `drawn` is what was painted of it."""
     untouched = (_cut(canvas, box) == drawn).all(axis=2).sum()
-    area = 4 * (box[2] - box[0]) * (box[3] - box[1])
     x0, y0, x1, y1 = np.clip(box, 0, 2 * lobby.size).tolist()
     return Face(
         label=person.label,
         box=(x0, y0, x1, y1),
-        visible=min(1, float(untouched / area)),
+        visible=float(untouched / np.prod(np.diff(_corners(box), axis=0))),
         poster=person is lobby.poster,
     )

@@ -8,7 +8,6 @@ from maskbatch.clock import Clock
 from maskbatch.config import ScoreConfig
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import Checkpoint, DetectorFile
-from maskbatch.model.classifier import Classifier
 from maskbatch.score.decode import Decode, Decoded, decode_batch
 from maskbatch.score.read import Encoded
 from maskbatch.score.rows import make_rows, make_scene_rows
@@ -44,6 +43,8 @@ class Networks:
         device: str | None = None,
     ) -> None:
         """`dtype` None is the config's; `device` None takes CUDA where there is one."""
+        from maskbatch.model.classifier import Classifier  # torch: who only decodes does without
+
         self.card = checkpoint.card
         self.classifier = Classifier(
             checkpoint, dtype=dtype or config.dtype, batch_size=config.batch_size, device=device

@@ -10,6 +10,7 @@ Shape suffixes: F faces of one picture, K classes.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,11 @@ from PIL import Image
 from maskbatch.config import DETECT_PX, ScoreConfig
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import DetectorFile
-from maskbatch.model.classifier import Classifier
-from maskbatch.model.detector import Detector
 from maskbatch.score.decode import COLUMNS, HEADROOM, Decode, Row, Whole, decode_each, describe, resize
 from maskbatch.score.read import Encoded
+
+if TYPE_CHECKING:
+    from maskbatch.model.classifier import Classifier
 
 CROP_SCALE = 1.3
 MAX_FACES = 500
@@ -95,7 +97,9 @@ def decode_frames(
 class Finder:
     """Finds the faces of pictures, and cuts them out for the classifier."""
 
-    def __init__(self, opened: DetectorFile, classifier: Classifier, preset: Preset) -> None:
+    def __init__(self, opened: DetectorFile, classifier: "Classifier", preset: Preset) -> None:
+        from maskbatch.model.detector import Detector  # torch: who only decodes does without
+
         dtype = str(classifier.dtype).removeprefix("torch.")
         self.detector = Detector(opened, dtype=dtype, device=classifier.device)
         self.min_face_px = opened.card.min_face_px

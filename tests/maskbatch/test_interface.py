@@ -25,6 +25,12 @@ def test_the_import_alone_loads_nothing_heavy() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_a_driver_does_not_wait_for_torch_nor_ray() -> None:
+    code = "import sys, maskbatch.runner; print({'torch', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_the_package_says_that_it_is_typed() -> None:
     assert (resources.files("maskbatch") / "py.typed").is_file()
 
