@@ -25,7 +25,7 @@ def pack(planned: pa.Table, pixels: Pixels) -> tuple[Pack, list[object]]:
     else:
         columns, arrays = {name: [] for name in COLUMNS}, []
         for row, frame in pixels:
-            arrays += [np.asarray(frame.image), frame.copy] if frame else [NOTHING, NOTHING]
+            arrays.append(np.asarray(frame.image) if frame else NOTHING)
             for name in COLUMNS:
                 columns[name].append(row[name])
     sink = io.BytesIO()
@@ -56,7 +56,7 @@ def _split(data: bytearray, shapes: Sequence[Sequence[int]]) -> Iterator[NDArray
 
 
 def _unpack_frames(columns: Columns, arrays: Sequence[NDArray[np.uint8]]) -> Iterator[DecodedFrame]:
-    for i, (image, copy) in enumerate(zip(arrays[::2], arrays[1::2], strict=True)):
+    for i, image in enumerate(arrays):
         row = {name: columns[name][i] for name in COLUMNS}
         size = columns["width"][i], columns["height"][i]
-        yield row, Frame(Image.fromarray(image), copy, size) if image.size else None  # type: ignore[arg-type]
+        yield row, Frame(Image.fromarray(image), size) if image.size else None  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def decode_pixels(
 ) -> Pixels:
     """Decode images in order, scenes when they are asked for; `decode` takes the place of `decode_image`."""
     if config.view == "scene":
-        return decode_frames(encoded, preset, config, decode)
+        return decode_frames(encoded, config, decode)
     return decode_batch(encoded, num_images, preset, config.max_pixels, decode)
 
 
@@ -49,7 +49,7 @@ class Networks:
         self.classifier = Classifier(
             checkpoint, dtype=dtype or config.dtype, batch_size=config.batch_size, device=device
         )
-        self.finder = Finder(detector, self.classifier, self.card.preset) if detector else None
+        self.finder = Finder(detector, self.classifier, self.card.preset, config) if detector else None
 
     @property
     def device(self) -> str:

@@ -37,8 +37,6 @@ class Frame:
 
     image: Image.Image
     """RGB, upright, in its proportions: what faces are cut from."""
-    copy: NDArray[np.uint8]
-    """(h, w, 3) RGB: what the detector sees."""
     size: tuple[int, int]
     """(W, H) of the source, upright."""
 
@@ -75,34 +73,45 @@ class Scenes:
 
 
 def decode_frames(
-    encoded: Iterable[Encoded], preset: Preset, config: ScoreConfig, decode: Decode | None = None
+    encoded: Iterable[Encoded], config: ScoreConfig, decode: Decode | None = None
 ) -> Iterator[DecodedFrame]:
     """Each picture decoded; `decode` takes the place of `decode_image`."""
-    detect_px = config.detect_px or DETECT_PX
-    whole = Whole(ceil(HEADROOM * detect_px))
+    whole = Whole(ceil(HEADROOM * detect_px(config)))
     for row, picture in decode_each(encoded, whole, config.max_pixels, decode):
-        frame = None
-        if picture:
-            image = picture.image
-            scale = min(1.0, detect_px / max(image.size))
-            copy = image
-            if scale < 1:
-                side = [max(1, round(length * scale)) for length in image.size]
-                copy = image.resize((side[0], side[1]), Image.Resampling.BILINEAR, reducing_gap=2.0)
-            frame = Frame(image, np.asarray(copy), (picture.width, picture.height))
-            row |= describe(resize(copy, preset, preset.input_size[::-1], copy.size))
-        yield row, frame
+        yield row, Frame(picture.image, (picture.width, picture.height)) if picture else None
+
+
+def detect_px(config: ScoreConfig) -> int:
+    """The longest side of what the detector sees."""
+    return config.detect_px or DETECT_PX
+
+
+def shrink(image: Image.Image, longest_px: int) -> NDArray[np.uint8]:
+    """A picture (H, W, 3), reduced if its longest side has more pixels; Pillow takes three times as long."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    image_HWC = np.array(image)
+    scale = longest_px / max(image.size)
+    if scale >= 1:
+        return image_HWC
+    sides = [max(1, round(side * scale)) for side in image_HWC.shape[:2]]
+    images_NCHW = torch.from_numpy(image_HWC).permute(2, 0, 1)[None]
+    reduced_NCHW = interpolate(images_NCHW, sides, mode="bilinear", antialias=True)
+    return np.ascontiguousarray(reduced_NCHW[0].permute(1, 2, 0).numpy())
 
 
 class Finder:
     """Finds the faces of pictures, and cuts them out for the classifier."""
 
-    def __init__(self, opened: DetectorFile, classifier: "Classifier", preset: Preset) -> None:
+    def __init__(
+        self, opened: DetectorFile, classifier: "Classifier", preset: Preset, config: ScoreConfig
+    ) -> None:
         from maskbatch.model.detector import Detector  # torch: who only decodes does without
 
         dtype = str(classifier.dtype).removeprefix("torch.")
         self.detector = Detector(opened, dtype=dtype, device=classifier.device)
-        self.min_face_px = opened.card.min_face_px
+        self.min_face_px, self.detect_px = opened.card.min_face_px, detect_px(config)
         self.classifier, self.preset = classifier, preset
 
     def score(self, frames: Iterable[DecodedFrame]) -> Scenes:
@@ -119,8 +128,10 @@ class Finder:
         for row, frame in frames:
             scene, crops = None, list[NDArray[np.uint8]]()
             if frame:
+                copy = shrink(frame.image, self.detect_px)
+                row |= describe(self._resize(Image.fromarray(copy)))
                 try:
-                    scene, crops = self.find(frame)
+                    scene, crops = self.find(frame, copy)
                 except ValueError:
                     row |= BROKEN
             out.scenes.append(scene)
@@ -128,13 +139,13 @@ class Finder:
                 out.columns[name].append(row[name])
             yield from crops
 
-    def find(self, frame: Frame) -> tuple[Scene, list[NDArray[np.uint8]]]:
+    def find(self, frame: Frame, copy: NDArray[np.uint8]) -> tuple[Scene, list[NDArray[np.uint8]]]:
         """The faces of a picture, and the crops (H, W, 3) of those to judge.
 
-        Raises ValueError where the detector's output is not finite.
+        `copy` (h, w, 3) is what the detector sees. Raises ValueError where its output is not finite.
         """
-        faces = self.detector.detect(frame.copy)
-        high, wide = frame.copy.shape[:2]
+        faces = self.detector.detect(copy)
+        high, wide = copy.shape[:2]
         scale = np.array([frame.size[0] / wide, frame.size[1] / high] * 2, np.float32)
         boxes_F4, confidence_F = faces.boxes_K4[:MAX_FACES] * scale, faces.confidence_K[:MAX_FACES]
         order = np.lexsort(boxes_F4.T[::-1])
@@ -154,8 +165,11 @@ class Finder:
     def _cut(self, frame: Frame, box: Sequence[float]) -> Image.Image:
         across, down = (side / source for side, source in zip(frame.image.size, frame.size, strict=True))
         own = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        crop = frame.image.crop(frame_crop(own, frame.image.size))
-        return resize(crop, self.preset, self.preset.input_size[::-1], crop.size)
+        return self._resize(frame.image.crop(frame_crop(own, frame.image.size)))
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        """As the classifier sees it."""
+        return resize(image, self.preset, self.preset.input_size[::-1], image.size)
 
 
 def frame_crop(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
