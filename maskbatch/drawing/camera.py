@@ -43,22 +43,23 @@ class Canvas:
         warmth: float,
         infrared: bool,
         lamp: tuple[float, float],
+        sway: float = 1,
     ) -> Image.Image:
         """Add what lens, lamp and sensor do: blur, shading, vignette, colour cast, noise.
 
         light: 1.0 day to 0.0 night. warmth: -1 cool to 1 warm. infrared: grey at night. lamp: what it lights
-        at night, in frame heights from the middle.
+        at night, in frame heights from the middle. sway: how much blur, shading and exposure vary, 0 to 1.
         """
         picture, gains = self.paint.reduce(2), self.gains
         width, height = picture.size
         if rng.random() < 0.25:
-            picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 1) * height / 480))
+            picture = picture.filter(ImageFilter.BoxBlur(sway * rng.uniform(0.3, 1) * height / 480))
         night, warm = 1 - light, 0.07 * warmth
         gain = np.asarray(gains.filter(ImageFilter.GaussianBlur(height / 160)), np.float32) / 128
         y, x = (np.indices(gain.shape, np.float32) * 4 - np.array([[[height]], [[width]]]) / 2) / height
         glow = night * np.exp(-3 * ((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2))
-        gain *= 1 - 0.25 * (x**2 + y**2) + rng.uniform(-0.2, 0.2) * x + glow
-        gain *= (0.38 + 0.56 * light) * rng.uniform(0.88, 1.08)
+        gain *= 1 - 0.25 * (x**2 + y**2) + sway * rng.uniform(-0.2, 0.2) * x + glow
+        gain *= (0.38 + 0.56 * light) * rng.uniform(1 - 0.12 * sway, 1 + 0.08 * sway)
         exposure = np.asarray(Image.fromarray(gain).resize((width, height), Image.Resampling.BILINEAR))
         cast = (1 + warm - 0.2 * night, 1, 1 - warm + 0.12 * night)
         if infrared and light < 0.4:

@@ -25,6 +25,8 @@ HEADS = 7.4
 """How many heads tall a person is."""
 FACE = np.array([(-0.33, -0.31), (0.33, 0.52)])
 """The corners of a face's box, as a detector sees it, in heads from the middle of the head."""
+SWAY = 0.3
+"""A camera that hangs there for years exposes much alike from picture to picture."""
 ROOM_HEIGHT = 3.0
 ROOM = """wall- -1,-1 0,1 0,1; wall 1,1 0,1 0,1; wall+ -1,1 0,1 1,1; white -1,1 1,1 0,1; floor -1,1 0,0 0,1;
     glass -1,-1 .3,.82 .2,.38; glass -1,-1 .3,.82 .44,.62; glass -1,-1 .3,.82 .68,.86;
@@ -182,7 +184,7 @@ def draw_scene(
         if thing.label != "no_face":
             heads.append((thing, box, _cut(canvas, box)))
     faces = [_find_face(canvas, lobby, *head) for head in heads]
-    picture = canvas.develop(light, rng, warmth=lobby.warmth, infrared=False, lamp=(0, 0))
+    picture = canvas.develop(light, rng, warmth=lobby.warmth, infrared=False, lamp=(0, 0), sway=SWAY)
     if clock is not None:
         write_clock(picture, clock)
     return picture, faces
