@@ -18,7 +18,7 @@ from maskbatch.report.provenance import Confusion, describe_runs, find_period, f
 from maskbatch.report.survey import Survey
 from maskbatch.report.tables import GROUPINGS, Tables
 from maskbatch.review import corrections
-from maskbatch.review.queue import CANDIDATE_COLUMNS, UNCERTAIN
+from maskbatch.review.queue import UNCERTAIN, list_shown
 from maskbatch.review.rate import estimate_rates
 from maskbatch.runs.committed import CommittedRun
 from maskbatch.schema import CONDITIONS, FACE_CONDITIONS, UNKNOWN_DATE
@@ -146,7 +146,7 @@ def collect_figures(
         "review": {
             "num_review": overall["num_review"],
             "threshold": read_card(runs, "review_threshold"),
-            "candidates": select_candidates(survey).select(CANDIDATE_COLUMNS).to_pylist(),
+            "candidates": select_candidates(survey).select(["rank", "run", *list_shown(view)]).to_pylist(),
         },
     }
     listings = [run["listing"] for run in values["runs"]]

@@ -1,4 +1,7 @@
-"""Pictures of committed rows, read from the archive again, for --thumbnails and for review."""
+"""Pictures of committed rows, read from the archive again, for --thumbnails and for review.
+
+Of whole scenes they show one face large, and no other face sharp.
+"""
 
 import hashlib
 import io
@@ -9,20 +12,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from maskbatch.config import JobConfig
 from maskbatch.errors import ImageError
-from maskbatch.model.card import Preset
 from maskbatch.plan.table import FILE_ROWS, part_path, read_plan
+from maskbatch.review.blur import blur_others
 from maskbatch.runs.committed import CommittedRun
+from maskbatch.score.decode import Picture, Whole
 from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
 from maskbatch.score.sandbox import open_sandbox
+from maskbatch.score.scene import frame_crop
 from maskbatch.stores.files import open_file
 from maskbatch.stores.options import StorageOptions
 
 SIDE_PX = 240
 QUALITY = 85
+FACE_SCALE = 2.5
+"""The side of the part that shows a face, in longer sides of its box."""
+BOX_COLOURS = "#ffffff", "#d6336c"
+"""Of the box around a face, and the line outside of it: seen on any ground."""
 OTHER = "the archive no longer holds the picture that was scored"
 
 
@@ -31,7 +40,10 @@ class Preview:
     """One picture as JPEG, or why there is none."""
 
     jpeg: bytes | None
+    """The picture, or of a face what is close to it."""
     error: str | None = None
+    whole: bytes | None = None
+    """Of a face, the whole picture with its box."""
 
 
 def find_plan_rows(run: CommittedRun, uris: Collection[str]) -> dict[str, PlanRow]:
@@ -51,31 +63,64 @@ def find_plan_rows(run: CommittedRun, uris: Collection[str]) -> dict[str, PlanRo
 def read_pictures(
     run: CommittedRun, rows: Sequence[Mapping[str, Any]], options: StorageOptions, side_px: int
 ) -> Iterator[Preview]:
-    """The picture of each row, upright and in its proportions, with sides of at most `side_px`."""
+    """The picture of each row of a queue, upright and in its proportions, with sides of at most `side_px`."""
     planned = pa.concat_tables([read_plan(run.run.plan, row["id"], row["id"] + 1) for row in rows])
     plan_rows = planned.select(READ_COLUMNS).to_pylist()
     images = read_images(plan_rows, run.open_access(options), run.score.max_bytes)
     for row, encoded in zip(rows, images, strict=True):
-        yield _preview(encoded, row["sha256"], side_px, run.score.max_pixels)
+        yield _preview(encoded, row, side_px, run.score.max_pixels)
 
 
-def _preview(encoded: Encoded, sha256: str, side_px: int, max_pixels: int) -> Preview:
+def _preview(encoded: Encoded, row: Mapping[str, Any], side_px: int, max_pixels: int) -> Preview:
     if encoded.data is None:
         return Preview(None, encoded.error)
-    if hashlib.sha256(encoded.data).hexdigest() != sha256:
+    if hashlib.sha256(encoded.data).hexdigest() != row["sha256"]:
         return Preview(None, OTHER)
     try:
+        if row.get("region"):
+            return _show_face(encoded.data, row, side_px, max_pixels)
         return Preview(encode_jpeg(draw_upright(encoded.data, (side_px, side_px), max_pixels)))
     except ImageError as error:
         return Preview(None, error.message)
 
 
+def _show_face(data: bytes, row: Mapping[str, Any], side_px: int, max_pixels: int) -> Preview:
+    """A face from near and in its picture, all others blurred. Raises ImageError."""
+    size, own = (row["width"], row["height"]), row["region"] - 1
+    left, top, right, bottom = frame_crop(row["box"], size, FACE_SCALE)
+    enlarged = max(size) * side_px / max(right - left, bottom - top)
+    picture = _decode_whole(data, max(side_px, round(enlarged)), max_pixels)
+    scale = picture.image.width / size[0], picture.image.height / size[1]
+    boxes = [[length * scale[i % 2] for i, length in enumerate(box)] for box in row["faces"]]
+    image = blur_others(picture.image, boxes, own)
+    near = image.crop(frame_crop(boxes[own], image.size, FACE_SCALE))
+    whole = _fit(image, (side_px, side_px))
+    _draw_box(whole, [length * whole.width / image.width for length in boxes[own]])
+    return Preview(encode_jpeg(_fit(near, (side_px, side_px))), whole=encode_jpeg(whole))
+
+
+def _draw_box(image: Image.Image, box: Sequence[float]) -> None:
+    """Draw a box around a face, two lines wide, that covers none of it."""
+    draw, width = ImageDraw.Draw(image), max(1, max(image.size) // 400)
+    x0, y0, x1, y1 = box
+    for i, colour in enumerate(BOX_COLOURS, 1):
+        out = i * width
+        draw.rectangle((x0 - out, y0 - out, x1 + out, y1 + out), outline=colour, width=width)
+
+
 def draw_upright(data: bytes, box_px: tuple[int, int], max_pixels: int) -> Image.Image:
     """A picture in its proportions, as large as fits `box_px` (W, H). Raises ImageError."""
-    side = max(box_px)
-    square = open_sandbox(JobConfig().decode_timeout_s).decode(data, Preset((side, side)), max_pixels)
-    scale = min(box_px[0] / square.width, box_px[1] / square.height)
-    return square.image.resize((max(1, round(square.width * scale)), max(1, round(square.height * scale))))
+    return _fit(_decode_whole(data, max(box_px), max_pixels).image, box_px)
+
+
+def _decode_whole(data: bytes, longest_px: int, max_pixels: int) -> Picture:
+    return open_sandbox(JobConfig().decode_timeout_s).decode(data, Whole(longest_px), max_pixels)
+
+
+def _fit(image: Image.Image, box_px: tuple[int, int]) -> Image.Image:
+    """`image` as large as fits `box_px` (W, H)."""
+    scale = min(box_px[0] / image.width, box_px[1] / image.height)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
 def encode_jpeg(image: Image.Image) -> bytes:

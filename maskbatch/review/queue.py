@@ -1,10 +1,12 @@
 """Which images people are asked to judge: the least certain ones, and a random sample of all others.
 
-The ok images of a run fall into two strata. `uncertain` holds the least certain: as many as need review, but
+In runs of whole scenes people judge faces, those large enough to assess: each is an image here. The ok images
+of a run fall into two strata. `uncertain` holds the least certain: as many as need review, but
 at least a twentieth of all and at most NUM_UNCERTAIN. All of them are queued. `random` holds all others, of
 which NUM_RANDOM are queued by simple random sampling. Each stratum comes in a random order, and both take
 turns, so that at any time the judged images are a random sample of each stratum. The order depends on each
-image's bytes alone: every queue of a run is the same, and a later version's is mostly the same.
+image's bytes alone, and on a face's place among those of its picture: every queue of a run is the same, and a
+later version's is mostly the same.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,10 @@ PLACE = [("file", pa.int32()), ("row", pa.int32())]
 HASHES = [("digest", pa.uint64()), ("order", pa.uint64())]
 KEPT = pa.schema([("confidence", pa.float32()), *HASHES, ("condition", pa.string()), *PLACE])
 SHOWN_COLUMNS = ("id", "uri", "site", "camera", "captured_local", "label", "confidence")
-CANDIDATE_COLUMNS = ("rank", "run", *SHOWN_COLUMNS)
+FACE_COLUMNS = ("region", "box")
+"""What only faces have; an image without a `region` is region 0, a whole picture."""
+SIZE = [("width", pa.int32()), ("height", pa.int32())]
+PICTURE = pa.schema([("sha256", pa.string()), ("num_faces", pa.int16()), *SIZE])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +43,19 @@ class Selection:
     """The images of some runs that people should look at."""
 
     candidates: pa.Table
-    """The least certain images, the least certain first: CANDIDATE_COLUMNS, sha256 and probabilities."""
+    """The least certain images, the least certain first: `rank`, `run`, `list_shown`, `sha256` and
+    probabilities."""
     queue: pa.Table
-    """The images to judge, by `position`: SHOWN_COLUMNS, sha256, probabilities, `condition`, `stratum`, and
-    `probability`, the chance of an image of its stratum to be queued."""
+    """The images to judge, by `position`: `list_shown`, `sha256`, probabilities, `condition`, `stratum`, and
+    `probability`, the chance of an image of its stratum to be queued.
+
+    In both, faces have the `sha256`, `width` and `height` of their picture, and `faces`: the boxes of all its
+    faces from left to right."""
+
+
+def list_shown(view: str) -> list[str]:
+    """The columns that tell people what an image is."""
+    return [*SHOWN_COLUMNS, *(FACE_COLUMNS if view == "scene" else ())]
 
 
 def queue_path(report: Location) -> Location:
@@ -63,7 +77,10 @@ class Collector:
         self._num_ok = self._num_review = 0
 
     def add(self, day: pa.Table, condition: pa.Array, repeated: NDArray[np.bool_]) -> None:
-        """Add the scored rows of a day; `condition` (N,), `repeated` (N,): whether the bytes come again."""
+        """Add the scored rows of a day, of whole scenes their faces; a face's `digest` is its own.
+
+        `condition` (N,); `repeated` (N,): whether the bytes come again.
+        """
         rows = day.append_column("order", pa.array(_order(day, repeated)))
         rows = rows.append_column("condition", condition).filter(pc.is_valid(rows["confidence"]))
         self._num_ok += len(rows)
@@ -75,11 +92,16 @@ class Collector:
 
     def select(self, files: Sequence[File], runs: Sequence[CommittedRun]) -> Selection:
         """The selected rows, whole: only their row groups are read again."""
-        shown = [*SHOWN_COLUMNS, "sha256", *(f"prob_{name}" for name in runs[0].meaning.classes)]
-        wanted = pa.schema([schema.scores(runs[0].meaning.classes).field(name) for name in shown])
+        view, classes = runs[0].score.view, runs[0].meaning.classes
+        shown = [*list_shown(view), "sha256", *(f"prob_{name}" for name in classes)]
+        known = schema.scores(classes, view=view)
         queue, num_least = self._queue(), len(self._least)
-        places = [name for name, _ in PLACE]
-        rows = _rows(files, pa.concat_tables([self._least.select(places), queue.select(places)]), wanted)
+        names = [name for name, _ in PLACE]
+        places = pa.concat_tables([self._least.select(names), queue.select(names)])
+        rows = _rows(files, places, pa.schema([known.field(name) for name in shown]))
+        if view == "scene":
+            rows = _add_pictures(files, places, rows)
+            shown += [*(name for name, _ in SIZE), "faces"]
         candidates = rows.slice(0, num_least).append_column("rank", pa.array(np.arange(1, num_least + 1)))
         queued = rows.slice(num_least)
         for name in ("position", "condition", "stratum", "probability"):
@@ -142,3 +164,28 @@ def _rows(files: Sequence[File], places: pa.Table, wanted: pa.Schema) -> pa.Tabl
     rows = pa.concat_tables([wanted.empty_table(), *taken]).take(pa.array(np.argsort(order, kind="stable")))
     runs = [str(files[k][0].run.path) for k in number]
     return rows.append_column("run", pa.array(runs, pa.string()))
+
+
+def _add_pictures(files: Sequence[File], places: pa.Table, faces: pa.Table) -> pa.Table:
+    """`faces`, at `places`, with what is known of their pictures.
+
+    A picture's row comes right before those of its faces, in one file.
+    """
+    number, row = (places[name].to_numpy().astype(np.int64) for name, _ in PLACE)
+    first = row - faces["region"].to_numpy()
+    pictures = _rows(files, _make_places(number, first), PICTURE)
+    num = pictures["num_faces"].to_numpy().astype(np.int64)
+    ends = np.cumsum(num)
+    every = np.repeat(first + 1 - (ends - num), num) + np.arange(num.sum())
+    boxes = _rows(files, _make_places(np.repeat(number, num), every), pa.schema([("box", schema.BOX)]))["box"]
+    of_picture = pa.ListArray.from_arrays(
+        pa.array([0, *ends], pa.int32()), pa.concat_arrays(boxes.chunks or [pa.array([], schema.BOX)])
+    )
+    faces = faces.set_column(faces.column_names.index("sha256"), "sha256", pictures["sha256"])
+    for name, _ in SIZE:
+        faces = faces.append_column(name, pictures[name])
+    return faces.append_column("faces", of_picture)
+
+
+def _make_places(number: NDArray[np.int64], row: NDArray[np.int64]) -> pa.Table:
+    return pa.table({"file": number, "row": row}, pa.schema(PLACE))

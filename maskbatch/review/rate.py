@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from maskbatch.review.corrections import find_disputes
+from maskbatch.review.corrections import IMAGE, find_disputes
 from maskbatch.review.queue import STRATA, UNCERTAIN
 from maskbatch.review.sample import Sample, estimate_compliance, estimate_error_rate, estimate_share
 from maskbatch.runs.committed import Meaning
@@ -20,6 +20,9 @@ LEAST_JUDGED = 30
 MAX_DISPUTES = 100
 """In report.json; all are in corrections.parquet."""
 NOTHING: dict[str, Any] = {"error_rate": None, "compliance": None, "shares": [], "moved": None}
+
+Places = Mapping[tuple[str, int], Mapping[str, Any]]
+"""Rows of the queue by uri and region."""
 
 
 def count_targets(strata: Iterable[str], given: Iterable[bool | None]) -> list[dict[str, Any]]:
@@ -52,17 +55,17 @@ def estimate_rates(
 
     `queue` is that of the run, None where several are reported; `overall` the report's row over all images.
     Images count up to the first of their stratum that nobody has looked at: those judged beyond it may have
-    been picked, by camera or day. Images with a condition in `exclude` are left out.
+    been picked, by camera or day. Images with a condition in `exclude` are left out. Of whole scenes each
+    assessable face is an image.
     """
-    judgements = judgements[judgements["region"] == 0]
     if judgements.empty:
         return None
     images = _images(judgements, meaning.classes)
-    places = {row["uri"]: row for row in queue.to_pylist()} if queue is not None else {}
+    places = _list_places(queue)
     rows = _queue_with(images, queue, exclude)
     counted = rows[rows["counts"] & rows["given"]]
     labels = judgements.dropna(subset="label")
-    by_person = labels.merge(counted[["uri", "sha256"]])["by"].value_counts()
+    by_person = labels.merge(counted[IMAGE])["by"].value_counts()
     sample = _sample(rows, counted, overall, meaning.classes)
     strata = _strata(rows, sample, meaning.classes)
     waiting_for = _waiting_for(rows, places)
@@ -87,13 +90,13 @@ def estimate_rates(
 
 
 def _images(judgements: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """A row for each image: uri, sha256, the share of each class in its labels, and whether any was `given`.
+    """A row for each image: IMAGE, the share of each class in its labels, and whether any was `given`.
 
     `unknown`: one of its labels is no class of this run, so it counts as not judged.
     """
     labels = pd.DataFrame({name: (judgements["label"] == name).astype(float) for name in classes})
     labels["unknown"] = judgements["label"].notna() & ~judgements["label"].isin(list(classes))
-    sums = labels.groupby([judgements["uri"], judgements["sha256"]]).sum()
+    sums = labels.groupby([judgements[name] for name in IMAGE]).sum()
     unknown = sums.pop("unknown") > 0
     given = sums.sum(axis=1)
     shares = sums.div(given.where(given > 0, 1), axis=0)
@@ -104,8 +107,9 @@ def _queue_with(images: pd.DataFrame, queue: pa.Table | None, exclude: Sequence[
     """The queue without what is left out, with the labels of each image, and whether it `counts`."""
     names = ["position", "uri", "sha256", "label", "stratum", "condition"]
     rows = pd.DataFrame(columns=names) if queue is None else queue.select(names).to_pandas()
+    rows["region"] = queue["region"].to_numpy() if queue is not None and "region" in queue.column_names else 0
     rows = rows[~rows["condition"].isin(list(exclude))].sort_values("position")
-    rows = rows.merge(images.astype({"given": "boolean"}), how="left", on=["uri", "sha256"])
+    rows = rows.merge(images.astype({"given": "boolean"}), how="left", on=IMAGE)
     return rows.assign(counts=_in_order(rows))
 
 
@@ -114,10 +118,10 @@ def _in_order(rows: pd.DataFrame) -> "pd.Series[bool]":
     return rows["given"].notna().groupby(rows["stratum"]).cummin().astype(bool)
 
 
-def _waiting_for(rows: pd.DataFrame, places: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _waiting_for(rows: pd.DataFrame, places: Places) -> list[dict[str, Any]]:
     """For each stratum, how many judged images do not count yet, and the image that they wait for."""
     return [
-        {"stratum": stratum, "num_waiting": num, **_place(images["uri"].iloc[0], places)}
+        {"stratum": stratum, "num_waiting": num, **_place(images.iloc[0].to_dict(), places)}
         for stratum, images in rows[~rows["counts"]].groupby("stratum")
         if (num := int(images["given"].sum()))
     ]
@@ -182,19 +186,26 @@ def _estimates(sample: Sample, overall: Mapping[str, Any], meaning: Meaning) -> 
     }
 
 
-def _disputes(judgements: pd.DataFrame, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _disputes(judgements: pd.DataFrame, places: Places) -> dict[str, Any]:
     """The images on which people disagree, and who gave which label."""
     disputes = [
-        _place(uri, places) | {"labels": rows.sort_values("by")[["by", "label"]].to_dict("records")}
-        for (uri, _), rows in find_disputes(judgements).groupby(["uri", "sha256"])
+        _place(rows.iloc[0].to_dict(), places)
+        | {"labels": rows.sort_values("by")[["by", "label"]].to_dict("records")}
+        for _, rows in find_disputes(judgements).groupby(IMAGE)
     ]
     return {"num_disputes": len(disputes), "disputes": disputes[:MAX_DISPUTES]}
 
 
-def _place(uri: str, places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Where a person finds an image, from the rows of the queue by uri."""
-    row = places.get(uri, {})
-    return {"uri": uri, **{name: row.get(name) for name in ("site", "camera", "captured_local")}}
+def _list_places(queue: pa.Table | None) -> Places:
+    rows = [] if queue is None else queue.to_pylist()
+    return {(row["uri"], row.get("region", 0)): row for row in rows}
+
+
+def _place(image: Mapping[str, Any], places: Places) -> dict[str, Any]:
+    """Where a person finds an image, from the rows of the queue; only faces have a region."""
+    uri, region = image["uri"], int(image["region"])
+    row, of_face = places.get((uri, region), {}), {"region": region} if region else {}
+    return {"uri": uri, **of_face, **{name: row.get(name) for name in ("site", "camera", "captured_local")}}
 
 
 def _plain(num: float) -> int | float:

@@ -172,14 +172,16 @@ class Finder:
         return resize(image, self.preset, self.preset.input_size[::-1], image.size)
 
 
-def frame_crop(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def frame_crop(
+    box: Sequence[float], size: tuple[int, int], scale: float = CROP_SCALE
+) -> tuple[int, int, int, int]:
     """The square around a face that the classifier sees, in whole pixels, clipped to a picture.
 
-    `size` is (W, H) of the picture; the square's side is CROP_SCALE times the longer side of `box`, which is
+    `size` is (W, H) of the picture; the square's side is `scale` times the longer side of `box`, which is
     (x0, y0, x1, y1).
     """
     x0, y0, x1, y1 = box
-    half = CROP_SCALE * max(x1 - x0, y1 - y0) / 2
+    half = scale * max(x1 - x0, y1 - y0) / 2
     (left, right), (top, bottom) = (
         (min(max(0, floor(middle - half)), length - 1), max(1, min(length, ceil(middle + half))))
         for middle, length in zip(((x0 + x1) / 2, (y0 + y1) / 2), size, strict=True)

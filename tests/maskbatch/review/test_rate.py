@@ -154,7 +154,8 @@ def test_words_that_are_not_of_the_queue_or_of_no_class_say_nothing_of_the_rate(
     other = said((0, "mask_of_another_checkpoint", "ann"), (0, "with_mask", "bob"))
     got = found(other, queue_of("rrr"), with_mask=9000)
     assert (got["num_judged"], got["num_unknown"], got["num_disputes"]) == (0, 1, 1)
-    assert found(said((0, "with_mask", "ann"), region=1), queue_of("rrr"), with_mask=9000) is None
+    of_a_face = found(said((0, "with_mask", "ann"), region=1), queue_of("rrr"), with_mask=9000)
+    assert (of_a_face["num_judged"], of_a_face["num_elsewhere"]) == (0, 1)
     assert found(said(), queue_of("rrr"), with_mask=9000) is None
 
 
