@@ -17,8 +17,8 @@ Box = Sequence[float]
 def blur_others(image: Image.Image, boxes: Sequence[Box], own: int) -> Image.Image:
     """A copy of `image` in which all faces but `boxes[own]` are blurred.
 
-    Where another face overlaps that one, each pixel belongs to the face whose middle is nearer, in sizes of
-    its box.
+    Where another face overlaps that one, a pixel is blurred if its middle is nearer, both in pixels and in
+    sizes of their boxes.
     """
     out = image.copy()
     for number, box in enumerate(boxes):
@@ -40,14 +40,20 @@ def _widen(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 def _belongs(part: tuple[int, int, int, int], box: Box, own: Box) -> NDArray[np.uint8]:
     """255 where a pixel (H, W) of `part` is not of the face in `own`, otherwise 0."""
-    distance = _measure_distance(part, own)
-    return np.where((distance > 1) | (_measure_distance(part, box) < distance), 255, 0).astype(np.uint8)
+    (own_2HW, own_half), (other_2HW, other_half) = (_measure_distance(part, face) for face in (own, box))
+    is_outside = (own_2HW > own_half).any(axis=0)
+    nearer = [
+        np.hypot(*(other_2HW / other_scale)) < np.hypot(*(own_2HW / own_scale))
+        for other_scale, own_scale in ((1, 1), (other_half, own_half))
+    ]
+    return np.where(is_outside | (nearer[0] & nearer[1]), 255, 0).astype(np.uint8)
 
 
-def _measure_distance(part: tuple[int, int, int, int], box: Box) -> NDArray[np.float64]:
-    """How far each pixel (H, W) of `part` is from the middle of `box`: 1 at its edges, 0 in its middle."""
-    away = []
-    for i in (0, 1):
-        middle, half = (box[i] + box[i + 2]) / 2, max((box[i + 2] - box[i]) / 2, 0.5)
-        away.append(np.abs(np.arange(part[i], part[i + 2]) + 0.5 - middle) / half)
-    return np.asarray(np.maximum(away[0][None], away[1][:, None]))
+def _measure_distance(
+    part: tuple[int, int, int, int], box: Box
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How far each pixel (2, H, W) of `part` is from the middle of `box`, and how far its edges are."""
+    corners = np.reshape(np.asarray(box, np.float64), (2, 2))
+    middle, half = corners.mean(axis=0), np.maximum(np.diff(corners, axis=0)[0] / 2, 0.5)
+    away = [np.abs(np.arange(part[i], part[i + 2]) + 0.5 - middle[i]) for i in (0, 1)]
+    return np.stack(np.meshgrid(*away)), half[:, None, None]

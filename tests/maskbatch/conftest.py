@@ -12,7 +12,7 @@ from torch import nn
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.stores.files import Location, locate_folder, remove_tree
-from tests.maskbatch.samples import CLASSES, SIZE, Run, make_card, stage_run, write_month
+from tests.maskbatch.samples import CLASSES, SIZE, Run, make_card, stage_run, write_lobby, write_month
 
 settings.register_profile("shared-cores", deadline=None)
 settings.load_profile("shared-cores")
@@ -75,3 +75,12 @@ def committed(staged_session: Run, tmp_path_factory: pytest.TempPathFactory) -> 
     made = staged_session.copy(tmp_path_factory.mktemp("committed") / "run")
     made.commit()
     return made
+
+
+@pytest.fixture(scope="session")
+def lobby(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A committed run of whole scenes, found and judged by the packaged networks, that no test changes."""
+    folder = tmp_path_factory.mktemp("lobby")
+    run = stage_run(folder / "run", write_lobby(folder / "archive"), open_checkpoint(), view="scene")
+    run.commit()
+    return run

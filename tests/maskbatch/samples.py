@@ -21,6 +21,7 @@ from PIL import ExifTags, Image
 from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing.gate import Gate, draw_snapshot
+from maskbatch.drawing.scene import HEADS, Lobby, Person, draw_scene
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Card, DetectorCard, Preset
 from maskbatch.model.checkpoint import Checkpoint, open_networks
@@ -122,6 +123,23 @@ def write_month(root: Path) -> Path:
     files |= {"extra/late.jpg": speckle(900), "extra/later.jpg": speckle(901), "notes.txt": b"hello"}
     write_files(root, files)
     os.symlink("nowhere.jpg", root / "south" / "gone.jpg")
+    return root
+
+
+def write_lobby(root: Path) -> Path:
+    """24 scenes of two cameras on two days, with 0 to 3 people near enough to assess, and one behind them."""
+    labels, rng = ("with_mask", "without_mask", "incorrect_mask"), np.random.default_rng(4)
+    lobby = Lobby.draw_lots((640, 360), rng)
+    for k in range(24):
+        places = [(0.5 * (i - 1) + rng.uniform(-0.1, 0.1), rng.uniform(1.2, 1.6)) for i in range(k % 4)]
+        people = [
+            Person(label=labels[(k + i) % 3], x=x, z=z, head_y=1.6, head=1.7 / HEADS, seed=9 * k + i)
+            for i, (x, z) in enumerate([*places, *([(0.9, 4.5)] if k % 4 else [])])
+        ]
+        picture, _ = draw_scene(people, lobby, rng)
+        path = root / f"north/lobby-{k % 2 + 1}/2026-10-{k % 3 + 1:02d}/{k // 2 + 7:02d}0000.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, quality=90)
     return root
 
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,12 +7,13 @@ import pyarrow.compute as pc
 import pytest
 
 from maskbatch.config import ReportConfig
+from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.report.make import make_report
 from maskbatch.report.survey import survey_runs
 from maskbatch.review import queue as queue_module
 from maskbatch.review.queue import Collector
 from maskbatch.runs.committed import open_committed
-from tests.maskbatch.samples import Run, read_scores
+from tests.maskbatch.samples import CLASSES, Run, read_scores, stage_run
 
 
 def queue_of(run: Run) -> pa.Table:
@@ -128,3 +130,43 @@ def test_the_order_is_that_of_the_bytes_so_that_a_later_version_has_most_of_it()
 def test_a_report_keeps_the_queue_of_its_run(committed: Run, tmp_path: Path) -> None:
     make_report([committed.run], tmp_path, ReportConfig())
     assert queue_module.read_queue(tmp_path) == queue_of(committed)
+
+
+def test_the_queue_of_whole_scenes_holds_every_face_that_is_large_enough_and_its_picture(lobby: Run) -> None:
+    rows = {(row["id"], row["region"]): row for row in read_scores(lobby.run).to_pylist()}
+    judged = {place for place, row in rows.items() if row["region"] and row["label"]}
+    small = {place for place, row in rows.items() if row["region"] and not row["label"]}
+    queue = queue_of(lobby).to_pylist()
+    assert len(queue) == len(judged) > 20 and small
+    assert {(row["id"], row["region"]) for row in queue} == judged
+    for row in queue:
+        face, picture = rows[row["id"], row["region"]], rows[row["id"], 0]
+        assert face["sha256"] is None
+        for name in ("uri", "camera", "captured_local", "box", "label", "confidence"):
+            assert row[name] == face[name]
+        assert [row[name] for name in ("sha256", "width", "height")] == [picture["sha256"], 640, 360]
+        boxes = [rows[row["id"], region]["box"] for region in range(1, picture["num_faces"] + 1)]
+        assert row["faces"] == boxes
+
+
+def test_faces_of_one_picture_come_at_different_times_in_an_order_that_their_bytes_give(
+    lobby: Run, tmp_path: Path
+) -> None:
+    queue = queue_of(lobby)
+    archive = Path(lobby.run.path).parent / "archive"
+    shutil.copytree(archive, tmp_path / "other")
+    again = stage_run(tmp_path / "run", tmp_path / "other", open_checkpoint(), view="scene")
+    again.commit()
+    names = ["sha256", "region", "stratum", "label", "box"]
+    assert queue_of(again).select(names) == queue.select(names)
+    random = queue.filter(pc.equal(queue["stratum"], "random"))
+    regions = random.filter(pc.greater(pc.list_value_length(random["faces"]), 2))["region"].to_pylist()
+    assert regions != sorted(regions)
+
+
+def test_the_queue_of_faces_of_whole_pictures_has_the_columns_that_it_always_had(committed: Run) -> None:
+    probs = [f"prob_{name}" for name in CLASSES]
+    shown = ["id", "uri", "site", "camera", "captured_local", "label", "confidence", "sha256", *probs]
+    assert queue_of(committed).column_names == ["position", *shown, "condition", "stratum", "probability"]
+    candidates = survey_runs([open_committed(committed.run)]).selection.candidates
+    assert candidates.column_names == ["rank", "run", *shown]

@@ -298,3 +298,35 @@ def test_several_runs_are_reported_with_their_judgements_counted(
     judge(run, tmp_path / "run" / "corrections", 5)
     values = make_report([run.run, committed.run], tmp_path / "both").values["judged"]
     assert (values["num_elsewhere"], values["num_judged"]) == (5, 0)
+
+
+def test_of_whole_scenes_faces_are_judged_and_a_false_alarm_of_the_detector_is_no_face(
+    lobby: Run, tmp_path: Path
+) -> None:
+    overall = make_report([lobby.run], tmp_path).overall
+    queue = read_queue(tmp_path).to_pylist()
+    assert len(queue) == overall["assessed"] + overall["num_no_face"] < overall["faces"]
+    (first,) = (face for face in queue if face["position"] == 0)
+    pictures = [face for face in queue if face["uri"] == first["uri"]]
+    for face in queue:
+        label = "no_face" if face is first else face["label"]
+        values = {name: face[name] for name in ("uri", "sha256", "region", "stratum", "probability")}
+        corrections.write_judgement(
+            tmp_path / "said", {**values, "label": label, "was": face["label"], "by": "ann"}
+        )
+    assert len(pictures) > 1, "its other faces keep their labels"
+    report = make_report([lobby.run], tmp_path, ReportConfig(corrections=str(tmp_path / "said")))
+    judged = report.values["judged"]
+    assert (judged["reason"], judged["num_judged"], judged["num_elsewhere"]) == (None, len(queue), 0)
+    assert judged["error_rate"]["value"] == pytest.approx(1 / len(queue))
+    assessed = overall["assessed"] - (first["label"] != "no_face")
+    compliant = overall["compliant"] - (first["label"] == "with_mask")
+    assert judged["compliance"]["value"] == pytest.approx(compliant / assessed)
+    dispute = {name: first[name] for name in ("uri", "sha256", "region", "stratum", "probability")}
+    corrections.write_judgement(
+        tmp_path / "said", {**dispute, "label": "with_mask", "was": first["label"], "by": "bob"}
+    )
+    report = make_report([lobby.run], tmp_path, ReportConfig(corrections=str(tmp_path / "said")))
+    (disputed,) = report.values["judged"]["disputes"]
+    assert (disputed["uri"], disputed["region"]) == (first["uri"], first["region"])
+    assert [label["by"] for label in disputed["labels"]] == ["ann", "bob"]
