@@ -14,7 +14,14 @@ from maskbatch.report.cells import FACE, PICTURE, Camera, select_kind
 from maskbatch.report.clocks import find_wrong_clocks, set_times_unknown
 from maskbatch.report.coverage import measure_coverage
 from maskbatch.report.drift import measure_drift
-from maskbatch.report.provenance import Confusion, describe_runs, find_period, find_skipped_hours, read_card
+from maskbatch.report.provenance import (
+    Confusion,
+    describe_runs,
+    find_boxed,
+    find_period,
+    find_skipped_hours,
+    read_card,
+)
 from maskbatch.report.survey import Survey
 from maskbatch.report.tables import GROUPINGS, Tables
 from maskbatch.review import corrections
@@ -97,7 +104,8 @@ def collect_figures(
     cells = set_times_unknown(survey.cells, clocks)
     pictures = select_kind(cells, PICTURE)
     keys = group_keys(keep_column)
-    rates = Tables(cells, meaning, confusion, config.exclude, view)
+    boxed = find_boxed(runs)
+    rates = Tables(cells, meaning, confusion, config.exclude, view, boxed)
     tables = {name: rates.by(own) for name, own in GROUPINGS.items()}
     if view == "scene":
         tables["by_size"] = rates.by_size()
@@ -126,7 +134,7 @@ def collect_figures(
     }
     in_map = [camera in mapped for camera in _cameras_of(tables["by_camera_day"])]
     rows["by_camera_day"] = tables["by_camera_day"].filter(pa.array(in_map, pa.bool_())).to_pylist()
-    everything = Tables(cells, meaning, confusion, view=view) if config.exclude else rates
+    everything = Tables(cells, meaning, confusion, (), view, boxed) if config.exclude else rates
     overall = rows["overall"][0]
     unlike = {(row["site"], row["camera"]) for row in parts["drift"]["psi"] if row["psi"] > UNLIKE_PSI}
     values: dict[str, Any] = {
@@ -138,6 +146,7 @@ def collect_figures(
             "identifiable": confusion is not None,
             "reason": reason,
             "confusion": confusion,
+            "boxed": boxed,
             "shares": rates.shares(),
             "unlike_cameras": len(unlike),
         },

@@ -11,19 +11,36 @@ import numpy as np
 from maskbatch.clock import Clock, now, parse_bound
 from maskbatch.config import ReportConfig, to_dict
 from maskbatch.report.coverage import Period
-from maskbatch.report.prevalence import explain_unidentifiable
+from maskbatch.report.prevalence import explain_unidentifiable, explain_unknown_recall
 from maskbatch.runs.committed import CommittedRun
+from maskbatch.schema import SIZE_BANDS
 
 Confusion = list[list[int]]
+Boxed = list[list[list[int]]]
+"""`[found, boxed]` faces by class and size band."""
 
 
 def find_confusion(runs: Sequence[CommittedRun]) -> tuple[Confusion | None, str | None]:
-    """The held-out matrix that corrects the rates of `runs`, or None and the reason why none does."""
+    """The held-out matrix that corrects the rates of `runs`, or None and the reason why they cannot be."""
     if len({run.digest for run in runs}) > 1:
         return None, "as the runs were scored by different checkpoints"
     confusion = runs[0].card["confusion"]
-    reason = explain_unidentifiable(np.array(confusion))
+    reason, boxed, meaning = explain_unidentifiable(np.array(confusion)), find_boxed(runs), runs[0].meaning
+    if not reason and boxed is not None:
+        reason = explain_unknown_recall(np.array(boxed), np.isin(meaning.classes, meaning.assessed))
     return (None, reason) if reason else (confusion, None)
+
+
+def find_boxed(runs: Sequence[CommittedRun]) -> Boxed | None:
+    """What the detector of `runs` found of boxed held-out faces, by class and size band; None without one.
+
+    Zeros for classes that its card does not have.
+    """
+    detector = runs[0].detector
+    if detector is None:
+        return None
+    nothing = [[0, 0] for _ in SIZE_BANDS]
+    return [detector.card["recall"].get(name, nothing) for name in runs[0].meaning.classes]
 
 
 def read_card(runs: Sequence[CommittedRun], name: str) -> Any:

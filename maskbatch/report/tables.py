@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from maskbatch import schema
 from maskbatch.report import cells as cells_module
 from maskbatch.report.intervals import FEW_CLUSTERS, DesignEffects, estimate_design_effects, wilson
-from maskbatch.report.prevalence import correct_shares
+from maskbatch.report.prevalence import Correction, Found, correct_shares
 from maskbatch.runs.committed import Meaning
 
 GROUPINGS: dict[str, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ GROUPINGS: dict[str, tuple[str, ...]] = {
 CAMERA_DAY = ("site", "camera", "date")
 SIZE_BAND = ("size_band",)
 """The grouping of the table `by_size`, which only whole scenes have."""
-KEYS = ("site", "camera", "date", "hour", "weekday", "kept", "size_band")
+KEYS = ("site", "camera", "date", "hour", "weekday", "kept", "label", "size_band")
 PICTURES = ("pictures_assessed", "pictures_compliant")
 FACES = ("faces", "too_small", "false_alarms")
 CORRECTED = ("corrected", "corrected_low", "corrected_high")
@@ -52,9 +52,14 @@ class Tables:
         confusion: Sequence[Sequence[int]] | None = None,
         exclude: Sequence[str] = (),
         view: str = "face",
+        boxed: Sequence[Sequence[Sequence[int]]] | None = None,
     ) -> None:
-        """`confusion`: held-out counts, true by predicted, if they can correct; `exclude`: conditions."""
+        """`confusion`: held-out counts, true by predicted, if they can correct; `exclude`: conditions.
+
+        `boxed`: of scenes, held-out faces `[found, boxed]` by class and size band.
+        """
         self.meaning, self.view = meaning, view
+        self.boxed = None if boxed is None else np.array(boxed, np.int64)
         self.confusion = None if confusion is None else np.array(confusion, np.int64)
         self._frame = _count(cells, meaning, exclude, view)
         self._counts = [name for name in self._frame if name not in ("_all", *KEYS)]
@@ -67,11 +72,16 @@ class Tables:
         bands of size: the held-out matrix is of faces of all sizes, and small ones are judged worse.
         """
         groups = self._frame.groupby(["_all", *keys], dropna=False)
-        sums = groups[self._counts].sum().reset_index()
-        effects = self._effects(keys, groups.ngroup(), len(sums))
-        self._rate(sums, effects, None if keys in (CAMERA_DAY, SIZE_BAND) else self.confusion)
+        sums, group = groups[self._counts].sum().reset_index(), groups.ngroup()
+        effects = self._effects(keys, group, len(sums))
+        self._rate(sums, effects)
         if self.view == "scene":
-            self._rate_pictures(sums, self._effects(keys, groups.ngroup(), len(sums), PICTURES))
+            self._rate_pictures(sums, self._effects(keys, group, len(sums), PICTURES))
+        sums[list(CORRECTED)] = np.nan
+        if self.confusion is not None and keys not in (CAMERA_DAY, SIZE_BAND):
+            fixed = self._correct(sums, effects, group, self.confusion)
+            sums["corrected"] = fixed.compliance_G
+            sums["corrected_low"], sums["corrected_high"] = fixed.low_G, fixed.high_G
         target = row_schema(keys, self.meaning, self.view)
         table = pa.Table.from_pandas(sums[target.names], target, preserve_index=False)
         return table.replace_schema_metadata()
@@ -104,7 +114,7 @@ class Tables:
         group_C = by_cluster["_group"].to_numpy(np.int64)
         return estimate_design_effects(compliant_C, assessed_C, group_C, num_groups)
 
-    def _rate(self, sums: pd.DataFrame, effects: DesignEffects, confusion: Counts | None) -> None:
+    def _rate(self, sums: pd.DataFrame, effects: DesignEffects) -> None:
         """Add shares, and compliance with all that belongs to it, to `sums`, a row for each group."""
         sums["failed"] = sums["listed"] - sums["scored"]
         in_scene = self.view == "scene"
@@ -119,12 +129,6 @@ class Tables:
         sums["few_clusters"] = effects.num_clusters_G < FEW_CLUSTERS
         sums["mean_confidence"] = sums["confidence_sum"] / seen
         sums["share_review"] = sums["num_review"] / seen
-        sums[list(CORRECTED)] = np.nan
-        if confusion is not None:
-            counts_GK = sums[[f"num_{name}" for name in self.meaning.classes]].to_numpy(np.int64)
-            fixed = correct_shares(counts_GK, effects, confusion, *self._roles())
-            sums["corrected"] = fixed.compliance_G
-            sums["corrected_low"], sums["corrected_high"] = fixed.low_G, fixed.high_G
 
     def _rate_pictures(self, sums: pd.DataFrame, effects: DesignEffects) -> None:
         """Add what is said of pictures of whole scenes."""
@@ -134,10 +138,25 @@ class Tables:
         sums["picture_compliance_low"], sums["picture_compliance_high"] = limits
         sums["faces_per_picture"] = sums["faces"] / sums["scored"]
 
-    def _roles(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which classes (K,) are compliant, and which are assessed."""
-        classes = np.array(self.meaning.classes)
-        return np.isin(classes, self.meaning.compliant), ~np.isin(classes, self.meaning.not_assessed)
+    def _correct(
+        self, sums: pd.DataFrame, effects: DesignEffects, group: "pd.Series[int]", confusion: Counts
+    ) -> Correction:
+        names = self.meaning.classes
+        counts_GK = sums[[f"num_{name}" for name in names]].to_numpy(np.int64)
+        compliant_K = np.isin(names, self.meaning.compliant)
+        assessed_K = ~np.isin(names, self.meaning.not_assessed)
+        found = None if self.boxed is None else Found(self.boxed, self._count_sizes(group, len(sums)))
+        return correct_shares(counts_GK, effects, confusion, compliant_K, assessed_K, found)
+
+    def _count_sizes(self, group: "pd.Series[int]", num_groups: int) -> Counts:
+        """The faces (G, K, B) of each group, label and size band."""
+        shape = num_groups, len(self.meaning.classes), len(schema.SIZE_BAND_NAMES)
+        label = pd.Index(self.meaning.classes).get_indexer(self._frame["label"])
+        band = pd.Index(schema.SIZE_BAND_NAMES).get_indexer(self._frame["size_band"])
+        count = self._frame[[f"num_{name}" for name in self.meaning.classes]].sum(axis=1).to_numpy()
+        known = (label >= 0) & (band >= 0)
+        place = np.ravel_multi_index((group.to_numpy()[known], label[known], band[known]), shape)
+        return np.bincount(place, count[known], int(np.prod(shape))).reshape(shape).astype(np.int64)
 
     def shares(self) -> list[Row]:
         """Each class's share of all images that count, as classified and corrected with its interval."""
@@ -148,7 +167,8 @@ class Tables:
         rows = [{"class": n, "count": c, "share": s, **dict.fromkeys(CORRECTED)} for n, c, s in columns]
         if self.confusion is not None and sum(counts):
             effects = self._effects((), self._frame["_all"], 1)
-            fixed = correct_shares(np.array([counts], np.int64), effects, self.confusion, *self._roles())
+            sums = self._frame[self._counts].sum().to_frame().T
+            fixed = self._correct(sums, effects, self._frame["_all"], self.confusion)
             shares = (fixed.share_GK, fixed.share_low_GK, fixed.share_high_GK)
             for k, row in enumerate(rows):
                 row |= {name: float(share_GK[0, k]) for name, share_GK in zip(CORRECTED, shares, strict=True)}
