@@ -37,6 +37,8 @@ FACE_CONDITIONS = ("static_face",)
 """Those of faces; the others are of pictures, and of the faces in them."""
 VIEWS = ("face", "scene")
 """`face`: one face fills the picture; `scene`: a detector finds the faces, and each has a row of its own."""
+MAX_FACES = 500
+"""Rows that a picture's faces may have; the most certain ones are kept."""
 SIZE_BANDS = (0, 16, 24, 32, 48, 64, 96, 128, 256)
 """Lower edges, in pixels, of the bands of face sizes.
 

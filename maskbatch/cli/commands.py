@@ -226,13 +226,22 @@ def verify(
     seed: Annotated[int | None, Option(help="Draw the sample of an earlier check again.")] = None,
     latest: flags.Latest = False,
     checkpoint: Annotated[str | None, Option(help="Where the run's checkpoint lies now.")] = None,
+    detector: Annotated[str | None, Option(help="Where the run's detector lies now.")] = None,
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
     """Check a finished run. Files, counts, ids, and a random sample scored again."""
     from maskbatch.verify.files import verify_run
 
-    result = verify_run(out, sample=sample, seed=seed, checkpoint=checkpoint, latest=latest, options=options)
+    result = verify_run(
+        out,
+        sample=sample,
+        seed=seed,
+        latest=latest,
+        checkpoint=checkpoint,
+        detector=detector,
+        options=options,
+    )
     if as_json:
         print(json.dumps({"out": out, **result.as_dict()}))
     else:

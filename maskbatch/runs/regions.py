@@ -15,7 +15,7 @@ def find_wrong_regions(table: pa.Table) -> NDArray[np.bool_]:
     counted = np.zeros(len(table), np.int64)
     if "num_faces" in table.column_names:
         counted = pc.fill_null(table["num_faces"], 0).to_numpy().astype(np.int64)
-    starts = np.flatnonzero(np.diff(ids, prepend=-1))
+    starts = np.flatnonzero(np.diff(ids, prepend=ids[:1] - 1))
     num_rows = np.diff(starts, append=len(table))
     place = np.arange(len(table)) - np.repeat(starts, num_rows)
     wrong = (region != place) | np.repeat(num_rows != counted[starts] + 1, num_rows)

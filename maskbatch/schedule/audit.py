@@ -39,8 +39,8 @@ def audit_month(
     nights = (schedule.night(first + k * DAY) for k in range((end - first).days))
     result = schedule.score(month, first, end, filter(None, nights), fresh=fresh)
     run, report = result.run, result.report
-    checkpoint = schedule.values.get("checkpoint")
-    checked = check_run(run, sample=sample, checkpoint=checkpoint, options=schedule.options)
+    files = {name: schedule.values.get(name) for name in ("checkpoint", "detector")}
+    checked = check_run(run, sample=sample, **files, options=schedule.options)
     beside = run.path.parent / f"{run.path.name}.audit.zip"
     place = locate_folder(bundle, schedule.options) if bundle else beside
     kept = place.exists() and not result.rescored and checked.verified

@@ -19,6 +19,7 @@ from PIL import Image
 from maskbatch.config import DETECT_PX, ScoreConfig
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import DetectorFile
+from maskbatch.schema import MAX_FACES
 from maskbatch.score.decode import COLUMNS, HEADROOM, Decode, Row, Whole, decode_each, describe, resize
 from maskbatch.score.read import Encoded
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from maskbatch.model.classifier import Classifier
 
 CROP_SCALE = 1.3
-MAX_FACES = 500
-"""Rows that a picture's faces may have; the most certain ones are kept."""
 BROKEN = {"status": "score_error", "error": "the detector's output is not a finite number"}
 
 

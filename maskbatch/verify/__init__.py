@@ -2,6 +2,8 @@
 
 files    verify_run: its files, and every image once
 rows     rows against the plan and against themselves
+faces    rows of faces against their pictures
 sample   random images read again and scored again
+compare  such an image against its committed rows
 result   counts and differences
 """

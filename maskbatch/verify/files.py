@@ -33,11 +33,13 @@ from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.files import Location, explain, find_names, num_threads, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.stores.uris import Text
+from maskbatch.verify.faces import check_faces
 from maskbatch.verify.result import Difference, Verification
 from maskbatch.verify.rows import check_ids, check_kinds, check_rows, check_statuses
 
 COLUMNS = ("id", "captured_local", "region", "status")
 """Columns of scores to read where the classes are not known."""
+NUM_FACES = pa.field("num_faces", schema.SCENE_COLUMNS["num_faces"])
 LEFT_OVER = re.compile(r"(^|/)\.[^/]*(?<!\.parquet)$")
 """Dot names: what a `write_whole` that was cut off leaves, and what a desktop writes."""
 
@@ -49,16 +51,18 @@ def verify_run(
     sample: int = 200,
     seed: int | None = None,
     checkpoint: str | None = None,
+    detector: str | None = None,
     options: StorageOptions = NO_OPTIONS,
 ) -> Verification:
     """Check a committed run, and read and score `sample` random images of it again.
 
     `run` is its path or URL; `latest` takes its highest committed version. The same `seed` draws the same
-    images. `checkpoint` is where the run's checkpoint lies now, if it was moved.
+    images. `checkpoint` and `detector` are where those of the run lie now, if they were moved.
     Raises UsageError where no committed run is there, or one of another format.
     """
     (chosen,) = choose_versions([RunDir.at(run, options)], take_latest=latest)
-    return check_run(chosen, sample=sample, seed=seed, checkpoint=checkpoint, options=options)
+    moved = {"checkpoint": checkpoint, "detector": detector}
+    return check_run(chosen, sample=sample, seed=seed, **moved, options=options)
 
 
 def check_run(
@@ -67,6 +71,7 @@ def check_run(
     sample: int = 200,
     seed: int | None = None,
     checkpoint: str | None = None,
+    detector: str | None = None,
     options: StorageOptions = NO_OPTIONS,
 ) -> Verification:
     """As `verify_run`, of a run directory."""
@@ -74,6 +79,8 @@ def check_run(
         if value < 0:
             raise UsageError(f"{flag} {value}: 0 or more expected")
     committed, counts = _open(run)
+    if detector is not None and committed.settings.score and not committed.detector:
+        raise UsageError(f"--detector {detector}: {run.path} is a run of --view face; leave it out")
     if sample:
         refuse_newer_rules(run, committed.settings.decode_rules, "check its files alone with --sample 0")
     seed = secrets.randbelow(2**31) if seed is None else seed
@@ -92,7 +99,8 @@ def check_run(
         from maskbatch.verify.sample import check_sample
 
         try:
-            check_sample(committed, counts["devices"], result, rows, plan, checkpoint, options)
+            moved = (checkpoint, detector)
+            check_sample(committed, counts["devices"], result, rows, plan, moved, options)
         except OverflowError:  # of a time after the year 9999, which is a difference already
             result.differ(run.scores.name, "times of the sample", "years 1 to 9999", "another")
     return result
@@ -145,7 +153,8 @@ def _read_rows(
 ) -> tuple[pa.Table | None, list[Difference]]:
     """The columns of `target` and, as `file`, the file's name; None where it does not read.
 
-    `exact` has all columns that the file must hold, where that is known.
+    `exact` has all columns that the file must hold, where that is known; where it is not, `num_faces` is
+    read too if it is there.
     """
     data, differences = _read(committed, file)
     if data is None:
@@ -153,6 +162,8 @@ def _read_rows(
     try:
         parquet = pq.ParquetFile(pa.BufferReader(data))
         differences += _check_columns(file.name, exact, parquet.schema_arrow)
+        if exact is None and NUM_FACES.name in parquet.schema_arrow.names:
+            target = target.append(NUM_FACES)
         rows = parquet.read(target.names).select(target.names).cast(target)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         if is_unable(error):
@@ -224,9 +235,10 @@ def _check_scores(
     Returns the rows of the ids `drawn`, and of the plan beside them, none unless the plan is `sound`; and
     images by status, None where a file does not read: its images would be named again.
     """
-    scores = schema.scores(committed.meaning.classes, committed.keep_column) if sound else schema.scores(())
-    exact = scores if sound else None
-    target = exact or pa.schema([scores.field(name) for name in COLUMNS])
+    exact = None
+    if sound:
+        exact = schema.scores(committed.meaning.classes, committed.keep_column, committed.score.view)
+    target = exact or pa.schema([schema.scores(()).field(name) for name in COLUMNS])
     empty = target.append(pa.field("file", pa.string())).empty_table()
     kept, kept_plan = [empty], [schema.PLAN.empty_table()]
     statuses: Counter[str] = Counter()
@@ -238,9 +250,13 @@ def _check_scores(
                 result.add(len(differences), differences)
             all_read = all(table is not None for table, _ in parts)
             complete &= all_read
-            rows = pa.concat_tables([empty, *(table for table, _ in parts if table is not None)])
+            tables = [empty, *(table for table, _ in parts if table is not None)]
+            rows = pa.concat_tables(tables, promote_options="default")
             check_kinds(rows, result)
-            rows = rows.filter(pc.equal(rows["region"], 0))
+            is_picture = pc.equal(rows["region"], 0)
+            rows, faces = rows.filter(is_picture), rows.filter(pc.invert(is_picture))
+            if NUM_FACES.name in rows.column_names:
+                result.faces = (result.faces or 0) + len(faces)
             statuses.update(rows["status"].to_pylist())
             rows = check_ids(rows, ids, result, all_read)
             planned = _read_plan(committed, ids, result) if sound else None
@@ -250,6 +266,9 @@ def _check_scores(
                 wanted = pa.array(np.isin(rows["id"].to_numpy(), drawn))
                 kept.append(rows.filter(wanted))
                 kept_plan.append(planned.filter(wanted))
+                if committed.detector:
+                    faces = check_faces(faces, rows, committed, result)
+                    kept.append(faces.filter(pa.array(np.isin(faces["id"].to_numpy(), drawn))))
             result.files += len(files)
             shown.advance(len(files))
     result.rows = statuses.total()

@@ -41,14 +41,22 @@ class Verification:
     files: int = 0
     rows: int = 0
     """Whole-image rows of scores/."""
+    faces: int | None = None
+    """Rows of faces; None in a run of the view `face`."""
     sampled: int = 0
     """Images read again from the archive."""
     rescored: int = 0
     """Of these, those that were ok, and are."""
+    faces_rescored: int = 0
+    """Faces that were found in these again, and compared."""
+    faces_near_threshold: int = 0
+    """Faces that came or went there, so close to the detector's threshold that devices may differ."""
     bit_equal: int = 0
-    """Of these, those whose probabilities are the same to the last bit."""
+    """Images of `rescored` whose probabilities, and faces, are the same to the last bit."""
     largest_difference: float = 0.0
     """Between a committed probability and the same one computed again."""
+    largest_shift_px: float = 0.0
+    """Between a side of a committed box and the same one found again, in pixels of the source."""
     healed: int = 0
     """Sampled images that failed in the run in a way that may heal, and are ok now."""
     still_failing: int = 0
@@ -78,7 +86,10 @@ class Verification:
         places = np.flatnonzero(wrong.to_numpy(zero_copy_only=False))
 
         def text(values: str | Values, k: int) -> str:  # as Arrow writes it: Python has no year 20,000
-            return values if isinstance(values, str) else str(values[k].cast(pa.string()))
+            if isinstance(values, str):
+                return values
+            value = values[k]
+            return str(value.as_py() if pa.types.is_list(value.type) else value.cast(pa.string()))
 
         differences = (
             Difference(str(rows["file"][k]), rows["id"][k].as_py(), what, text(expected, k), text(got, k))
@@ -98,15 +109,21 @@ class Verification:
 
     def __str__(self) -> str:
         found = "verified" if self.verified else f"NOT verified (differences: {self.num_differences:,})"
-        text = f"{found}: {self.files:,} files, {self.rows:,} images; "
+        faces = "" if self.faces is None else f", {self.faces:,} faces"
+        text = f"{found}: {self.files:,} files, {self.rows:,} images{faces}; "
         text += f"sha256 of _SUCCESS {self.success_sha256}."
         if not self.sampled:
             return f"{text} No image was read again."
         text += (
             f" {self.sampled:,} images read again (--seed {self.seed}), {self.rescored:,} of them "
-            f"scored again: {self.bit_equal:,} equal to the last bit, "
-            f"probabilities at most {self.largest_difference:.2g} apart."
+            f"scored again{'' if self.faces is None else f' with {self.faces_rescored:,} faces'}: "
+            f"{self.bit_equal:,} equal to the last bit, "
+            f"probabilities at most {self.largest_difference:.2g} apart"
+            f"{'' if self.faces is None else f', boxes at most {self.largest_shift_px:.2g} pixels'}."
         )
+        if self.faces_near_threshold:
+            noun = "face" if self.faces_near_threshold == 1 else "faces"
+            text += f" {self.faces_near_threshold:,} {noun} near the detector's threshold came or went."
         if self.still_failing:
             text += f" {self.still_failing:,} failed in the run, and do so still."
         if self.healed:

@@ -192,18 +192,19 @@ def stage_run(
     *,
     layout: str | None = LAYOUT,
     view: str = "face",
+    detector: str | None = None,
     **filters: Any,
 ) -> Run:
     """Plan, decode, score and stage `archive` by the real functions, in shards of 32; not committed."""
     config = PlanConfig(archives=(str(archive),), layout=layout, timezone=("Europe/Paris",), **filters)
     runner.plan_archive(config, str(out))
     run, score = RunDir.at(str(out)), ScoreConfig(dtype="float32", view=view)
-    _, detector = open_networks(checkpoint.path, None, view)
+    _, finder = open_networks(checkpoint.path, detector, view)
     with Lease(run) as lease:
-        settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint, lease, detector)
-    work = make_work(run, settings, score, checkpoint, Access(), detector=detector, is_remote=False)
+        settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint, lease, finder)
+    work = make_work(run, settings, score, checkpoint, Access(), detector=finder, is_remote=False)
     work = replace(work, shard_size=32)
-    networks = Networks(checkpoint, detector, score, device="cpu")
+    networks = Networks(checkpoint, finder, score, device="cpu")
     for shard in range(work.num_shards):
         stage_shard(work, shard, networks)
     return Run(run, work)

@@ -12,9 +12,9 @@ import pytest
 
 from maskbatch.schema import MAY_HEAL
 from maskbatch.stores.files import write_json
+from maskbatch.verify.compare import compare_images
 from maskbatch.verify.files import check_run
 from maskbatch.verify.result import Difference, Verification
-from maskbatch.verify.sample import _compare
 from tests.maskbatch.samples import Run, edit_json, read_scores
 
 
@@ -23,7 +23,7 @@ def test_another_label_is_a_difference_unless_the_two_best_are_close(gap: float,
     probs = {"prob_a": 0.35 + gap / 2, "prob_b": 0.35 - gap / 2, "prob_c": 0.3}
     row = {"file": "f", "id": 3, "uri": "u", "status": "ok", "sha256": "x", "label": "a", **probs}
     found = Verification(success_sha256="", seed=0)
-    _compare({**row, "label": "b"}, row, ("a", "b", "c"), found)
+    compare_images([{**row, "label": "b"}], [row], ("a", "b", "c"), found)
     assert found.differences == ([Difference("f", 3, "label of u", "b", "a")] if differs else [])
 
 
@@ -32,7 +32,7 @@ def test_a_failure_that_may_heal_is_counted_and_no_difference(status: str) -> No
     old = dict.fromkeys(("file", "id", "uri", "sha256", "error")) | {"status": status}
     found = Verification(success_sha256="", seed=0)
     for now in ("ok", "corrupt", "read_error"):
-        _compare(old, old | {"status": now}, (), found)
+        compare_images([old], [old | {"status": now}], (), found)
     assert (found.sampled, found.healed, found.still_failing, found.verified) == (3, 1, 2, True)
     assert "2 failed in the run, and do so still. 1 failed in the run, and can be read now." in str(found)
 
@@ -57,7 +57,7 @@ def test_what_newer_decode_rules_say_of_an_older_row_is_counted_and_no_differenc
 ) -> None:
     for is_older in (True, False):
         found = Verification(success_sha256="", seed=0)
-        _compare(sampled(**old), sampled(**new), (), found, is_older=is_older)
+        compare_images([sampled(**old)], [sampled(**new)], (), found, is_older=is_older)
         assert found.verified == is_older
         assert (found.changed_status, found.changed_time) == (counted if is_older else (0, 0))
         assert ("1 of 1 changed" in str(found)) == is_older
@@ -74,14 +74,14 @@ def test_what_newer_decode_rules_say_of_an_older_row_is_counted_and_no_differenc
 )
 def test_decode_rules_explain_no_other_bytes(old: dict[str, object], new: dict[str, object]) -> None:
     found = Verification(success_sha256="", seed=0)
-    _compare(sampled(**old), sampled(**new), (), found, is_older=True)
+    compare_images([sampled(**old)], [sampled(**new)], (), found, is_older=True)
     assert found.num_differences == 1
 
 
 def test_another_probability_of_an_ok_row_is_a_difference_under_any_rules() -> None:
     old = sampled(status="ok", label="a", prob_a=0.9, prob_b=0.1)
     found = Verification(success_sha256="", seed=0)
-    _compare(old, old | {"prob_a": 0.6, "prob_b": 0.4}, ("a", "b"), found, is_older=True)
+    compare_images([old], [old | {"prob_a": 0.6, "prob_b": 0.4}], ("a", "b"), found, is_older=True)
     assert found.num_differences == 1
 
 

@@ -1,0 +1,203 @@
+"""The rows of one image as they were committed, and as they come out again."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from typing import Any
+
+import numpy as np
+
+from maskbatch.schema import MAY_HEAL
+from maskbatch.verify.result import Verification
+
+TOLERANCE = 0.02
+"""Between probabilities, or confidences, of one image on two devices; with its two best labels so close,
+another label is none."""
+MEASURE_TOLERANCE = 1e-3
+"""Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
+ELSEWHERE = (
+    "id", "uri", "site", "camera", "error", "label", "confidence", "needs_review", "num_faces",
+)  # fmt: skip
+"""Columns that `rows` and `faces` check, and `error`, which is in a library's words."""
+FROM_EXIF = ("captured_at", "captured_local", "time_source")
+MEASURES = ("brightness", "contrast", "sharpness")
+Row = Mapping[str, Any]
+Differ = Callable[[str, object, object], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How a run looked for faces."""
+
+    threshold: float
+    """The least confidence of a face."""
+    detect_px: int
+    """The longest side of what the detector saw."""
+
+    def tolerance_px(self, picture: Row) -> float:
+        """A pixel that the detector saw, in pixels of the source."""
+        return max(1.0, float(max(picture["width"], picture["height"])) / self.detect_px)
+
+    def is_near(self, face: Row, faces: Sequence[Row], num_left_out: int | None) -> bool:
+        """Whether a face is so little above the threshold that another device may not find it.
+
+        Where faces were left out, the least confident of those that were not is the threshold.
+        """
+        least = min(row["face_confidence"] for row in faces) if num_left_out else self.threshold
+        return bool(face["face_confidence"] - least <= TOLERANCE)
+
+
+def compare_images(
+    old: Sequence[Row],
+    new: Sequence[Row],
+    classes: Sequence[str],
+    result: Verification,
+    finding: Finding | None = None,
+    *,
+    is_older: bool = False,
+) -> None:
+    """Compare the committed rows of an image, its faces after it, with those of the same image scored again.
+
+    Of rows that are `is_older` than our decode rules, another status or time from EXIF is only counted.
+    """
+    differ = _make_differ(old[0], old[0]["uri"], result)
+    if not _compare_pictures(old[0], new[0], result, differ, is_older=is_older):
+        return
+    result.rescored += 1
+    if finding is None:
+        result.bit_equal += _compare_probs(old[0], new[0], classes, result, differ)
+    else:
+        result.bit_equal += _compare_faces(old, new, classes, result, finding, differ)
+
+
+def _make_differ(row: Row, name: str, result: Verification) -> Differ:
+    def differ(what: str, expected: object, got: object) -> None:
+        result.differ(row["file"], f"{what} of {name}", expected, got, row["id"])
+
+    return differ
+
+
+def _compare_pictures(old: Row, new: Row, result: Verification, differ: Differ, *, is_older: bool) -> bool:
+    """Compare whole-image rows; whether they are of the same bytes, and both ok."""
+    result.sampled += 1
+    failed = old["status"] != "ok"
+    result.still_failing += failed and new["status"] != "ok"
+    if old["status"] != new["status"]:
+        result.healed += old["status"] in MAY_HEAL and new["status"] == "ok"
+        if old["status"] not in MAY_HEAL and is_older and _is_of_rules(old, new):
+            result.changed_status += 1
+        elif old["status"] not in MAY_HEAL:
+            why = f" ({new['error']})" if new["error"] else ""
+            differ("status", old["status"], f"{new['status']}{why}")
+        return False
+    if old["sha256"] != new["sha256"]:
+        differ("sha256", old["sha256"], new["sha256"])
+        return False
+    changed_time = is_older and any(old[name] != new[name] for name in FROM_EXIF)
+    result.changed_time += changed_time
+    passed = (*ELSEWHERE, *FROM_EXIF) if changed_time else ELSEWHERE
+    for name in new:
+        if name not in passed and not name.startswith("prob_") and not _alike(name, old[name], new[name]):
+            differ(name, old[name], new[name])
+    return not failed
+
+
+def _is_of_rules(old: Row, new: Row) -> bool:
+    """Whether other decode rules may explain another status: the bytes came, and are the same."""
+    same_bytes = old["sha256"] in (None, new["sha256"])
+    return same_bytes and new["status"] not in ("missing", "read_error")
+
+
+def _alike(name: str, old: Any, new: Any) -> bool:
+    if name == "num_faces_left_out" and old and new:  # most are false alarms of little confidence
+        return isclose(old, new, rel_tol=TOLERANCE, abs_tol=1 / TOLERANCE)
+    if isinstance(old, float) and isinstance(new, float):
+        return isclose(old, new, rel_tol=MEASURE_TOLERANCE, abs_tol=MEASURE_TOLERANCE)
+    return bool(old == new)
+
+
+def _compare_probs(old: Row, new: Row, classes: Sequence[str], result: Verification, differ: Differ) -> bool:
+    """Compare probabilities, and the label unless two classes are close; whether nothing differs at all."""
+    probs, again = (np.array([row[f"prob_{name}"] for name in classes], float) for row in (old, new))
+    apart = np.abs(probs - again)
+    worst = int(apart.argmax())  # a null is NaN, which argmax takes for the most
+    result.largest_difference = max(result.largest_difference, float(np.nanmax(apart, initial=0)))
+    if not apart[worst] <= TOLERANCE:
+        differ(f"prob_{classes[worst]}", f"{probs[worst]:.6g}", f"{again[worst]:.6g}")
+    named = again[[name == old["label"] for name in classes]].max(initial=0)
+    if old["label"] != new["label"] and again.max() - named > TOLERANCE:
+        differ("label", old["label"], new["label"])
+    return bool((apart == 0).all())
+
+
+def _compare_faces(
+    old: Sequence[Row],
+    new: Sequence[Row],
+    classes: Sequence[str],
+    result: Verification,
+    finding: Finding,
+    differ: Differ,
+) -> bool:
+    """Compare the faces of a picture, that come after its row; whether all are bit for bit equal."""
+    equal, tolerance_px = len(old) == len(new), finding.tolerance_px(new[0])
+    sides = [(rows[1:], rows[0]["num_faces_left_out"]) for rows in (old, new)]
+    for pair in _pair_faces(old[1:], new[1:]):
+        near = [
+            row is not None and finding.is_near(row, *side) for row, side in zip(pair, sides, strict=True)
+        ]
+        was, now = pair
+        if was and now and (_shift_px(was, now) <= tolerance_px or not any(near)):
+            name = f"face {was['region']} of {was['uri']}"
+            equal &= _compare_face(was, now, classes, result, tolerance_px, _make_differ(was, name, result))
+            continue
+        equal = False
+        result.faces_near_threshold += sum(near)
+        if was and not near[0]:
+            differ(f"face {was['region']}", _show_box(was), "none")
+        if now and not near[1]:
+            differ("faces", f"none at {_show_box(now)}", "one")
+    return equal
+
+
+def _pair_faces(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row | None, Row | None]]:
+    """Each face beside the one that is nearest, and those that only one side has beside None."""
+    from scipy.optimize import linear_sum_assignment
+
+    boxes, again = (np.array([row["box"] for row in rows], float).reshape(-1, 4) for rows in (old, new))
+    apart = np.abs(boxes[:, None] - again[None]).max(axis=2)
+    first, second = linear_sum_assignment(np.sqrt(apart))  # one far pair rather than many that are near
+    pairs = [(old[i], new[k]) for i, k in zip(first, second, strict=True)]
+    alone = [(row, None) for i, row in enumerate(old) if i not in first]
+    return [*pairs, *alone, *((None, row) for k, row in enumerate(new) if k not in second)]
+
+
+def _shift_px(old: Row, new: Row) -> float:
+    return float(np.abs(np.subtract(old["box"], new["box"])).max())
+
+
+def _compare_face(
+    old: Row, new: Row, classes: Sequence[str], result: Verification, tolerance_px: float, differ: Differ
+) -> bool:
+    """Compare one face, found twice; whether it is bit for bit equal.
+
+    A box that moved a little is another crop, whose measures are its own, and may be too small to assess.
+    """
+    result.faces_rescored += 1
+    shift_px = _shift_px(old, new)
+    result.largest_shift_px = max(result.largest_shift_px, shift_px)
+    if shift_px > tolerance_px:
+        differ("box", _show_box(old), _show_box(new))
+        return False
+    if abs(old["face_confidence"] - new["face_confidence"]) > TOLERANCE:
+        differ("face_confidence", f"{old['face_confidence']:.6g}", f"{new['face_confidence']:.6g}")
+    for name in MEASURES if shift_px == 0 else ():
+        if not _alike(name, old[name], new[name]):
+            differ(name, old[name], new[name])
+    equal = shift_px == 0 and old["face_confidence"] == new["face_confidence"]
+    if old["label"] is None or new["label"] is None:
+        return equal and old["label"] == new["label"]
+    return _compare_probs(old, new, classes, result, differ) and equal
+
+
+def _show_box(face: Row) -> str:
+    return "(" + ", ".join(f"{side:.1f}" for side in face["box"]) + ")"
