@@ -78,8 +78,8 @@ def test_a_model_that_changes_under_a_run_stops_it_with_its_name(
 ) -> None:
     mine = tmp_path / "mine.safetensors"
     mine.write_bytes(small_checkpoint.read_bytes())
-    opened = runner.open_checkpoint(str(mine))
-    monkeypatch.setattr(runner, "open_checkpoint", lambda path: opened)
+    opened = runner.open_networks(str(mine), None, "face")
+    monkeypatch.setattr(runner, "open_networks", lambda *_: opened)
     mine.write_bytes(mine.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(UsageError, match=r"checkpoint .*mine.safetensors changed while the run"):
         score(archive, mine, tmp_path / "out", gpus_per_worker=2)
