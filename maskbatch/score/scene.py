@@ -9,6 +9,7 @@ Shape suffixes: F faces of one picture, K classes.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil, floor
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from maskbatch.score.read import Encoded
 
 if TYPE_CHECKING:
     from maskbatch.model.classifier import Classifier
+    from maskbatch.model.detector import Faces
 
 CROP_SCALE = 1.3
 BROKEN = {"status": "score_error", "error": "the detector's output is not a finite number"}
@@ -124,27 +126,29 @@ class Finder:
 
     def _cut_all(self, frames: Iterable[DecodedFrame], out: Scenes) -> Iterator[NDArray[np.uint8]]:
         """The crops (H, W, 3) of all faces to judge; puts pictures and faces into `out`."""
-        for row, frame in frames:
-            scene, crops = None, list[NDArray[np.uint8]]()
-            if frame:
-                copy = shrink(frame.image, self.detect_px)
-                row |= describe(self._resize(Image.fromarray(copy)))
-                try:
-                    scene, crops = self.find(frame, copy)
-                except ValueError:
-                    row |= BROKEN
-            out.scenes.append(scene)
-            for name in COLUMNS:
-                out.columns[name].append(row[name])
-            yield from crops
+        frames = iter(frames)
+        while batch := list(islice(frames, self.detector.batch_size)):
+            copies = [shrink(frame.image, self.detect_px) for _, frame in batch if frame]
+            found = zip(copies, self.detector.detect_all(copies), strict=True)
+            for row, frame in batch:
+                scene, crops = None, list[NDArray[np.uint8]]()
+                if frame:
+                    copy, faces = next(found)
+                    row |= describe(self._resize(Image.fromarray(copy)))
+                    if faces is None:
+                        row |= BROKEN
+                    else:
+                        scene, crops = self._cut_scene(frame, faces, copy.shape)
+                out.scenes.append(scene)
+                for name in COLUMNS:
+                    out.columns[name].append(row[name])
+                yield from crops
 
-    def find(self, frame: Frame, copy: NDArray[np.uint8]) -> tuple[Scene, list[NDArray[np.uint8]]]:
-        """The faces of a picture, and the crops (H, W, 3) of those to judge.
-
-        `copy` (h, w, 3) is what the detector sees. Raises ValueError where its output is not finite.
-        """
-        faces = self.detector.detect(copy)
-        high, wide = copy.shape[:2]
+    def _cut_scene(
+        self, frame: Frame, faces: "Faces", shape: Sequence[int]
+    ) -> tuple[Scene, list[NDArray[np.uint8]]]:
+        """The faces found in a copy of `shape` (h, w, 3), and the crops (H, W, 3) of those to judge."""
+        high, wide = shape[:2]
         scale = np.array([frame.size[0] / wide, frame.size[1] / high] * 2, np.float32)
         boxes_F4, confidence_F = faces.boxes_K4[:MAX_FACES] * scale, faces.confidence_K[:MAX_FACES]
         order = np.lexsort(boxes_F4.T[::-1])

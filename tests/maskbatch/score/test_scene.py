@@ -213,6 +213,20 @@ def test_networks_that_give_no_number_make_the_picture_a_score_error(tmp_path: P
     assert row["error"] == f"the {broken}'s output is not a finite number"
 
 
+def test_batches_of_pictures_of_one_size_as_on_a_gpu_find_the_same_faces(networks: Networks) -> None:
+    pictures = [encode(picture) for picture in (TWO, CROWD, TWO.crop((0, 0, 400, 300)), CROWD, TWO)]
+    alone = score(networks, *pictures)
+    assert networks.finder
+    networks.finder.detector.batch_size = 2
+    try:
+        together = score(networks, *pictures)
+    finally:
+        networks.finder.detector.batch_size = 1
+    for row, expected in zip(together, alone, strict=True):
+        assert row["box"] == (expected["box"] and pytest.approx(expected["box"], abs=0.05))
+        assert row["label"] == expected["label"]
+
+
 def test_what_is_packed_for_a_gpu_gives_the_same_rows(networks: Networks) -> None:
     pictures = [encode(TWO), b"no picture", encode(CROWD), encode(TWO.resize((20, 11)))]
     encoded = [Encoded(item, num_bytes=len(item)) for item in pictures]
