@@ -78,7 +78,7 @@ def print_comparison(comparison: "Comparison", console: Console) -> None:
         images = f"{run['planned']:,} images{when}"
         print_lines(console, [f"{name}: {run['path']}, {images}, checkpoint {run['checkpoint'][:12]}."])
     print_lines(console, words.describe_overlap(comparison))
-    if comparison.kind == "images":
+    if comparison.crossed:
         console.print(_table_of_labels(comparison))
     if len(comparison.by_camera) > 1:
         console.print(_table_of_differences(comparison.by_camera[:MAX_ROWS]))

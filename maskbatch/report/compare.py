@@ -4,11 +4,14 @@ Runs that share at least half of the smaller one's images (by uri) are compared 
 labels and a paired test. Others are two periods or places, whose two rates are tested. Both tests allow for
 alike snapshots of one camera on one day.
 
+Two runs of whole scenes are compared by their rates of faces. Pictures are paired, faces are not: detectors
+need not find the same ones. So a picture changed where its numbers of assessed or compliant faces did.
+
 Shape suffixes: N images, C clusters (camera-days, or the hours of one camera-day), G groups, S strata.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +35,9 @@ from maskbatch.stores.uris import Text
 
 FAILED = "failed"
 """The label of an image whose status is not ok."""
-COLUMNS = ("uri", "site", "camera", "captured_local", "region", "status", "label")
+COLUMNS = ("id", "uri", "site", "camera", "captured_local", "region", "status", "label")
+MANY = 1024
+"""A picture of a scene has fewer faces: its label is `assessed * MANY + compliant`, its two counts in one."""
 COUNTS = ("compliant_first", "assessed_first", "compliant_second", "assessed_second")
 SIDES = ("first", "second")
 CELL = ["camera", "hour", *SIDES]
@@ -51,16 +56,19 @@ class Comparison:
 
     kind: str
     """`images` where the shared ones are paired, or `periods`."""
+    view: str
+    """That of both sides."""
     runs: list[dict[str, Any]]
-    """Both sides: path, checkpoint, decode_rules, planned, first_time and last_time (local). Commas stand
-    between several values of a side."""
+    """Both sides: path, checkpoint, detector, decode_rules, planned, first_time and last_time (local). Commas
+    stand between several values of a side."""
     shared: int
     only_first: int
     only_second: int
     changed: int
-    """Shared images whose labels differ; a failure counts as a label."""
+    """Shared images whose labels differ, or whose numbers of assessed and compliant faces do; a failure
+    counts as a label."""
     crossed: list[dict[str, Any]]
-    """Paired images by label: first, second, count."""
+    """Paired images by label: first, second, count; empty for whole scenes."""
     overall: dict[str, Any]
     by_camera: list[dict[str, Any]]
     """Cameras of the shared images, named as in the first run, or those that are in both periods."""
@@ -68,6 +76,15 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)
+
+
+@dataclass(slots=True)
+class _Extent:
+    """What was read of one side."""
+
+    num_images: int = 0
+    times: list[str] = field(default_factory=list)
+    """The first and the last local time of each file."""
 
 
 def compare_runs(
@@ -87,37 +104,49 @@ def make_comparison(
 ) -> Comparison:
     """Compare the runs of one side, taken together, with those of the other.
 
-    With `own_days` each run gives only the local days that it was asked for. Memory: 18 bytes an image of the
+    With `own_days` each run gives only the local days that it was asked for. Memory: 20 bytes an image of the
     first side. Raises UsageError as `compare_runs` does, and where a run stands on both sides.
     """
     sides = [open_together(runs, own_days=own_days) for runs in (first, second)]
     paths = [_join(str(run.run.path) for run in side) for side in sides]
     if any(run.success == other.success for run in sides[0] for other in sides[1]):
         raise UsageError(f"{' and '.join(paths)} are the same run; name two different ones")
+    views = [side[0].score.view for side in sides]
+    if views[0] != views[1]:
+        what = (
+            f"were scored with --view {views[0]} and --view {views[1]}, so their rates count different things"
+        )
+        raise UsageError(f"{' and '.join(paths)} {what}; compare runs of one view")
     meanings = [side[0].meaning for side in sides]
-    planned = [sum(run.num_images for run in side) for side in sides]
     cameras: Cameras = {}
-    times: tuple[list[str], list[str]] = ([], [])
-    with step("compare", sum(planned)) as progress:
+    extents = _Extent(), _Extent()
+    num_rows = sum(run.num_images for side in sides for run in side)
+    with step("compare", num_rows, "rows" if views[0] == "scene" else "images") as progress:
         images = [
-            _images(runs, side, cameras, of_side, progress)
-            for runs, side, of_side in zip(sides, SIDES, times, strict=True)
+            _images(runs, side, cameras, extent, progress)
+            for runs, side, extent in zip(sides, SIDES, extents, strict=True)
         ]
         strata, shared = _strata(*images)
     paired = len(strata) == 1
     if not paired and meanings[0] != meanings[1]:
         message = "share few images and their labels do not mean the same; compare runs of the same classes"
         raise UsageError(f"{' and '.join(paths)} {message}")
-    crossed = _crossed(strata[0], meanings) if paired else []
-    clusters = pd.concat(_clusters(cells, k, meanings) for k, cells in enumerate(strata))
+    in_scenes = views[0] == "scene"
+    crossed = _crossed(strata[0], meanings) if paired and not in_scenes else []
+    changed = sum(pair["count"] for pair in crossed if pair["first"] != pair["second"])
+    if paired and in_scenes:
+        changed = int(strata[0]["count"][strata[0]["first"] != strata[0]["second"]].sum())
+    count = _count_faces if in_scenes else _count_images
+    clusters = pd.concat(_clusters(cells, k, meanings, count) for k, cells in enumerate(strata))
     overall, by_camera = _figures(clusters, list(cameras), len(strata))
     return Comparison(
         kind="images" if paired else "periods",
-        runs=[_identity(runs, of_side) for runs, of_side in zip(sides, times, strict=True)],
+        view=views[0],
+        runs=[_identity(runs, extent) for runs, extent in zip(sides, extents, strict=True)],
         shared=shared,
-        only_first=planned[0] - shared,
-        only_second=planned[1] - shared,
-        changed=sum(pair["count"] for pair in crossed if pair["first"] != pair["second"]),
+        only_first=extents[0].num_images - shared,
+        only_second=extents[1].num_images - shared,
+        changed=changed,
         crossed=crossed,
         overall=overall,
         by_camera=by_camera,
@@ -164,24 +193,43 @@ def estimate_difference(
 
 
 def _images(
-    runs: Sequence[CommittedRun], side: str, cameras: Cameras, times: list[str], progress: Step
+    runs: Sequence[CommittedRun], side: str, cameras: Cameras, extent: _Extent, progress: Step
 ) -> Iterator[pd.DataFrame]:
-    """The images of each file, 18 bytes each: hash of the uri, camera, hour, and the label in column `side`.
+    """The images of each file, 20 bytes each: hash of the uri, camera, hour, and the label in column `side`.
 
-    Hours are local, from 1970, -1 where unknown; a label is the number of a class, or K where the image
-    failed. Adds new cameras to `cameras`, and the first and last time of each file to `times`.
+    Hours are local, from 1970, -1 where unknown. A label is the number of a class, or K where the image
+    failed; that of a picture of a scene is as MANY says, or MANY * MANY where it failed. Adds new cameras to
+    `cameras`, and what is read to `extent`.
     """
-    classes = runs[0].meaning.classes
+    in_scenes, meaning = runs[0].score.view == "scene", runs[0].meaning
     for rows in read_files(order_files(runs), COLUMNS):
-        rows = rows.filter(pc.equal(rows["region"], 0))
-        times += [t.isoformat() for t in pc.min_max(rows["captured_local"]).as_py().values() if t]
+        is_face = pc.greater(rows["region"], 0)
+        faces, rows = rows.filter(is_face), rows.filter(pc.invert(is_face))
+        extent.num_images += len(rows)
+        extent.times += [t.isoformat() for t in pc.min_max(rows["captured_local"]).as_py().values() if t]
         hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)
-        label = pc.if_else(pc.equal(rows["status"], "ok"), rows["label"], None)
-        label = pc.index_in(label, pa.array(classes)).fill_null(len(classes))
+        label = _label_scenes(rows, faces, meaning) if in_scenes else _label_images(rows, meaning)
         images = {"uri": hash_texts(rows["uri"]), "camera": _number_cameras(rows, cameras)}
         images["hour"] = hour.fill_null(-1).to_numpy().astype(np.int32)
-        yield pd.DataFrame({**images, side: label.to_numpy().astype(np.int16)})
-        progress.advance(len(rows))
+        yield pd.DataFrame({**images, side: label})
+        progress.advance(len(rows) + len(faces))
+
+
+def _label_images(rows: pa.Table, meaning: Meaning) -> NDArray[np.int32]:
+    label = pc.if_else(pc.equal(rows["status"], "ok"), rows["label"], None)
+    label = pc.index_in(label, pa.array(meaning.classes)).fill_null(len(meaning.classes))
+    return np.asarray(label.to_numpy().astype(np.int32))
+
+
+def _label_scenes(rows: pa.Table, faces: pa.Table, meaning: Meaning) -> NDArray[np.int32]:
+    order = np.argsort(rows["id"].to_numpy())
+    place = order[np.searchsorted(rows["id"].to_numpy(), faces["id"].to_numpy(), sorter=order)]
+    assessed, compliant = (
+        np.bincount(place[np.asarray(pc.is_in(faces["label"], pa.array(names)))], minlength=len(rows))
+        for names in (meaning.assessed, meaning.compliant)
+    )
+    ok = pc.equal(rows["status"], "ok").to_numpy()
+    return np.where(ok, assessed * MANY + compliant, MANY * MANY).astype(np.int32)
 
 
 def _number_cameras(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
@@ -235,14 +283,28 @@ def _crossed(cells: pd.DataFrame, meanings: Sequence[Meaning]) -> list[dict[str,
     return [{"first": first[a], "second": second[b], "count": int(n)} for (a, b), n in counts.items()]
 
 
-def _clusters(cells: pd.DataFrame, stratum: int, meanings: Sequence[Meaning]) -> pd.DataFrame:
+def _clusters(
+    cells: pd.DataFrame, stratum: int, meanings: Sequence[Meaning], count: Callable[..., tuple[Integers, ...]]
+) -> pd.DataFrame:
     """COUNTS of each cluster: the cells of one camera and hour."""
     counts = cells[["camera", "hour"]].copy()
     for side, meaning in zip(SIDES, meanings, strict=True):
-        for what, named in (("compliant", meaning.compliant), ("assessed", meaning.assessed)):
-            counts_K = np.array([name in named for name in (*meaning.classes, FAILED, "no image at -1")])
-            counts[f"{what}_{side}"] = cells["count"] * counts_K[cells[side]]
+        for what, each in zip(("compliant", "assessed"), count(cells[side].to_numpy(), meaning), strict=True):
+            counts[f"{what}_{side}"] = cells["count"] * each
     return counts.groupby(["camera", "hour"], as_index=False).sum().assign(stratum=stratum)
+
+
+def _count_images(label: Integers, meaning: Meaning) -> tuple[Integers, ...]:
+    """How many compliant and how many assessed ones an image of each label is; -1 is no image."""
+    names = (*meaning.classes, FAILED, "no image at -1")
+    known = (meaning.compliant, meaning.assessed)
+    return tuple(np.array([name in chosen for name in names], np.int64)[label] for chosen in known)
+
+
+def _count_faces(label: Integers, meaning: Meaning) -> tuple[Integers, ...]:
+    """Compliant and assessed faces of a picture of each label."""
+    label = np.maximum(label, 0)
+    return label % MANY, label // MANY % MANY
 
 
 def _figures(
@@ -270,14 +332,15 @@ def _figures(
     return overall_row, by_camera
 
 
-def _identity(runs: Sequence[CommittedRun], times: Sequence[str]) -> dict[str, Any]:
+def _identity(runs: Sequence[CommittedRun], extent: _Extent) -> dict[str, Any]:
     return {
         "path": _join(str(run.run.path) for run in runs),
         "checkpoint": _join(run.digest for run in runs),
+        "detector": runs[0].detector and runs[0].detector.digest,
         "decode_rules": _join(str(run.settings.decode_rules) for run in runs),
-        "planned": sum(run.num_images for run in runs),
-        "first_time": min(times, default=None),
-        "last_time": max(times, default=None),
+        "planned": extent.num_images,
+        "first_time": min(extent.times, default=None),
+        "last_time": max(extent.times, default=None),
     }
 
 

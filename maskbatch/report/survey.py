@@ -62,7 +62,7 @@ def survey_runs(runs: Sequence[CommittedRun], exclude: Sequence[str] = ()) -> Su
         _refuse_overlap(runs)
     files = order_files(runs)
     tally = _Tally(runs[0], _Repeats(_repeated(files, "sha256", hash_digests, "duplicates")), exclude)
-    with step("report", _num_rows(files)) as progress:
+    with step("report", _num_rows(files), _unit(files)) as progress:
         for date, rows in _days(files, runs[0].keep_column, in_scenes=runs[0].score.view == "scene"):
             tally.add(date, rows)
             progress.advance(len(rows))
@@ -122,7 +122,7 @@ class _Tally:
 
 def _repeated(files: Sequence[File], column: str, hash_column: Hash, name: str) -> Hashes:
     """The hashes that more than one whole-image row of `files` has in `column`."""
-    with step(name, _num_rows(files)) as progress:
+    with step(name, _num_rows(files), _unit(files)) as progress:
 
         def parts() -> Iterator[Hashes]:
             for values in _column(files, column):
@@ -139,6 +139,11 @@ def _column(files: Sequence[File], column: str) -> Iterator[pa.ChunkedArray]:
 
 def _num_rows(files: Sequence[File]) -> int:
     return sum(file.rows or 0 for _, file in files)
+
+
+def _unit(files: Sequence[File]) -> str:
+    """What has a row: an image, or a face too."""
+    return "rows" if any(run.score.view == "scene" for run, _ in files) else "images"
 
 
 def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:

@@ -106,6 +106,7 @@ def describe_other_rates(report: "Report") -> Iterator[str]:
 
 def describe_overlap(comparison: "Comparison") -> Iterator[str]:
     """How many images both runs share, what is therefore compared, and how they were decoded."""
+    in_scenes = comparison.view == "scene"
     rules = [run["decode_rules"] for run in comparison.runs]
     if rules[0] != rules[1]:
         which = f"{rules[0]} and {rules[1]}"
@@ -115,18 +116,20 @@ def describe_overlap(comparison: "Comparison") -> Iterator[str]:
         yield (
             f"{shared} are in both ({comparison.only_first:,} only in the first, {comparison.only_second:,} "
             f"only in the second); {comparison.changed:,} ({comparison.changed / comparison.shared:.1%}) "
-            "changed their label."
+            f"changed {'their number of assessed or compliant faces' if in_scenes else 'their label'}."
         )
         return
     yield f"{shared} {'are' if comparison.shared else 'is'} in both, so two periods or places are compared."
-    if comparison.runs[0]["checkpoint"] != comparison.runs[1]["checkpoint"]:
-        yield "Their checkpoints differ, which alone may explain a difference."
+    for name in ("checkpoint", "detector"):
+        if comparison.runs[0][name] != comparison.runs[1][name]:
+            yield f"Their {name}s differ, which alone may explain a difference."
 
 
 def describe_difference(comparison: "Comparison") -> Iterator[str]:
     """Compliance on both sides, the difference with its interval and p, and the test behind them."""
     overall = comparison.overall
-    on = f" on the {comparison.shared:,} images of both" if comparison.kind == "images" else ""
+    of = "of faces " if comparison.view == "scene" else ""
+    on = f" {of}on the {comparison.shared:,} images of both" if comparison.kind == "images" else ""
     first, second = (format_percent(overall[f"compliance_{side}"]) for side in ("first", "second"))
     p = "" if overall["p"] is None else f", p {format_p(overall['p'])}"
     yield f"Compliance{on}: {first} -> {second}, difference {format_difference(overall)}{p}."

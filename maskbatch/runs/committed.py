@@ -200,6 +200,10 @@ def open_together(runs: Sequence[RunDir], *, own_days: bool = False) -> list[Com
         ("compliant classes", {"/".join(committed.meaning.compliant) for committed in kept}),
         ("classes without anything to assess", {"/".join(c.meaning.not_assessed) for c in kept}),
         ("--keep-column", {committed.keep_column or "none" for committed in kept}),
+        ("--view", {committed.score.view for committed in kept}),
+        # Both decide which faces there are, and so which are missed and how large they count.
+        ("detectors", {c.detector.digest[:12] if c.detector else "none" for c in kept}),
+        ("--detect-px", {str(committed.score.detect_px) for committed in kept}),
     ):
         if len(values) > 1:
             names = " and ".join(sorted(value or "none" for value in values))
