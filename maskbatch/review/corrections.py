@@ -44,7 +44,12 @@ SCHEMA = pa.schema(
 MANY = 100
 """So many take time to read, so progress is shown."""
 IMAGE = ["uri", "sha256", "region"]
-"""What identifies an image; by its sha256 a changed picture is another image."""
+"""What identifies an image, or a face in one; by its sha256 a changed picture is another image."""
+
+
+def identify(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    """The values of IMAGE in a row of a queue or of judgements; a queue of whole pictures has no regions."""
+    return row["uri"], row["sha256"], row.get("region", 0)
 
 
 def write_judgement(folder: Location, row: Mapping[str, Any], after: datetime | None = None) -> datetime:

@@ -31,7 +31,7 @@ class Judgements:
     ) -> None:
         self.folder, self._rows = folder, rows
         self._names: dict[Location, set[str]] = {place: set() for place in (*others, folder)}
-        self._positions = {(row["uri"], row["sha256"]): position for position, row in enumerate(rows)}
+        self._positions = {corrections.identify(row): position for position, row in enumerate(rows)}
         self._judgements: dict[int, dict[str, Judgement]] = defaultdict(dict)
         self._written: set[tuple[int, str]] = set()
         self._table = corrections.SCHEMA.empty_table()
@@ -41,7 +41,7 @@ class Judgements:
         """Write a judgement. Raises RunFailedError if that fails."""
         row, before = self._rows[position], self._judgements[position].get(by)
         values = {name: row[name] for name in ("uri", "sha256", "stratum", "probability")}
-        values |= {"region": 0, "label": label, "was": row["label"], "by": by}
+        values |= {"region": row.get("region", 0), "label": label, "was": row["label"], "by": by}
         at = corrections.write_judgement(self.folder, values, after=before.at if before else None)
         self._written.add((position, by))
         self._judgements[position][by] = Judgement(label, at)
@@ -59,7 +59,7 @@ class Judgements:
                 known |= names
                 self._table = pa.concat_tables([self._table, rows])
                 for row in rows.to_pylist():
-                    position, by = self._positions.get((row["uri"], row["sha256"])), row["by"]
+                    position, by = self._positions.get(corrections.identify(row)), row["by"]
                     if position is not None:
                         last = self._judgements[position].get(by)
                         if last is None or last.at < row["at"]:

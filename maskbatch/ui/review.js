@@ -19,10 +19,9 @@ const markSeenAfter = ms => {
   delete card()?.dataset.seen;
   clearTimeout(timer);
   timer = setTimeout(() => {
-    const image = element.querySelector('figure img');
-    const seen = () => card()?.setAttribute('data-seen', '');
-    if (!image || image.complete) seen();
-    else image.addEventListener('load', seen, {once: true});
+    const image = [...element.querySelectorAll('figure img')].find(image => !image.complete);
+    if (!image) card()?.setAttribute('data-seen', '');
+    else image.addEventListener('load', () => markSeenAfter(0), {once: true});
   }, ms);
 };
 watch('value', () => markSeenAfter(SEEN_MS));

@@ -41,6 +41,11 @@ class Review:
     reports: Reports
     queue: Queue
 
+    @property
+    def thing(self) -> str:
+        """What people judge, in a word."""
+        return "face" if self.run.score.view == "scene" else "image"
+
 
 @contextmanager
 def open_review(path: str, corrections_to: str | None, options: StorageOptions) -> Iterator[Review]:
@@ -56,7 +61,8 @@ def open_review(path: str, corrections_to: str | None, options: StorageOptions) 
         reports = Reports(directory, other, Path(own), options)
         rows = reports.queue.to_pylist()
         if not rows:
-            raise UsageError(f"{path} has no scored image to judge; see its report")
+            what = "face large enough" if run.score.view == "scene" else "scored image"
+            raise UsageError(f"{path} has no {what} to judge; see its report")
         judgements = Judgements(rows, place, corrections.list_folders(directory, run.settings.replaces))
         judgements.read_new()
         pictures = Pictures(run, rows, options)
@@ -155,13 +161,14 @@ def _render_card(review: Review, session: Session, by: str, login: str | None) -
         row=row,
         unsure=row is not None and row["confidence"] < review.run.card["review_threshold"],
         picture=picture,
-        picture_url=make_data_url(picture.jpeg) if picture.jpeg else None,
+        shown=[make_data_url(jpeg) for jpeg in (picture.jpeg, picture.whole) if jpeg],
+        thing=review.thing,
         camera=name_camera(row) if row else None,
         labels=queue.judgements.get_labels(position) if position is not None else {},
         session=session,
         queue=queue,
         progress=queue.count_progress(),
-        classes=review.run.meaning.classes,
+        meaning=review.run.meaning,
         states=STATES,
         by=by,
         login=login,
@@ -175,9 +182,15 @@ def render_corrections(review: Review) -> str:
     queue.read_others()
     judgements = queue.judgements.find_last()
     disputed = corrections.find_disputes(judgements)
-    disputes = {uri: rows.to_dict("records") for uri, rows in disputed.groupby("uri")}
+    disputes = {
+        f"{uri}, face {region}" if region else uri: rows.to_dict("records")
+        for (uri, _, region), rows in disputed.groupby(corrections.IMAGE)
+    }
     labels = judgements.dropna(subset="label")
-    agreed = labels[~labels["uri"].isin(disputes)].drop_duplicates(corrections.IMAGE)
+    of_disputed, of_labels = (
+        pd.MultiIndex.from_frame(rows[corrections.IMAGE]) for rows in (disputed, labels)
+    )
+    agreed = labels[~of_labels.isin(of_disputed)].drop_duplicates(corrections.IMAGE)
     counts = pd.crosstab(agreed["was"], agreed["label"])
     counts = counts.reindex(index=classes, columns=classes, fill_value=0)
     by = judgements.groupby("by", as_index=False)
@@ -185,6 +198,7 @@ def render_corrections(review: Review) -> str:
     return render(
         "corrections.html",
         folder=str(queue.judgements.folder),
+        thing=review.thing,
         trouble=queue.trouble,
         reviewers=reviewers.to_dict("records"),
         classes=classes,
