@@ -19,8 +19,10 @@ from typer import Option
 from maskbatch.cli.program import run_program
 from maskbatch.config import ScoreConfig
 from maskbatch.errors import UsageError
-from maskbatch.model.card import Card
+from maskbatch.model.card import Card, DetectorCard
 from maskbatch.model.checkpoint import open_checkpoint, open_detector
+from maskbatch.report.intervals import estimate_design_effects
+from maskbatch.report.prevalence import Found, correct_shares, explain_unknown_recall
 from maskbatch.schema import SIZE_BAND_NAMES
 from maskbatch.stores.files import write_json, write_whole
 from training import metrics, plots, scenes
@@ -39,8 +41,8 @@ detector's input of {detect_px} px shows them, with 95 % intervals (photographs 
 {faces}
 
 Of the boxed faces {rate[true]:.3f} comply. Of those found it is {detected} off by their true labels, and
-{bias} as the classifier labels them. AP50 is {ap50:.3f}, without the {precision[num_unlabelled]:,} found
-boxes that match no boxed face: most of them are faces that nobody boxed.
+{bias} as the classifier labels them. Corrected as in the report it is {corrected}. AP50 is {ap50:.3f}, without the
+{precision[num_unlabelled]:,} found boxes that match no boxed face: most are of faces that nobody boxed.
 
 {sizes}
 """
@@ -49,12 +51,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 
 def measure(
-    boxed: pd.DataFrame, found: pd.DataFrame, card: Card, *, detect_px: int, min_px: int
+    boxed: pd.DataFrame,
+    found: pd.DataFrame,
+    detector: DetectorCard,
+    card: Card,
+    *,
+    detect_px: int,
+    min_px: int,
 ) -> dict[str, Any]:
     """Measure what `found` (see `scenes`, with `predicted`) says of the boxed faces.
 
     Shares have 95 % intervals from a bootstrap of photographs. `rate` compares the share of compliant faces:
-    `true` of all boxed ones, `found` of those found, `observed` of those found, by their predicted labels.
+    `true` of all boxed ones, `found` of those found, `observed` of those found, by their predicted labels,
+    and `corrected` as the report corrects the last by what the cards state.
     """
     match_K = scenes.match_faces(boxed, found)
     is_found_N = scenes.find_matched(match_K, len(boxed))
@@ -71,7 +80,9 @@ def measure(
     faces = faces[scenes.measure_sizes(boxed, detect_px) >= min_px]
     if faces.empty:
         raise UsageError(f"no boxed face has {min_px} px or more as the detector sees it; lower --min-px")
-    return figures | _measure_labels(faces, card)
+    figures |= _measure_labels(faces, card)
+    figures["rate"]["corrected"] = correct_rate(faces, detector, card, detect_px)
+    return figures
 
 
 def _measure_ap50(boxed: pd.DataFrame, found: pd.DataFrame) -> float:
@@ -103,6 +114,43 @@ def _measure_labels(faces: pd.DataFrame, card: Card) -> dict[str, Any]:
     }
 
 
+def correct_rate(
+    faces: pd.DataFrame, detector: DetectorCard, card: Card, detect_px: int
+) -> dict[str, Any] | None:
+    """Correct the share of compliant faces as the report does, with photographs as its clusters.
+
+    `holds_truth` says whether its interval does. None where the cards state too little to correct anything.
+    """
+    compliant_K, not_assessed_K = (
+        np.isin(card.classes, names) for names in (card.compliant, card.not_assessed)
+    )
+    kept = faces[faces["predicted"].isin(card.classes)]
+    label = pd.Index(card.classes).get_indexer(kept["predicted"])
+    bands = scenes.find_bands(scenes.measure_sizes(kept, detect_px))
+    labelled_KB = np.zeros((len(card.classes), len(SIZE_BAND_NAMES)), np.int64)
+    np.add.at(labelled_KB, (label, bands), 1)
+    unknown = [[0, 0]] * len(SIZE_BAND_NAMES)
+    boxed_KB2 = np.array([detector.recall.get(name, unknown) for name in card.classes])
+    if explain_unknown_recall(boxed_KB2, ~not_assessed_K) or not (~not_assessed_K[label]).any():
+        return None
+    seen = pd.DataFrame({"compliant": compliant_K[label], "assessed": ~not_assessed_K[label]})
+    clusters = seen.groupby(kept["file"].to_numpy()).sum()
+    clusters = clusters[clusters["assessed"] > 0].astype(float)
+    group_C = np.zeros(len(clusters), np.int64)
+    effects = estimate_design_effects(
+        clusters["compliant"].to_numpy(), clusters["assessed"].to_numpy(), group_C, 1
+    )
+    found = Found(boxed_KB2, labelled_KB[None])
+    fixed = correct_shares(
+        labelled_KB.sum(axis=1)[None], effects, np.array(card.confusion), compliant_K, ~not_assessed_K, found
+    )
+    value, low, high = (float(it[0]) for it in (fixed.compliance_G, fixed.low_G, fixed.high_G))
+    if np.isnan(value):
+        return None
+    true = float(faces["label"].isin(card.compliant).mean())
+    return {"value": value, "low": low, "high": high, "holds_truth": low <= true <= high}
+
+
 def write(out: Path, figures: Mapping[str, Any]) -> None:
     """Write evaluation.json, the plots and the lines for a card to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -131,6 +179,7 @@ def write_lines(figures: Mapping[str, Any]) -> str:
         sizes=format_table(sizes),
         bias=_format_points(figures["rate"]["bias"]),
         detected=_format_points(figures["rate"]["bias_of_detector"]),
+        corrected=format_interval(figures["rate"]["corrected"]) or "not known",
     )
 
 
@@ -162,7 +211,8 @@ def main(
         for name, it in zip(("detector", "checkpoint"), opened, strict=True)
     }
     figures |= {"detect_px": config.detect_px, "min_px": min_px, "split": split}
-    figures |= measure(boxed, found, opened[1].card, detect_px=config.detect_px, min_px=min_px)
+    cards = opened[0].card, opened[1].card
+    figures |= measure(boxed, found, *cards, detect_px=config.detect_px, min_px=min_px)
     if out:
         write(out, figures)
     Console().print_json(data=figures)

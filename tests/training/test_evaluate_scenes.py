@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from training.prepare import draw
 
 from .conftest import Invoke
 
-CARD = open_checkpoint().card
+CARD, DETECTOR = open_checkpoint().card, open_detector().card
 FACES = ("with_mask", "without_mask", "incorrect_mask")
 HEAD = "file,split,face,label,xmin,ymin,xmax,ymax,width,height"
 
@@ -38,7 +39,8 @@ def find(boxed: pd.DataFrame, predicted: list[str]) -> pd.DataFrame:
 
 
 def measure(boxed: pd.DataFrame, found: pd.DataFrame, **options: int) -> dict:
-    return evaluate_scenes.measure(boxed, found, CARD, **({"detect_px": 960, "min_px": 32} | options))
+    options = {"detect_px": 960, "min_px": 32} | options
+    return evaluate_scenes.measure(boxed, found, DETECTOR, CARD, **options)
 
 
 @settings(max_examples=20)
@@ -73,6 +75,33 @@ def test_missed_masks_lower_the_rate_and_the_detector_alone_is_told_from_the_who
     assert rate["true"] == 0.5 and rate["found"] == pytest.approx(1 / 3)
     assert rate["bias_of_detector"]["value"] == pytest.approx(-1 / 6, abs=1e-4)
     assert rate["bias"]["value"] == pytest.approx(4 / 15 - 1 / 2, abs=1e-4)
+
+
+def test_the_corrected_rate_holds_the_truth_where_the_cards_err_as_the_networks_do() -> None:
+    rng, band = np.random.default_rng(1), SIZE_BANDS.index(32)
+    recall = {"with_mask": (60, 100), "without_mask": (95, 100), "incorrect_mask": (95, 100)}
+    bands = {
+        name: [[0, 0]] * band + [list(pair)] + [[0, 0]] * (len(SIZE_BANDS) - band - 1)
+        for name, pair in recall.items()
+    }
+    detector = replace(DETECTOR, recall=bands)
+    labels = rng.choice(FACES, 3000, p=(0.6, 0.3, 0.1)).tolist()
+    shares = np.array(CARD.confusion) / np.array(CARD.confusion).sum(axis=1, keepdims=True)
+    predicted = [
+        str(rng.choice(CARD.classes, p=shares[CARD.classes.index(label)]))
+        if rng.uniform() < recall[label][0] / 100
+        else ""
+        for label in labels
+    ]
+    boxed = lay_out(labels)
+    figures = evaluate_scenes.measure(boxed, find(boxed, predicted), detector, CARD, detect_px=960, min_px=32)
+    rate = figures["rate"]
+    assert rate["bias"]["value"] < -0.08
+    assert abs(rate["corrected"]["value"] - rate["true"]) < 0.03 and rate["corrected"]["holds_truth"]
+    unknown = evaluate_scenes.measure(
+        boxed, find(boxed, predicted), replace(DETECTOR, recall={}), CARD, detect_px=960, min_px=32
+    )
+    assert unknown["rate"]["corrected"] is None
 
 
 def test_small_faces_are_counted_by_size_and_in_no_share() -> None:
