@@ -41,8 +41,8 @@ detector's input of {detect_px} px shows them, with 95 % intervals (photographs 
 {faces}
 
 Of the boxed faces {rate[true]:.3f} comply. Of those found it is {detected} off by their true labels, and
-{bias} as the classifier labels them. Corrected as in the report it is {corrected}. AP50 is {ap50:.3f}, without the
-{precision[num_unlabelled]:,} found boxes that match no boxed face: most are of faces that nobody boxed.
+{bias} as the classifier labels them. Corrected as in the report it is {corrected}. AP50 is {ap50:.3f},
+without the {precision[num_unlabelled]:,} found boxes that match no boxed face: most are faces all the same.
 
 {sizes}
 """
