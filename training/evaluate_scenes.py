@@ -42,7 +42,7 @@ detector's input of {detect_px} px shows them, with 95 % intervals (photographs 
 
 Of the boxed faces {rate[true]:.3f} comply. Of those found it is {detected} off by their true labels, and
 {bias} as the classifier labels them. Corrected as in the report it is {corrected}. AP50 is {ap50:.3f},
-without the {precision[num_unlabelled]:,} found boxes that match no boxed face: most are faces all the same.
+leaving out {precision[num_unlabelled]:,} found boxes that match no boxed face, most of them faces too.
 
 {sizes}
 """
