@@ -40,7 +40,7 @@ def find_faces(
     `predicted` is TOO_SMALL for a face that scoring does not assess. Raises UsageError.
     """
     classifier = Classifier(checkpoint, dtype=config.dtype, batch_size=config.batch_size, device="cpu")
-    finder = Finder(detector, classifier, checkpoint.card.preset)
+    finder = Finder(detector, classifier, checkpoint.card.preset, config)
     with step("find faces", len(files), "photographs") as progress:
 
         def read_all() -> Iterator[Encoded]:
@@ -48,7 +48,7 @@ def find_faces(
                 yield Encoded(_read(file))
                 progress.advance()
 
-        out = finder.score(decode_frames(read_all(), checkpoint.card.preset, config))
+        out = finder.score(decode_frames(read_all(), config))
     tables = [
         _list_faces(file, scene, checkpoint.card.classes)
         for file, scene in zip(files, out.scenes, strict=True)

@@ -23,10 +23,21 @@ FACES = ("with_mask", "without_mask", "incorrect_mask")
 HEAD = "file,split,face,label,xmin,ymin,xmax,ymax,width,height"
 
 
-def lay_out(labels: list[str], side: float = 40) -> pd.DataFrame:
-    """A boxed face in each of as many photographs."""
+def lay_out(labels: list[str], side: float = 40, num_each: int = 1) -> pd.DataFrame:
+    """Boxed faces, `num_each` in a photograph, side by side."""
     rows = [
-        (f"{k}.jpg", "val", 0, label, 10.0, 10.0, 10 + side, 10 + side, 640, 480)
+        (
+            f"{k // num_each}.jpg",
+            "val",
+            0,
+            label,
+            x := 60.0 * (k % num_each),
+            10.0,
+            x + side,
+            10 + side,
+            640,
+            480,
+        )
         for k, label in enumerate(labels)
     ]
     return pd.DataFrame(rows, columns=scenes.BOXED)
@@ -85,7 +96,7 @@ def test_the_corrected_rate_holds_the_truth_where_the_cards_err_as_the_networks_
         for name, pair in recall.items()
     }
     detector = replace(DETECTOR, recall=bands)
-    labels = rng.choice(FACES, 3000, p=(0.6, 0.3, 0.1)).tolist()
+    labels = rng.choice(FACES, 600, p=(0.6, 0.3, 0.1)).tolist()
     shares = np.array(CARD.confusion) / np.array(CARD.confusion).sum(axis=1, keepdims=True)
     predicted = [
         str(rng.choice(CARD.classes, p=shares[CARD.classes.index(label)]))
@@ -93,11 +104,11 @@ def test_the_corrected_rate_holds_the_truth_where_the_cards_err_as_the_networks_
         else ""
         for label in labels
     ]
-    boxed = lay_out(labels)
+    boxed = lay_out(labels, num_each=10)
     figures = evaluate_scenes.measure(boxed, find(boxed, predicted), detector, CARD, detect_px=960, min_px=32)
     rate = figures["rate"]
-    assert rate["bias"]["value"] < -0.08
-    assert abs(rate["corrected"]["value"] - rate["true"]) < 0.03 and rate["corrected"]["holds_truth"]
+    assert rate["bias"]["value"] < -0.07
+    assert abs(rate["corrected"]["value"] - rate["true"]) < 0.05 and rate["corrected"]["holds_truth"]
     unknown = evaluate_scenes.measure(
         boxed, find(boxed, predicted), replace(DETECTOR, recall={}), CARD, detect_px=960, min_px=32
     )
