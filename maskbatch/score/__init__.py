@@ -13,9 +13,12 @@ directory tags of TIFF and EXIF, and where their values stand
 inflate   how much a zlib stream holds
 exif      orientation and time
 rgb       any mode to reduced RGB, in strips
-decode    bytes to fixed-size RGB, or a status and a sentence
+decode    bytes to RGB, of fixed size or whole, or a status and a sentence
 quality   brightness, contrast, sharpness, perceptual hash
-shard     the work on one shard
+scene     whole scenes: frames, faces, crops
+networks  the classifier, and the detector before it, on one device
+rows      scores rows of images, and of scenes and their faces
+shard     the images of one shard
 watch     which image is at work, and what ended the worker before
 sandbox   decodes doubtful images in a process of its own
 """
