@@ -1,16 +1,16 @@
 """`maskbatch score` against a bare loop on each core, and against Ray's documented recipe.
 
-    make bench                                        every size, about 20 minutes on two cores
-    python -m tests.benchmarks.score --sizes 640x480  one size
+    make bench                                        every case, about 30 minutes on two cores
+    python -m tests.benchmarks.score --cases 640x480  one case
 
 All three read the same files with the same model, one process tree after another:
 
-    limit      one process a core: read, decode, digest, quality, bf16 score, and nothing else
+    limit      one process a core: read, decode, digest, quality, (find faces,) bf16 score, and nothing else
     maskbatch  the command line, from its start to its exit
     recipe     ray.data.read_images(size=...) -> actor pool -> write_parquet
 
-A hundred pictures are drawn for each size; the rest differ by a JPEG comment. They are kept in
-.bench/ for the next call.
+A hundred pictures are drawn for each case; the rest differ by a JPEG comment. They are kept in .bench/ for
+the next call. Whole scenes have one face and a half each, and there is no recipe for them.
 """
 
 import argparse
@@ -31,9 +31,33 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(".bench")
+BATCH = 64
+"""A shard."""
 NUM_DRAWN = 100
-SIZES = {"640x480": 2000, "1920x1080": 8000, "3840x2160": 300}
 CORES = os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """Pictures of one size, and the flags that they are scored with."""
+
+    size: tuple[int, int]
+    count: int
+    flags: tuple[str, ...] = ()
+
+    @property
+    def is_scene(self) -> bool:
+        return "scene" in self.flags
+
+
+SCENE = ("--view", "scene", "--detect-px", "640")
+CASES = {
+    "640x480": Case((640, 480), 2000),
+    "1920x1080": Case((1920, 1080), 8000),
+    "3840x2160": Case((3840, 2160), 300),
+    "scenes": Case((1920, 1080), 1200, SCENE),
+    "scenes-quick": Case((1920, 1080), 2000, (*SCENE, "--detector", "yunet_n")),
+}
 
 
 @dataclass
@@ -49,26 +73,32 @@ class Timing:
     worker_mb: int
 
 
-def draw(task: tuple[Path, int, tuple[int, int]]) -> None:
+def draw(task: tuple[Path, int, Case]) -> None:
     from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
+    from maskbatch.drawing.scene import Lobby, draw_scene
 
-    path, seed, size = task
+    path, seed, case = task
     rng = np.random.default_rng(seed)
+    if case.is_scene:
+        lobby = Lobby.draw_lots(case.size, rng)
+        people = lobby.gather([LABELS[seed % 3]] * (1 + seed % 2), rng)
+        draw_scene(people, lobby, rng)[0].save(path, quality=88)
+        return
     picture = draw_snapshot(
-        LABELS[seed % 4], Gate.draw_lots(rng), rng, size=size, clock="2026-10-01 12:00:00"
+        LABELS[seed % 4], Gate.draw_lots(rng), rng, size=case.size, clock="2026-10-01 12:00:00"
     )
     picture.save(path, quality=88)
 
 
-def make_files(name: str, count: int) -> Path:
-    """`count` distinct JPEGs of the size `name`, drawn once."""
-    width, height = map(int, name.split("x"))
+def make_files(name: str) -> None:
+    """Draw the distinct JPEGs of a case, once."""
+    case = CASES[name]
     folder, drawn = FOLDER / name, FOLDER / f"drawn-{name}"
     drawn.mkdir(parents=True, exist_ok=True)
-    tasks = [(drawn / f"{k:03d}.jpg", k, (width, height)) for k in range(NUM_DRAWN)]
+    tasks = [(drawn / f"{k:03d}.jpg", k, case) for k in range(NUM_DRAWN)]
     with ProcessPoolExecutor(CORES) as pool:
         list(pool.map(draw, [task for task in tasks if not task[0].exists()]))
-    for k in range(count):
+    for k in range(case.count):
         path = folder / f"cam-{k % 4}" / f"{k:06d}.jpg"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +107,8 @@ def make_files(name: str, count: int) -> Path:
             path.write_bytes(
                 data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
             )
-    for path in sorted(folder.rglob("*.jpg"))[count:]:
+    for path in sorted(folder.rglob("*.jpg"))[case.count :]:
         path.unlink()
-    return folder
 
 
 def measure(command: list[str]) -> tuple[float, str, int, int]:
@@ -126,51 +155,58 @@ def family(root: int) -> set[int]:
     return found
 
 
-def limit(files: Path) -> Timing:
+def limit(name: str) -> Timing:
     """The bare loop, one process a core."""
-    whole, output, driver, worker = measure(
-        [sys.executable, "-m", "tests.benchmarks.score", "--loop", str(files)]
-    )
+    whole, output, driver, worker = measure([sys.executable, "-m", "tests.benchmarks.score", "--loop", name])
     spans = json.loads(output)
     count = sum(span["images"] for span in spans)
     busy = max(span["ended"] for span in spans) - min(span["began"] for span in spans)
     return Timing(whole, count / busy, whole - busy, driver, worker)
 
 
-def loop(files: Path) -> None:
-    paths = sorted(files.rglob("*.jpg"))
+def loop(name: str) -> None:
+    paths = sorted((FOLDER / name).rglob("*.jpg"))
     with ProcessPoolExecutor(CORES) as pool:
         barrier_at = time.time() + 20
-        shares = [(paths[k::CORES], barrier_at) for k in range(CORES)]
+        shares = [(paths[k::CORES], CASES[name], barrier_at) for k in range(CORES)]
         print(json.dumps(list(pool.map(work_alone, shares))))
 
 
-def work_alone(share: tuple[list[Path], float]) -> dict[str, float]:
+def work_alone(share: tuple[list[Path], Case, float]) -> dict[str, float]:
     """All of one core's images: the functions that maskbatch's worker calls, without anything around them."""
     from maskbatch.config import ScoreConfig
-    from maskbatch.model.checkpoint import open_checkpoint
-    from maskbatch.model.classifier import Classifier
-    from maskbatch.score.decode import decode_batch
+    from maskbatch.model.checkpoint import open_networks
+    from maskbatch.score.networks import Networks, decode_pixels
     from maskbatch.score.read import Encoded
 
-    paths, barrier_at = share
-    checkpoint, config = open_checkpoint(), ScoreConfig()
-    model = Classifier(checkpoint, dtype=config.dtype, batch_size=config.batch_size)
-    preset = checkpoint.card.preset
-    model.probs(np.zeros((config.batch_size, *preset.input_size, 3), np.uint8))
+    paths, case, barrier_at = share
+    flags = dict(zip(case.flags[::2], case.flags[1::2], strict=True))
+    detect_px = int(flags["--detect-px"]) if case.is_scene else None
+    config = ScoreConfig(view=flags.get("--view", "face"), detect_px=detect_px)
+    networks = Networks(*open_networks(None, flags.get("--detector"), config.view), config)
+
+    def work(paths: list[Path]) -> None:
+        batch = [Encoded(path.read_bytes()) for path in paths]
+        pixels = decode_pixels(batch, len(batch), networks.card.preset, config)
+        if networks.finder:
+            networks.finder.score(pixels)
+        else:
+            networks.classifier.probs(pixels.images_NHWC)
+
+    work(paths[:4])
     time.sleep(max(0, barrier_at - time.time()))  # both begin together, warm
     began = time.time()
-    for i in range(0, len(paths), config.batch_size):
-        batch = [Encoded(path.read_bytes()) for path in paths[i : i + config.batch_size]]
-        model.probs(decode_batch(iter(batch), len(batch), preset, config.max_pixels).images_NHWC)
+    for i in range(0, len(paths), BATCH):
+        work(paths[i : i + BATCH])
     return {"images": len(paths), "began": began, "ended": time.time()}
 
 
-def maskbatch(files: Path) -> Timing:
+def maskbatch(name: str) -> Timing:
     """The command line on the same files, its run thrown away."""
     out = FOLDER / "run"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "maskbatch", "score", str(files), "--out", str(out), "--json"]
+    command = [sys.executable, "-m", "maskbatch", "score", str(FOLDER / name), "--out", str(out), "--json"]
+    command += CASES[name].flags
     whole, output, driver, worker = measure(command)
     summary = json.loads(output)
     if summary["statuses"] != {"ok": summary["planned"]}:
@@ -182,10 +218,10 @@ def maskbatch(files: Path) -> Timing:
     return Timing(whole, steady, timings["whole"] - timings["score"], driver, worker)
 
 
-def recipe(files: Path) -> Timing:
+def recipe(name: str) -> Timing:
     """Ray's documentation by the letter, with this model."""
     whole, output, driver, worker = measure(
-        [sys.executable, "-m", "tests.benchmarks.score", "--recipe", str(files)]
+        [sys.executable, "-m", "tests.benchmarks.score", "--recipe", str(FOLDER / name)]
     )
     span = json.loads(output.strip().splitlines()[-1])
     return Timing(whole, span["images"] / span["busy"], whole - span["busy"], driver, worker)
@@ -226,7 +262,7 @@ def show(name: str, count: int, runs: dict[str, list[Timing]]) -> None:
     def median(contender: str, value: Callable[[Timing], float]) -> float:
         return statistics.median(value(run) for run in runs[contender])
 
-    print(f"\n{count:,} files of {name}, {CORES} cores, median of {len(runs['maskbatch'])}\n")
+    print(f"\n{count:,} files, {name}, {CORES} cores, median of {len(runs['maskbatch'])}\n")
     print("| | whole img/s | steady img/s | fixed s | driver MB | largest worker MB |")
     print("| --- | --- | --- | --- | --- | --- |")
     for contender in runs:
@@ -246,24 +282,24 @@ def show(name: str, count: int, runs: dict[str, list[Timing]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--repeat", type=int, default=2, help="runs of limit and maskbatch, in turn")
     parser.add_argument("--without-recipe", action="store_true")
-    parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--loop", help=argparse.SUPPRESS)
     parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.loop or options.recipe:
         loop(options.loop) if options.loop else recipe_job(options.recipe)
         return
-    for name in options.sizes:
-        files = make_files(name, SIZES[name])
+    for name in options.cases:
+        make_files(name)
         runs: dict[str, list[Timing]] = {"limit": [], "maskbatch": []}
         for _ in range(options.repeat):
-            runs["limit"].append(limit(files))
-            runs["maskbatch"].append(maskbatch(files))
-        if not options.without_recipe:
-            runs["recipe"] = [recipe(files)]
-        show(name, SIZES[name], runs)
+            runs["limit"].append(limit(name))
+            runs["maskbatch"].append(maskbatch(name))
+        if not options.without_recipe and not CASES[name].is_scene:
+            runs["recipe"] = [recipe(name)]
+        show(name, CASES[name].count, runs)
 
 
 if __name__ == "__main__":
