@@ -1,4 +1,7 @@
-"""What people corrected in runs, as labelled pictures: the last judgement of each person, none disputed."""
+"""What people corrected in runs, as labelled pictures: the last judgement of each person, none disputed.
+
+Of whole scenes they are faces, cut from their pictures as scoring cuts them.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,8 +55,8 @@ def load_corrections(sources: Sequence[str], against: Path | None = None) -> Cor
             tables.append(corrections.read_run_judgements(runs[-1]))
         else:
             tables.append(corrections.read_judgements(run.path))
+    _refuse_other_regions(runs)
     words = corrections.find_latest_judgements(pa.concat_tables(tables))
-    words = words[words["region"] == 0]
     disputed = corrections.find_disputes(words).drop_duplicates(corrections.IMAGE)
     labelled = words.dropna(subset="label").drop_duplicates(corrections.IMAGE, keep="last")
     usable = labelled.merge(disputed[corrections.IMAGE], how="left", indicator="where")
@@ -74,6 +77,16 @@ def load_corrections(sources: Sequence[str], against: Path | None = None) -> Cor
     return Corrections(table, counts, sizes, _find_old(runs, against))
 
 
+def _refuse_other_regions(runs: Sequence[CommittedRun]) -> None:
+    """Raise UsageError where one region is another face in another run."""
+    if len({corrections.describe_regions(run.settings) for run in runs}) > 1:
+        names = ", ".join(str(run.run.path) for run in runs)
+        reason = (
+            "their views, detectors or --detect-px differ, so that they say different things of a picture"
+        )
+        raise UsageError(f"--corrections {names}: {reason}; name those that are alike")
+
+
 def _size_strata(usable: pd.DataFrame, runs: Sequence[CommittedRun]) -> dict[str, float]:
     """Estimate the images in each stratum: from the runs' queues, or else from the judged images."""
     reports = [run.run.report for run in runs if queue_path(run.run.report).exists()]
@@ -92,25 +105,34 @@ def _size_strata(usable: pd.DataFrame, runs: Sequence[CommittedRun]) -> dict[str
 def _locate_images(usable: pd.DataFrame, runs: Sequence[CommittedRun]) -> pd.DataFrame:
     """Make the table of `Corrections`. Images that several runs hold are read from the first."""
     uris = set(usable["uri"])
-    places = pd.DataFrame([row for run in runs for row in _read_places(run, uris)], columns=[*PLACE, "day"])
-    table = usable.merge(places.drop_duplicates("uri"), how="left", on="uri").sort_values(PLACE)
+    rows = [row for run in runs for row in _read_places(run, uris)]
+    places = pd.DataFrame(rows, columns=[*PLACE, "region", "day", "box", "detect_px"])
+    image = ["uri", "region"]
+    table = usable.merge(places.drop_duplicates(image), how="left", on=image).sort_values([*PLACE, "region"])
+    if len(lost := table[(table["region"] > 0) & table["run"].isna()]):
+        what = f"face {lost['region'].iloc[0]} of {lost['uri'].iloc[0]}: no run here says where it is"
+        raise UsageError(f"{what}; name the run that it was judged in with --corrections RUN")
     plain = table["run"].isna() & table["uri"].str.startswith("file://")
     paths = [local_path(uri).decode(errors="surrogateescape") for uri in table["uri"][plain]]
     table.loc[plain, "uri"] = paths
     table = table.assign(source=CORRECTIONS, split=CORRECTIONS, cluster="", suspect="0")
-    return table.fillna({"run": "", "day": ""})[[*COLUMNS, "day", "stratum", "probability"]]
+    return table.fillna(dict.fromkeys(("run", "day", "box", "detect_px"), ""))[
+        [*COLUMNS, "day", "stratum", "probability"]
+    ]
 
 
 def _read_places(one: CommittedRun, uris: Collection[str]) -> Iterator[tuple[Any, ...]]:
-    """Read PLACE and `day` of the images that the run has rows of."""
+    """Read PLACE, `region`, `day`, `box` and `detect_px` of the images that the run has rows of."""
     planned = find_plan_rows(one, uris)
-    wanted = pa.array(list(planned), pa.string())
-    for rows in read_files(order_files([one]), ["uri", "site", "camera", "captured_local", "region"]):
-        rows = rows.filter(pc.and_(pc.is_in(rows["uri"], wanted), pc.equal(rows["region"], 0)))
-        columns = (rows[name].to_pylist() for name in ("uri", "site", "camera"))
-        for uri, site, camera, day in zip(*columns, local_days(rows).to_pylist(), strict=True):
-            place = (planned[uri][name] for name in ("container", "offset", "length"))
-            yield str(one.run.path), *place, uri, f"{site}/{camera} {day}"
+    wanted, detect_px = pa.array(list(planned), pa.string()), one.score.detect_px
+    columns = ("uri", "site", "camera", "captured_local", "region", "box")
+    for rows in read_files(order_files([one]), columns):
+        rows = rows.filter(pc.is_in(rows["uri"], wanted))
+        for row, day in zip(rows.to_pylist(), local_days(rows).to_pylist(), strict=True):
+            place = (planned[row["uri"]][name] for name in ("container", "offset", "length"))
+            box = " ".join(map(str, row["box"] or ()))
+            where = row["uri"], row["region"], f"{row['site']}/{row['camera']} {day}"
+            yield str(one.run.path), *place, *where, box, str(detect_px) if box else ""
 
 
 def _find_old(runs: Sequence[CommittedRun], against: Path | None) -> Checkpoint:

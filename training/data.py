@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,12 +24,17 @@ from maskbatch.config import PILLOW_LIMIT_PIXELS
 from maskbatch.errors import UsageError
 from maskbatch.model.card import Preset
 from maskbatch.progress import say, step
-from maskbatch.score.decode import decode_batch
+from maskbatch.score.decode import Picture, decode_batch, decode_image
+from maskbatch.score.scene import Frame, cut_face, frame_shape
 from training.reader import READ_ERRORS, open_reader
 
-NAMES = ("uri", "label", "split", "cluster", "source", "suspect", "sha256", "run")
+NAMES = ("uri", "label", "split", "cluster", "source", "suspect", "sha256", "run", "box", "detect_px")
 COLUMNS = dict.fromkeys(NAMES, "") | {"suspect": "0"}
-"""The columns of every table of pictures, with their defaults."""
+"""The columns of every table of pictures, with their defaults.
+
+`box`: x0, y0, x1, y1 of a face in pixels of the upright picture, '' for all of it; `detect_px`: what the
+picture was reduced to when that face was found.
+"""
 CORRECTIONS = "corrections"
 """The `source` of what --corrections adds."""
 SPLITS = {
@@ -45,9 +51,9 @@ CHUNK = 32
 def load(sources: Sequence[str]) -> pd.DataFrame:
     """List the pictures of all sources: COLUMNS, all strings. Raises UsageError."""
     table = pd.concat([_load_source(source) for source in sources], ignore_index=True)
-    if repeated := int(table["uri"].duplicated().sum()):
+    if repeated := int(table[["uri", "box"]].duplicated().sum()):
         say(f"{repeated:,} pictures are listed twice: their last label counts, and their first split")
-        pictures = table.replace("", None).groupby("uri", sort=False)
+        pictures = table.replace("", None).groupby(["uri", "box"], sort=False, dropna=False)
         first = pictures.first()[["split", "cluster", "source"]]
         table = pictures.last().assign(**first).reset_index().fillna("")[list(COLUMNS)]
     return table
@@ -171,11 +177,18 @@ def decode(table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = 
         with cache.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, pixels.nbytes)
     rows = list(table[["uri", "sha256", "run"]].itertuples(index=False, name=None))
+    places = list(table[["box", "detect_px"]].itertuples(index=False, name=None))
     read = open_reader(table)
 
     def decode_chunk(start: int) -> dict[str, list[object]]:
         part = rows[start : start + CHUNK]
-        decoded = decode_batch(read(part), len(part), preset, PILLOW_LIMIT_PIXELS)
+        decoded = decode_batch(
+            read(part),
+            len(part),
+            preset,
+            PILLOW_LIMIT_PIXELS,
+            lambda i, data, _, max_pixels: _decode_one(data, preset, max_pixels, *places[start + i]),
+        )
         pixels[start : start + len(part)] = decoded.images_NHWC
         return decoded.columns
 
@@ -193,3 +206,12 @@ def decode(table: pd.DataFrame, preset: Preset, name: str, cache: Path | None = 
         if len(bad) == len(table):
             raise UsageError(f"none of {len(table):,} pictures can be read; the first: {first['error']}")
     return pixels, table.drop(index=bad.index, columns=["status", "error"]).reset_index(drop=True)
+
+
+def _decode_one(data: bytes, preset: Preset, max_pixels: int, box: str, detect_px: str) -> Picture:
+    """Decode a picture, or a face in it as scoring cuts it. Raises ImageError."""
+    if not box:
+        return decode_image(data, preset, max_pixels)
+    picture = decode_image(data, frame_shape(int(detect_px)), max_pixels)
+    frame = Frame(picture.image, (picture.width, picture.height))
+    return replace(picture, image=cut_face(frame, [float(side) for side in box.split()], preset))

@@ -19,7 +19,7 @@ from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.review.queue import STRATA
 from maskbatch.runs.committed import CommittedRun
-from maskbatch.runs.directory import RunDir
+from maskbatch.runs.records import RunSettings
 from maskbatch.runs.versions import list_versions
 from maskbatch.stores.files import (
     Location,
@@ -101,15 +101,26 @@ def _read(path: Location) -> pa.Table:
 
 def read_run_judgements(run: CommittedRun) -> pa.Table:
     """The judgements of a run and of the versions that it replaces. Raises UsageError."""
-    folders = list_folders(run.run, run.settings.replaces)
+    folders = list_folders(run)
     return pa.concat_tables([read_judgements(folder) for folder in folders])
 
 
-def list_folders(run: RunDir, replaces: str | None) -> list[Location]:
-    """The folders corrections/ of a run and of the versions before it, the oldest first."""
-    versions = list_versions(run) if replaces else [run]
+def list_folders(run: CommittedRun) -> list[Location]:
+    """The folders corrections/ of a run and of the versions before it, the oldest first.
+
+    A version that looked for faces in another way is left out: its regions are other faces.
+    """
+    versions = list_versions(run.run) if run.settings.replaces else [run.run]
     paths = [str(version.path) for version in versions]
-    return [version.corrections for version in versions[: paths.index(str(run.path)) + 1]]
+    earlier = [(version, version.find_run()) for version in versions[: paths.index(str(run.run.path))]]
+    alike = describe_regions(run.settings)
+    same = [version for version, settings in earlier if settings and describe_regions(settings) == alike]
+    return [version.corrections for version in (*same, run.run)]
+
+
+def describe_regions(settings: RunSettings) -> tuple[object, ...]:
+    """What decides which face of a picture a region is."""
+    return settings.detector and settings.detector.digest, settings.score and settings.score.detect_px
 
 
 def find_latest_judgements(rows: pa.Table) -> pd.DataFrame:

@@ -77,14 +77,18 @@ def decode_frames(
     encoded: Iterable[Encoded], config: ScoreConfig, decode: Decode | None = None
 ) -> Iterator[DecodedFrame]:
     """Each picture decoded; `decode` takes the place of `decode_image`."""
-    whole = Whole(ceil(HEADROOM * detect_px(config)))
-    for row, picture in decode_each(encoded, whole, config.max_pixels, decode):
+    for row, picture in decode_each(encoded, frame_shape(detect_px(config)), config.max_pixels, decode):
         yield row, Frame(picture.image, (picture.width, picture.height)) if picture else None
 
 
 def detect_px(config: ScoreConfig) -> int:
     """The longest side of what the detector sees."""
     return config.detect_px or DETECT_PX
+
+
+def frame_shape(longest_px: int) -> Whole:
+    """What a picture becomes that the detector sees with a longest side of `longest_px`."""
+    return Whole(ceil(HEADROOM * longest_px))
 
 
 def shrink(image: Image.Image, longest_px: int) -> NDArray[np.uint8]:
@@ -134,7 +138,7 @@ class Finder:
                 scene, crops = None, list[NDArray[np.uint8]]()
                 if frame:
                     copy, faces = next(found)
-                    row |= describe(self._resize(Image.fromarray(copy)))
+                    row |= describe(_resize(Image.fromarray(copy), self.preset))
                     if faces is None:
                         row |= BROKEN
                     else:
@@ -154,7 +158,7 @@ class Finder:
         order = np.lexsort(boxes_F4.T[::-1])
         boxes_F4 = boxes_F4[order]
         assess_F = (boxes_F4[:, 2:] - boxes_F4[:, :2]).max(axis=1, initial=0) >= self.min_face_px
-        crops = [self._cut(frame, box) for box in boxes_F4.tolist()]
+        crops = [cut_face(frame, box, self.preset) for box in boxes_F4.tolist()]
         scene = Scene(
             boxes_F4=boxes_F4,
             confidence_F=confidence_F[order],
@@ -165,14 +169,17 @@ class Finder:
         )
         return scene, [np.asarray(crop) for crop, assess in zip(crops, assess_F, strict=True) if assess]
 
-    def _cut(self, frame: Frame, box: Sequence[float]) -> Image.Image:
-        across, down = (side / source for side, source in zip(frame.image.size, frame.size, strict=True))
-        own = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        return self._resize(frame.image.crop(frame_crop(own, frame.image.size)))
 
-    def _resize(self, image: Image.Image) -> Image.Image:
-        """As the classifier sees it."""
-        return resize(image, self.preset, self.preset.input_size[::-1], image.size)
+def cut_face(frame: Frame, box: Sequence[float], preset: Preset) -> Image.Image:
+    """What the classifier sees of the face in `box`, which is in pixels of the source."""
+    across, down = (side / source for side, source in zip(frame.image.size, frame.size, strict=True))
+    own = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return _resize(frame.image.crop(frame_crop(own, frame.image.size)), preset)
+
+
+def _resize(image: Image.Image, preset: Preset) -> Image.Image:
+    """As the classifier sees it."""
+    return resize(image, preset, preset.input_size[::-1], image.size)
 
 
 def frame_crop(

@@ -63,7 +63,7 @@ def open_review(path: str, corrections_to: str | None, options: StorageOptions) 
         if not rows:
             what = "face large enough" if run.score.view == "scene" else "scored image"
             raise UsageError(f"{path} has no {what} to judge; see its report")
-        judgements = Judgements(rows, place, corrections.list_folders(directory, run.settings.replaces))
+        judgements = Judgements(rows, place, corrections.list_folders(run))
         judgements.read_new()
         pictures = Pictures(run, rows, options)
         if error := pictures.get(0).error:

@@ -10,6 +10,8 @@ import pytest
 
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.review import corrections
+from maskbatch.runs.committed import open_committed
+from tests.maskbatch.samples import Run, edit_json
 
 ROW: dict[str, Any] = {
     "uri": "file:///a/1.jpg",
@@ -109,3 +111,17 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "corrections").write_text("a file in its place")
     with pytest.raises(RunFailedError, match="cannot write"):
         corrections.write_judgement(tmp_path / "corrections", ROW)
+
+
+def test_of_a_version_that_looked_for_faces_in_another_way_no_word_counts(lobby: Run, tmp_path: Path) -> None:
+    first, second = lobby.copy(tmp_path / "run"), lobby.copy(tmp_path / "run.v2")
+    edit_json(second.run.run_json, replaces=str(first.run.path))
+    corrections.write_judgement(first.run.corrections, ROW | {"region": 1})
+    corrections.write_judgement(second.run.corrections, ROW | {"region": 2})
+    settings = first.run.find_run()
+    assert settings and settings.detector
+    for digest, regions in ((settings.detector.digest, [1, 2]), ("0" * 64, [2])):
+        detector = {"path": "a.safetensors", "digest": digest, "card": settings.detector.card}
+        edit_json(first.run.run_json, detector=detector)
+        words = corrections.read_run_judgements(open_committed(second.run))
+        assert words["region"].to_pylist() == regions
