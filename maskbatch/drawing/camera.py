@@ -15,6 +15,21 @@ from maskbatch.drawing.sketch import Colour, Sketch
 _font = cache(ImageFont.load_default)  # 5 ms to load
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lens:
+    """What a camera adds. warmth: -1 cool to 1 warm. infrared: grey at night.
+
+    lamp: what it lights at night, in frame heights from the middle. sway: how much blur, shading and exposure
+    vary from picture to picture, 0 to 1. crisp: how many times the blur of soft shading goes into the height.
+    """
+
+    warmth: float
+    infrared: bool = False
+    lamp: tuple[float, float] = (0, 0)
+    sway: float = 1
+    crisp: float = 160
+
+
 @dataclass(frozen=True, slots=True)
 class Canvas:
     """paint: RGB, twice the frame. gains: grey, a quarter of the frame; 128 is a gain of 1."""
@@ -35,34 +50,24 @@ class Canvas:
         origin, axes = 2 * np.array([x, y], np.float64), np.eye(2) * 2 * unit
         return Sketch(paint=brushes[0], gains=brushes[1], origin=origin, axes=axes, lean=np.zeros(2))
 
-    def develop(
-        self,
-        light: float,
-        rng: np.random.Generator,
-        *,
-        warmth: float,
-        infrared: bool,
-        lamp: tuple[float, float],
-        sway: float = 1,
-    ) -> Image.Image:
+    def develop(self, lens: Lens, light: float, rng: np.random.Generator) -> Image.Image:
         """Add what lens, lamp and sensor do: blur, shading, vignette, colour cast, noise.
 
-        light: 1.0 day to 0.0 night. warmth: -1 cool to 1 warm. infrared: grey at night. lamp: what it lights
-        at night, in frame heights from the middle. sway: how much blur, shading and exposure vary, 0 to 1.
+        light: 1.0 day to 0.0 night.
         """
         picture, gains = self.paint.reduce(2), self.gains
         width, height = picture.size
         if rng.random() < 0.25:
-            picture = picture.filter(ImageFilter.BoxBlur(sway * rng.uniform(0.3, 1) * height / 480))
-        night, warm = 1 - light, 0.07 * warmth
-        gain = np.asarray(gains.filter(ImageFilter.GaussianBlur(height / 160)), np.float32) / 128
+            picture = picture.filter(ImageFilter.BoxBlur(lens.sway * rng.uniform(0.3, 1) * height / 480))
+        night, warm = 1 - light, 0.07 * lens.warmth
+        gain = np.asarray(gains.filter(ImageFilter.GaussianBlur(height / lens.crisp)), np.float32) / 128
         y, x = (np.indices(gain.shape, np.float32) * 4 - np.array([[[height]], [[width]]]) / 2) / height
-        glow = night * np.exp(-3 * ((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2))
-        gain *= 1 - 0.25 * (x**2 + y**2) + sway * rng.uniform(-0.2, 0.2) * x + glow
-        gain *= (0.38 + 0.56 * light) * rng.uniform(1 - 0.12 * sway, 1 + 0.08 * sway)
+        glow = night * np.exp(-3 * ((x - lens.lamp[0]) ** 2 + (y - lens.lamp[1]) ** 2))
+        gain *= 1 - 0.25 * (x**2 + y**2) + lens.sway * rng.uniform(-0.2, 0.2) * x + glow
+        gain *= (0.38 + 0.56 * light) * rng.uniform(1 - 0.12 * lens.sway, 1 + 0.08 * lens.sway)
         exposure = np.asarray(Image.fromarray(gain).resize((width, height), Image.Resampling.BILINEAR))
         cast = (1 + warm - 0.2 * night, 1, 1 - warm + 0.12 * night)
-        if infrared and light < 0.4:
+        if lens.infrared and light < 0.4:
             picture, cast = picture.convert("L").point(lambda grey: grey * 0.85 + 40), (1, 1, 1)
         noise = rng.standard_normal((height + 2, width), np.float32) * (1.5 + 7 * night)
         bands = []

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from maskbatch.drawing.art import CLOTHES, WALLS
-from maskbatch.drawing.camera import Canvas, write_clock
+from maskbatch.drawing.camera import Canvas, Lens, write_clock
 from maskbatch.drawing.person import draw_person
 from maskbatch.drawing.sketch import Colour, Sketch, add_shades, mix, pick, pick_colour
 
@@ -74,8 +74,8 @@ def draw_snapshot(
     _draw_gate(frame, gate, rng, deserted=label == "no_face")
     if label != "no_face" or rng.random() < 0.08:
         _draw_visitor(frame, gate, label, rng)
-    lamp = gate.head_x, gate.head_y
-    picture = canvas.develop(light, rng, warmth=gate.warmth, infrared=gate.infrared, lamp=lamp)
+    lens = Lens(warmth=gate.warmth, infrared=gate.infrared, lamp=(gate.head_x, gate.head_y))
+    picture = canvas.develop(lens, light, rng)
     if clock is not None:
         write_clock(picture, clock)
     return picture

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from maskbatch.drawing.art import CLOTHES, WALLS
-from maskbatch.drawing.camera import Canvas, write_clock
+from maskbatch.drawing.camera import Canvas, Lens, write_clock
 from maskbatch.drawing.person import draw_person
 from maskbatch.drawing.sketch import Colour, Shades, add_shades, mix, pick, pick_colour
 
@@ -25,8 +25,8 @@ HEADS = 7.4
 """How many heads tall a person is."""
 FACE = np.array([(-0.33, -0.31), (0.33, 0.52)])
 """The corners of a face's box, as a detector sees it, in heads from the middle of the head."""
-SWAY = 0.3
-"""A camera that hangs there for years exposes much alike from picture to picture."""
+SWAY, CRISP = 0.3, 400
+"""A camera that hangs there for years exposes much alike from picture to picture; faces are small in it."""
 ROOM_HEIGHT = 3.0
 ROOM = """wall- -1,-1 0,1 0,1; wall 1,1 0,1 0,1; wall+ -1,1 0,1 1,1; white -1,1 1,1 0,1; floor -1,1 0,0 0,1;
     glass -1,-1 .3,.82 .2,.38; glass -1,-1 .3,.82 .44,.62; glass -1,-1 .3,.82 .68,.86;
@@ -184,7 +184,7 @@ def draw_scene(
         if thing.label != "no_face":
             heads.append((thing, box, _cut(canvas, box)))
     faces = [_find_face(canvas, lobby, *head) for head in heads]
-    picture = canvas.develop(light, rng, warmth=lobby.warmth, infrared=False, lamp=(0, 0), sway=SWAY)
+    picture = canvas.develop(Lens(warmth=lobby.warmth, sway=SWAY, crisp=CRISP), light, rng)
     if clock is not None:
         write_clock(picture, clock)
     return picture, faces
