@@ -6,7 +6,7 @@ The path of a datum, one line per package, from the top down; upper ones import 
 
     cli        the command line
     schedule   nights and months that are scored regularly
-    demo       a month of drawn cameras with a known truth
+    demo       a month or week of drawn cameras with a known truth
     runner     a whole run: plan, score, commit, report
     ui         the page in the browser (extra [ui])
     estimate   hours and cost of a run before it is made

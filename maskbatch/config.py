@@ -26,6 +26,8 @@ DECODE_RULES = 2
 """Which bytes give which status, size, time and pixels. Raise it with every change of that."""
 DETECT_PX = 960
 """A face of 48 pixels at 1080p is one of 24 there; at 640 a third of those are missed."""
+DEMO_IMAGES = {"face": 720, "scene": 300}
+"""Snapshots that the demo draws, by view."""
 ACCESS = Access()
 
 

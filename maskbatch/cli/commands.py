@@ -372,18 +372,20 @@ def audit(
 
 
 @app.command()
-@takes(toml=False)
+@takes("view", toml=False)
 def demo(
+    values: Settings,
     out: Annotated[Path, Option(help="Folder for the drawn archive and its run.")] = Path("maskbatch-demo"),
-    images: Annotated[int, Option(min=240, help="Snapshots drawn, of four cameras over a month.")] = 720,
+    images: flags.DemoImages = None,
     as_json: flags.Json = False,
     verbose: flags.Verbose = False,
 ) -> int:
-    """Draw a month, score it, compare. Four cameras with a known truth."""
+    """Draw a month, score it, compare. Four cameras with a known truth; --view scene: a week of lobbies."""
     from maskbatch.cli import terminal
     from maskbatch.demo.run import run_demo
 
-    result, comparison = run_demo(out, images, verbose=verbose)
+    view = make_config(ScoreConfig, values).view
+    result, comparison = run_demo(out, images, view=view, verbose=verbose)
     if as_json:
         print(json.dumps({**result.as_dict(), "truth": comparison.as_dict()}))
     else:

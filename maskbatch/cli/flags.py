@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from maskbatch.config import DETECT_PX
+from maskbatch.config import DEMO_IMAGES, DETECT_PX
 from maskbatch.schema import CONDITIONS
 from maskbatch.stores.options import StorageOptions
 
@@ -142,6 +142,10 @@ Images = Annotated[
         metavar="IMAGE_OR_URL...",
         help="Paths, URLs, or members as a run names them: tar://NAME::s3://BUCKET/FILE.tar.",
     ),
+]
+DemoImages = Annotated[
+    int | None,
+    Option(min=240, help=f"Snapshots drawn [{DEMO_IMAGES['face']}, or {DEMO_IMAGES['scene']} of scenes]."),
 ]
 ConfigFile = Annotated[
     Path | None,

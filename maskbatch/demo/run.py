@@ -7,7 +7,7 @@ one camera frozen for a day, one dark for a day, one off for two days.
 from pathlib import Path
 
 from maskbatch import runner
-from maskbatch.config import PlanConfig, ReportConfig, ScoreConfig
+from maskbatch.config import DEMO_IMAGES, PlanConfig, ReportConfig, ScoreConfig
 from maskbatch.demo import month, week
 from maskbatch.demo.archive import draw_archive
 from maskbatch.demo.sightings import FaceComparison, compare_faces
@@ -16,8 +16,6 @@ from maskbatch.progress import say
 
 LAYOUT = "{site}/{camera}/{captured_at:%Y/%m/%d/%H%M%S}.jpg"
 TIMEZONE = "Europe/Paris"
-NUM_IMAGES = {"face": 720, "scene": 300}
-"""Snapshots of the demo of each view."""
 
 
 def run_demo(
@@ -25,7 +23,7 @@ def run_demo(
 ) -> tuple[runner.Result, Comparison | FaceComparison]:
     """Draw `out`/archive unless it exists, score it to `out`/run, and compare the run with the truth."""
     out = out.absolute()
-    archive, wanted = out / "archive", num_images or NUM_IMAGES[view]
+    archive, wanted = out / "archive", num_images or DEMO_IMAGES[view]
     if view == "face":
         snapshots = list(month.plan_month(wanted))
         _say_how_many(len(snapshots), wanted, month.OFF[0])
