@@ -26,7 +26,7 @@ def explain_timeout(decode_timeout_s: float) -> str:
 CONDITIONS = {
     "frozen": "one frame 4 times or more in a day: byte for byte, with faces for 60 s, or empty for 12 hours",
     "duplicate": "the bytes of another image, in this archive once already",
-    "static_face": "a face that stands still for 3 hours, such as a poster; only with the view scene",
+    "static_face": "a face in a scene that hardly moves for 3 hours and looks the same, as on a poster",
     "dark": "mean luma under 0.06 of white",
     "over_exposed": "mean luma over 0.94 of white",
     "covered": "luma hardly varies: its standard deviation is under 0.03 of white",

@@ -60,7 +60,7 @@ def print_report(report: "Report", console: Console) -> None:
         print_lines(
             console, ["* few clusters (under ten): the interval uses all groups and is likely too narrow"]
         )
-    print_lines(console, [words.describe_sum(report)])
+    print_lines(console, [words.describe_sum(report), *words.describe_faces(report)])
     review = list(words.describe_review(report))
     name = "As classified" if review else "Compliance"
     lines = (*review, f"{name}: {words.headline(report)}.", *words.describe_other_rates(report))

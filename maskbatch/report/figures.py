@@ -146,7 +146,7 @@ def collect_figures(
             "identifiable": confusion is not None,
             "reason": reason,
             "confusion": confusion,
-            "boxed": boxed,
+            **({"boxed": boxed} if boxed else {}),
             "shares": rates.shares(),
             "unlike_cameras": len(unlike),
         },

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from maskbatch.report import plots
 from maskbatch.report.cells import Camera, group_name
 from maskbatch.report.choice import choose_rows, coverage_of, doubt_of, rate_of
-from maskbatch.schema import CONDITIONS
+from maskbatch.schema import CONDITIONS, SIZE_BAND_NAMES
 from maskbatch.visible import make_visible, open_templates, shorten
 
 LIMITS = {"MAX_ROWS": 40, "MAX_ALERTS": 6, "MAX_LONGEST": 15, "MAX_CLASSES": 20}
@@ -44,6 +44,8 @@ def render(values: Mapping[str, Any], thumbnails: Mapping[int, bytes] | None = N
             psi=_psi_places(values["drift"]["psi"]),
             people=_people(values),
             conditions=CONDITIONS,
+            bands=SIZE_BAND_NAMES,
+            unit="face" if values["view"] == "scene" else "image",
             clocks=values["clocks"]["cameras"] if "clocks" in values else [],
             choose=choose_rows,
             rate_of=rate_of,
@@ -151,7 +153,7 @@ FORMATS: dict[str, Any] = {
 
 def _plots(values: Mapping[str, Any]) -> dict[str, str]:
     overall, coverage, threshold = values["overall"][0], values["coverage"], values["settings"]["alert_below"]
-    cameras, people = _mapped(values), _people(values)
+    cameras, people, sizes = _mapped(values), _people(values), values.get("by_size", [])
     rates = [
         *([_judged_dot("by people's review", people["compliance"])] if people else []),
         _dot("as classified", "accent", overall, "compliance"),
@@ -175,6 +177,10 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
         "weekday": plots.plot_steps(
             "weekday", values["by_weekday"], lambda day: format_heading(day, "weekday")[:3]
         ),
+        "sizes": plots.plot_sizes(sizes),
+        "size": plots.plot_steps(
+            "size", [{**row, "size": k} for k, row in enumerate(sizes)], lambda k: _edge(sizes[k])
+        ),
         "map": plots.plot_compliance(cameras, values["by_camera_day"]),
         "coverage": plots.plot_coverage(cameras, coverage["by_camera_day"], coverage["gaps"]),
         "shares": plots.plot_dots("shares", "Dots: the share of each class.", shares, None),
@@ -183,6 +189,11 @@ def _plots(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _dot(text: str, colour: str, row: Mapping[str, Any], name: str) -> plots.Dot:
     return text, colour, row[name], row[f"{name}_low"], row[f"{name}_high"]
+
+
+def _edge(row: Mapping[str, Any]) -> str:
+    """The lower edge of a size band."""
+    return str(row["size_band"]).partition("-")[0]
 
 
 def _judged_dot(text: str, estimate: Mapping[str, Any]) -> plots.Dot:

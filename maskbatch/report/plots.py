@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, PathPatch
 from matplotlib.path import Path
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from maskbatch.visible import make_visible
@@ -103,6 +104,25 @@ def plot_steps(key: str, rows: Rows, name: Callable[[int], str]) -> str:
         axes.set_xticks(ticks, [name(step) for step in ticks])
         _rate_axis(axes, "y", min(low), None)
         return _svg(figure, key, f"Points: compliance by {key} with intervals.")
+
+
+def plot_sizes(rows: Rows) -> str:
+    """The faces of each size band: those assessed, and on top of them those that are not."""
+    if not sum(row["faces"] for row in rows):
+        return ""
+    names = [row["size_band"].partition("-")[0] for row in rows]
+    assessed, faces = ([row[column] for row in rows] for column in ("assessed", "faces"))
+    with rc_context(STYLE):
+        figure, axes = _axes(WIDTH_IN / 2, 2.7)
+        rest = [every - some for every, some in zip(faces, assessed, strict=True)]
+        axes.bar(names, assessed, 0.7, color=ACCENT, label="assessed")
+        axes.bar(names, rest, 0.7, assessed, color=BAND, label="not assessed")
+        axes.grid(axis="x", visible=False)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.set_xlabel("pixels, from")
+        figure.legend(loc="outside upper left", ncols=2)
+        return _svg(figure, "sizes", "Bars: faces by size in pixels.")
 
 
 def plot_dots(name: str, label: str, rows: Sequence[Dot], threshold: float | None) -> str:

@@ -54,6 +54,7 @@ def describe_runs(runs: Sequence[CommittedRun], config: ReportConfig) -> dict[st
     return {
         "made_at": now().isoformat(timespec="seconds"),
         "maskbatch": version("maskbatch"),
+        "view": runs[0].score.view,
         **{name: list(getattr(meaning, name)) for name in ("classes", "compliant", "not_assessed")},
         "keep_column": runs[0].keep_column,
         "settings": to_dict(config),
@@ -70,6 +71,7 @@ def _describe_run(run: CommittedRun) -> dict[str, Any]:
         "limit": plan["limit"],
         "checkpoint": run.digest,
         "architecture": run.card["architecture"],
+        **({"detector": _describe_detector(run)} if run.detector else {}),
         "created_at": settings.created_at.isoformat(),
         "versions": settings.versions,
         "planned": success.planned,
@@ -78,6 +80,16 @@ def _describe_run(run: CommittedRun) -> dict[str, Any]:
         "num_files": len(success.files),
         "success_sha256": run.success_sha256,
     }
+
+
+def _describe_detector(run: CommittedRun) -> dict[str, Any] | None:
+    detector = run.detector
+    if detector is None:
+        return None
+    card = {
+        name: detector.card.get(name) for name in ("architecture", "input_px", "threshold", "min_face_px")
+    }
+    return {"digest": detector.digest, **card, "detect_px": run.score.detect_px}
 
 
 def find_skipped_hours(runs: Sequence[CommittedRun]) -> Callable[[str | None, date], int | None]:

@@ -5,10 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from maskbatch.progress import add_up
 from maskbatch.report.cells import group_name
+from maskbatch.schema import FACE_CONDITIONS
 
 if TYPE_CHECKING:
     from maskbatch.report.compare import Comparison
     from maskbatch.report.make import Report
+
+
+NOT_ASSESSED = {"too small": "too_small", "false alarms": "false_alarms", "left out": "excluded"}
+"""Columns of faces that are in no rate, by their names in words."""
 
 
 def headline(report: "Report") -> str:
@@ -17,11 +22,13 @@ def headline(report: "Report") -> str:
     compliant = " or ".join(report.values["compliant"])
     if not overall["scored"]:
         return f"nothing to assess: none of {overall['listed']:,} images could be scored"
+    in_scenes = report.values["view"] == "scene"
     if overall["compliance"] is None:
-        return f"nothing to assess: none of {overall['scored']:,} scored images shows a face"
+        shows = "a face that can be assessed" if in_scenes else "a face"
+        return f"nothing to assess: none of {overall['scored']:,} scored images shows {shows}"
     text = (
         f"{overall['compliance']:.1%} {compliant} ({overall['compliant']:,} of {overall['assessed']:,} "
-        f"assessed), 95 % interval {format_interval(overall)}"
+        f"assessed{' faces' if in_scenes else ''}), 95 % interval {format_interval(overall)}"
     )
     if overall["few_clusters"]:
         text += "; few clusters, so the interval is likely too narrow"
@@ -40,11 +47,16 @@ def describe_archive(report: "Report") -> Iterator[str]:
             arrived += f" ({len(cameras):,} of {len(coverage['by_camera']):,} cameras have a steady pace)"
         yield f"Coverage: {arrived}; lowest {lowest}; gaps: {coverage['num_gaps']:,}."
     totals = report.values["quality"]["totals"]
-    doubtful = ", ".join(f"{name.replace('_', '-')} {count:,}" for name, count in totals.items() if count)
-    if doubtful:
-        excluded = report.values["settings"]["exclude"]
-        out = f"without {', '.join(excluded)} in the rates" if excluded else "leave them out with --exclude"
-        yield f"Doubtful images: {doubtful}; {out}."
+    excluded = report.values["settings"]["exclude"]
+    out = f"without {', '.join(excluded)} in the rates" if excluded else "leave them out with --exclude"
+    for what, is_shown in (("images", False), ("faces", True)):
+        doubtful = ", ".join(
+            f"{name.replace('_', '-')} {count:,}"
+            for name, count in totals.items()
+            if count and (name in FACE_CONDITIONS) == is_shown
+        )
+        if doubtful:
+            yield f"Doubtful {what}: {doubtful}; {out}."
 
 
 def describe_sum(report: "Report") -> str:
@@ -55,6 +67,23 @@ def describe_sum(report: "Report") -> str:
     }
     counts = {name: num for name, num in failed.items() if num}
     return f"Listed {overall['listed']:,} = ok {overall['scored']:,}{add_up(counts)}."
+
+
+def describe_faces(report: "Report") -> Iterator[str]:
+    """Of whole scenes, that every face is accounted for, and in how many pictures everyone complies."""
+    overall = report.overall
+    if report.values["view"] != "scene":
+        return
+    rest = {name: overall[key] for name, key in NOT_ASSESSED.items() if overall[key]}
+    pictures = f", {overall['faces_per_picture']:.2f} a picture" if overall["scored"] else ""
+    yield f"Faces {overall['faces']:,} = assessed {overall['assessed']:,}{add_up(rest)}{pictures}."
+    if overall["pictures_assessed"]:
+        rate = format_interval(overall, "picture_compliance")
+        yield (
+            f"Everyone complies in {overall['picture_compliance']:.1%} ({rate}) of the "
+            f"{overall['pictures_assessed']:,} pictures with anyone assessed. Each face is one sighting: the "
+            "same person in ten pictures is ten."
+        )
 
 
 def describe_review(report: "Report") -> Iterator[str]:
@@ -84,24 +113,30 @@ def describe_review(report: "Report") -> Iterator[str]:
 
 
 def describe_other_rates(report: "Report") -> Iterator[str]:
-    """Compliance with nothing left out, and corrected for the classifier's errors."""
+    """Compliance with nothing left out, and corrected for errors of classifier and detector."""
     overall, excluded = report.overall, report.values["settings"]["exclude"]
     everything, corrected = report.values["everything"][0], report.values["corrected"]
+    in_scenes = report.values["view"] == "scene"
     if excluded:
         yield (
-            f"Left out {overall['excluded']:,} images ({', '.join(excluded)}); with them compliance is "
+            f"Left out {overall['excluded']:,} {'faces' if in_scenes else 'images'} ({', '.join(excluded)}); "
+            "with them compliance is "
             f"{format_percent(everything['compliance'])} ({format_interval(everything)})."
         )
+    errors, shown, condition = "the classifier's errors", "pictures", "it errs here as on its held-out set"
+    if in_scenes:
+        errors, shown = f"{errors} and the faces that the detector missed", "faces"
+        condition = "both err here as on their held-out sets"
     if overall["corrected"] is not None:
         num = corrected["unlike_cameras"]
-        unlike = f"the pictures of {num:,} cameras look unlike that set (PSI over 0.25)"
+        unlike = f"the {shown} of {num:,} cameras look unlike that set (PSI over 0.25)"
         doubt = f"; doubtful: {unlike}" if num else ""
         yield (
-            f"Corrected for the classifier's errors: {overall['corrected']:.1%} "
-            f"({format_interval(overall, 'corrected')}), if it errs here as on its held-out set{doubt}."
+            f"Corrected for {errors}: {overall['corrected']:.1%} "
+            f"({format_interval(overall, 'corrected')}), if {condition}{doubt}."
         )
     elif not corrected["identifiable"]:
-        yield f"Not corrected for the classifier's errors: {corrected['reason']}."
+        yield f"Not corrected for {errors}: {corrected['reason']}."
 
 
 def describe_overlap(comparison: "Comparison") -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Small real pictures, archives and runs that the tests of this folder share."""
 
+import hashlib
 import io
 import json
 import os
@@ -7,30 +8,32 @@ import tarfile
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import ExifTags, Image
 
-from maskbatch import runner
-from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch import runner, schema
+from maskbatch.config import DECODE_RULES, JobConfig, PlanConfig, ScoreConfig
 from maskbatch.drawing.gate import Gate, draw_snapshot
 from maskbatch.drawing.scene import HEADS, Lobby, Person, draw_scene
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Card, DetectorCard, Preset
 from maskbatch.model.checkpoint import Checkpoint, open_networks
+from maskbatch.plan.listing import Listing
 from maskbatch.runs import staging
 from maskbatch.runs.begin import begin_scoring
 from maskbatch.runs.commit import Effort, commit_run
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
-from maskbatch.runs.records import Success
+from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint, UsedDetector
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
 from maskbatch.score.decode import decode_image
@@ -243,3 +246,77 @@ def make_zip(files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) 
         for name, data in files.items():
             packed.writestr(name, data)
     return sink.getvalue()
+
+
+def commit_scenes(
+    out: Path,
+    pictures: Sequence[Mapping[str, Any]],
+    card: Card | None = None,
+    detector: DetectorCard | None = None,
+    detect_px: int = 960,
+    detector_digest: str = "d" * 64,
+) -> RunDir:
+    """A committed run of whole scenes with these rows, without an archive behind them.
+
+    A picture has a `time` (local) and `faces`, each with a `box` and a `label` (None: too small), and may have
+    other values of its columns; so may a face.
+    """
+    card, detector = card or make_card(), detector or make_detector_card()
+    rows = [row for k, picture in enumerate(pictures) for row in _make_scene_rows(k, picture, card)]
+    table = pa.Table.from_pylist(rows, schema.scores(card.classes, view="scene"))
+    statuses = Counter(row["status"] for row in rows if row["region"] == 0)
+    settings = RunSettings(
+        created_at=NOW,
+        plan=PlanConfig(archives=(str(out.parent / "archive"),), timezone=("UTC",)),
+        versions={},
+        listing=Listing(num_images=len(pictures)),
+        score=ScoreConfig(view="scene", detect_px=detect_px),
+        job=JobConfig(),
+        checkpoint=UsedCheckpoint("tiny", "c" * 64, json.loads(json.dumps(asdict(card)))),
+        detector=UsedDetector("detector", detector_digest, json.loads(json.dumps(asdict(detector)))),
+        shard_size=64,
+        decode_rules=DECODE_RULES,
+    )
+    run, days, files = RunDir.at(str(out)), schema.local_days(table), []
+    write_json(run.run_json, settings.to_json())
+    for day in sorted(days.unique().to_pylist()):
+        part = table.filter(pc.equal(days, day))
+        path = run.scores / f"date={day}/part-{0:012d}.parquet"
+        write_rows(path, part)
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        files.append(CommittedFile(f"scores/date={day}/{path.name}", len(part), len(data), digest))
+    success = Success(
+        planned=len(pictures), statuses=dict(statuses), max_error_rate=0.05, committed_at=NOW, exit_code=0,
+        devices={}, timings_s={"whole": 1.0}, files=tuple(files),
+    )  # fmt: skip
+    write_json(run.success, success.to_json())
+    return run
+
+
+def _make_scene_rows(number: int, picture: Mapping[str, Any], card: Card) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng(number)
+    time, faces = picture["time"], sorted(picture["faces"], key=lambda face: tuple(face["box"]))
+    own = {name: value for name, value in picture.items() if name not in ("time", "faces")}
+    shared = {
+        "id": number, "uri": f"file:///archive/{number}.jpg", "site": "north", "camera": "lobby",
+        "captured_at": time, "captured_local": time, "time_source": "path", "status": "ok", "width": 1920,
+        "height": 1080, "needs_review": False,
+    }  # fmt: skip
+    of_picture = {
+        "region": 0, "num_bytes": 1, "sha256": hashlib.sha256(str(own.get("uri", number)).encode()).hexdigest(),
+        "brightness": 0.5, "contrast": 0.2, "sharpness": 200.0, "dhash": rng.bytes(8), "num_faces": len(faces),
+        "num_faces_left_out": 0,
+    }  # fmt: skip
+    yield shared | of_picture | own
+    shared |= {name: value for name, value in own.items() if name in shared}
+    for region, face in enumerate(faces, 1):
+        confidence = 0.9 if face["label"] else None
+        probs = {f"prob_{name}": 0.9 if name == face["label"] else 0.03 for name in card.classes}
+        of_face = {
+            "region": region,
+            "face_confidence": 0.8,
+            "confidence": confidence,
+            **(probs if confidence else {}),
+        }
+        yield shared | {"brightness": 0.5, "contrast": 0.2, "sharpness": 200.0} | of_face | dict(face)
