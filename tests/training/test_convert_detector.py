@@ -7,6 +7,7 @@ from PIL import Image
 
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import DETECTORS, open_detector
+from maskbatch.stores.files import write_json
 from tests.maskbatch.model.test_detector import compute_maps
 from tests.training.onnx_maps import FILES
 from tests.training.onnx_maps import compute_maps as compute_published_maps
@@ -59,3 +60,21 @@ def test_a_file_that_is_no_onnx_is_refused(weights: Path, tmp_path: Path) -> Non
 def test_a_detector_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'retina': one of centerface, yunet_n expected"):
         main("retina", tmp_path / "x.onnx", tmp_path / "d")
+
+
+def test_the_card_gets_the_recall_of_an_evaluation(weights: Path, tmp_path: Path) -> None:
+    evaluation, out = tmp_path / "evaluation.json", tmp_path / "d.safetensors"
+    recall = {"with_mask": [[1, 2]] * 9}
+    write_json(evaluation, {"recall": recall, "detect_px": 960, "split": "val", "num_boxed": 18, "found": {}})
+    main("yunet_n", weights / FILES["yunet_n"], out, evaluation)
+    card = open_detector(str(out)).card
+    assert card.recall == recall
+    assert card.recipe["split"] == "val" and card.recipe["num_boxed"] == 18
+    assert "MIT" in open_detector("centerface").card.recipe["origin"]
+    for values in ({"recall": {"with_mask": [[3, 2]] * 9}}, {"found": {}}, {"recall": []}):
+        write_json(evaluation, values)
+        with pytest.raises(UsageError, match=r"evaluation\.json: .*give what training.evaluate_scenes wrote"):
+            main("yunet_n", weights / FILES["yunet_n"], out, evaluation)
+    evaluation.write_text("{")
+    with pytest.raises(UsageError, match=r"not a readable evaluation\.json"):
+        main("yunet_n", weights / FILES["yunet_n"], out, evaluation)
