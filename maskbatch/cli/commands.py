@@ -254,7 +254,7 @@ def verify(
 @app.command()
 @takes(
     *SCORE,
-    "checkpoint",
+    *FILES,
     "request_timeout_s",
     "image_timeout_s",
     "decode_timeout_s",
@@ -269,21 +269,23 @@ def predict(
     options: flags.Options = NO_OPTIONS,
     as_json: flags.Json = False,
 ) -> int:
-    """Classify single images here. Makes no run."""
+    """Classify single images here, or the faces in them. Makes no run."""
     from maskbatch.cli import terminal
     from maskbatch.predict import annotate
     from maskbatch.predict.images import predict_images
 
+    config = make_config(ScoreConfig, values)
     if show:
         annotate.check_sheet_path(show, images)
     predictions = predict_images(
         images,
-        make_config(ScoreConfig, values),
+        config,
         make_config(JobConfig, values),
         checkpoint=values.get("checkpoint"),
+        detector=values.get("detector"),
         allow_prefix=allow_prefix or (),
         options=options,
-        box_px=annotate.PICTURE_PX if show else None,
+        box_px=annotate.choose_box_px(config.view) if show else None,
         zip_encoding=values.get("zip_encoding"),
     )
     found = predictions.as_dict()

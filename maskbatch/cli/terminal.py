@@ -88,28 +88,60 @@ def print_comparison(comparison: "Comparison", console: Console) -> None:
 
 
 def print_predictions(summary: Mapping[str, Any], console: Console) -> None:
-    """A row for each image: its label and every class's probability, or its status and the reason."""
+    """A row for each image, or face in it: its label and numbers, or the image's status and the reason."""
     names = [image["uri"].removeprefix("file://") for image in summary["images"]]
     local = all(image["uri"].startswith("file://") for image in summary["images"])
     folder = commonprefix(names).rpartition("/")[0] if local else ""  # noqa: RUF071  up to a `/`
     if folder:
         print_lines(console, [f"In {folder}:"])
+    names = [name.removeprefix(f"{folder}/") if folder else name for name in names]
+    fill = _fill_scenes if "detector" in summary else _fill_images
     table = Table(**TABLE)
     table.add_column("image", overflow="fold")
+    fill(table, summary, names)
+    console.print(table)
+
+
+def _fill_images(table: Table, summary: Mapping[str, Any], names: Sequence[str]) -> None:
+    """A row for each image, with every class's probability."""
     table.add_column("label", no_wrap=True)
     for name in summary["classes"]:
         parts = name.split("_")
         table.add_column(" ".join(parts), justify="right", width=max(len("100.0%"), *map(len, parts)))
     table.add_column("")
-    for uri, image in zip(names, summary["images"], strict=True):
-        name = uri.removeprefix(f"{folder}/") if folder else uri
+    for name, image in zip(names, summary["images"], strict=True):
         if image["status"] == "ok":
             shares = [words.format_percent(image["probs"][name]) for name in summary["classes"]]
-            label = f"{image['label'].replace('_', ' ')} {words.format_percent(image['confidence'])}"
-            table.add_row(name, label, *shares, "review" if image["needs_review"] else "")
+            table.add_row(name, *_tell_label(image, shares))
         else:
             table.add_row(f"{name}: {image['error']}", image["status"])
-    console.print(table)
+
+
+def _fill_scenes(table: Table, summary: Mapping[str, Any], names: Sequence[str]) -> None:
+    """A row for each face; the first of an image has its name."""
+    for name in ("label", "x0, y0, x1, y1", "face"):
+        table.add_column(name, no_wrap=True, justify="right" if name == "face" else "left")
+    table.add_column("")
+    for name, image in zip(names, summary["images"], strict=True):
+        if image["status"] != "ok":
+            table.add_row(f"{name}: {image['error']}", image["status"])
+        elif not image["faces"]:
+            table.add_row(name, "no faces")
+        for k, face in enumerate(image["faces"]):
+            box = ", ".join(f"{side:.0f}" for side in face["box"])
+            table.add_row(
+                "" if k else name, *_tell_label(face, [box, words.format_percent(face["face_confidence"])])
+            )
+        if image["num_faces_left_out"]:
+            table.add_row("", f"and {image['num_faces_left_out']:,} more")
+
+
+def _tell_label(judged: Mapping[str, Any], cells: Sequence[str]) -> list[str]:
+    """The label of an image or a face, with its confidence, and whether it needs a review after `cells`."""
+    if judged["label"] is None:
+        return ["too small", *cells, ""]
+    label = f"{judged['label'].replace('_', ' ')} {words.format_percent(judged['confidence'])}"
+    return [label, *cells, "review" if judged["needs_review"] else ""]
 
 
 def print_listing(listing: Mapping[str, Any], console: Console) -> None:

@@ -1,27 +1,38 @@
-"""A sheet: one PNG with a row for each image, its picture, its label and bars of its probabilities."""
+"""A sheet: one PNG with a row for each image, its picture, and its label and bars or its faces."""
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from maskbatch.errors import UsageError
+from maskbatch.predict.boxes import SCENE_PX, draw_scene
+from maskbatch.predict.ink import (
+    ACCENT,
+    ALERT,
+    INK,
+    MARGIN_PX,
+    MUTED,
+    PAPER,
+    TRACK,
+    WIDTH_PX,
+    font,
+    shorten,
+    wrap,
+)
 from maskbatch.stores.files import write_whole
 from maskbatch.stores.uris import SCHEME, local_path
 from maskbatch.visible import make_visible
 
 if TYPE_CHECKING:
-    from maskbatch.predict.images import Prediction
+    from maskbatch.predict.result import Prediction
 
 PICTURE_PX = (320, 240)
 """The box of each picture, (W, H)."""
 MAX_IMAGES = 100
-WIDTH_PX, MARGIN_PX, BAR_PX = 960, 20, 26
-PAPER, INK, MUTED, TRACK, ACCENT, ALERT = "#fdfdfb", "#1b1f23", "#59626b", "#e8eaea", "#1d5f8a", "#b02318"
-"""Colours of the report."""
+BAR_PX = 26
 
 
 def check_sheet_path(path: Path, images: Sequence[str]) -> None:
@@ -35,9 +46,14 @@ def check_sheet_path(path: Path, images: Sequence[str]) -> None:
         raise UsageError(f"--show {path}: this is one of the images and would be lost; name another file")
 
 
+def choose_box_px(view: str) -> tuple[int, int]:
+    """(W, H) that the picture of an image may fill on the sheet."""
+    return SCENE_PX if view == "scene" else PICTURE_PX
+
+
 def write_sheet(path: Path, predictions: Sequence["Prediction"]) -> None:
     """Write the whole sheet or nothing. Raises RunFailedError where `path` cannot be written."""
-    rows = [_draw_row(prediction) for prediction in predictions]
+    rows = [draw_scene(p) if p.faces is not None and p.status == "ok" else _draw_row(p) for p in predictions]
     sheet = Image.new("RGB", (WIDTH_PX, sum(row.height for row in rows)), PAPER)
     top = 0
     for row in rows:
@@ -45,13 +61,6 @@ def write_sheet(path: Path, predictions: Sequence["Prediction"]) -> None:
         top += row.height
     with write_whole(path) as partial:
         sheet.save(partial, "PNG")
-
-
-@lru_cache
-def _font(size_px: int, weight: str = "") -> ImageFont.FreeTypeFont:
-    from matplotlib import get_data_path  # its font has more alphabets than Pillow's
-
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans{weight}.ttf", size_px)
 
 
 def _draw_row(prediction: "Prediction") -> Image.Image:
@@ -67,51 +76,31 @@ def _draw_row(prediction: "Prediction") -> Image.Image:
     else:
         draw.rectangle((MARGIN_PX, MARGIN_PX, MARGIN_PX + PICTURE_PX[0] - 1, MARGIN_PX + 139), TRACK)
     room = WIDTH_PX - MARGIN_PX - left
-    name = _shorten(make_visible(prediction.uri.removeprefix(SCHEME)), _font(14), room)
-    draw.text((left, MARGIN_PX), name, MUTED, _font(14))
+    name = shorten(make_visible(prediction.uri.removeprefix(SCHEME)), font(14), room)
+    draw.text((left, MARGIN_PX), name, MUTED, font(14))
     if prediction.probs:
         label = f"{prediction.label}".replace("_", " ") + f"  {prediction.confidence:.1%}"
-        draw.text((left, MARGIN_PX + 26), label, INK, _font(22, "-Bold"))
+        draw.text((left, MARGIN_PX + 26), label, INK, font(22, "-Bold"))
         if prediction.needs_review:
-            right = left + round(_font(22, "-Bold").getlength(f"{label}   "))
-            draw.text((right, MARGIN_PX + 31), "to be reviewed", ALERT, _font(16))
+            right = left + round(font(22, "-Bold").getlength(f"{label}   "))
+            draw.text((right, MARGIN_PX + 31), "to be reviewed", ALERT, font(16))
         _draw_bars(draw, (left, bars_top), prediction)
     else:
-        draw.text((left, MARGIN_PX + 26), prediction.status.replace("_", " "), ALERT, _font(22, "-Bold"))
-        draw.text((left, bars_top), _wrap(prediction.error or "", _font(16), room), INK, _font(16))
+        draw.text((left, MARGIN_PX + 26), prediction.status.replace("_", " "), ALERT, font(22, "-Bold"))
+        draw.text((left, bars_top), wrap(prediction.error or "", font(16), room), INK, font(16))
     return row
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, at: tuple[int, int], prediction: "Prediction") -> None:
     """A bar for each class, all from the same left edge; the track is as long as a probability of 1."""
     probs = prediction.probs or {}
-    names = [_shorten(name.replace("_", " "), _font(16), 240) for name in probs]
-    start = at[0] + 12 + round(max(map(_font(16).getlength, names)))
+    names = [shorten(name.replace("_", " "), font(16), 240) for name in probs]
+    start = at[0] + 12 + round(max(map(font(16).getlength, names)))
     end = WIDTH_PX - MARGIN_PX - 70
     for i, (name, prob) in enumerate(zip(names, probs.values(), strict=True)):
         top, best = at[1] + i * BAR_PX, prob == prediction.confidence
-        draw.text((at[0], top), name, INK if best else MUTED, _font(16))
+        draw.text((at[0], top), name, INK if best else MUTED, font(16))
         draw.rectangle((start, top + 2, end, top + 18), TRACK)
         if round(prob * (end - start)):
             draw.rectangle((start, top + 2, start + round(prob * (end - start)), top + 18), ACCENT)
-        draw.text((WIDTH_PX - MARGIN_PX, top), f"{prob:.1%}", INK if best else MUTED, _font(16), anchor="ra")
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, room_px: int) -> str:
-    """Cut the middle out of `text` until it fits."""
-    kept, shorter = len(text), text
-    while font.getlength(shorter) > room_px:
-        kept -= 1
-        shorter = f"{text[: kept // 3]} ... {text[len(text) - (kept - kept // 3) :]}"
-    return shorter
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, room_px: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > room_px and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return "\n".join(lines)
+        draw.text((WIDTH_PX - MARGIN_PX, top), f"{prob:.1%}", INK if best else MUTED, font(16), anchor="ra")

@@ -6,9 +6,11 @@ URLs are those of a run's scores, members of tar, zip and Parquet files included
 import os
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
-from itertools import islice
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import groupby, islice
+from math import ceil
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,15 @@ from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.errors import ImageError, MaskbatchError, UsageError
 from maskbatch.model.card import Card
-from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
-from maskbatch.model.classifier import Classifier
+from maskbatch.model.checkpoint import Checkpoint, DetectorFile, open_networks
+from maskbatch.predict.boxes import CROP_PX
+from maskbatch.predict.result import Face, Prediction, Predictions
 from maskbatch.progress import step
-from maskbatch.review.pictures import draw_upright
+from maskbatch.score.decode import HEADROOM, Decoded, Picture, Shape, Whole
+from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
-from maskbatch.score.rows import make_rows
 from maskbatch.score.sandbox import open_sandbox
+from maskbatch.score.scene import frame_crop
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -47,85 +51,98 @@ from maskbatch.stores.uris import (
 )
 
 MEMBER = re.compile(r"(tar|zip|parquet)://(.*?)::(.*)", re.DOTALL)
+MOST_ENLARGED = 3
+"""Times that a small scene is enlarged to be seen."""
 QUIET_IMAGES = 64
 """No progress bar for so many images or fewer."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """What a row of scores would say of one image."""
-
-    uri: str
-    """As a plan shows it: no user-info, no query."""
-    status: str
-    error: str | None
-    label: str | None
-    confidence: float | None
-    probs: dict[str, float] | None
-    """By class, in the checkpoint's order; None unless the status is ok."""
-    needs_review: bool
-    width: int | None
-    """Pixels of the source, upright."""
-    height: int | None
-    model_input: NDArray[np.uint8]
-    """(H, W, 3) RGB, what the model saw; zeros where the image cannot be decoded."""
-    thumbnail: Image.Image | None = None
-    """The source, upright; None without `box_px`, or where it cannot be decoded."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything but the pixels, JSON-ready."""
-        pixels = ("model_input", "thumbnail")
-        return {name: getattr(self, name) for name in self.__slots__ if name not in pixels}
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """What one checkpoint says of some images."""
-
-    checkpoint: str
-    """Its path."""
-    digest: str
-    """Its sha256."""
-    classes: tuple[str, ...]
-    images: list[Prediction]
-    """In the order in which they were given."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `maskbatch predict --json` prints."""
-        values = {"checkpoint": self.checkpoint, "digest": self.digest, "classes": list(self.classes)}
-        return values | {"images": [image.as_dict() for image in self.images]}
-
-
 class Predictor:
-    """A checkpoint that is loaded once for any number of images."""
+    """A checkpoint, for whole scenes with a detector, that is loaded once for any number of images."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         config: ScoreConfig,
         job: JobConfig = JobConfig(),  # noqa: B008  frozen
+        *,
+        detector: DetectorFile | None = None,
     ) -> None:
+        """`detector` goes with the view `scene`, as `open_networks` opens it."""
         self._sandbox = open_sandbox(job.decode_timeout_s)
         self.card: Card = checkpoint.card
         self.path, self.digest, self.config = checkpoint.path, checkpoint.digest, config
-        self._classifier = Classifier(checkpoint, dtype=config.dtype, batch_size=config.batch_size)
+        self.detector = detector
+        self._networks = Networks(checkpoint, detector, config)
 
     def predict(self, encoded: Sequence[Encoded]) -> list[Prediction]:
         """One prediction an image, in order and without a uri; bit for bit a run's on one kind of device."""
-        decoded = self._sandbox.decode_batch(encoded, len(encoded), self.card.preset, self.config.max_pixels)
-        probs_NK = self._classifier.probs(decoded.images_NHWC)
+        pixels = decode_pixels(
+            encoded, len(encoded), self.card.preset, self.config, lambda _, *image: self._decode(*image)
+        )
+        inputs = (
+            pixels.images_NHWC if isinstance(pixels, Decoded) else np.zeros((len(encoded), 0, 0, 3), np.uint8)
+        )
         plan_rows = [{"id": number, "uri": "", "encoding": "raw"} for number in range(len(encoded))]
         plan = pa.Table.from_pylist(plan_rows, schema.PLAN)
-        rows = make_rows(plan, decoded, probs_NK, self.card, Clock.parse((), now())).to_pylist()
+        rows = self._networks.score(plan, pixels, Clock.parse((), now())).to_pylist()
+        images = groupby(rows, key=itemgetter("id"))
+        return [self._read(list(rows), pixels) for (_, rows), pixels in zip(images, inputs, strict=True)]
+
+    def _decode(self, data: bytes, shape: Shape, max_pixels: int) -> Picture:
+        return self._sandbox.decode(data, shape, max_pixels)
+
+    def _read(self, rows: Sequence[dict[str, Any]], model_input: NDArray[np.uint8]) -> Prediction:
+        """What the rows of one image say: its own, and of a scene those of its faces."""
+        image, *faces = rows
         names = ("uri", "status", "error", "label", "confidence", "needs_review", "width", "height")
-        predictions = []
-        for row, pixels in zip(rows, decoded.images_NHWC, strict=True):
-            probs = (
-                {name: row[f"prob_{name}"] for name in self.card.classes} if row["status"] == "ok" else None
-            )
-            values = {name: row[name] for name in names}
-            predictions.append(Prediction(**values, probs=probs, model_input=pixels))
-        return predictions
+        values = {name: image[name] for name in names}
+        if self.detector:
+            values["faces"] = tuple(map(self._read_face, faces))
+            values["num_faces_left_out"] = image["num_faces_left_out"] or 0
+        return Prediction(**values, probs=self._read_probs(image), model_input=model_input)
+
+    def _read_face(self, row: dict[str, Any]) -> Face:
+        names = ("face_confidence", "label", "confidence", "needs_review")
+        values = {name: row[name] for name in names}
+        return Face(**values, box=tuple(row["box"]), probs=self._read_probs(row))
+
+    def _read_probs(self, row: dict[str, Any]) -> dict[str, float] | None:
+        return {name: row[f"prob_{name}"] for name in self.card.classes} if row["label"] else None
+
+    def draw(self, prediction: Prediction, data: bytes | None, box_px: tuple[int, int]) -> Prediction:
+        """The prediction with its picture, at most as large as `box_px` (W, H), and its faces cut out.
+
+        Without `data`, or where that cannot be decoded, nothing is drawn.
+        """
+        detect = self.config.detect_px
+        longest_px = ceil(HEADROOM * detect) if detect else max(box_px)
+        try:
+            picture = self._decode(data or b"", Whole(longest_px), self.config.max_pixels)
+        except ImageError:
+            return prediction
+        if prediction.faces is None:
+            return replace(prediction, thumbnail=fit(picture.image, box_px))
+        box_px = (
+            min(box_px[0], MOST_ENLARGED * picture.width),
+            min(box_px[1], MOST_ENLARGED * picture.height),
+        )
+        faces = tuple(replace(face, crop=_cut(picture, face.box)) for face in prediction.faces)
+        return replace(prediction, thumbnail=fit(picture.image, box_px), faces=faces)
+
+
+def fit(image: Image.Image, box_px: tuple[int, int]) -> Image.Image:
+    """A picture in its proportions, as large as fits `box_px` (W, H)."""
+    scale = min(box_px[0] / image.width, box_px[1] / image.height)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def _cut(picture: Picture, box: Sequence[float]) -> Image.Image:
+    """What the classifier sees around a face of the source."""
+    image = picture.image
+    scale = (image.width / picture.width, image.height / picture.height) * 2
+    own = [side * share for side, share in zip(box, scale, strict=True)]
+    return fit(image.crop(frame_crop(own, image.size)), (CROP_PX, CROP_PX))
 
 
 def predict_images(
@@ -134,6 +151,7 @@ def predict_images(
     job: JobConfig = JobConfig(),  # noqa: B008  frozen
     *,
     checkpoint: str | None = None,
+    detector: str | None = None,
     allow_prefix: Sequence[str] = (),
     options: StorageOptions = NO_OPTIONS,
     box_px: tuple[int, int] | None = None,
@@ -141,10 +159,10 @@ def predict_images(
 ) -> Predictions:
     """What a checkpoint says of `images`: paths, URLs, or members as a run names them.
 
-    checkpoint: a path; None is the packaged one. allow_prefix: where web servers may redirect to. box_px:
-    (W, H) that each thumbnail fits in. zip_encoding: that of the run that names the members. Raises
-    UsageError for a checkpoint that cannot be used, for a URL that names nothing, and for a single folder or
-    container.
+    checkpoint: a path; None is the packaged one. detector: a path or `yunet_n`, with `view="scene"`; None is
+    the packaged one. allow_prefix: where web servers may redirect to. box_px: (W, H) that each thumbnail fits
+    in. zip_encoding: that of the run that names the members. Raises UsageError for a checkpoint or detector
+    that cannot be used, for a URL that names nothing, and for a single folder or container.
     """
     images = list_texts(images)
     entries = [_parse_image(image) for image in images]
@@ -152,7 +170,8 @@ def predict_images(
         remedy = f"maskbatch score {redact(images[0])} --out OUT scores everything in it"
         raise UsageError(f"image {redact(images[0])}: {entries[0].error}; {remedy}")
     access = _open_access(entries, allow_prefix, options, job)
-    predictor = Predictor(open_checkpoint(checkpoint), score, job)
+    opened, finder = open_networks(checkpoint, detector, score.view)
+    predictor = Predictor(opened, score, job, detector=finder)
     entries = _find_members(entries, access, zip_encoding)
     # Neighbours in a container share a request, and the rows of a Parquet file are only read forwards.
     places = [(entry.container or "", entry.offset or 0, entry.length or 0) for entry in entries]
@@ -166,20 +185,14 @@ def predict_images(
                 entry, error = entries[i], prediction.error
                 if prediction.status == "missing" and not (entry.status or entry.container):
                     error = "no such file"
-                thumbnail = None
                 if box_px and prediction.width:
-                    thumbnail = _draw_thumbnail(item, box_px, score.max_pixels)
-                predictions[i] = replace(prediction, uri=entry.uri, error=error, thumbnail=thumbnail)
+                    prediction = predictor.draw(prediction, item.data, box_px)
+                predictions[i] = replace(prediction, uri=entry.uri, error=error)
             if progress:
                 progress.advance(len(batch))
     in_order = [predictions[i] for i in range(len(images))]
-    return Predictions(predictor.path, predictor.digest, predictor.card.classes, in_order)
-
-
-def _draw_thumbnail(encoded: Encoded, box_px: tuple[int, int], max_pixels: int) -> Image.Image | None:
-    with suppress(ImageError):
-        return draw_upright(encoded.data, box_px, max_pixels) if encoded.data is not None else None
-    return None
+    used = (finder.path, finder.digest) if finder else ()
+    return Predictions(predictor.path, predictor.digest, predictor.card.classes, in_order, *used)
 
 
 def _open_access(

@@ -15,7 +15,7 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_every_setting_has_one_flag_and_every_flag_is_a_setting() -> None:
-    assert set(flags.SETTINGS) == set(DEFAULTS) - set(config.NO_FLAG) | {"checkpoint"}
+    assert set(flags.SETTINGS) == set(DEFAULTS) - set(config.NO_FLAG) | {"checkpoint", "detector"}
 
 
 @pytest.mark.parametrize("name", ["score", "plan", "estimate", "predict", "nightly", "report"])

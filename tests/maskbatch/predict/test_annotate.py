@@ -9,7 +9,8 @@ from PIL import ExifTags, Image, ImageColor
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.predict import annotate
-from maskbatch.predict.images import Prediction, predict_images
+from maskbatch.predict.images import predict_images
+from maskbatch.predict.result import Prediction
 from tests.conftest import Cli
 from tests.maskbatch.samples import draw, encode, write_files
 
