@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from maskbatch.errors import UsageError
 from maskbatch.model import detector as module
+from maskbatch.model import face_networks
 from maskbatch.model.checkpoint import DETECTORS, open_detector, save_checkpoint
 from maskbatch.model.detector import Detector, Faces
 from maskbatch.model.face_networks import FaceNetwork
@@ -65,6 +66,27 @@ def test_a_packaged_detector_gives_what_the_published_file_gives(name: str, dete
     assert len(detector.detect(example["picture"])) == 1
     maps = compute_maps(detector.network, example["picture"])
     np.testing.assert_allclose(maps, example["maps"], atol=0.006, rtol=0.001)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolution_and_relu_in_one_step_change_no_bit(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hasattr(torch.ops.mkldnn, "_convolution_pointwise"), "torch has lost it: detectors are 13 % slower"
+    if not face_networks.can_fuse():
+        pytest.skip("needs a CPU with AVX512")
+    torch.manual_seed(5)
+    for channels, stride, groups in ((3, 2, 1), (24, 1, 1), (24, 2, 24)):
+        step = face_networks.ReluConv(channels, 24, 3, stride, 1, groups=groups)
+        step = step.to(dtype).to(memory_format=torch.channels_last)
+        x = torch.randn(1, channels, 32, 64, dtype=dtype).to(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            fused = step(x)
+            monkeypatch.setattr(face_networks, "can_fuse", lambda: False)
+            plain = step(x)
+            monkeypatch.undo()
+        assert torch.equal(fused, plain)
+        assert 0.2 < (plain > 0).float().mean() < 0.8
 
 
 def test_drawn_faces_are_found_with_their_eyes(detector: Detector) -> None:
