@@ -31,8 +31,8 @@ MIDDLES = {"nose": (33, 1), "mouth": (42.5, 0.68), "chin": (52, 0.5)}  # and rel
 #   LIFT   height above the face, which shifts as the head turns; without it, a silhouette
 #   KIND   half: the right half of a mirrored outline; box: corner and size; in pairs, left and right:
 #          flat: polygon; ball: centre and radii; line<width>: curve
-# Units are hundredths of a head (crown to chin, from its middle), or of the frame's height (from where the
-# gate's prop meets the floor).
+# Units are hundredths of a head (crown to chin, from its middle); of the frame's height (from where the
+# gate's prop meets the floor); or, of what stands in a lobby, of a metre (from the floor below it).
 ART = {
     "floor": "wall- box -300,-3 600,3; floor box -300,0 600,150",
     "door": """accent-- box -34,-68 68,68; accent box -31,-65 62,65; accent-- box -1,-65 2,65;
