@@ -10,6 +10,7 @@ begin       settings and plan: found there, or written
 draft       which images earlier runs hold unchanged
 carry       the rows of these, copied at the commit
 work        what every worker must know
+regions     what the rows of one image are numbered
 staging     one file a shard; a resumed run starts from them
 commit      prove that every image is there once, write scores/ and _SUCCESS
 committed   finished runs, opened to be read
