@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ from maskbatch.runs.records import Success
 from maskbatch.runs.request import Request, Target
 from maskbatch.runs.sweep import sweep_leftovers
 from maskbatch.runs.work import Work, make_work
-from maskbatch.stores.files import known_errors, remove_tree, store_errors
+from maskbatch.score.guard import Guard
+from maskbatch.stores.files import known_errors, list_names, remove_tree, store_errors
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 from maskbatch.stores.uris import Text, Texts, list_texts
 
@@ -44,6 +45,8 @@ class Result:
     report: "Report"
     rescored: bool
     """False when the run was finished before."""
+    advice: str | None = None
+    """A sentence where another view seems to suit the pictures."""
 
     @property
     def listing(self) -> Listing:
@@ -67,6 +70,7 @@ class Result:
         return {
             "out": str(self.run.path),
             "rescored": self.rescored,
+            "advice": self.advice,
             **{name: getattr(self.success, name) for name in names},
             "overall": self.report.overall,
         }
@@ -151,6 +155,8 @@ def score_archive(
         try:
             with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
                 settings = ensure_plan(target, request, lease, fresh=fresh, draft=draft)
+                is_first = settings.score is None and not all_carried
+                is_first = is_first and not (scheduled and _has_siblings(target.run))
                 settings = begin_scoring(target.run, settings, score, job, opened, lease, finder)
                 work = make_work(
                     target.run,
@@ -163,7 +169,8 @@ def score_archive(
                     job=job,
                 )
                 effort.timings_s["plan"] = time.monotonic() - effort.began
-                _score(work, cluster, effort, lease)
+                guard = stack.enter_context(Guard(work, is_wanted=is_first))
+                _score(work, cluster, effort, lease, guard)
             carrier = Carrier(settings, options) if work.num_carried else None
             success = commit_run(work, effort, job.max_error_rate, lease, carrier)
         except known_errors():
@@ -171,7 +178,17 @@ def score_archive(
             if others is None:
                 raise
             return finish(target.run, others)
-        return finish(target.run, success, rescored=True)
+        result = finish(target.run, success, rescored=True)
+        guard.check()
+        return replace(result, advice=guard.advice)
+
+
+def _has_siblings(run: RunDir) -> bool:
+    """Whether there is something beside the run; where we cannot look, too."""
+    try:
+        return any(name != run.path.name for name in list_names(run.path.parent, at_most=2))
+    except store_errors():
+        return True
 
 
 def _find_others_commit(run: RunDir, request: Request, lease: Lease) -> Success | None:
@@ -213,7 +230,7 @@ def _draft(stack: ExitStack, target: Target, request: Request) -> Draft | None:
         return None
 
 
-def _score(work: Work, cluster: Cluster | None, effort: Effort, lease: Lease) -> None:
+def _score(work: Work, cluster: Cluster | None, effort: Effort, lease: Lease, guard: Guard) -> None:
     """Score every shard that is not staged, and add what it takes to `effort`."""
     done = staging.list_staged(work.run.staging, work.run_id)
     statuses: Counter[str] = Counter()
@@ -243,6 +260,7 @@ def _score(work: Work, cluster: Cluster | None, effort: Effort, lease: Lease) ->
             num_images = sum(shard.statuses.values())
             event("shard", images=num_images, **asdict(shard))
             shown.advance(num_images)
+            guard.check()
     timings["score"] = time.monotonic() - began - timings["start"]
 
 

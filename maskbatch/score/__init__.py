@@ -20,5 +20,7 @@ networks  the classifier, and the detector before it, on one device
 rows      scores rows of images, and of scenes and their faces
 shard     the images of one shard
 watch     which image is at work, and what ended the worker before
+guard     says where the pictures of a run do not fit its view
+glance    what a sample of them shows
 sandbox   decodes doubtful images in a process of its own
 """
