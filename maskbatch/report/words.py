@@ -88,26 +88,26 @@ def describe_faces(report: "Report") -> Iterator[str]:
 
 def describe_review(report: "Report") -> Iterator[str]:
     """The rates by people's review, or why there is none, and the image that each stratum waits for."""
-    judged = report.values["judged"]
+    judged, unit = report.values["judged"], "face" if report.values["view"] == "scene" else "image"
     if judged is None:
         return
     if judged["reason"]:
         num = sum(judged[f"num_{name}"] for name in ("judged", "waiting", "elsewhere"))
-        images = "image" if num == 1 else "images"
-        yield f"Judged by people: {num:,} {images}; no rate yet: {judged['reason']}."
+        units = unit if num == 1 else f"{unit}s"
+        yield f"Judged by people: {num:,} {units}; no rate yet: {judged['reason']}."
     else:
         of = " and ".join(f"{part['num_judged']:,} {part['stratum']}" for part in judged["strata"])
         moved = "" if judged["moved"] is None else f", {100 * judged['moved']:+.1f} points from as classified"
         people = f"{judged['num_reviewers']:,} {'person' if judged['num_reviewers'] == 1 else 'people'}"
         skipped = f", {judged['num_skipped']:,} skipped" if judged["num_skipped"] else ""
         rate = _format_estimate(judged["compliance"])
-        yield f"Compliance by people's review: {rate}{moved}; {of} images judged by {people}{skipped}."
-        yield f"Wrong labels: {_format_estimate(judged['error_rate'], ' of the images')}."
+        yield f"Compliance by people's review: {rate}{moved}; {of} {unit}s judged by {people}{skipped}."
+        yield f"Wrong labels: {_format_estimate(judged['error_rate'], f' of the {unit}s')}."
     for image in judged["waiting_for"]:
         num = f"{image['num_waiting']:,} {image['stratum']}"
         where = f"{group_name(image, ('site', 'camera'))}, {image['captured_local'] or 'unknown time'}"
         yield (
-            f"Not counted yet: {num}, until somebody judges or skips this image: {where}, {image['uri']}; "
+            f"Not counted yet: {num}, until somebody judges or skips this {unit}: {where}, {image['uri']}; "
             "`maskbatch ui --run` shows it first."
         )
 
