@@ -5,6 +5,7 @@ figures       its tables and the values of report.json, from the survey
 provenance    what the runs themselves tell: checkpoint, clocks, time covered
 survey        the one pass over rows, by local day: cells, stretches, images to review
 conditions    frozen, duplicate, dark, over-exposed, covered, blurred
+faces static  of whole scenes: sizes, who complies in each picture, and faces that stand still
 cells         the counts from which every figure follows, and the bins of histograms
 tables        rates by site, camera, day, hour: intervals (how sure) and prevalence (corrected)
 clocks        cameras whose dates are wrong, which leave days and hours

@@ -1,5 +1,6 @@
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -306,15 +307,14 @@ def test_of_whole_scenes_faces_are_judged_and_a_false_alarm_of_the_detector_is_n
     overall = make_report([lobby.run], tmp_path).overall
     queue = read_queue(tmp_path).to_pylist()
     assert len(queue) == overall["assessed"] + overall["num_no_face"] < overall["faces"]
-    (first,) = (face for face in queue if face["position"] == 0)
-    pictures = [face for face in queue if face["uri"] == first["uri"]]
+    pictures = Counter(face["uri"] for face in queue)
+    first = next(face for face in queue if pictures[face["uri"]] > 1)
     for face in queue:
         label = "no_face" if face is first else face["label"]
         values = {name: face[name] for name in ("uri", "sha256", "region", "stratum", "probability")}
         corrections.write_judgement(
             tmp_path / "said", {**values, "label": label, "was": face["label"], "by": "ann"}
         )
-    assert len(pictures) > 1, "its other faces keep their labels"
     report = make_report([lobby.run], tmp_path, ReportConfig(corrections=str(tmp_path / "said")))
     judged = report.values["judged"]
     assert (judged["reason"], judged["num_judged"], judged["num_elsewhere"]) == (None, len(queue), 0)
