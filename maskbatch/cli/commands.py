@@ -303,7 +303,7 @@ def predict(
 
 
 @app.command()
-@takes("checkpoint", toml=False)
+@takes("checkpoint", *VIEW, toml=False)
 def ui(
     values: Settings,
     run: flags.ReviewedRun = None,
@@ -317,7 +317,7 @@ def ui(
     from maskbatch.ui.start import serve_page
 
     serve_page(
-        checkpoint=values.get("checkpoint"),
+        values=values,
         run=run,
         corrections=corrections,
         host=host,

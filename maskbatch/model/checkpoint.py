@@ -5,6 +5,7 @@ Reading this card needs no torch, so planning and reporting start quickly. No pi
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -72,6 +73,9 @@ class DetectorFile(CheckpointFile[DetectorCard]):
 
     __slots__ = ()
     noun = "detector"
+
+
+File = TypeVar("File", Checkpoint, DetectorFile)
 
 
 def _find_fault(name: str, tensor: "torch.Tensor") -> str:
@@ -148,9 +152,18 @@ def _open(noun: str, path: str) -> tuple[str, str, Card | DetectorCard]:
 
 def find_checkpoint(digest: str, path: str) -> Checkpoint | None:
     """The checkpoint of that sha256 at `path` or in the package; None where it is in neither."""
-    for place in (path, None):
+    return _find(open_checkpoint, digest, (path, None))
+
+
+def find_detector(digest: str, path: str) -> DetectorFile | None:
+    """The detector of that sha256 at `path` or in the package; None where it is in neither."""
+    return _find(open_detector, digest, (path, *DETECTORS))
+
+
+def _find(open_file: Callable[[str | None], File], digest: str, places: Iterable[str | None]) -> File | None:
+    for place in places:
         with suppress(UsageError):
-            opened = open_checkpoint(place)
+            opened = open_file(place)
             if opened.digest == digest:
                 return opened
     return None

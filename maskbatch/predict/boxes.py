@@ -40,7 +40,7 @@ def draw_scene(prediction: "Prediction") -> Image.Image:
     draw = ImageDraw.Draw(row)
     _draw_head(draw, prediction)
     if picture:
-        row.paste(_draw_boxes(picture, prediction), (MARGIN_PX, MARGIN_PX + HEAD_PX))
+        row.paste(draw_boxes(picture, prediction), (MARGIN_PX, MARGIN_PX + HEAD_PX))
     top = MARGIN_PX + HEAD_PX + picture_px
     for k, face in enumerate(shown):
         at = MARGIN_PX + k % ACROSS * PITCH_PX[0], top + k // ACROSS * PITCH_PX[1]
@@ -54,13 +54,14 @@ def draw_scene(prediction: "Prediction") -> Image.Image:
 def count_faces(faces: Sequence["Face"]) -> str:
     """How many there are, and of which label: `3 faces: 2 with mask, 1 too small`."""
     if len(faces) < 2:
-        return f"1 face: {_name(faces[0])}" if faces else "no faces"
-    counts = Counter(_name(face) for face in faces)
+        return f"1 face: {name_face(faces[0])}" if faces else "no faces"
+    counts = Counter(name_face(face) for face in faces)
     parts = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
     return f"{len(faces):,} faces: {parts}"
 
 
-def _name(face: "Face") -> str:
+def name_face(face: "Face") -> str:
+    """Its label in words."""
     return face.label.replace("_", " ") if face.label else SMALL
 
 
@@ -81,7 +82,7 @@ def _draw_head(draw: ImageDraw.ImageDraw, prediction: "Prediction") -> None:
     draw.text((WIDTH_PX - MARGIN_PX, MARGIN_PX + 29), asked, ALERT, font(16), anchor="ra")
 
 
-def _draw_boxes(picture: Image.Image, prediction: "Prediction") -> Image.Image:
+def draw_boxes(picture: Image.Image, prediction: "Prediction") -> Image.Image:
     """The picture with numbered boxes; a tag says the label too where it is free of other tags and faces."""
     picture = picture.copy()
     draw = ImageDraw.Draw(picture)
@@ -93,7 +94,7 @@ def _draw_boxes(picture: Image.Image, prediction: "Prediction") -> Image.Image:
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=_colour(face), width=2)
     tags = [_place_tag(f"{k}", box, picture.size) for k, box in enumerate(boxes, 1)]
     for k, (face, box) in enumerate(zip(faces, boxes, strict=True)):
-        text = f"{k + 1} {_name(face)}"
+        text = f"{k + 1} {name_face(face)}"
         longer = _place_tag(text, box, picture.size)
         if any(_overlap(longer, other) for other in (*boxes, *tags[:k], *tags[k + 1 :])):
             text = f"{k + 1}"
@@ -129,7 +130,7 @@ def _draw_face(row: Image.Image, at: tuple[int, int], number: int, face: "Face")
     if face.crop:
         row.paste(face.crop, at)
     top = at[1] + CROP_PX + 3
-    name = shorten(f"{number} {_name(face)}", font(13, "-Bold"), PITCH_PX[0] - 6)
+    name = shorten(f"{number} {name_face(face)}", font(13, "-Bold"), PITCH_PX[0] - 6)
     draw.text((at[0], top), name, _colour(face), font(13, "-Bold"))
     if face.confidence is not None:
         sure = f"{face.confidence:.1%}"

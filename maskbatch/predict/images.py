@@ -31,6 +31,7 @@ from maskbatch.model.checkpoint import Checkpoint, DetectorFile, open_networks
 from maskbatch.predict.boxes import CROP_PX
 from maskbatch.predict.result import Face, Prediction, Predictions
 from maskbatch.progress import step
+from maskbatch.review.pictures import fit
 from maskbatch.score.decode import HEADROOM, Decoded, Picture, Shape, Whole
 from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
@@ -129,12 +130,6 @@ class Predictor:
         )
         faces = tuple(replace(face, crop=_cut(picture, face.box)) for face in prediction.faces)
         return replace(prediction, thumbnail=fit(picture.image, box_px), faces=faces)
-
-
-def fit(image: Image.Image, box_px: tuple[int, int]) -> Image.Image:
-    """A picture in its proportions, as large as fits `box_px` (W, H)."""
-    scale = min(box_px[0] / image.width, box_px[1] / image.height)
-    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
 
 
 def _cut(picture: Picture, box: Sequence[float]) -> Image.Image:

@@ -94,9 +94,9 @@ def _show_face(data: bytes, row: Mapping[str, Any], side_px: int, max_pixels: in
     boxes = [[length * scale[i % 2] for i, length in enumerate(box)] for box in row["faces"]]
     image = blur_others(picture.image, boxes, own)
     near = image.crop(frame_crop(boxes[own], image.size, FACE_SCALE))
-    whole = _fit(image, (side_px, side_px))
+    whole = fit(image, (side_px, side_px))
     _draw_box(whole, [length * whole.width / image.width for length in boxes[own]])
-    return Preview(encode_jpeg(_fit(near, (side_px, side_px))), whole=encode_jpeg(whole))
+    return Preview(encode_jpeg(fit(near, (side_px, side_px))), whole=encode_jpeg(whole))
 
 
 def _draw_box(image: Image.Image, box: Sequence[float]) -> None:
@@ -110,14 +110,14 @@ def _draw_box(image: Image.Image, box: Sequence[float]) -> None:
 
 def draw_upright(data: bytes, box_px: tuple[int, int], max_pixels: int) -> Image.Image:
     """A picture in its proportions, as large as fits `box_px` (W, H). Raises ImageError."""
-    return _fit(_decode_whole(data, max(box_px), max_pixels).image, box_px)
+    return fit(_decode_whole(data, max(box_px), max_pixels).image, box_px)
 
 
 def _decode_whole(data: bytes, longest_px: int, max_pixels: int) -> Picture:
     return open_sandbox(JobConfig().decode_timeout_s).decode(data, Whole(longest_px), max_pixels)
 
 
-def _fit(image: Image.Image, box_px: tuple[int, int]) -> Image.Image:
+def fit(image: Image.Image, box_px: tuple[int, int]) -> Image.Image:
     """`image` as large as fits `box_px` (W, H)."""
     scale = min(box_px[0] / image.width, box_px[1] / image.height)
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))

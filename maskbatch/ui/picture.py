@@ -10,8 +10,11 @@ import numpy as np
 from PIL import Image
 
 from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
+from maskbatch.drawing.scene import Lobby, draw_scene
+from maskbatch.predict.boxes import count_faces, draw_boxes, name_face
 from maskbatch.predict.images import Predictor
-from maskbatch.review.pictures import draw_upright, encode_jpeg
+from maskbatch.predict.result import Prediction
+from maskbatch.review.pictures import encode_jpeg
 from maskbatch.score.read import Encoded
 from maskbatch.ui.gradio_internals import Uploads
 from maskbatch.ui.rendering import PLAIN, make_data_url, render
@@ -19,6 +22,9 @@ from maskbatch.ui.rendering import PLAIN, make_data_url, render
 SHOWN_PX = (320, 1024)
 """Least and most pixels of the longer side of the picture on the page."""
 EXAMPLE_SEED = 42
+EXAMPLE_PX = (960, 540)
+CROWDS = {"two people": 2, "a crowd": 9, "nobody": 0}
+"""People in each example of a whole scene."""
 IN_WORDS = {
     "truncated": "The file ends early",
     "corrupt": "The file is damaged",
@@ -42,22 +48,38 @@ class PictureScorer:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.examples = {label: _draw_example(label) for label in LABELS if label in predictor.card.classes}
+        self.examples = _draw_examples(predictor)
         self._lock = threading.Lock()
-        self.score(_draw_example(LABELS[0]))
+        self.score(next(iter(self.examples.values()), _draw_gate(LABELS[0])))
 
     def score(self, data: bytes) -> Answer:
         with self._lock:
             (prediction,) = self.predictor.predict([Encoded(data, num_bytes=len(data))])
-        model_view, picture = None, None
+        card, shown, picture = self.predictor.card, list[Image.Image](), None
         if prediction.status == "ok":
-            model_view = make_data_url(encode_jpeg(Image.fromarray(prediction.model_input)))
             side = int(np.clip(max(prediction.width or 0, prediction.height or 0), *SHOWN_PX))
-            upright = draw_upright(data, (side, side), self.predictor.config.max_pixels)
-            picture = {"url": make_data_url(encode_jpeg(upright))}
-        card = self.predictor.card
-        html = render("answer.html", prediction=prediction, card=card, plain=IN_WORDS, view=model_view)
+            prediction = self.predictor.draw(prediction, data, (side, side))
+            picture, shown = _show(prediction)
+        html = render(
+            "answer.html",
+            prediction=prediction,
+            card=card,
+            plain=IN_WORDS,
+            views=[make_data_url(encode_jpeg(image)) for image in shown],
+            count_faces=count_faces,
+            name_face=name_face,
+        )
         return picture, html
+
+
+def _show(prediction: Prediction) -> tuple[dict[str, str] | None, list[Image.Image]]:
+    """The picture, with the boxes of a scene's faces, and what the model sees: all of it, or each face."""
+    picture, faces = prediction.thumbnail, prediction.faces
+    if picture and faces is not None:
+        picture = draw_boxes(picture, prediction)
+    seen = [Image.fromarray(prediction.model_input)] if faces is None else [face.crop for face in faces]
+    url = {"url": make_data_url(encode_jpeg(picture))} if picture else None
+    return url, [image for image in seen if image]
 
 
 def build_tab(scorer: PictureScorer, uploads: Uploads) -> None:
@@ -100,6 +122,20 @@ def build_tab(scorer: PictureScorer, uploads: Uploads) -> None:
             gr.Markdown(model_card.read_text(errors="replace"))
 
 
-def _draw_example(label: str) -> bytes:
+def _draw_examples(predictor: Predictor) -> dict[str, bytes]:
+    """Pictures to try, by what they show."""
+    if predictor.detector:
+        return {name: _draw_lobby(num) for name, num in CROWDS.items()}
+    return {label: _draw_gate(label) for label in LABELS if label in predictor.card.classes}
+
+
+def _draw_gate(label: str) -> bytes:
     rng = np.random.default_rng(EXAMPLE_SEED)
     return encode_jpeg(draw_snapshot(label, Gate.draw_lots(rng), rng))
+
+
+def _draw_lobby(num_people: int) -> bytes:
+    rng = np.random.default_rng(EXAMPLE_SEED)
+    lobby = Lobby.draw_lots(EXAMPLE_PX, rng)
+    people = lobby.gather([LABELS[i % 3] for i in range(num_people)], rng)
+    return encode_jpeg(draw_scene(people, lobby, rng)[0])

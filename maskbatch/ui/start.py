@@ -1,8 +1,10 @@
 """What must happen before Gradio is imported: check who may connect, and make a folder for uploads."""
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from maskbatch.errors import UsageError
 from maskbatch.progress import say
@@ -12,7 +14,7 @@ from maskbatch.ui import access
 
 def serve_page(
     *,
-    checkpoint: str | None,
+    values: Mapping[str, Any],
     run: str | None,
     corrections: str | None,
     host: str,
@@ -20,7 +22,10 @@ def serve_page(
     open_browser: bool,
     options: StorageOptions,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, then delete all uploads. Raises UsageError."""
+    """Serve the page until Ctrl-C or SIGTERM, then delete all uploads. Raises UsageError.
+
+    `values`: as those of `run_server`.
+    """
     exposed = not access.is_loopback(host)
     names = None if exposed else {*access.LOOPBACK, host}
     login = access.make_login(exposed=exposed)
@@ -42,6 +47,4 @@ def serve_page(
                 f"Warning: --host {host} lets other machines connect. Without a proxy with TLS in front, "
                 "names, passwords and pictures travel unencrypted, and browsers block the webcam."
             )
-        run_server(
-            folder, listener, options, open_browser, checkpoint=checkpoint, run=run, corrections=corrections
-        )
+        run_server(folder, listener, options, open_browser, values=values, run=run, corrections=corrections)

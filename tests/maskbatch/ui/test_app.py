@@ -251,8 +251,8 @@ def test_an_unusable_address_is_one_sentence(cli: Cli) -> None:
 
 @pytest.mark.parametrize("flag", ["checkpoint", "run"])
 def test_a_missing_checkpoint_or_run_is_refused(flag: str, tmp_path: Path) -> None:
-    flags: dict[str, Any] = {"checkpoint": None, "run": None, "corrections": None, "open_browser": False}
-    flags[flag] = str(tmp_path / "none")
+    flags: dict[str, Any] = {"values": {}, "run": None, "corrections": None, "open_browser": False}
+    flags |= {"run": str(tmp_path / "none")} if flag == "run" else {"values": {flag: str(tmp_path / "none")}}
     with pytest.raises(UsageError, match="none"):
         run_server(str(tmp_path), Listener(host="127.0.0.1"), options=NO_OPTIONS, **flags)
 

@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from maskbatch.config import ScoreConfig
+from maskbatch.errors import UsageError
+from maskbatch.model.checkpoint import open_checkpoint, open_detector
+from maskbatch.predict.images import Predictor
 from maskbatch.report.make import make_report
 from maskbatch.review import corrections
 from maskbatch.review.queue import read_queue
+from maskbatch.runs.committed import open_committed
 from maskbatch.stores.options import NO_OPTIONS
+from maskbatch.stores.uris import local_path
+from maskbatch.ui.app import _open_predictor
+from maskbatch.ui.picture import PictureScorer
 from maskbatch.ui.review import open_review, render_corrections, respond
-from tests.maskbatch.samples import Run
+from tests.maskbatch.samples import Run, read_scores
 from tests.maskbatch.ui.conftest import Serve, Server
+from tests.maskbatch.ui.test_picture import send
 from tests.maskbatch.ui.test_review import SEEN, find_position, open_tab, press
 
 
@@ -95,3 +104,58 @@ def test_without_its_picture_a_face_cannot_be_judged(lobby: Run, scenes: Path, t
     finally:
         away.rename(archive)
     assert "<img" not in html and "Skip the face" in html
+
+
+def test_one_picture_shows_what_a_run_says_of_each_face(page: Page, server: Server, lobby: Run) -> None:
+    rows = read_scores(lobby.run).to_pylist()
+    picture = next(row for row in rows if row["region"] == 0 and row["num_faces"] > 2)
+    faces = [row for row in rows if row["id"] == picture["id"] and row["region"]]
+    page.goto(server.url)
+    open_tab(page, "One picture")
+    send(page, "scene.jpg", Path(local_path(picture["uri"]).decode()).read_bytes())
+    items = page.locator("#answer .faces li")
+    expect(items).to_have_count(len(faces))
+    said = items.evaluate_all("items => items.map(item => [item.dataset.label, Number(item.dataset.share)])")
+    assert [label or None for label, _ in said] == [face["label"] for face in faces]
+    assert [share for _, share in said] == pytest.approx(
+        [face["confidence"] or 0 for face in faces], abs=0.02
+    )
+    expect(page.locator("#answer h2")).to_contain_text(f"{len(faces)} faces")
+    shown = page.locator("#picture img")
+    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [640, 360]
+    expect(page.locator("#model")).to_contain_text("centerface, sees the picture with 960 pixels at most")
+    assert server.uploads == []
+
+
+def test_examples_of_whole_scenes_have_as_many_faces_as_people_or_fewer() -> None:
+    detector = open_detector("yunet_n")
+    config = ScoreConfig(view="scene", detect_px=640, dtype="float32")
+    scorer = PictureScorer(Predictor(open_checkpoint(), config, detector=detector))
+    counts = {}
+    for name, data in scorer.examples.items():
+        picture, html = scorer.score(data)
+        assert picture and picture["url"].startswith("data:image/jpeg")
+        counts[name] = html.count("<li data-label")
+    assert counts["nobody"] == 0 < counts["two people"] <= 2 < counts["a crowd"] <= 9
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, ("scene", 960, "centerface")),
+        ({"detector": "yunet_n", "detect_px": 640}, ("scene", 640, "yunet_n")),
+        ({"view": "face"}, ("face", None, None)),
+    ],
+)
+def test_the_tab_scores_as_the_run_did_unless_flags_say_otherwise(
+    lobby: Run, values: dict[str, object], expected: tuple[object, ...]
+) -> None:
+    predictor = _open_predictor(values, open_committed(lobby.run))
+    name = predictor.detector and predictor.detector.card.architecture
+    assert (predictor.config.view, predictor.config.detect_px, name) == expected
+
+
+def test_a_detector_without_scenes_is_refused(committed: Run) -> None:
+    with pytest.raises(UsageError, match="--detector yunet_n goes with --view scene"):
+        _open_predictor({"detector": "yunet_n"}, open_committed(committed.run))
+    assert _open_predictor({"view": "scene"}, open_committed(committed.run)).detector
