@@ -179,7 +179,7 @@ def score_archive(
                 raise
             return finish(target.run, others)
         result = finish(target.run, success, rescored=True)
-        guard.check()
+        guard.check(is_last=True)
         return replace(result, advice=guard.advice)
 
 

@@ -50,13 +50,13 @@ FILLS = 0.35
 
 
 def serve() -> None:
-    """Answer the `Work` on stdin by `Found` on stdout; ends when stdin does, which is with the run."""
+    """Answer the `Work` on stdin by lines of `Found` on stdout; ends when stdin does, with the run."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print do not reach the answer
     work = pickle.load(sys.stdin.buffer)  # noqa: S301  our parent's
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with answers:
-        json.dump(asdict(look(work)), answers)
+    for found in look(work):
+        print(json.dumps(asdict(found)), file=answers, flush=True)
 
 
 def _end_with_parent() -> None:
@@ -64,13 +64,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def look(work: Work) -> Found:
-    """What a sample of the pictures of `work` shows; those that do not read or decode are left out."""
+def look(work: Work) -> Iterator[Found]:
+    """What a sample of the pictures of `work` shows, after each; those that do not decode are left out."""
     detector = Detector(open_detector(DETECTOR), dtype="auto", device="cpu")
-    pictures = _decode(draw_sample(work), work)
-    shown = Counter(judge(detector.detect(image_HWC), image_HWC.shape[:2]) for image_HWC in pictures)
-    num_pictures = shown.total() - shown["nobody"]
-    return Found(pictures=num_pictures, **{name: shown[name] for name in ("several", "far", "filled")})
+    shown = Counter[str]()
+    for image_HWC in _decode(draw_sample(work), work):
+        shown[judge(detector.detect(image_HWC), image_HWC.shape[:2])] += 1
+        num_pictures = shown.total() - shown["nobody"]
+        yield Found(pictures=num_pictures, **{name: shown[name] for name in ("several", "far", "filled")})
 
 
 def _decode(rows: list[PlanRow], work: Work) -> Iterator[NDArray[np.uint8]]:
@@ -84,7 +85,10 @@ def _decode(rows: list[PlanRow], work: Work) -> Iterator[NDArray[np.uint8]]:
 
 
 def draw_sample(work: Work) -> list[PlanRow]:
-    """Rows of the plan that are to be scored, spread over cameras and time: the same ones every time."""
+    """Rows of the plan that are to be scored, the same ones every time.
+
+    They, and the first of them, are spread over cameras and time; those of Parquet files are in their order.
+    """
     num_groups = -(-work.num_images // GROUP_ROWS)
     num_read = min(num_groups, PLAN_GROUPS)
     starts = (k * num_groups // num_read * GROUP_ROWS for k in range(num_read))
@@ -96,8 +100,10 @@ def draw_sample(work: Work) -> list[PlanRow]:
     place = (rows["container"] + rows["offset"].astype(str)).where(rows["encoding"] == "row", "")
     rows = rows[place.isin(place.unique()[:ROW_GROUPS])]
     turn = rows.groupby(["site", "camera"], dropna=False).cumcount()
-    chosen = turn.sort_values(kind="stable").index[:SAMPLE]
-    sample: list[PlanRow] = planned.select(READ_COLUMNS).take(sorted(chosen)).to_pylist()
+    chosen = list(turn.sort_values(kind="stable").index[:SAMPLE])
+    if place.any():
+        chosen.sort()
+    sample: list[PlanRow] = planned.select(READ_COLUMNS).take(chosen).to_pylist()
     return sample
 
 

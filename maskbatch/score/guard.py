@@ -4,6 +4,7 @@ It has a low priority, ends with the run and leaves nothing. All that comes of i
 """
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Self
 from maskbatch.progress import say
 from maskbatch.runs.work import Work
 
-MIN_PICTURES = 8
+MIN_PICTURES = 10
 """With fewer that show a face nothing is said: of gates at night, of an empty hall."""
 MANY, NEARLY_ALL = 1 / 3, 0.9
 """Shares of the pictures that show a face; `glance` says what was measured."""
@@ -31,7 +32,7 @@ START = "import sys; sys.path[:] = sys.argv[1:]; from maskbatch.score.glance imp
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """How many pictures of a sample show what."""
+    """How many pictures of a sample show what, as far as it is looked at."""
 
     pictures: int
     """Those with a face, of which some are none of the following."""
@@ -86,14 +87,15 @@ class Guard:
                     pipe.close()
             threading.Thread(target=process.wait, daemon=True).start()  # on a busy machine, dying takes long
 
-    def check(self) -> None:
-        """Say the sentence once it is there; never waits."""
+    def check(self, *, is_last: bool = False) -> None:
+        """Say the sentence once the sample is looked at, or at the last from what is; never waits."""
         process = self._process
-        if process is None or self.advice or process.poll() is None:
+        if process is None or self.advice or (process.poll() is None and not is_last):
             return
         assert process.stdout  # noqa: S101  a pipe
-        with suppress(ValueError, TypeError):  # no answer, or the start of one
-            found = json.loads(process.stdout.read())
+        os.set_blocking(process.stdout.fileno(), False)
+        with suppress(IndexError, ValueError, TypeError):  # no answer
+            found = json.loads((process.stdout.read() or b"").splitlines()[-1])
             self.advice = Found(**found).advise(self.work.config.view)
         if self.advice:
             say(f"view: {self.advice}", "view", **found)
