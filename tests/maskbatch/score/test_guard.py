@@ -88,6 +88,18 @@ def test_only_pictures_of_the_other_view_make_it_speak(
 
 
 @pytest.mark.parametrize(
+    ("folder", "suits", "other"),
+    [("faces/val", "face", "scene"), ("scenes/val", "scene", "face"), ("scenes_more", "scene", "face")],
+)
+def test_real_photographs_are_sent_to_the_view_that_suits_them(
+    folder: str, suits: str, other: str, shared: Path, tmp_path: Path
+) -> None:
+    *_, found = look(plan(shared / "data" / folder, tmp_path / "out"))
+    assert found.advise(suits) is None
+    assert f"--view {suits}" in (found.advise(other) or "")
+
+
+@pytest.mark.parametrize(
     ("boxes", "expected"),
     [
         ([], "nobody"),
