@@ -13,7 +13,7 @@ from maskbatch.model.checkpoint import open_detector
 from maskbatch.model.detector import Detector
 from maskbatch.report.make import make_report
 from maskbatch.report.survey import Survey, survey_runs
-from maskbatch.review.pictures import OTHER, draw_upright, make_thumbnails, read_pictures
+from maskbatch.review.pictures import FACE_SCALE, OTHER, draw_upright, make_thumbnails, read_pictures
 from maskbatch.runs.committed import open_committed
 from maskbatch.stores.options import NO_OPTIONS
 from maskbatch.stores.uris import local_path
@@ -62,8 +62,8 @@ def test_a_reviewer_sees_one_face_near_and_in_its_picture_and_no_other(lobby: Ru
                 assert np.abs(pixels(face) - pixels(shown)).mean() < 6
             elif min(face.size) > 30:
                 assert measure_detail(shown) < 0.4 * measure_detail(face)
-        (face,) = detector.detect(np.asarray(near.resize([side // 2 for side in near.size]))).boxes_K4
-        assert SIDE_PX / 2 / 3 < max(face[2:] - face[:2]) < SIDE_PX / 2 / 2
+        face = detector.detect(np.asarray(near.resize([side // 2 for side in near.size]))).boxes_K4[0]
+        assert max(face[2:] - face[:2]) / (SIDE_PX / 2) == pytest.approx(1 / FACE_SCALE, rel=0.3)
 
 
 def test_thumbnails_show_the_face_in_question_and_those_of_one_picture_differ(
