@@ -13,6 +13,10 @@ from maskbatch.verify.result import Verification
 TOLERANCE = 0.02
 """Between probabilities, or confidences, of one image on two devices; with its two best labels so close,
 another label is none."""
+ELSEWHERE_TOLERANCE = 0.05
+"""Between confidences of one face in bfloat16, or on two devices."""
+SAME_OVERLAP = 0.5
+"""Boxes that overlap so much, as intersection over union, are of one face there."""
 MEASURE_TOLERANCE = 1e-3
 """Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
 ELSEWHERE = (
@@ -27,16 +31,30 @@ Differ = Callable[[str, object, object], None]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """How a run looked for faces."""
+    """How a run looked for faces, and how closely they are found again."""
 
     threshold: float
     """The least confidence of a face."""
     detect_px: int
     """The longest side of what the detector saw."""
+    is_exact: bool
+    """Whether device and dtype are those of the run, and give the same box to a pixel.
 
-    def tolerance_px(self, picture: Row) -> float:
-        """A pixel that the detector saw, in pixels of the source."""
-        return max(1.0, float(max(picture["width"], picture["height"])) / self.detect_px)
+    Another device, or bfloat16, may put a box a cell of the heat map beside: on photographs up to a tenth of
+    its side, and confidences .03 off.
+    """
+
+    def is_same(self, old: Row, new: Row, picture: Row) -> bool:
+        """Whether two boxes are of one face."""
+        if not self.is_exact:
+            return _overlap(old["box"], new["box"]) >= SAME_OVERLAP
+        longest_px = float(max(picture["width"], picture["height"]))
+        return _shift_px(old, new) <= max(1.0, longest_px / self.detect_px)
+
+    @property
+    def tolerance(self) -> float:
+        """Between confidences of one face."""
+        return TOLERANCE if self.is_exact else ELSEWHERE_TOLERANCE
 
     def is_near(self, face: Row, faces: Sequence[Row], num_left_out: int | None) -> bool:
         """Whether a face is so little above the threshold that another device may not find it.
@@ -53,11 +71,14 @@ def compare_images(
     classes: Sequence[str],
     result: Verification,
     finding: Finding | None = None,
+    own: Sequence[Row] = (),
     *,
     is_older: bool = False,
 ) -> None:
     """Compare the committed rows of an image, its faces after it, with those of the same image scored again.
 
+    `own` are the committed faces, cut out where they were found and scored again: so their measures and
+    probabilities do not depend on a box that the detector puts elsewhere now.
     Of rows that are `is_older` than our decode rules, another status or time from EXIF is only counted.
     """
     differ = _make_differ(old[0], old[0]["uri"], result)
@@ -66,8 +87,11 @@ def compare_images(
     result.rescored += 1
     if finding is None:
         result.bit_equal += _compare_probs(old[0], new[0], classes, result, differ)
-    else:
-        result.bit_equal += _compare_faces(old, new, classes, result, finding, differ)
+        return
+    equal = _compare_places(old, new, result, finding, differ)
+    for was, again in zip(old[1:], own, strict=True):
+        equal &= _compare_crop(was, again, classes, result)
+    result.bit_equal += equal
 
 
 def _make_differ(row: Row, name: str, result: Verification) -> Differ:
@@ -130,25 +154,19 @@ def _compare_probs(old: Row, new: Row, classes: Sequence[str], result: Verificat
     return bool((apart == 0).all())
 
 
-def _compare_faces(
-    old: Sequence[Row],
-    new: Sequence[Row],
-    classes: Sequence[str],
-    result: Verification,
-    finding: Finding,
-    differ: Differ,
+def _compare_places(
+    old: Sequence[Row], new: Sequence[Row], result: Verification, finding: Finding, differ: Differ
 ) -> bool:
-    """Compare the faces of a picture, that come after its row; whether all are bit for bit equal."""
-    equal, tolerance_px = len(old) == len(new), finding.tolerance_px(new[0])
+    """Compare boxes of a picture's faces, that come after its row; whether all are bit for bit equal."""
+    equal = len(old) == len(new)
     sides = [(rows[1:], rows[0]["num_faces_left_out"]) for rows in (old, new)]
-    for pair in _pair_faces(old[1:], new[1:]):
+    for was, now in _pair_faces(old[1:], new[1:]):
         near = [
-            row is not None and finding.is_near(row, *side) for row, side in zip(pair, sides, strict=True)
+            row is not None and finding.is_near(row, *side)
+            for row, side in zip((was, now), sides, strict=True)
         ]
-        was, now = pair
-        if was and now and (_shift_px(was, now) <= tolerance_px or not any(near)):
-            name = f"face {was['region']} of {was['uri']}"
-            equal &= _compare_face(was, now, classes, result, tolerance_px, _make_differ(was, name, result))
+        if was and now and (finding.is_same(was, now, new[0]) or not any(near)):
+            equal &= _compare_place(was, now, new[0], result, finding)
             continue
         equal = False
         result.faces_near_threshold += sum(near)
@@ -157,6 +175,30 @@ def _compare_faces(
         if now and not near[1]:
             differ("faces", f"none at {_show_box(now)}", "one")
     return equal
+
+
+def _compare_place(old: Row, new: Row, picture: Row, result: Verification, finding: Finding) -> bool:
+    """Compare the boxes of one face; whether nothing differs at all."""
+    differ = _make_differ(old, _name(old), result)
+    if not finding.is_same(old, new, picture):
+        differ("box", _show_box(old), _show_box(new))
+        return False
+    shift_px = _shift_px(old, new)
+    result.largest_shift_px = max(result.largest_shift_px, shift_px)
+    was, now = old["face_confidence"], new["face_confidence"]
+    if abs(was - now) > finding.tolerance:
+        differ("face_confidence", f"{was:.6g}", f"{now:.6g}")
+    return shift_px == 0 and bool(was == now)
+
+
+def _compare_crop(old: Row, new: Row, classes: Sequence[str], result: Verification) -> bool:
+    """Compare what is in one box; whether its probabilities are bit for bit equal."""
+    result.faces_rescored += 1
+    differ = _make_differ(old, _name(old), result)
+    for name in MEASURES:
+        if not _alike(name, old[name], new[name]):
+            differ(name, old[name], new[name])
+    return old["label"] is None or _compare_probs(old, new, classes, result, differ)
 
 
 def _pair_faces(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row | None, Row | None]]:
@@ -175,28 +217,15 @@ def _shift_px(old: Row, new: Row) -> float:
     return float(np.abs(np.subtract(old["box"], new["box"])).max())
 
 
-def _compare_face(
-    old: Row, new: Row, classes: Sequence[str], result: Verification, tolerance_px: float, differ: Differ
-) -> bool:
-    """Compare one face, found twice; whether it is bit for bit equal.
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Intersection over union of two boxes."""
+    wide, high = (max(0.0, min(one[k + 2], other[k + 2]) - max(one[k], other[k])) for k in (0, 1))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return wide * high / (sum(areas) - wide * high)
 
-    A box that moved a little is another crop, whose measures are its own, and may be too small to assess.
-    """
-    result.faces_rescored += 1
-    shift_px = _shift_px(old, new)
-    result.largest_shift_px = max(result.largest_shift_px, shift_px)
-    if shift_px > tolerance_px:
-        differ("box", _show_box(old), _show_box(new))
-        return False
-    if abs(old["face_confidence"] - new["face_confidence"]) > TOLERANCE:
-        differ("face_confidence", f"{old['face_confidence']:.6g}", f"{new['face_confidence']:.6g}")
-    for name in MEASURES if shift_px == 0 else ():
-        if not _alike(name, old[name], new[name]):
-            differ(name, old[name], new[name])
-    equal = shift_px == 0 and old["face_confidence"] == new["face_confidence"]
-    if old["label"] is None or new["label"] is None:
-        return equal and old["label"] == new["label"]
-    return _compare_probs(old, new, classes, result, differ) and equal
+
+def _name(face: Row) -> str:
+    return f"face {face['region']} of {face['uri']}"
 
 
 def _show_box(face: Row) -> str:

@@ -1,12 +1,14 @@
 """Read images of a committed run again, score them in this process, and compare."""
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from maskbatch.config import DECODE_RULES, JobConfig
 from maskbatch.errors import UsageError
@@ -19,16 +21,20 @@ from maskbatch.model.checkpoint import (
 )
 from maskbatch.progress import step
 from maskbatch.runs.committed import CommittedRun
+from maskbatch.score.decode import Decoded, describe
 from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.read import READ_COLUMNS, read_images
 from maskbatch.score.sandbox import open_sandbox
+from maskbatch.score.scene import DecodedFrame, cut_face
 from maskbatch.stores.options import StorageOptions
-from maskbatch.verify.compare import Finding, compare_images
+from maskbatch.verify.compare import Finding, Row, compare_images
 from maskbatch.verify.result import Verification
 
 File = TypeVar("File", Checkpoint, DetectorFile)
 CHUNK_ROWS = 256
 """Images read and scored at a time."""
+CHUNK_SCENES = 16
+"""Of these, whole scenes: their frames, of some 3 MB, are used twice."""
 
 
 def check_sample(
@@ -52,34 +58,60 @@ def check_sample(
     networks = Networks(*files, config, dtype=dtype)
     card, finding = networks.card, None
     if run.detector and config.detect_px:
-        finding = Finding(run.detector.card["threshold"], config.detect_px)
+        is_exact = dtype == "float32" and isinstance(devices, dict) and networks.device in devices
+        finding = Finding(run.detector.card["threshold"], config.detect_px, is_exact)
+    chunk_rows = CHUNK_SCENES if finding else CHUNK_ROWS
     sandbox = open_sandbox((run.settings.job or JobConfig()).decode_timeout_s)
     with step("sample", len(planned)) as shown:
-        for start in range(0, len(planned), CHUNK_ROWS):
-            plan = planned.slice(start, CHUNK_ROWS)
+        for start in range(0, len(planned), chunk_rows):
+            plan = planned.slice(start, chunk_rows)
             encoded = read_images(plan.select(READ_COLUMNS).to_pylist(), access, config.max_bytes)
             pixels = decode_pixels(
                 encoded, len(plan), card.preset, config, lambda _, *image: sandbox.decode(*image)
             )
             was = _group_rows(rows.filter(pc.is_in(rows["id"], plan["id"].combine_chunks())))
+            pixels = pixels if isinstance(pixels, Decoded) else list(pixels)
             again = _group_rows(networks.score(plan, pixels, clock))
-            pairs = [(was[image], rows) for image, rows in again.items()]
-            readable = [new[0] for old, new in pairs if old[0]["sha256"]]
+            own = _judge_boxes(was, plan, pixels, networks) if isinstance(pixels, list) else {}
+            readable = [again[image][0] for image, old in was.items() if old[0]["sha256"]]
             if readable and not any(row["sha256"] for row in readable):
                 got = f"none ({readable[0]['error']}); --sample 0 checks the files alone"
                 archives = ", ".join(run.settings.plan.archives)
                 result.differ(archives, "images read again", len(readable), got)
                 return
-            for (old, new), reused in zip(pairs, plan["reuse_run"].to_pylist(), strict=True):
+            for image, reused in zip(plan["id"].to_pylist(), plan["reuse_run"].to_pylist(), strict=True):
                 is_older = _rules_of(run, reused) < DECODE_RULES
-                compare_images(old, new, card.classes, result, finding, is_older=is_older)
+                faces = own.get(image, [])
+                compare_images(
+                    was[image], again[image], card.classes, result, finding, faces, is_older=is_older
+                )
             shown.advance(len(plan))
 
 
-def _group_rows(rows: pa.Table) -> dict[int, list[dict[str, Any]]]:
+def _group_rows(rows: pa.Table) -> dict[int, list[Row]]:
     """The rows of each image, its faces from left to right after it, by id."""
     ordered = rows.sort_by([("id", "ascending"), ("region", "ascending")]).to_pylist()
     return {image: list(group) for image, group in groupby(ordered, key=itemgetter("id"))}
+
+
+def _judge_boxes(
+    was: Mapping[int, list[Row]], plan: pa.Table, frames: Sequence[DecodedFrame], networks: Networks
+) -> dict[int, list[Row]]:
+    """By id, for each committed face what its box holds now: measures, label, probabilities."""
+    preset, classes = networks.card.preset, networks.card.classes
+    crops = {
+        image: [cut_face(frame, face["box"], preset) for face in was[image][1:]]
+        for image, (_, frame) in zip(plan["id"].to_pylist(), frames, strict=True)
+        if frame
+    }
+    probs_MK = iter(networks.classifier.probs_of_each(map(np.asarray, chain(*crops.values()))))
+
+    def judge(crop: Image.Image) -> Row:
+        probs_K = next(probs_MK)
+        probs = {f"prob_{name}": float(prob) for name, prob in zip(classes, probs_K, strict=True)}
+        return {**describe(crop), **probs, "label": classes[int(probs_K.argmax())]}
+
+    return {image: list(map(judge, own)) for image, own in crops.items()}
 
 
 def _choose_dtype(devices: Any, configured: str, result: Verification) -> str:
