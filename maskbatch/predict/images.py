@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 
 from maskbatch import schema
 from maskbatch.archives import arguments, reader
@@ -36,7 +35,7 @@ from maskbatch.score.decode import HEADROOM, Decoded, Picture, Shape, Whole
 from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
 from maskbatch.score.sandbox import open_sandbox
-from maskbatch.score.scene import frame_crop
+from maskbatch.score.scene import Frame, cut_face
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -128,16 +127,13 @@ class Predictor:
             min(box_px[0], MOST_ENLARGED * picture.width),
             min(box_px[1], MOST_ENLARGED * picture.height),
         )
-        faces = tuple(replace(face, crop=_cut(picture, face.box)) for face in prediction.faces)
+        frame = Frame(picture.image, (picture.width, picture.height))
+        crops = (cut_face(frame, face.box, self.card.preset) for face in prediction.faces)
+        faces = tuple(
+            replace(face, crop=fit(crop, (CROP_PX, CROP_PX)))
+            for face, crop in zip(prediction.faces, crops, strict=True)
+        )
         return replace(prediction, thumbnail=fit(picture.image, box_px), faces=faces)
-
-
-def _cut(picture: Picture, box: Sequence[float]) -> Image.Image:
-    """What the classifier sees around a face of the source."""
-    image = picture.image
-    scale = (image.width / picture.width, image.height / picture.height) * 2
-    own = [side * share for side, share in zip(box, scale, strict=True)]
-    return fit(image.crop(frame_crop(own, image.size)), (CROP_PX, CROP_PX))
 
 
 def predict_images(

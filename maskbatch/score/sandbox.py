@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache
@@ -28,14 +28,11 @@ from maskbatch.model.card import Preset
 from maskbatch.schema import DECODE_WALL_FACTOR, explain_timeout
 from maskbatch.score.decode import (
     OUT_OF_MEMORY,
-    Decoded,
     Picture,
     Shape,
     Whole,
-    decode_batch,
     decode_image,
 )
-from maskbatch.score.read import Encoded
 
 MEMORY_BYTES = 3 * 2**29
 """What one image may add: half as much again as `decode` admits, so whatever decodes elsewhere does here."""
@@ -95,12 +92,6 @@ class Sandbox:
         if time.monotonic() - began >= limit_s:
             raise ImageError("timeout", explain_timeout(self.timeout_s))
         raise ImageError("corrupt", CRASHED)
-
-    def decode_batch(
-        self, encoded: Iterable[Encoded], num_images: int, preset: Preset, max_pixels: int
-    ) -> Decoded:
-        """As `decode.decode_batch`, every image in this sandbox."""
-        return decode_batch(encoded, num_images, preset, max_pixels, lambda _, *image: self.decode(*image))
 
     def _ask(
         self, request: Mapping[str, Any], data: bytes, limit_s: float
