@@ -106,8 +106,9 @@ def describe_review(report: "Report") -> Iterator[str]:
     for image in judged["waiting_for"]:
         num = f"{image['num_waiting']:,} {image['stratum']}"
         where = f"{group_name(image, ('site', 'camera'))}, {image['captured_local'] or 'unknown time'}"
+        name = image["uri"] + (f", face {image['region']}" if "region" in image else "")
         yield (
-            f"Not counted yet: {num}, until somebody judges or skips this {unit}: {where}, {image['uri']}; "
+            f"Not counted yet: {num}, until somebody judges or skips this {unit}: {where}, {name}; "
             "`maskbatch ui --run` shows it first."
         )
 

@@ -1,7 +1,8 @@
 """Which images people are asked to judge: the least certain ones, and a random sample of all others.
 
-In runs of whole scenes people judge faces, those large enough to assess: each is an image here. The ok images
-of a run fall into two strata. `uncertain` holds the least certain: as many as need review, but
+In runs of whole scenes people judge faces, those large enough to assess: each is an image here.
+
+The ok images of a run fall into two strata. `uncertain` holds the least certain: as many as need review, but
 at least a twentieth of all and at most NUM_UNCERTAIN. All of them are queued. `random` holds all others, of
 which NUM_RANDOM are queued by simple random sampling. Each stratum comes in a random order, and both take
 turns, so that at any time the judged images are a random sample of each stratum. The order depends on each

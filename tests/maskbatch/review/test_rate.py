@@ -16,6 +16,7 @@ from maskbatch.config import ReportConfig
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint
 from maskbatch.report.make import make_report
+from maskbatch.report.words import describe_review
 from maskbatch.review import corrections
 from maskbatch.review.queue import RANDOM, UNCERTAIN, read_queue
 from maskbatch.review.rate import LEAST_JUDGED, count_targets, estimate_rates
@@ -330,3 +331,14 @@ def test_of_whole_scenes_faces_are_judged_and_a_false_alarm_of_the_detector_is_n
     (disputed,) = report.values["judged"]["disputes"]
     assert (disputed["uri"], disputed["region"]) == (first["uri"], first["region"])
     assert [label["by"] for label in disputed["labels"]] == ["ann", "bob"]
+    assert "judged/disputes/0/region" in (tmp_path / "report.html").read_text()
+    corrections.write_judgement(tmp_path / "late", {**dispute, "label": None, "was": "", "by": "ann"})
+    last = max((face for face in queue if face["stratum"] == RANDOM), key=lambda face: face["position"])
+    late = {name: last[name] for name in dispute} | {"label": "with_mask", "was": "", "by": "ann"}
+    corrections.write_judgement(tmp_path / "late", late)
+    report = make_report([lobby.run], tmp_path, ReportConfig(corrections=str(tmp_path / "late")))
+    (waiting,) = report.values["judged"]["waiting_for"]
+    assert waiting["num_waiting"] == 1 and waiting["region"] > 0
+    assert "judged/waiting_for/0/region" in (tmp_path / "report.html").read_text()
+    (line,) = [line for line in describe_review(report) if line.startswith("Not counted yet")]
+    assert f"{waiting['uri']}, face {waiting['region']}; " in line
