@@ -129,12 +129,11 @@ def number_groups(table: pa.Table, keys: Sequence[str] = KEYS) -> tuple[pa.Table
     group = np.zeros(table.num_rows, np.int64)
     for key in keys:
         column = table[key]
-        if column.null_count == len(column):
-            continue
         column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         column = column.unify_dictionaries().combine_chunks()
         values = column.indices.fill_null(-1).to_numpy().astype(np.int64) + 1
-        group = np.unique(group * (len(column.dictionary) + 1) + values, return_inverse=True)[1]
+        if len(values) and np.ptp(values):  # else it tells no groups apart
+            group = np.unique(group * (len(column.dictionary) + 1) + values, return_inverse=True)[1]
     _, first = np.unique(group, return_index=True)
     groups = table.select(keys).take(pa.array(first))
     groups = pa.table([groups[key].cast(SCHEMA.field(key).type) for key in keys], list(keys))

@@ -56,7 +56,7 @@ class Survey:
 def survey_runs(runs: Sequence[CommittedRun], exclude: Sequence[str] = ()) -> Survey:
     """Read every committed row of `runs`. Raises UsageError where two of them hold the same uri.
 
-    `exclude`: conditions; faces that have one are nobody where the cells say whether everyone complies.
+    `exclude`: conditions; a face that has one of faces is nobody where cells say whether everyone complies.
     """
     if len(runs) > 1:
         _refuse_overlap(runs)
@@ -83,7 +83,7 @@ class _Tally:
     def __init__(self, run: CommittedRun, repeats: "_Repeats", exclude: Sequence[str]) -> None:
         """`run`: any of the runs."""
         self._keep_column, self._meaning, self._detect_px = run.keep_column, run.meaning, run.score.detect_px
-        self._repeats, self._exclude = repeats, exclude
+        self._repeats, self._nobody = repeats, [name for name in exclude if name in schema.FACE_CONDITIONS]
         self.cells: dict[str, list[pa.Table]] = defaultdict(list)
         self.stretches: list[dict[str, Any]] = []
         self.collector = Collector()
@@ -114,8 +114,8 @@ class _Tally:
         self.cells[date].append(cells_module.count_cells(rows, date, self._keep_column, condition))
 
     def _judge(self, num_pictures: int, faces: Faces, condition: pa.Array) -> pa.Array:
-        """Whether everyone assessed in each picture (N,) complies; a face that is excluded is nobody."""
-        counts = ~np.isin(condition.to_numpy(zero_copy_only=False), self._exclude)
+        """Whether everyone assessed in each picture (N,) complies; a poster that is left out is nobody."""
+        counts = ~np.isin(condition.to_numpy(zero_copy_only=False), self._nobody)
         assessed, compliant = map(faces.is_labelled, (self._meaning.assessed, self._meaning.compliant))
         return faces.judge_pictures(num_pictures, assessed & counts, compliant)
 
@@ -125,16 +125,15 @@ def _repeated(files: Sequence[File], column: str, hash_column: Hash, name: str) 
     with step(name, _num_rows(files), _unit(files)) as progress:
 
         def parts() -> Iterator[Hashes]:
-            for values in _column(files, column):
-                yield hash_column(values)
-                progress.advance(len(values))
+            for part in read_files(files, [column, "region"]):
+                yield hash_column(_of_pictures(part, column))
+                progress.advance(len(part))
 
         return find_repeated(parts())
 
 
-def _column(files: Sequence[File], column: str) -> Iterator[pa.ChunkedArray]:
-    for part in read_files(files, [column, "region"]):
-        yield part.filter(pc.equal(part["region"], 0))[column]
+def _of_pictures(part: pa.Table, column: str) -> pa.ChunkedArray:
+    return part.filter(pc.equal(part["region"], 0))[column]
 
 
 def _num_rows(files: Sequence[File]) -> int:
@@ -149,8 +148,8 @@ def _unit(files: Sequence[File]) -> str:
 def _refuse_overlap(runs: Sequence[CommittedRun]) -> None:
     shared = _repeated(order_files(runs), "uri", hash_texts, "overlap")
     for run in reversed(runs) if len(shared) else ():
-        uris = _column(order_files([run]), "uri")
-        num = sum(int(np.isin(hash_texts(part), shared).sum()) for part in uris)
+        parts = read_files(order_files([run]), ["uri", "region"])
+        num = sum(int(np.isin(hash_texts(_of_pictures(part, "uri")), shared).sum()) for part in parts)
         if num:
             overlap = f"{num:,} of its images are in another run too"
             raise UsageError(f"{run.run.path}: {overlap}; report them apart")

@@ -15,7 +15,8 @@ POSTER, WALKER, SITTER = "poster", "walker", "sitter"
 def shake(rng: np.random.Generator, kind: str, size: float, spread: float, **values: float) -> Picture:
     """A face whose box differs from a fixed one by `spread` of its size."""
     box = np.array([900, 300, 900 + 0.8 * size, 300 + size]) + rng.normal(0, spread * size, 4)
-    look = {"brightness": 0.45 + rng.normal(0, 0.005), "contrast": 0.2 + rng.normal(0, 0.004)}
+    exposure = rng.uniform(0.93, 1.07)
+    look = {"brightness": 0.45 * exposure, "contrast": 0.2 * exposure + rng.normal(0, 0.004)}
     return {"kind": kind, "box": box.tolist(), **look, **values}
 
 
