@@ -179,9 +179,7 @@ def _add_pictures(files: Sequence[File], places: pa.Table, faces: pa.Table) -> p
     ends = np.cumsum(num)
     every = np.repeat(first + 1 - (ends - num), num) + np.arange(num.sum())
     boxes = _rows(files, _make_places(np.repeat(number, num), every), pa.schema([("box", schema.BOX)]))["box"]
-    of_picture = pa.ListArray.from_arrays(
-        pa.array([0, *ends], pa.int32()), pa.concat_arrays(boxes.chunks or [pa.array([], schema.BOX)])
-    )
+    of_picture = pa.ListArray.from_arrays(pa.array([0, *ends], pa.int32()), boxes.combine_chunks())
     faces = faces.set_column(faces.column_names.index("sha256"), "sha256", pictures["sha256"])
     for name, _ in SIZE:
         faces = faces.append_column(name, pictures[name])
