@@ -12,7 +12,7 @@ clocks        cameras whose dates are wrong, which leave days and hours
 coverage      snapshots against the expected ones, and gaps
 drift         each camera's last nights against those before
 alerts        rates below their bound, falls, wrong clocks and drift
-compare       two runs, or several nights and one
+compare pairs two runs, or several nights and one; which images are in both
 page plots    report.html and its drawings
 choice        which rows of a long table are shown
 words         figures in sentences, for a terminal and a log

@@ -7,27 +7,25 @@ alike snapshots of one camera on one day.
 Two runs of whole scenes are compared by their rates of faces. Pictures are paired, faces are not: detectors
 need not find the same ones. So a picture changed where its numbers of assessed or compliant faces did.
 
-Shape suffixes: N images, C clusters (camera-days, or the hours of one camera-day), G groups, S strata.
+Shape suffixes: C clusters (camera-days, or the hours of one camera-day), G groups, S strata.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 from scipy.stats import false_discovery_control
 
-from maskbatch.buckets import hash_texts
 from maskbatch.errors import UsageError
-from maskbatch.progress import Step, step
-from maskbatch.report.cells import Camera, number_groups
+from maskbatch.progress import step
+from maskbatch.report.cells import Camera
 from maskbatch.report.intervals import FEW_CLUSTERS
-from maskbatch.runs.committed import CommittedRun, Meaning, open_together, order_files, read_files
+from maskbatch.report.pairs import MANY, SIDES, Cameras, Extent, pair_images, read_images
+from maskbatch.runs.committed import CommittedRun, Meaning, open_together
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.versions import choose_versions
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -35,15 +33,8 @@ from maskbatch.stores.uris import Text
 
 FAILED = "failed"
 """The label of an image whose status is not ok."""
-COLUMNS = ("id", "uri", "site", "camera", "captured_local", "region", "status", "label")
-MANY = 1024
-"""A picture of a scene has fewer faces: its label is `assessed * MANY + compliant`, its two counts in one."""
 COUNTS = ("compliant_first", "assessed_first", "compliant_second", "assessed_second")
-SIDES = ("first", "second")
-CELL = ["camera", "hour", *SIDES]
 Integers = NDArray[np.int64]
-Cameras = dict[Camera, int]
-"""A number for each camera of both runs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,15 +69,6 @@ class Comparison:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class _Extent:
-    """What was read of one side."""
-
-    num_images: int = 0
-    times: list[str] = field(default_factory=list)
-    """The first and the last local time of each file."""
-
-
 def compare_runs(
     first: Text, second: Text, *, latest: bool = False, options: StorageOptions = NO_OPTIONS
 ) -> Comparison:
@@ -119,14 +101,14 @@ def make_comparison(
         raise UsageError(f"{' and '.join(paths)} {what}; compare runs of one view")
     meanings = [side[0].meaning for side in sides]
     cameras: Cameras = {}
-    extents = _Extent(), _Extent()
+    extents = Extent(), Extent()
     num_rows = sum(run.num_images for side in sides for run in side)
     with step("compare", num_rows, "rows" if views[0] == "scene" else "images") as progress:
         images = [
-            _images(runs, side, cameras, extent, progress)
+            read_images(runs, side, cameras, extent, progress)
             for runs, side, extent in zip(sides, SIDES, extents, strict=True)
         ]
-        strata, shared = _strata(*images)
+        strata, shared = pair_images(*images)
     paired = len(strata) == 1
     if not paired and meanings[0] != meanings[1]:
         message = "share few images and their labels do not mean the same; compare runs of the same classes"
@@ -192,91 +174,6 @@ def estimate_difference(
     return table
 
 
-def _images(
-    runs: Sequence[CommittedRun], side: str, cameras: Cameras, extent: _Extent, progress: Step
-) -> Iterator[pd.DataFrame]:
-    """The images of each file, 20 bytes each: hash of the uri, camera, hour, and the label in column `side`.
-
-    Hours are local, from 1970, -1 where unknown. A label is the number of a class, or K where the image
-    failed; that of a picture of a scene is as MANY says, or MANY * MANY where it failed. Adds new cameras to
-    `cameras`, and what is read to `extent`.
-    """
-    in_scenes, meaning = runs[0].score.view == "scene", runs[0].meaning
-    for rows in read_files(order_files(runs), COLUMNS):
-        is_face = pc.greater(rows["region"], 0)
-        faces, rows = rows.filter(is_face), rows.filter(pc.invert(is_face))
-        extent.num_images += len(rows)
-        extent.times += [t.isoformat() for t in pc.min_max(rows["captured_local"]).as_py().values() if t]
-        hour = pc.divide(rows["captured_local"].cast(pa.int64()), 3_600_000_000)
-        label = _label_scenes(rows, faces, meaning) if in_scenes else _label_images(rows, meaning)
-        images = {"uri": hash_texts(rows["uri"]), "camera": _number_cameras(rows, cameras)}
-        images["hour"] = hour.fill_null(-1).to_numpy().astype(np.int32)
-        yield pd.DataFrame({**images, side: label})
-        progress.advance(len(rows) + len(faces))
-
-
-def _label_images(rows: pa.Table, meaning: Meaning) -> NDArray[np.int32]:
-    label = pc.if_else(pc.equal(rows["status"], "ok"), rows["label"], None)
-    label = pc.index_in(label, pa.array(meaning.classes)).fill_null(len(meaning.classes))
-    return np.asarray(label.to_numpy().astype(np.int32))
-
-
-def _label_scenes(rows: pa.Table, faces: pa.Table, meaning: Meaning) -> NDArray[np.int32]:
-    order = np.argsort(rows["id"].to_numpy())
-    place = order[np.searchsorted(rows["id"].to_numpy(), faces["id"].to_numpy(), sorter=order)]
-    assessed, compliant = (
-        np.bincount(place[np.asarray(pc.is_in(faces["label"], pa.array(names)))], minlength=len(rows))
-        for names in (meaning.assessed, meaning.compliant)
-    )
-    ok = pc.equal(rows["status"], "ok").to_numpy()
-    return np.where(ok, assessed * MANY + compliant, MANY * MANY).astype(np.int32)
-
-
-def _number_cameras(rows: pa.Table, cameras: Cameras) -> NDArray[np.int32]:
-    names, group = number_groups(rows, ("site", "camera"))
-    numbers = [cameras.setdefault((row["site"], row["camera"]), len(cameras)) for row in names.to_pylist()]
-    return np.array(numbers, np.int32)[group]
-
-
-def _strata(first: Iterator[pd.DataFrame], second: Iterator[pd.DataFrame]) -> tuple[list[pd.DataFrame], int]:
-    """(strata, number of shared images); a stratum is counts by CELL.
-
-    One stratum holds the shared images; where these are few, two hold each run's, with -1 as the other label.
-    """
-    kept = pd.concat(first, ignore_index=True).sort_values("uri")
-    shared, alone = [], []
-    for images in second:
-        shared.append(_count(_pair(kept, images)))
-        alone.append(_count(images.assign(first=-1)))
-    both, second_alone = _add_up(shared), _add_up(alone)
-    num_shared = int(both["count"].sum())
-    if num_shared and 2 * num_shared >= min(len(kept), second_alone["count"].sum()):
-        return [both], num_shared
-    return [_count(kept.assign(second=-1)), second_alone], num_shared
-
-
-def _pair(kept: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
-    """The images that are in `kept`, sorted by uri, too: its camera and hour, and both labels."""
-    uri = kept["uri"].to_numpy()
-    row = np.minimum(np.searchsorted(uri, images["uri"]), len(uri) - 1)
-    is_shared = uri[row] == images["uri"].to_numpy()
-    return kept.iloc[row[is_shared]].assign(second=images["second"].to_numpy()[is_shared])
-
-
-def _count(images: pd.DataFrame) -> pd.DataFrame:
-    return _cluster(images).value_counts(CELL, sort=False).reset_index()
-
-
-def _add_up(cells: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    return _cluster(pd.concat(cells)).groupby(CELL, as_index=False)["count"].sum()
-
-
-def _cluster(rows: pd.DataFrame) -> pd.DataFrame:
-    """`hour` becomes the first of its day, unless there is only one camera-day."""
-    day = rows["hour"] // 24 * 24
-    return rows.assign(hour=day) if max(day.nunique(), rows["camera"].nunique()) > 1 else rows
-
-
 def _crossed(cells: pd.DataFrame, meanings: Sequence[Meaning]) -> list[dict[str, Any]]:
     first, second = ((*meaning.classes, FAILED) for meaning in meanings)
     counts = cells.groupby(list(SIDES))["count"].sum()
@@ -332,7 +229,7 @@ def _figures(
     return overall_row, by_camera
 
 
-def _identity(runs: Sequence[CommittedRun], extent: _Extent) -> dict[str, Any]:
+def _identity(runs: Sequence[CommittedRun], extent: Extent) -> dict[str, Any]:
     return {
         "path": _join(str(run.run.path) for run in runs),
         "checkpoint": _join(run.digest for run in runs),
