@@ -37,7 +37,7 @@ def takes(*settings: str, toml: bool = True) -> Callable[[Command], Command]:
 
         @wraps(command)
         def call(*, config_file: Path | None = None, json_logs: bool = False, **given: Any) -> Any:
-            values = {name: given.pop(name) for name in settings}
+            values = {name: given.pop(name, None) for name in settings}
             values = {name: value for name, value in values.items() if value is not None}
             if config_file:
                 values = config.read_toml(config_file) | values
