@@ -23,6 +23,7 @@ from typer import Argument, Option
 
 from maskbatch.cli.program import run_program
 from maskbatch.errors import UsageError
+from maskbatch.model.architectures import last_linear
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier
@@ -52,6 +53,10 @@ def export_best_epoch(
     prefix = f"{find_head(model, recipe)[0]}." if recipe.train == "head" else ""
     state = {key: weight.detach().cpu() for key, weight in model.state_dict().items()}
     state |= {f"{prefix}{key}": weight for key, weight in progress.best_state.items()}
+    if recipe.priors:
+        shift = torch.tensor([recipe.priors.get(name, 1.0) for name in recipe.classes]).log()
+        bias = f"{last_linear(model)[0]}.bias"
+        state[bias] = state[bias] + shift
     facts = facts | {"best_epoch": progress.best_epoch, "history": progress.history}
     pixels, rows = held["val"]
     card = replace(recipe.card(), data_fingerprint=facts["fingerprint"])

@@ -70,6 +70,9 @@ class Recipe:
     corrections_share: float = 0.25
     """Share of --corrections in an epoch. Each is drawn as often as the images that it stands for, whatever
     its label; `sampler`, `smote` and `shares` apply to the other pictures alone."""
+    priors: dict[str, float] = field(default_factory=dict)
+    """How often a class occurs, as a share of how often training draws it; 1 where none is given. The
+    exported logits are shifted by its logarithm. Source: Saerens et al. 2002."""
     leave_out: tuple[str, ...] = ()
     """Sources of the data to leave out."""
 
@@ -109,6 +112,8 @@ class Recipe:
             "ema_decay must be in [0, 1)": 0 <= self.ema_decay < 1,
             "label_smoothing must be in [0, 1)": 0 <= self.label_smoothing < 1,
             "target_accuracy must be in (0, 1]": 0 < self.target_accuracy <= 1,
+            "priors are of classes, and above 0": {*self.priors} <= {*self.classes}
+            and all(prior > 0 for prior in self.priors.values()),
             "a label cannot be both in classes and in drop": not {*self.classes} & {*self.drop},
         }
         for message, holds in checks.items():

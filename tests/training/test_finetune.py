@@ -151,6 +151,25 @@ def test_an_interrupted_training_is_exported_as_it_stands(
     assert cards[0].recipe["recipe"] == cards[1].recipe["recipe"] and cards[0].confusion == cards[1].confusion
 
 
+def test_priors_shift_the_logits_of_their_class_alone(
+    invoke: Invoke, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    for file in ("state.pt", "split.parquet"):
+        (tmp_path / file).write_bytes((trained["plain_cnn"] / file).read_bytes())
+    facts = json.loads((trained["plain_cnn"] / "training.json").read_text())
+    facts["recipe"]["priors"] = {"without_mask": 0.5}
+    (tmp_path / "training.json").write_text(json.dumps(facts))
+    for name in ("first", "again"):
+        assert invoke(export, tmp_path, "--out", tmp_path / f"{name}.safetensors").exit_code == 0
+    before, *after = (
+        load_file(path)
+        for path in (trained["plain_cnn"] / "checkpoint.safetensors", *sorted(tmp_path.glob("*.safetensors")))
+    )
+    bias = [key for key in before if not torch.equal(before[key], after[0][key])]
+    assert len(bias) == 1 and torch.equal(after[0][bias[0]], after[1][bias[0]])
+    assert (after[0][bias[0]] - before[bias[0]]).tolist() == pytest.approx([0, np.log(0.5)], abs=1e-6)
+
+
 def test_another_recipe_in_the_same_folder_is_refused(trained: dict[str, Path], faces_root: Path) -> None:
     before = (trained["plain_cnn"] / "training.json").read_text()
     with pytest.raises(UsageError, match=r"a training with other settings: learning_rate 0\.5 instead of"):

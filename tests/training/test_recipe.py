@@ -109,6 +109,8 @@ def test_a_choice_that_is_none_is_refused_with_those_that_are(name: str) -> None
         (["ema_decay=1.0"], "ema_decay must be in [0, 1)"),
         (["label_smoothing=-0.1"], "label_smoothing must be in [0, 1)"),
         (['drop=["no_face"]'], "a label cannot be both in classes and in drop"),
+        (["priors={mask=0.5}"], "priors are of classes, and above 0"),
+        (["priors={with_mask=0.0}"], "priors are of classes, and above 0"),
         (["input_px=4"], "input_size (4, 4), 8 to 2048 pixels expected"),
         (["resize=stretch"], "resize 'stretch'"),
         (["augment={zooom=1}"], "zooom"),
