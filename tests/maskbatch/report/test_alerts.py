@@ -182,7 +182,7 @@ def test_a_fall_over_all_alerts_where_it_is_sure_and_matters() -> None:
     overall = {"p": 0.01, "difference": -0.05, "compliance_first": 0.95, "compliance_second": 0.9}
     for changes, number in (({}, 1), ({"p": 0.06}, 0), ({"p": None}, 0), ({"difference": -0.009}, 0)):
         made = Comparison(
-            kind="periods", runs=[], shared=0, only_first=1, only_second=1, changed=0, crossed=[],
+            kind="periods", view="face", runs=[], shared=0, only_first=1, only_second=1, changed=0, crossed=[],
             overall={**overall, "assessed_second": 100, **changes}, by_camera=[],
         )  # fmt: skip
         assert len(find_fall(made)) == number
