@@ -20,6 +20,8 @@ MIN_PICTURES = 10
 """With fewer that show a face nothing is said: of gates at night, of an empty hall."""
 MANY, NEARLY_ALL = 1 / 3, 0.9
 """Shares of the pictures that show a face; `glance` says what was measured."""
+LAST_S = 5.0
+"""Only on a machine that is busy with other work is there anything left to wait for."""
 YIELD = """
 import contextlib, os
 os.nice(19)
@@ -88,8 +90,11 @@ class Guard:
             threading.Thread(target=process.wait, daemon=True).start()  # on a busy machine, dying takes long
 
     def check(self, *, is_last: bool = False) -> None:
-        """Say the sentence once the sample is looked at, or at the last from what is; never waits."""
+        """Say the sentence once the sample is looked at; at the last, wait LAST_S for it, or take what there is."""
         process = self._process
+        if process and is_last:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LAST_S)
         if process is None or self.advice or (process.poll() is None and not is_last):
             return
         assert process.stdout  # noqa: S101  a pipe
