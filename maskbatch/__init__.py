@@ -15,7 +15,8 @@ The path of a datum, one line per package, from the top down; upper ones import 
     cluster    Ray: the cluster, the job on it, its workers
     verify     a committed run checked
     review     what people judge, and what that says of the run
-    score      bytes to pixels to rows of scores
+    score      a shard: read, find faces, judge, rows of scores
+    decode     bytes to pixels, or the reason why not
     runs       the run directory: begun, staged, committed, read
     plan       one numbered row an image
     archives   the images that an archive holds, of any kind

@@ -17,7 +17,7 @@ import importlib.util, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name != "maskbatch.score.decode":
+        if name != "maskbatch.decode.images":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from maskbatch.decode.sandbox import CRASHED
 from maskbatch.schema import explain_timeout
-from maskbatch.score.sandbox import CRASHED
 from tests.conftest import LAYOUT, Cli, table_of
 from tests.poison import many_scans, poison, write_hook
 

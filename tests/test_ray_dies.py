@@ -15,9 +15,9 @@ from tests.conftest import LAYOUT, Cli
 
 SLOW = """
 import time
-from maskbatch.score import decode
-from maskbatch.score.decode import _decode
-decode._decode = lambda *given: time.sleep(0.2) or _decode(*given)
+from maskbatch.decode import images
+from maskbatch.decode.images import _decode
+images._decode = lambda *given: time.sleep(0.2) or _decode(*given)
 """
 """A decoder that leaves time to kill something."""
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from maskbatch import runner
 from maskbatch.config import PILLOW_LIMIT_PIXELS, JobConfig, PlanConfig, ScoreConfig
+from maskbatch.decode.images import decode_batch
+from maskbatch.decode.source import Encoded
 from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.model.classifier import Classifier
-from maskbatch.score.decode import decode_batch
-from maskbatch.score.read import Encoded
 from maskbatch.stores.uris import local_path
 from tests.conftest import table_of
 from tests.real_faces import LAYOUT, lay_out

@@ -12,12 +12,12 @@ import pandas as pd
 from PIL import Image
 
 from maskbatch.config import ScoreConfig
+from maskbatch.decode.quality import dhash
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import Checkpoint, DetectorFile
 from maskbatch.model.classifier import Classifier
 from maskbatch.progress import step
-from maskbatch.score.quality import dhash
-from maskbatch.score.read import Encoded
 from maskbatch.score.scene import Finder, Scene, decode_frames, frame_crop
 from training import scenes, splits
 from training.scenes import BOX

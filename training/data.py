@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from maskbatch.archives.entries import IMAGE_EXTENSIONS
 from maskbatch.config import PILLOW_LIMIT_PIXELS
+from maskbatch.decode.images import Picture, decode_batch, decode_image
 from maskbatch.errors import UsageError
 from maskbatch.model.card import Preset
 from maskbatch.progress import say, step
-from maskbatch.score.decode import Picture, decode_batch, decode_image
 from maskbatch.score.scene import Frame, cut_face, frame_shape
 from training.reader import READ_ERRORS, open_reader
 

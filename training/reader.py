@@ -7,10 +7,11 @@ from itertools import groupby
 import fsspec
 import pandas as pd
 
+from maskbatch.decode.source import Encoded
 from maskbatch.review.pictures import find_plan_rows
 from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
-from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
+from maskbatch.score.read import READ_COLUMNS, PlanRow, read_images
 from maskbatch.stores.options import NO_OPTIONS
 
 READ_ERRORS = (OSError, ImportError, ValueError, TypeError)

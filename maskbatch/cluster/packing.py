@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskbatch.score.decode import COLUMNS, Decoded
+from maskbatch.decode.images import COLUMNS, Decoded
 from maskbatch.score.networks import Pixels
 from maskbatch.score.scene import DecodedFrame, Frame
 

@@ -24,12 +24,12 @@ from maskbatch.cluster.nodes import Capacity
 from maskbatch.cluster.ray_internals import MAX_STOP_S, fill_cpu_nodes_first, stop_execution
 from maskbatch.cluster.workers import Scorer, ShardDone, decode
 from maskbatch.config import JobConfig
+from maskbatch.decode.watch import WALL_FACTOR, forget
 from maskbatch.errors import MaskbatchError, RunFailedError
 from maskbatch.progress import say
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
 from maskbatch.schema import DECODE_WALL_FACTOR
-from maskbatch.score.watch import WALL_FACTOR, forget
 
 WORKER_CPUS = 0.99
 """Of a core, for a worker that decodes and scores: one fits, and a little stays for Ray's own tasks."""

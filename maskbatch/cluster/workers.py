@@ -10,17 +10,17 @@ import pyarrow as pa
 
 from maskbatch.cluster import metrics
 from maskbatch.cluster.packing import pack, unpack
+from maskbatch.decode.images import Decoded
+from maskbatch.decode.source import Encoded
+from maskbatch.decode.watch import Watch
 from maskbatch.errors import UsageError
 from maskbatch.model.card import Card
 from maskbatch.model.checkpoint import Checkpoint, DetectorFile, open_checkpoint, open_detector
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
-from maskbatch.score.decode import Decoded
 from maskbatch.score.networks import Pixels, decode_pixels
-from maskbatch.score.read import Encoded
 from maskbatch.score.scene import DecodedFrame
 from maskbatch.score.shard import Timed, read_shard, refuse_missing_archive
-from maskbatch.score.watch import Watch
 
 Batch = dict[str, Any]
 

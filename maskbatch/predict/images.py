@@ -24,6 +24,9 @@ from maskbatch.archives.entries import Entry
 from maskbatch.archives.tally import Tally
 from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.decode.images import HEADROOM, Decoded, Picture, Shape, Whole
+from maskbatch.decode.sandbox import open_sandbox
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import ImageError, MaskbatchError, UsageError
 from maskbatch.model.card import Card
 from maskbatch.model.checkpoint import Checkpoint, DetectorFile, open_networks
@@ -31,10 +34,8 @@ from maskbatch.predict.boxes import CROP_PX
 from maskbatch.predict.result import Face, Prediction, Predictions
 from maskbatch.progress import step
 from maskbatch.review.pictures import fit
-from maskbatch.score.decode import HEADROOM, Decoded, Picture, Shape, Whole
 from maskbatch.score.networks import Networks, decode_pixels
-from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
-from maskbatch.score.sandbox import open_sandbox
+from maskbatch.score.read import READ_COLUMNS, read_images
 from maskbatch.score.scene import Frame, cut_face
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from maskbatch.config import JobConfig
+from maskbatch.decode.images import Picture, Whole
+from maskbatch.decode.sandbox import open_sandbox
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import ImageError
 from maskbatch.plan.table import FILE_ROWS, part_path, read_plan
 from maskbatch.review.blur import blur_others
 from maskbatch.runs.committed import CommittedRun
-from maskbatch.score.decode import Picture, Whole
-from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
-from maskbatch.score.sandbox import open_sandbox
+from maskbatch.score.read import READ_COLUMNS, PlanRow, read_images
 from maskbatch.score.scene import frame_crop
 from maskbatch.stores.files import open_file
 from maskbatch.stores.options import StorageOptions

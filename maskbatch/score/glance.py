@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from maskbatch.decode.images import HEADROOM, Whole, decode_each
+from maskbatch.decode.sandbox import Sandbox
 from maskbatch.model.checkpoint import open_detector
 from maskbatch.model.detector import Detector, Faces
 from maskbatch.plan.table import GROUP_ROWS, read_plan
 from maskbatch.runs.work import Work
-from maskbatch.score.decode import HEADROOM, Whole, decode_each
 from maskbatch.score.guard import Found
 from maskbatch.score.read import READ_COLUMNS, PlanRow, read_images
-from maskbatch.score.sandbox import Sandbox
 from maskbatch.score.scene import shrink
 
 SAMPLE = 64

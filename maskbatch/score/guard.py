@@ -90,7 +90,7 @@ class Guard:
             threading.Thread(target=process.wait, daemon=True).start()  # on a busy machine, dying takes long
 
     def check(self, *, is_last: bool = False) -> None:
-        """Say the sentence once the sample is looked at; at the last, wait LAST_S for it, or take what there is."""
+        """Say the sentence once the sample is looked at; at the last, after LAST_S, from what there is."""
         process = self._process
         if process and is_last:
             with suppress(subprocess.TimeoutExpired):

@@ -6,10 +6,10 @@ import pyarrow as pa
 
 from maskbatch.clock import Clock
 from maskbatch.config import ScoreConfig
+from maskbatch.decode.images import Decode, Decoded, decode_batch
+from maskbatch.decode.source import Encoded
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import Checkpoint, DetectorFile
-from maskbatch.score.decode import Decode, Decoded, decode_batch
-from maskbatch.score.read import Encoded
 from maskbatch.score.rows import make_rows, make_scene_rows
 from maskbatch.score.scene import DecodedFrame, Finder, decode_frames
 

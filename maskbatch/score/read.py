@@ -7,7 +7,6 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 
 from maskbatch.archives.rowfiles import NO_BYTES, GroupReader
 from maskbatch.archives.zips import extract_member
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import ImageError
 from maskbatch.stores.access import Access
 from maskbatch.stores.base import CHANGED, Info, RefusedError, TooLargeError, TransientError
@@ -42,16 +42,6 @@ READ_COLUMNS = [
     "uri", "container", "offset", "length", "encoding", "num_bytes", "version", "fetch", "status", "error",
 ]  # fmt: skip
 """The columns of the plan that reading needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One image as the archive holds it, or the reason why it could not be read."""
-
-    data: bytes | None
-    status: str = "ok"
-    error: str | None = None
-    num_bytes: int | None = None
 
 
 def read_images(rows: Sequence[PlanRow], access: Access, max_bytes: int) -> Iterator[Encoded]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.clock import Clock
+from maskbatch.decode.images import Decoded
 from maskbatch.model.card import Card
 from maskbatch.runs.work import take_planned
-from maskbatch.score.decode import Decoded
 from maskbatch.score.scene import Scene, Scenes
 
 BROKEN = {"status": "score_error", "error": "the model's output is not a finite number"}

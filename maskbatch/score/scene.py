@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskbatch.config import DETECT_PX, ScoreConfig
+from maskbatch.decode.images import COLUMNS, HEADROOM, Decode, Row, Whole, decode_each, describe, resize
+from maskbatch.decode.source import Encoded
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import DetectorFile
 from maskbatch.schema import MAX_FACES
-from maskbatch.score.decode import COLUMNS, HEADROOM, Decode, Row, Whole, decode_each, describe, resize
-from maskbatch.score.read import Encoded
 
 if TYPE_CHECKING:
     from maskbatch.model.classifier import Classifier

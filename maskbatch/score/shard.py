@@ -9,10 +9,11 @@ from typing import TypeVar
 
 import pyarrow as pa
 
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import RunFailedError
 from maskbatch.plan.table import read_plan
 from maskbatch.runs.work import Work
-from maskbatch.score.read import READ_COLUMNS, Encoded, read_images
+from maskbatch.score.read import READ_COLUMNS, read_images
 
 Item = TypeVar("Item")
 

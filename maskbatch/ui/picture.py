@@ -9,13 +9,13 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from maskbatch.decode.source import Encoded
 from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 from maskbatch.drawing.scene import Lobby, draw_scene
 from maskbatch.predict.boxes import count_faces, draw_boxes, name_face
 from maskbatch.predict.images import Predictor
 from maskbatch.predict.result import Prediction
 from maskbatch.review.pictures import encode_jpeg
-from maskbatch.score.read import Encoded
 from maskbatch.ui.gradio_internals import Uploads
 from maskbatch.ui.rendering import PLAIN, make_data_url, render
 

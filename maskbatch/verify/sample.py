@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from maskbatch.config import DECODE_RULES, JobConfig
+from maskbatch.decode.images import Decoded, describe
+from maskbatch.decode.sandbox import open_sandbox
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import (
     DETECTORS,
@@ -21,10 +23,8 @@ from maskbatch.model.checkpoint import (
 )
 from maskbatch.progress import step
 from maskbatch.runs.committed import CommittedRun
-from maskbatch.score.decode import Decoded, describe
 from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.read import READ_COLUMNS, read_images
-from maskbatch.score.sandbox import open_sandbox
 from maskbatch.score.scene import DecodedFrame, cut_face
 from maskbatch.stores.options import StorageOptions
 from maskbatch.verify.compare import Finding, Row, compare_images

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskbatch.decode.images import decode_image
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 
 SIZE = (640, 480)

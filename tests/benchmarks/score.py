@@ -175,9 +175,9 @@ def loop(name: str) -> None:
 def work_alone(share: tuple[list[Path], Case, float]) -> dict[str, float]:
     """All of one core's images: the functions that maskbatch's worker calls, without anything around them."""
     from maskbatch.config import ScoreConfig
+    from maskbatch.decode.source import Encoded
     from maskbatch.model.checkpoint import open_networks
     from maskbatch.score.networks import Networks, decode_pixels
-    from maskbatch.score.read import Encoded
 
     paths, case, barrier_at = share
     flags = dict(zip(case.flags[::2], case.flags[1::2], strict=True))

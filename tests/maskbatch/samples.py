@@ -22,6 +22,7 @@ from PIL import ExifTags, Image
 
 from maskbatch import runner, schema
 from maskbatch.config import DECODE_RULES, JobConfig, PlanConfig, ScoreConfig
+from maskbatch.decode.images import decode_image
 from maskbatch.drawing.gate import Gate, draw_snapshot
 from maskbatch.drawing.scene import HEADS, Lobby, Person, draw_scene
 from maskbatch.errors import ImageError
@@ -36,7 +37,6 @@ from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint, UsedDetector
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
-from maskbatch.score.decode import decode_image
 from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.shard import read_shard
 from maskbatch.stores.access import Access

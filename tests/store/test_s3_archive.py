@@ -22,10 +22,11 @@ from maskbatch.archives.listing import list_tree
 from maskbatch.archives.tree import Tree
 from maskbatch.clock import EARLIEST, Clock
 from maskbatch.config import PlanConfig
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import RunFailedError, UsageError
 from maskbatch.plan.build import plan_rows
 from maskbatch.plan.listing import Listing
-from maskbatch.score.read import Encoded, read_images
+from maskbatch.score.read import read_images
 from maskbatch.stores import base, fetch, remote_file, retry
 from maskbatch.stores import s3 as s3_module
 from maskbatch.stores.access import Access

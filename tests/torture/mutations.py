@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from maskbatch.config import ScoreConfig
+from maskbatch.decode.images import decode_image
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
 from maskbatch.schema import STATUSES
-from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 from tests.torture.command import peak_mb
 from tests.torture.table import Promise

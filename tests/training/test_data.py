@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from maskbatch.config import PILLOW_LIMIT_PIXELS
+from maskbatch.decode.images import decode_batch
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import UsageError
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import decode_batch
-from maskbatch.score.read import Encoded
 from training import data
 
 CLASSES = ("with_mask", "without_mask", "incorrect_mask")

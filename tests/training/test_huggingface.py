@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from maskbatch.decode.images import decode_image
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.model.classifier import Classifier
-from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 from training import export
 from training.huggingface import import_checkpoint

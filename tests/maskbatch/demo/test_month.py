@@ -7,6 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from maskbatch.decode.images import decode_batch
+from maskbatch.decode.source import Encoded
 from maskbatch.demo.archive import SPOILT, spoil
 from maskbatch.demo.month import CAMERAS, DARK, FIRST_DAY, FROZEN, NUM_DAYS, OFF, draw_file, plan_month
 from maskbatch.demo.run import LAYOUT, run_demo
@@ -14,8 +16,6 @@ from maskbatch.drawing.gate import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.layout import Template
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import decode_batch
-from maskbatch.score.read import Encoded
 from tests.maskbatch.samples import SIZE, draw, encode
 
 

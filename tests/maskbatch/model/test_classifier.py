@@ -5,12 +5,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from maskbatch.decode.images import decode_image
 from maskbatch.drawing.gate import LABELS
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.model.classifier import Classifier, resolve_dtype
-from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import CLASSES, SIZE, draw, encode, make_card
 
 

@@ -20,12 +20,12 @@ from rich.console import Console
 from maskbatch import schema
 from maskbatch.cli import terminal
 from maskbatch.config import JobConfig, ScoreConfig
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import Checkpoint, open_checkpoint, save_checkpoint
 from maskbatch.predict.images import Predictor, predict_images
 from maskbatch.predict.result import Prediction
-from maskbatch.score.read import Encoded
 from tests.conftest import Cli
 from tests.maskbatch.samples import (
     Run,

@@ -15,12 +15,12 @@ from rich.console import Console
 
 from maskbatch.cli import terminal
 from maskbatch.config import ScoreConfig
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import UsageError
 from maskbatch.model.checkpoint import open_checkpoint, open_detector
 from maskbatch.predict import annotate, boxes
 from maskbatch.predict.images import Predictor, predict_images
 from maskbatch.predict.result import Face, Prediction, Predictions
-from maskbatch.score.read import Encoded
 from tests.conftest import Cli
 from tests.maskbatch.predict.test_annotate import like, write
 from tests.maskbatch.samples import encode, read_scores, stage_run, write_files

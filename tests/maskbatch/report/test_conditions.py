@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageFilter
 
+from maskbatch.decode.quality import dhash, measure
 from maskbatch.drawing.gate import Gate, draw_snapshot
 from maskbatch.report.conditions import find_conditions, find_stretches
 from maskbatch.schema import CONDITIONS
-from maskbatch.score.quality import dhash, measure
 
 START = datetime(2026, 10, 3, 8)
 ASSESSED = ("with_mask", "without_mask")

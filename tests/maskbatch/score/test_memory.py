@@ -17,7 +17,7 @@ DECODE = """
 import resource, sys
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import decode_image
+from maskbatch.decode.images import decode_image
 
 data = open(sys.argv[1], "rb").read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

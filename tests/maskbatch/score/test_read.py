@@ -15,9 +15,10 @@ from maskbatch.archives.arguments import find_sources, make_access
 from maskbatch.archives.reader import list_entries
 from maskbatch.archives.tally import Tally
 from maskbatch.config import PlanConfig
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import RunFailedError
 from maskbatch.score import read
-from maskbatch.score.read import READ_COLUMNS, Encoded, PlanRow, read_images
+from maskbatch.score.read import READ_COLUMNS, PlanRow, read_images
 from maskbatch.stores import retry
 from maskbatch.stores.access import Access
 from maskbatch.stores.base import Info, RefusedError, TooLargeError, TransientError

@@ -12,10 +12,10 @@ from maskbatch import schema
 from maskbatch.clock import Clock
 from maskbatch.cluster.packing import pack, unpack
 from maskbatch.config import ScoreConfig
+from maskbatch.decode.source import Encoded
 from maskbatch.model.checkpoint import DetectorFile, open_checkpoint, open_detector, save_checkpoint
 from maskbatch.schema import MAX_FACES
 from maskbatch.score.networks import Networks, decode_pixels
-from maskbatch.score.read import Encoded
 from maskbatch.score.scene import CROP_SCALE, frame_crop
 from tests.maskbatch.samples import NOW, draw, encode
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.clock import Clock
+from maskbatch.decode.images import Decoded, decode_batch
+from maskbatch.decode.source import Encoded
 from maskbatch.errors import RunFailedError
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import Decoded, decode_batch
-from maskbatch.score.read import Encoded
 from maskbatch.score.rows import make_rows
 from maskbatch.score.shard import Timed, read_shard, refuse_missing_archive
 from tests.maskbatch.samples import CLASSES, NOW, SIZE, Run, draw, encode, make_card, with_exif_time

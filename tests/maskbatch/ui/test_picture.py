@@ -8,10 +8,10 @@ from PIL import ExifTags, Image
 from playwright.sync_api import Page, expect
 
 from maskbatch.config import ScoreConfig
+from maskbatch.decode.source import Encoded
 from maskbatch.model.architectures import build
 from maskbatch.model.checkpoint import open_checkpoint, save_checkpoint
 from maskbatch.predict.images import Predictor
-from maskbatch.score.read import Encoded
 from maskbatch.ui.picture import PictureScorer
 from tests.maskbatch.samples import draw, encode, make_card
 from tests.maskbatch.ui.conftest import Server

@@ -23,16 +23,16 @@ from typing import IO, Any, Self
 
 from PIL import Image
 
-from maskbatch.errors import ImageError, RunFailedError
-from maskbatch.model.card import Preset
-from maskbatch.schema import DECODE_WALL_FACTOR, explain_timeout
-from maskbatch.score.decode import (
+from maskbatch.decode.images import (
     OUT_OF_MEMORY,
     Picture,
     Shape,
     Whole,
     decode_image,
 )
+from maskbatch.errors import ImageError, RunFailedError
+from maskbatch.model.card import Preset
+from maskbatch.schema import DECODE_WALL_FACTOR, explain_timeout
 
 MEMORY_BYTES = 3 * 2**29
 """What one image may add: half as much again as `decode` admits, so whatever decodes elsewhere does here."""
@@ -44,7 +44,7 @@ KILLED_TRIES = 3
 """SIGKILL is ours, or most often the kernel's, for want of memory: none of them is the image's fault."""
 KILLED_PAUSE_S = 2.0
 CRASHED = "the decoder crashed"
-START = "import sys; sys.path[:] = sys.argv[1:]; from maskbatch.score.sandbox import serve; serve()"
+START = "import sys; sys.path[:] = sys.argv[1:]; from maskbatch.decode.sandbox import serve; serve()"
 HEADER = struct.Struct("<QQ")
 """Bytes of JSON and of data that follow."""
 MESSAGE_BYTES = 2**32

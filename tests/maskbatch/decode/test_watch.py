@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from maskbatch.decode import watch as watch_module
+from maskbatch.decode.images import Picture
+from maskbatch.decode.watch import MAX_ATTEMPTS, SANDBOXED_ATTEMPTS, Watch, forget
 from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.card import Preset
 from maskbatch.schema import explain_timeout
-from maskbatch.score import watch as watch_module
-from maskbatch.score.decode import Picture
-from maskbatch.score.watch import MAX_ATTEMPTS, SANDBOXED_ATTEMPTS, Watch, forget
 from tests.maskbatch.samples import speckle
 from tests.poison import many_scans
 
@@ -21,7 +21,7 @@ SOUND = speckle(1)
 WORKER = """
 import os, sys
 from maskbatch.model.card import Preset
-from maskbatch.score.watch import Watch
+from maskbatch.decode.watch import Watch
 from tests.poison import many_scans
 with Watch("call-score-0", "shard 0", 3, 0.5, lambda: None) as watch:
     watch.decode(0, many_scans((48, 36), 1), Preset((32, 32)), 10**8)
@@ -78,12 +78,12 @@ def test_an_image_that_takes_longer_than_its_limit_here_is_judged_apart(
 
 
 def test_a_hang_without_work_ends_the_worker_too() -> None:
-    sleep = "import maskbatch.score.watch as w, time; w.decode_image = lambda *_: time.sleep(99); " + SLOW
+    sleep = "import maskbatch.decode.watch as w, time; w.decode_image = lambda *_: time.sleep(99); " + SLOW
     assert run_worker(sleep) == -signal.SIGALRM
 
 
 def test_an_image_at_work_when_its_worker_was_killed_is_innocent_if_it_decodes() -> None:
-    kill = f"import maskbatch.score.watch as w, signal; w.decode_image = lambda *_: os.kill(os.getpid(), 9); {SLOW}"
+    kill = f"import maskbatch.decode.watch as w, signal; w.decode_image = lambda *_: os.kill(os.getpid(), 9); {SLOW}"
     assert run_worker(kill) == -signal.SIGKILL
     with open_watch() as watch:
         assert watch.decode(1, SOUND, PRESET, 10**8).width == 48

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskbatch.decode import entropy, jpeg
+from maskbatch.decode.images import decode_image
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
-from maskbatch.score import entropy, jpeg
-from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 
 WHOLE = (10_000, 10_000)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskbatch.score.exif import read_exif
+from maskbatch.decode.exif import read_exif
 
 TAKEN, TAKEN_OFFSET, TAKEN_FRACTION = 0x9003, 0x9011, 0x9291
 DIGITIZED, DIGITIZED_OFFSET, DIGITIZED_FRACTION = 0x9004, 0x9012, 0x9292

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, features
 
 from maskbatch.archives.entries import is_image
+from maskbatch.decode.images import decode_image
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import decode_image
 from tests.maskbatch.samples import draw, encode
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskbatch.score.directory import (
+from maskbatch.decode.directory import (
     FORMS,
     MAX_ENTRIES,
     Form,

@@ -9,12 +9,12 @@ from typing import IO
 import numpy as np
 import pytest
 
+from maskbatch.decode import sandbox
+from maskbatch.decode.images import decode_image
+from maskbatch.decode.sandbox import CRASHED, Sandbox
 from maskbatch.errors import ImageError, RunFailedError
 from maskbatch.model.card import Preset
 from maskbatch.schema import explain_timeout
-from maskbatch.score import sandbox
-from maskbatch.score.decode import decode_image
-from maskbatch.score.sandbox import CRASHED, Sandbox
 from tests.maskbatch.samples import draw, encode, speckle, with_exif_time
 from tests.poison import many_scans, poison, write_hook
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from maskbatch.score.directory import FORMS, Form, find_first, read_directory, read_numbers
+from maskbatch.decode.directory import FORMS, Form, find_first, read_directory, read_numbers
 from maskbatch.times import parse_time
 
 TEXT_TYPES = (1, 2, 7, 129)

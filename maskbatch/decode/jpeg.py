@@ -15,12 +15,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, JpegImagePlugin  # noqa: F401  the plugin registers its format
 
+from maskbatch.decode import entropy
+from maskbatch.decode.exif import NOTHING, read_exif
+from maskbatch.decode.huffman import Component
+from maskbatch.decode.kinds import CONVERT
+from maskbatch.decode.source import Source, check_memory, check_size, stable_message
 from maskbatch.errors import ImageError
-from maskbatch.score import entropy
-from maskbatch.score.exif import NOTHING, read_exif
-from maskbatch.score.huffman import Component
-from maskbatch.score.kinds import CONVERT
-from maskbatch.score.source import Source, check_memory, check_size, stable_message
 
 SOI, EOI, SOS, APP0, APP1, APP14, COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xFE
 ALONE = frozenset((0x01, *range(0xD0, 0xD8)))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageFilter
 
-from maskbatch.score.quality import dhash, measure
+from maskbatch.decode.quality import dhash, measure
 from tests.maskbatch.samples import draw
 
 LUMA = draw(3).convert("L")

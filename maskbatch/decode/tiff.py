@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from maskbatch.errors import ImageError
-from maskbatch.score import jpeg
-from maskbatch.score.directory import (
+from maskbatch.decode import jpeg
+from maskbatch.decode.directory import (
     FORMS,
     MAX_ENTRIES,
     Directory,
@@ -22,9 +21,10 @@ from maskbatch.score.directory import (
     read_directory,
     read_numbers,
 )
-from maskbatch.score.inflate import count_inflated
-from maskbatch.score.kinds import CONVERT
-from maskbatch.score.source import MAX_SIDE, check_memory, check_size
+from maskbatch.decode.inflate import count_inflated
+from maskbatch.decode.kinds import CONVERT
+from maskbatch.decode.source import MAX_SIDE, check_memory, check_size
+from maskbatch.errors import ImageError
 
 MAX_DIRECTORIES = 64
 """Of one file, to see whether it is a raw camera file; those have up to 10."""

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from maskbatch.decode.images import decode_image
+from maskbatch.decode.png import SIGNATURE
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import decode_image
-from maskbatch.score.png import SIGNATURE
 from tests.maskbatch.samples import describe_decoding, draw, encode
 
 SCENE = draw(3, (80, 60))

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, PngImagePlugin  # noqa: F401  the plugin registers its format
 
+from maskbatch.decode.exif import NOTHING, read_exif
+from maskbatch.decode.inflate import count_inflated
+from maskbatch.decode.rgb import reduce_to_rgb
+from maskbatch.decode.source import Source, check_size
 from maskbatch.errors import ImageError
-from maskbatch.score.exif import NOTHING, read_exif
-from maskbatch.score.inflate import count_inflated
-from maskbatch.score.rgb import reduce_to_rgb
-from maskbatch.score.source import Source, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CRITICAL = (b"IHDR", b"PLTE", b"IDAT")

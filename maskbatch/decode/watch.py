@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from maskbatch.decode.images import Picture, Shape, decode_image
+from maskbatch.decode.sandbox import Sandbox
 from maskbatch.errors import ImageError, RunFailedError
-from maskbatch.score.decode import Picture, Shape, decode_image
-from maskbatch.score.sandbox import Sandbox
 
 WALL_FACTOR = 1.5
 """A worker that one image holds up for so many times the processor time it may take ends. That is no verdict:

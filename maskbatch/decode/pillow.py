@@ -14,12 +14,12 @@ from PIL import (  # noqa: F401  each plugin registers its format; Image.open al
     features,
 )
 
+from maskbatch.decode import tiff
+from maskbatch.decode.exif import NOTHING, read_exif
+from maskbatch.decode.kinds import CONVERT
+from maskbatch.decode.rgb import reduce_to_rgb
+from maskbatch.decode.source import Source, check_memory, check_size
 from maskbatch.errors import ImageError
-from maskbatch.score import tiff
-from maskbatch.score.exif import NOTHING, read_exif
-from maskbatch.score.kinds import CONVERT
-from maskbatch.score.rgb import reduce_to_rgb
-from maskbatch.score.source import Source, check_memory, check_size
 
 FORMATS = ("WEBP", "BMP", "DIB", "GIF")
 PIXEL_BYTES = {"WEBP": 16, "AVIF": 18, "HEIF": 18}

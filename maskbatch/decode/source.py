@@ -1,4 +1,4 @@
-"""One image whose header has been read: the same for every format, up to the pixels."""
+"""One image as it was read, and once its header has been: the same for every format, up to the pixels."""
 
 import re
 from collections.abc import Callable
@@ -6,13 +6,23 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from maskbatch.decode.exif import NOTHING, Exif
 from maskbatch.errors import ImageError
-from maskbatch.score.exif import NOTHING, Exif
 
 MAX_SIDE = 65_535
 """JPEG's own bound. Pillow keeps a pointer for each row: 1 x 89,000,000 pixels took 5.2 GB."""
 MAX_DECODE_BYTES = 900_000_000
 """What decoding may add to a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One image as the archive holds it, or the reason why it could not be read."""
+
+    data: bytes | None
+    status: str = "ok"
+    error: str | None = None
+    num_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

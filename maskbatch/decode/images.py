@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from maskbatch.decode import jpeg, pillow, png, quality
+from maskbatch.decode.kinds import detect_kind
+from maskbatch.decode.source import Encoded, Source, stable_message
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
-from maskbatch.score import jpeg, pillow, png, quality
-from maskbatch.score.kinds import detect_kind
-from maskbatch.score.read import Encoded
-from maskbatch.score.source import Source, stable_message
 
 OPENERS = {
     "JPEG": jpeg.open_jpeg,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
+from maskbatch.decode.images import COLUMNS, decode_batch, decode_image
+from maskbatch.decode.source import Encoded
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import COLUMNS, decode_batch, decode_image
-from maskbatch.score.read import Encoded
 from tests.maskbatch.samples import SIZE, draw, encode
 
 LIMIT = 1_000_000

@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from maskbatch.score.huffman import END_OF_BLOCK, MAX_MCU_BLOCKS, Component, Scan, read_scan
+from maskbatch.decode.huffman import END_OF_BLOCK, MAX_MCU_BLOCKS, Component, Scan, read_scan
 
 MAX_BYTES = 12 * 2**20
 """To count the blocks of: 1 MB takes 0.2 s, and 24 MB of memory."""

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from maskbatch.decode.images import decode_image
+from maskbatch.decode.kinds import CONVERT
+from maskbatch.decode.pillow import open_tiff
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
-from maskbatch.score.decode import decode_image
-from maskbatch.score.kinds import CONVERT
-from maskbatch.score.pillow import open_tiff
 from tests.maskbatch.samples import describe_decoding, draw, encode
 
 SCENE = draw(3, (160, 120))
