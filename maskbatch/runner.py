@@ -140,7 +140,7 @@ def score_archive(
     success = _read_success(target.run, request, fresh=fresh)
     if success is not None:
         return finish(target.run, success)
-    is_remote = any(source.is_remote for source in request.sources)  # refuses a wrong path before Ray starts
+    _ = request.sources  # refuses a wrong path before Ray starts
     with ExitStack() as stack:
         draft, standing = None, target.standing
         if target.reused and (fresh or target.needs_draft()):
@@ -157,17 +157,8 @@ def score_archive(
                 settings = ensure_plan(target, request, lease, fresh=fresh, draft=draft)
                 is_first = settings.score is None and not all_carried
                 is_first = is_first and not (scheduled and _has_siblings(target.run))
-                settings = begin_scoring(target.run, settings, score, job, opened, lease, finder)
-                work = make_work(
-                    target.run,
-                    settings,
-                    score,
-                    opened,
-                    request.access,
-                    detector=finder,
-                    is_remote=is_remote,
-                    job=job,
-                )
+                settings = begin_scoring(target.run, settings, request, job, lease)
+                work = make_work(target.run, settings, request)
                 effort.timings_s["plan"] = time.monotonic() - effort.began
                 guard = stack.enter_context(Guard(work, is_wanted=is_first))
                 _score(work, cluster, effort, lease, guard)

@@ -4,7 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -23,6 +23,7 @@ from maskbatch.score.scene import DecodedFrame
 from maskbatch.score.shard import Timed, read_shard, refuse_missing_archive
 
 Batch = dict[str, Any]
+AnyFile = TypeVar("AnyFile", Checkpoint, DetectorFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +49,20 @@ class ShardDone:
 @cache
 def _open_checkpoint(path: str, digest: str) -> Checkpoint:
     """The run's checkpoint, read once a worker. Raises UsageError if it has changed since the run began."""
-    checkpoint = open_checkpoint(path)
-    if checkpoint.digest != digest:
-        raise UsageError(f"checkpoint {path} changed while the run was going; put the first one back")
-    return checkpoint
+    return _check(open_checkpoint(path), digest)
 
 
 @cache
 def _open_detector(path: str, digest: str) -> DetectorFile:
     """The run's detector, as `_open_checkpoint`."""
-    detector = open_detector(path)
-    if detector.digest != digest:
-        raise UsageError(f"detector {path} changed while the run was going; put the first one back")
-    return detector
+    return _check(open_detector(path), digest)
+
+
+def _check(opened: AnyFile, digest: str) -> AnyFile:
+    if opened.digest != digest:
+        what = f"{opened.noun} {opened.path} changed while the run was going"
+        raise UsageError(f"{what}; put the first one back")
+    return opened
 
 
 def _node_id() -> str:

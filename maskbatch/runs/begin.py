@@ -6,9 +6,8 @@ from datetime import datetime
 from importlib.metadata import version
 
 from maskbatch.clock import now
-from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, ScoreConfig
+from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig
 from maskbatch.errors import RunLockedError, UsageError
-from maskbatch.model.checkpoint import Checkpoint, DetectorFile
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import check_plan, write_groups, write_plan
 from maskbatch.progress import say, step
@@ -69,13 +68,7 @@ def _clear_plan(run: RunDir, settings: RunSettings, lease: Lease) -> RunSettings
 
 
 def begin_scoring(
-    run: RunDir,
-    settings: RunSettings,
-    config: ScoreConfig,
-    job: JobConfig,
-    opened: Checkpoint,
-    lease: Lease,
-    detector: DetectorFile | None = None,
+    run: RunDir, settings: RunSettings, request: Request, job: JobConfig, lease: Lease
 ) -> RunSettings:
     """Complete run.json by how the run is scored, unless that is done; from here on it never changes.
 
@@ -83,6 +76,8 @@ def begin_scoring(
     """
     if settings.score and settings.decode_rules == DECODE_RULES:
         return settings
+    config, opened, detector = request.score, request.checkpoint, request.detector
+    assert config and opened  # noqa: S101  a request to score
     if settings.score:
         _refuse_older_carried(run, settings)
         older = f"decode rules {settings.decode_rules}, now {DECODE_RULES}"

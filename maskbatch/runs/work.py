@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from maskbatch.clock import Clock
 from maskbatch.config import JobConfig, ScoreConfig
-from maskbatch.model.checkpoint import Checkpoint, DetectorFile
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.records import RunSettings
+from maskbatch.runs.request import Request
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import locate_folder
 
@@ -66,18 +66,10 @@ class Work:
         return range(start, min(start + self.shard_size, self.num_images))
 
 
-def make_work(
-    run: RunDir,
-    settings: RunSettings,
-    config: ScoreConfig,
-    opened: Checkpoint,
-    access: Access,
-    *,
-    detector: DetectorFile | None = None,
-    is_remote: bool,
-    job: JobConfig = JobConfig(),  # noqa: B008 (frozen)
-) -> Work:
-    """What the workers of a run must know; `settings` are complete."""
+def make_work(run: RunDir, settings: RunSettings, request: Request) -> Work:
+    """What the workers of a run must know; `settings` are complete, and `request` is to score."""
+    opened, detector = request.checkpoint, request.detector
+    assert request.score and opened  # noqa: S101
     digests = " ".join(file.digest[:16] for file in (opened, detector) if file)
     return Work(
         run_id=f"{digests} {settings.created_at.isoformat()} rules {settings.decode_rules}",
@@ -87,15 +79,15 @@ def make_work(
         digest=opened.digest,
         detector=detector.path if detector else None,
         detector_digest=detector.digest if detector else None,
-        config=config,
+        config=request.score,
         clock=Clock.parse(settings.plan.timezone, settings.created_at),
-        is_remote=is_remote,
+        is_remote=any(source.is_remote for source in request.sources),
         num_images=settings.num_to_score,
         shard_size=settings.shard_size or 1,
-        access=access,
+        access=request.access,
         keep_column=settings.plan.keep_column,
         num_carried=settings.num_carried,
-        decode_timeout_s=job.decode_timeout_s,
+        decode_timeout_s=request.decode_timeout_s,
     )
 
 

@@ -35,6 +35,7 @@ from maskbatch.runs.commit import Effort, commit_run
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint, UsedDetector
+from maskbatch.runs.request import Request
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
 from maskbatch.score.networks import Networks, decode_pixels
@@ -203,10 +204,10 @@ def stage_run(
     runner.plan_archive(config, str(out))
     run, score = RunDir.at(str(out)), ScoreConfig(dtype="float32", view=view)
     _, finder = open_networks(checkpoint.path, detector, view)
+    request = Request(plan=config, access=Access(), score=score, checkpoint=checkpoint, detector=finder)
     with Lease(run) as lease:
-        settings = begin_scoring(run, run.read_run(), score, JobConfig(), checkpoint, lease, finder)
-    work = make_work(run, settings, score, checkpoint, Access(), detector=finder, is_remote=False)
-    work = replace(work, shard_size=32)
+        settings = begin_scoring(run, run.read_run(), request, JobConfig(), lease)
+    work = replace(make_work(run, settings, request), shard_size=32)
     networks = Networks(checkpoint, finder, score, device="cpu")
     for shard in range(work.num_shards):
         stage_shard(work, shard, networks)

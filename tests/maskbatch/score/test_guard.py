@@ -24,6 +24,7 @@ from maskbatch.progress import Step
 from maskbatch.runs.begin import begin_scoring
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
+from maskbatch.runs.request import Request
 from maskbatch.runs.work import Work, make_work
 from maskbatch.score.glance import ROW_GROUPS, SAMPLE, draw_sample, judge, look
 from maskbatch.score.guard import MIN_PICTURES, YIELD, Found, Guard
@@ -50,13 +51,15 @@ def write(root: Path, kind: str) -> Path:
 
 def plan(archive: Path, out: Path, view: str = "face") -> Work:
     """What the workers of a run of `archive` would know."""
-    runner.plan_archive(PlanConfig(archives=(str(archive),)), out)
+    config = PlanConfig(archives=(str(archive),))
+    runner.plan_archive(config, out)
     run, score, (opened, finder) = RunDir.at(out), ScoreConfig(view=view), open_networks(None, None, view)
+    request = Request(plan=config, access=Access(), score=score, checkpoint=opened, detector=finder)
     settings = run.read_run()
     assert settings
     with Lease(run) as lease:
-        settings = begin_scoring(run, settings, score, JobConfig(), opened, lease, finder)
-    return make_work(run, settings, score, opened, Access(), detector=finder, is_remote=False)
+        settings = begin_scoring(run, settings, request, JobConfig(), lease)
+    return make_work(run, settings, request)
 
 
 def ask(guard: Guard) -> str | None:
