@@ -76,7 +76,8 @@ def print_comparison(comparison: "Comparison", console: Console) -> None:
     for name, run in zip(("First ", "Second"), comparison.runs, strict=True):
         when = f", {run['first_time']} to {run['last_time']}" if run["first_time"] else ""
         images = f"{run['planned']:,} images{when}"
-        print_lines(console, [f"{name}: {run['path']}, {images}, checkpoint {run['checkpoint'][:12]}."])
+        networks = [f"{kind} {run[kind][:12]}" for kind in ("checkpoint", "detector") if run[kind]]
+        print_lines(console, [f"{name}: {run['path']}, {images}, {', '.join(networks)}."])
     print_lines(console, words.describe_overlap(comparison))
     if comparison.crossed:
         console.print(_table_of_labels(comparison))
@@ -196,8 +197,12 @@ def _table_of_rates(
     for key in keys:
         table.add_column(key, no_wrap=True)
     classes = report.values["classes"]
+    in_scenes = report.values["view"] == "scene"
+    names = (
+        {"listed": "pictures", "assessed": "faces assessed", "no_face": "false alarms"} if in_scenes else {}
+    )
     for name in ("listed", "failed", "assessed", *classes, "compliance (95 %)", "review"):
-        title, is_class = name.replace("_", " "), name in classes
+        title, is_class = names.get(name, name).replace("_", " "), name in classes
         least = max(map(len, title.split())) if is_class else len(title)
         table.add_column(title, justify="right", no_wrap=not is_class, min_width=least)
     counts = ("listed", "failed", "assessed", *(f"num_{name}" for name in classes))

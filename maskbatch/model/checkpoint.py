@@ -138,7 +138,8 @@ def _open(noun: str, path: str) -> tuple[str, str, Card | DetectorCard]:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError as error:
-        raise UsageError(f"{noun} {path}: no such file; give --{noun} FILE.safetensors") from error
+        known = f", or {' or '.join(DETECTORS)}" if noun == DetectorFile.noun else ""
+        raise UsageError(f"{noun} {path}: no such file; give --{noun} FILE.safetensors{known}") from error
     except (OSError, SafetensorError, ValueError) as error:  # of a path with a NUL
         raise UsageError(f"{noun} {path}: not a readable .safetensors file ({error})") from error
     if METADATA_KEY not in metadata:

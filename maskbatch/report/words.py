@@ -118,10 +118,12 @@ def describe_other_rates(report: "Report") -> Iterator[str]:
     overall, excluded = report.overall, report.values["settings"]["exclude"]
     everything, corrected = report.values["everything"][0], report.values["corrected"]
     in_scenes = report.values["view"] == "scene"
-    if excluded:
+    unit = "face" if in_scenes else "image"
+    if excluded and not overall["excluded"]:
+        yield f"No {unit} is {' or '.join(excluded)}: none is left out."
+    elif excluded:
         yield (
-            f"Left out {overall['excluded']:,} {'faces' if in_scenes else 'images'} ({', '.join(excluded)}); "
-            "with them compliance is "
+            f"Left out {overall['excluded']:,} {unit}s ({', '.join(excluded)}); with them compliance is "
             f"{format_percent(everything['compliance'])} ({format_interval(everything)})."
         )
     errors, shown, condition = "the classifier's errors", "pictures", "it errs here as on its held-out set"
@@ -134,7 +136,7 @@ def describe_other_rates(report: "Report") -> Iterator[str]:
         doubt = f"; doubtful: {unlike}" if num else ""
         yield (
             f"Corrected for {errors}: {overall['corrected']:.1%} "
-            f"({format_interval(overall, 'corrected')}), if {condition}{doubt}."
+            f"({format_interval(overall, 'corrected')}){format_star(overall)}, if {condition}{doubt}."
         )
     elif not corrected["identifiable"]:
         yield f"Not corrected for {errors}: {corrected['reason']}."

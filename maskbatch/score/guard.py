@@ -51,7 +51,8 @@ class Found:
             return None
         sampled = f"of {self.pictures} sampled pictures with a face"
         if view == "face" and self.several + self.far > MANY * self.pictures:
-            shown = f"{self.several} show people side by side and {self.far} someone far away"
+            several, far = f"{self.several} show people side by side", f"{self.far} someone far away"
+            shown = f"{several} and {far}" if self.far else several
             return f"{sampled}, {shown}, but each gets one label; --view scene finds and scores every face"
         if view == "scene" and self.filled >= NEARLY_ALL * self.pictures:
             shown = f"{self.filled} show one face that fills it"
