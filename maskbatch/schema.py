@@ -116,6 +116,9 @@ RESERVED_COLUMNS = frozenset(
         "compliance_high", "corrected", "corrected_low", "corrected_high", "excluded", "condition",
         "design_effect", "degrees_of_freedom", "few_clusters", "mean_confidence", "confidence_sum",
         "file", "row", "digest",
+        "region_kind", "size_band", "everyone_complies", "faces", "too_small", "false_alarms",
+        "pictures_assessed", "pictures_compliant", "faces_per_picture", "picture_compliance",
+        "picture_compliance_low", "picture_compliance_high",
     ]
 )  # fmt: skip
 """Names that --keep-column cannot have."""

@@ -147,6 +147,13 @@ class DetectorCard:
         check_recall(self.recall)
 
 
+def check_detector(card: Mapping[str, Any]) -> None:
+    """Raises ValueError where a run's card of a detector, perhaps of another version, cannot be used."""
+    for name, kind in (("threshold", float), ("min_face_px", int), ("architecture", str), ("recall", dict)):
+        _check_type(name, card[name], kind)
+    check_recall(card["recall"])
+
+
 def check_recall(recall: Mapping[str, Any]) -> None:
     """Raises ValueError unless these are counts `[found, boxed]` by class and size band."""
     for name, bands in recall.items():

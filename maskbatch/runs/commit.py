@@ -35,6 +35,8 @@ from maskbatch.stores.files import explain, num_threads, remove_files, store_err
 
 RANGE_ROWS = 262_144
 """Rows committed at a time, about 150 MB."""
+SCENE_ROWS = 8
+"""A picture and its faces, where there are many."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,7 +117,7 @@ def _finish_plan(run: RunDir, first: int, lease: Lease) -> CommittedFile:
 
 def _read_ranges(run: RunDir, work: Work, lease: Lease) -> Iterator[tuple[range, pa.Table]]:
     """The staged rows in fixed ranges of shards, sorted by (id, region), with the ids each must hold."""
-    shards_each = max(1, RANGE_ROWS // work.shard_size)
+    shards_each = max(1, _range_images(work) // work.shard_size)
     target = None
     with ThreadPoolExecutor(num_threads(run.staging)) as pool:
         for first in range(0, work.num_shards, shards_each):
@@ -138,12 +140,17 @@ def _read_ranges(run: RunDir, work: Work, lease: Lease) -> Iterator[tuple[range,
             )
 
 
+def _range_images(work: Work) -> int:
+    return RANGE_ROWS // (SCENE_ROWS if work.config.view == "scene" else 1)
+
+
 def _read_carried(run: RunDir, work: Work, carrier: Carrier | None) -> Iterator[tuple[range, pa.Table]]:
     """The rows carried over, in ranges of ids."""
     if carrier is None:
         return
-    for start in range(work.num_images, work.num_planned, RANGE_ROWS):
-        ids = range(start, min(start + RANGE_ROWS, work.num_planned))
+    each = _range_images(work)
+    for start in range(work.num_images, work.num_planned, each):
+        ids = range(start, min(start + each, work.num_planned))
         planned = read_plan(run.plan, ids.start, ids.stop)
         yield ids, carrier.read_rows(planned, work.clock, work.keep_column)
 

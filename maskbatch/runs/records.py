@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig, to_dict
 from maskbatch.errors import UsageError
-from maskbatch.model.card import check_card, check_recall
+from maskbatch.model.card import check_card, check_detector
 from maskbatch.plan.listing import Listing
 from maskbatch.schema import STATUSES
 from maskbatch.stores.files import Location, explain, parse_json
@@ -67,7 +67,7 @@ class UsedDetector:
     """As JSON has it."""
 
     def __post_init__(self) -> None:
-        check_recall(self.card["recall"])
+        check_detector(self.card)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

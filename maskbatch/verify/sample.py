@@ -100,7 +100,7 @@ def _judge_boxes(
     """By id, for each committed face what its box holds now: measures, label, probabilities."""
     preset, classes = networks.card.preset, networks.card.classes
     crops = {
-        image: [cut_face(frame, face["box"], preset) for face in was[image][1:]]
+        image: [cut_face(frame, face["box"], preset) for face in was[image] if face["region"] > 0]
         for image, (_, frame) in zip(plan["id"].to_pylist(), frames, strict=True)
         if frame
     }

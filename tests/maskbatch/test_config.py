@@ -46,6 +46,7 @@ from maskbatch.errors import UsageError
         (PlanConfig, {"keep_column": "a b"}, "keep_column 'a b'"),
         (PlanConfig, {"keep_column": "Status"}, "the tables have a column of that name already"),
         (PlanConfig, {"keep_column": "prob_x"}, "the tables have a column of that name already"),
+        (PlanConfig, {"keep_column": "size_band"}, "the tables have a column of that name already"),
     ],
 )
 def test_a_setting_out_of_bounds_is_refused_by_name(kind: Any, values: dict[str, Any], expected: str) -> None:

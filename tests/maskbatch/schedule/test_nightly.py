@@ -15,7 +15,7 @@ import pytest
 from maskbatch.cli.commands import nightly
 from maskbatch.config import read_toml
 from maskbatch.errors import UsageError
-from maskbatch.model.checkpoint import Checkpoint
+from maskbatch.model.checkpoint import Checkpoint, open_checkpoint
 from maskbatch.schedule.nightly import report_nights
 from maskbatch.schedule.nights import DAY, Schedule
 from tests.maskbatch.samples import Run, read_scores, speckle, stage_run, with_exif_time, write_files
@@ -218,6 +218,23 @@ def nights(staged: Place, tmp_path: Path) -> Place:
     """A copy of them, to be added to; the archive stays where it is."""
     shutil.copytree(staged.base, tmp_path / "base")
     return Place(staged.archive, tmp_path / "base", staged.toml)
+
+
+def test_a_night_whose_faces_another_detector_found_is_held_against_none_of_the_others(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "scenes"
+    files = {f"gate-1/{night}/12{k:02d}00.jpg": speckle(k) for night in NIGHTS[:2] for k in range(3)}
+    place = Place(write_files(root / "archive", files), root / "base", root / "nightly.toml")
+    for (since, until), detector in zip(pairwise(NIGHTS[:3]), (None, "yunet_n"), strict=True):
+        limits = {"since": since, "until": until, "view": "scene", "detector": detector}
+        stage_run(place.nights / since, place.archive, open_checkpoint(), layout=LAYOUT, **limits).commit()
+    place.toml.write_text(
+        f"layout = '{LAYOUT}'\ntimezone = 'Europe/Paris'\nview = 'scene'\ndetector = 'yunet_n'\n"
+        "dtype = 'float32'\naddress = 'ray://127.0.0.1:9'\nmargin-days = 0\n"
+    )
+    found = report_nights(place.schedule(), FIRST_NIGHT + DAY, FIRST_NIGHT + DAY)
+    assert not [alert for alert in found["nights"][0]["alerts"] if alert["kind"] == "comparison"]
 
 
 def test_an_image_of_unknown_time_is_in_no_comparison_and_one_of_exif_in_that_of_its_night(

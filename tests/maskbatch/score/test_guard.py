@@ -77,7 +77,7 @@ def ask(guard: Guard) -> str | None:
         ("gates", None, "show one face that fills it; --view face"),
         ("empty", None, None),
         ("across", None, None),
-        ("lobbies", "12 show people side by side and 0 someone far away", None),
+        ("lobbies", "12 show people side by side, but", None),
         ("far", "0 show people side by side and 12 someone far away", None),
     ],
 )

@@ -227,6 +227,24 @@ def test_rows_that_were_spoilt_are_sampled_nevertheless(spoil: Callable[[Run], o
     assert found.sampled == 4 - (spoil is a_picture_dropped_and_its_faces_kept)
 
 
+def test_a_face_numbered_below_its_picture_is_a_difference(spoilt: Run) -> None:
+    forge(spoilt, setting("region", {9: -1}), NAME)
+    found = check_run(spoilt.run)
+    assert not found.verified and found.sampled == 4
+
+
+@pytest.mark.parametrize(
+    "changes", [{"threshold": "high"}, {"min_face_px": None}, {"recall": None}, {"recall": [1]}]
+)
+def test_a_detectors_card_that_cannot_be_used_is_a_damaged_run(
+    changes: dict[str, object], spoilt: Run
+) -> None:
+    values = json.loads(spoilt.run.run_json.read_text())["detector"]
+    edit_json(spoilt.run.run_json, detector={**values, "card": {**values["card"], **changes}})
+    with pytest.raises(UsageError, match=f"run.json is damaged: {next(iter(changes))} = "):
+        spoilt.run.read_run()
+
+
 @pytest.mark.parametrize("number", [-1, 4, 2**62])
 def test_a_face_of_no_planned_picture_is_a_difference(number: int, spoilt: Run) -> None:
     forge(spoilt, setting("id", {0: number, 9: number}), NAME)
