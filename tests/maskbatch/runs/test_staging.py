@@ -7,7 +7,9 @@ from tests.maskbatch.samples import write_rows
 
 
 def table(*statuses: str) -> pa.Table:
-    return pa.table({"id": range(len(statuses)), "status": list(statuses)})
+    """Of each image one row, and one more of a face."""
+    status, region = [*statuses, "ok"], [0] * len(statuses) + [1]
+    return pa.table({"id": range(len(status)), "region": region, "status": status})
 
 
 def test_a_shard_is_one_object_whose_footer_counts_its_statuses(root: Location) -> None:
