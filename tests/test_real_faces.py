@@ -99,7 +99,7 @@ def test_the_job_gives_the_probabilities_that_training_measures(
     assert len(rows) == 2 * len(truth)
     checkpoint = open_checkpoint()
     uris = [local_path(uri).decode() for uri in rows["uri"]]
-    table = pd.DataFrame({"uri": uris, "sha256": "", "run": ""})
+    table = pd.DataFrame({**data.COLUMNS, "uri": uris})
     pixels, _ = data.decode(table, checkpoint.card.preset, "decode")
     expected = probs(pixels, "float32")
     found = rows[[f"prob_{name}" for name in checkpoint.card.classes]].to_numpy()
