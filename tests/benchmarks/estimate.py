@@ -14,7 +14,7 @@ import shutil
 import sys
 
 from maskbatch.estimate.cost import RANGE
-from tests.benchmarks.score import FOLDER, SIZES, make_files, measure
+from tests.benchmarks.score import CASES, FOLDER, make_files, measure
 
 
 def compare(size: str, num_images: int) -> float:
@@ -39,7 +39,7 @@ def compare(size: str, num_images: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--size", default="1920x1080", choices=list(SIZES))
+    parser.add_argument("--size", default="1920x1080", choices=list(CASES))
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--repeat", type=int, default=1)
     options = parser.parse_args()

@@ -90,15 +90,16 @@ def draw(task: tuple[Path, int, Case]) -> None:
     picture.save(path, quality=88)
 
 
-def make_files(name: str) -> None:
-    """Draw the distinct JPEGs of a case, once."""
+def make_files(name: str, count: int | None = None) -> Path:
+    """The folder of the distinct JPEGs of a case, drawn once; `count` None: as many as it has."""
     case = CASES[name]
+    count = count or case.count
     folder, drawn = FOLDER / name, FOLDER / f"drawn-{name}"
     drawn.mkdir(parents=True, exist_ok=True)
     tasks = [(drawn / f"{k:03d}.jpg", k, case) for k in range(NUM_DRAWN)]
     with ProcessPoolExecutor(CORES) as pool:
         list(pool.map(draw, [task for task in tasks if not task[0].exists()]))
-    for k in range(case.count):
+    for k in range(count):
         path = folder / f"cam-{k % 4}" / f"{k:06d}.jpg"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,8 +108,9 @@ def make_files(name: str) -> None:
             path.write_bytes(
                 data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
             )
-    for path in sorted(folder.rglob("*.jpg"))[case.count :]:
+    for path in sorted(folder.rglob("*.jpg"))[count:]:
         path.unlink()
+    return folder
 
 
 def measure(command: list[str]) -> tuple[float, str, int, int]:
