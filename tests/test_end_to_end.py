@@ -336,7 +336,7 @@ def test_a_report_warns_a_check_finds_damage_and_two_runs_are_compared(
     ("arguments", "says"),
     [
         (("report", "nowhere"), "no run is there"),
-        (("report", "RUN", "--exclude", "fog"), "--exclude fog: frozen, duplicate, dark"),
+        (("report", "RUN", "--exclude", "fog"), "--exclude fog: frozen, duplicate, static_face, dark"),
         (
             ("report", "RUN", "--expect", "often"),
             "--expect often: snapshots per time expected, such as 1/5min",
