@@ -24,8 +24,8 @@ The path of a datum, one line per package, from the top down; upper ones import 
     stores     bytes by uri, on a disk or in any store
     drawing    pictures with a known truth
 
-Single modules: config (every setting), layout (what a path says), clock, times, schema (columns), progress,
-buckets (hashes on disk), errors, visible (names printed safely).
+Single modules: config (every setting), layout (what a path says), clock, times, schema (columns), geometry
+(boxes), progress, buckets (hashes on disk), errors, visible (names printed safely).
 
 The public interface is `__all__`; it loads what is used. See docs/python.md.
 """

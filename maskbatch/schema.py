@@ -35,6 +35,8 @@ CONDITIONS = {
 """What may be wrong with a camera's view, or with a face in it."""
 FACE_CONDITIONS = ("static_face",)
 """Those of faces; the others are of pictures, and of the faces in them."""
+MEASURES = ("brightness", "contrast", "sharpness")
+"""Of a resized image."""
 VIEWS = ("face", "scene")
 """`face`: one face fills the picture; `scene`: a detector finds the faces, and each has a row of its own."""
 MAX_FACES = 500

@@ -79,7 +79,7 @@ def load_corrections(sources: Sequence[str], against: Path | None = None) -> Cor
 
 def _refuse_other_regions(runs: Sequence[CommittedRun]) -> None:
     """Raise UsageError where one region is another face in another run."""
-    if len({corrections.describe_regions(run.settings) for run in runs}) > 1:
+    if len({run.settings.found_by for run in runs}) > 1:
         names = ", ".join(str(run.run.path) for run in runs)
         reason = (
             "their views, detectors or --detect-px differ, so that they say different things of a picture"

@@ -19,6 +19,7 @@ from typer import Option
 from maskbatch.cli.program import run_program
 from maskbatch.config import ScoreConfig
 from maskbatch.errors import UsageError
+from maskbatch.geometry import find_bands
 from maskbatch.model.card import Card, DetectorCard
 from maskbatch.model.checkpoint import open_checkpoint, open_detector
 from maskbatch.report.intervals import estimate_design_effects
@@ -126,7 +127,7 @@ def correct_rate(
     )
     kept = faces[faces["predicted"].isin(card.classes)]
     label = pd.Index(card.classes).get_indexer(kept["predicted"])
-    bands = scenes.find_bands(scenes.measure_sizes(kept, detect_px))
+    bands = find_bands(scenes.measure_sizes(kept, detect_px))
     labelled_KB = np.zeros((len(card.classes), len(SIZE_BAND_NAMES)), np.int64)
     np.add.at(labelled_KB, (label, bands), 1)
     unknown = [[0, 0]] * len(SIZE_BAND_NAMES)

@@ -26,6 +26,7 @@ from maskbatch.cli.program import run_program
 from maskbatch.config import ScoreConfig
 from maskbatch.drawing.gate import LABELS, Gate, draw_snapshot
 from maskbatch.errors import UsageError
+from maskbatch.geometry import do_overlap
 from maskbatch.model.checkpoint import DetectorFile, open_checkpoint, open_detector
 from maskbatch.progress import say, step
 from maskbatch.schema import VIEWS
@@ -194,7 +195,7 @@ def place_window(box: Box, others: Sequence[Box], size: Size, rng: Generator) ->
         right = min(size[0], round(x + side * stretch / 2))
         bottom = min(size[1], round(y + side / stretch / 2))
         inside = left <= box[0] and top <= box[1] and right >= box[2] and bottom >= box[3]
-        if inside and not any(overlaps((left, top, right, bottom), other) for other in others):
+        if inside and not any(do_overlap((left, top, right, bottom), other) for other in others):
             return left, top, right, bottom
     return None
 
@@ -211,16 +212,11 @@ def place_empty(boxes: Iterable[Box], size: Size, rng: Generator, num: int) -> l
         stretch = exp(rng.uniform(*ASPECTS) / 2)
         width, height = min(size[0], round(side * stretch)), min(size[1], round(side / stretch))
         x, y = int(rng.integers(size[0] - width + 1)), int(rng.integers(size[1] - height + 1))
-        if not any(overlaps((x, y, x + width, y + height), box) for box in widened):
+        if not any(do_overlap((x, y, x + width, y + height), box) for box in widened):
             windows.append((x, y, x + width, y + height))
         if len(windows) == num:
             break
     return windows
-
-
-def overlaps(one: Box, other: Box) -> bool:
-    """Whether two boxes share any area."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def draw(num_each: int, seed: int, sizes: Sequence[Size]) -> Iterator[tuple[Image.Image, str]]:

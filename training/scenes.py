@@ -19,8 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from maskbatch.errors import UsageError
+from maskbatch.geometry import find_bands, measure_overlap, measure_seen, measure_sides
 from maskbatch.schema import SIZE_BANDS
-from training.metrics import Bools, Floats, Ints
+from training.metrics import Bools, Floats
 
 BOX = ["x0", "y0", "x1", "y1"]
 BOXED = ["file", "split", "face", "label", *BOX, "width", "height"]
@@ -57,16 +58,6 @@ def read_boxes(folder: Path, split: str | None = None) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def compute_iou(found_K4: Floats, boxed_N4: Floats) -> Floats:
-    """Compute how much of their union (K, N) each two boxes share, in [0, 1]."""
-    found, boxed = found_K4[:, None, :].astype(float), boxed_N4[None].astype(float)
-    low, high = np.maximum(found[..., :2], boxed[..., :2]), np.minimum(found[..., 2:], boxed[..., 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = [np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(axis=2) for boxes in (found, boxed)]
-    union = areas[0] + areas[1] - shared
-    return np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
-
-
 def match_boxes(
     found_K4: Floats, confidence_K: Floats, boxed_N4: Floats, min_iou: float = MIN_IOU
 ) -> NDArray[np.int64]:
@@ -74,7 +65,7 @@ def match_boxes(
 
     Returns the number (K,) of the boxed face, UNLABELLED or REPEATED.
     """
-    iou_KN = compute_iou(found_K4, boxed_N4)
+    iou_KN = measure_overlap(found_K4[:, None], boxed_N4)
     match_K, free_N = np.full(len(found_K4), UNLABELLED, np.int64), np.ones(len(boxed_N4), bool)
     for k in np.argsort(-confidence_K, kind="stable"):
         near_N = iou_KN[k] >= min_iou
@@ -102,14 +93,8 @@ def match_faces(boxed: pd.DataFrame, found: pd.DataFrame, min_iou: float = MIN_I
 
 def measure_sizes(boxed: pd.DataFrame, detect_px: int) -> Floats:
     """Measure the longer side (N,) of each box, in pixels of the copy that the detector sees."""
-    longer = np.maximum(boxed["x1"] - boxed["x0"], boxed["y1"] - boxed["y0"]).to_numpy(float)
-    side = np.maximum(boxed["width"], boxed["height"]).to_numpy(float)
-    return np.asarray(longer * np.minimum(1, detect_px / side))
-
-
-def find_bands(sizes_N: Floats) -> Ints:
-    """Find the number (N,) of the band of SIZE_BANDS that each size lies in."""
-    return np.asarray(np.digitize(sizes_N, SIZE_BANDS[1:]), np.int64)
+    sides_N = measure_sides(boxed[BOX].to_numpy(float))
+    return measure_seen(sides_N, boxed["width"], boxed["height"], detect_px)
 
 
 def count_found(boxed: pd.DataFrame, is_found_N: Bools, detect_px: int) -> dict[str, list[list[int]]]:

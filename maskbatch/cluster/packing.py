@@ -9,13 +9,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from maskbatch.decode.images import COLUMNS, Decoded
+from maskbatch.decode.images import COLUMNS, Columns, Decoded, Row, gather_columns
 from maskbatch.score.networks import Pixels
 from maskbatch.score.scene import DecodedFrame, Frame
 
 NOTHING = np.zeros((0, 0, 3), np.uint8)
 Pack = dict[str, Any]
-Columns = dict[str, list[object]]
 
 
 def pack(planned: pa.Table, pixels: Pixels) -> tuple[Pack, list[object]]:
@@ -23,11 +22,11 @@ def pack(planned: pa.Table, pixels: Pixels) -> tuple[Pack, list[object]]:
     if isinstance(pixels, Decoded):
         columns, arrays = pixels.columns, [pixels.images_NHWC]
     else:
-        columns, arrays = {name: [] for name in COLUMNS}, []
+        rows, arrays = list[Row](), []
         for row, frame in pixels:
+            rows.append(row)
             arrays.append(np.asarray(frame.image) if frame else NOTHING)
-            for name in COLUMNS:
-                columns[name].append(row[name])
+        columns = gather_columns(rows)
     sink = io.BytesIO()
     for table in (planned, pa.table(columns), pa.table({"shape": [array.shape for array in arrays]})):
         with pa.ipc.new_stream(sink, table.schema) as writer:

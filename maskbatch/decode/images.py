@@ -9,7 +9,7 @@ Bytes from an archive are hostile: what is wrong with them becomes a status and 
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import floor, log2
 
@@ -22,6 +22,7 @@ from maskbatch.decode.kinds import detect_kind
 from maskbatch.decode.source import Encoded, Source, stable_message
 from maskbatch.errors import ImageError
 from maskbatch.model.card import Preset
+from maskbatch.schema import MEASURES
 
 OPENERS = {
     "JPEG": jpeg.open_jpeg,
@@ -68,19 +69,21 @@ class Picture:
     """EXIF time, ISO 8601, with an offset only where the camera wrote one."""
 
 
+Columns = dict[str, list[object]]
+"""By COLUMNS, a value an image."""
+
+
 @dataclass(slots=True)
 class Decoded:
     """Images in plan order; a column has one entry an image."""
 
     images_NHWC: NDArray[np.uint8]
     """RGB; zeros where the image is not ok."""
-    columns: dict[str, list[object]] = field(default_factory=dict)
-    """By COLUMNS."""
+    columns: Columns = field(default_factory=dict)
 
 
 COLUMNS = (
-    "status", "error", "width", "height", "num_bytes", "sha256",
-    "brightness", "contrast", "sharpness", "dhash", "exif_time",
+    "status", "error", "width", "height", "num_bytes", "sha256", *MEASURES, "dhash", "exif_time",
 )  # fmt: skip
 
 
@@ -102,14 +105,18 @@ def decode_batch(
     `decode` takes the place of `decode_image`, and gets the number of the image too.
     """
     height, width = preset.input_size
-    out = Decoded(np.zeros((num_images, height, width, 3), np.uint8), {name: [] for name in COLUMNS})
+    images_NHWC, rows = np.zeros((num_images, height, width, 3), np.uint8), list[Row]()
     for i, (row, picture) in enumerate(decode_each(encoded, preset, max_pixels, decode)):
         if picture:
-            out.images_NHWC[i] = np.asarray(picture.image)
+            images_NHWC[i] = np.asarray(picture.image)
             row |= describe(picture.image)
-        for name in COLUMNS:
-            out.columns[name].append(row[name])
-    return out
+        rows.append(row)
+    return Decoded(images_NHWC, gather_columns(rows))
+
+
+def gather_columns(rows: Sequence[Row]) -> Columns:
+    """The values of `rows` by COLUMNS."""
+    return {name: [row[name] for row in rows] for name in COLUMNS}
 
 
 def decode_each(
@@ -135,7 +142,7 @@ def decode_each(
 def describe(image: Image.Image) -> Row:
     """Brightness, contrast, sharpness and perceptual hash of a picture of the model's input size."""
     luma = image.convert("L")
-    measures = zip(("brightness", "contrast", "sharpness"), quality.measure(np.asarray(luma)), strict=True)
+    measures = zip(MEASURES, quality.measure(np.asarray(luma)), strict=True)
     return {**dict(measures), "dhash": quality.dhash(luma)}
 
 

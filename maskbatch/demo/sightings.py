@@ -6,6 +6,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.console import Console
 from maskbatch.demo.truth import print_compliance, print_incidents, print_spoilt, print_table
 from maskbatch.demo.week import CAMERAS, DARK, FIRST_DAY, FROZEN, OFF
 from maskbatch.drawing.gate import LABELS
+from maskbatch.geometry import measure_overlap, measure_sides
 from maskbatch.model.checkpoint import open_detector
 from maskbatch.runner import Result
 from maskbatch.runs.directory import RunDir
@@ -119,19 +121,14 @@ def _group(rows: list[Row], key: str) -> dict[str, list[Row]]:
 
 def match_boxes(drawn: list[list[float]], found: list[list[float]]) -> list[int | None]:
     """For each box that is drawn, the place of its own among those found; the nearest pairs first."""
-    overlaps = {(i, k): _overlap(a, b) for i, a in enumerate(drawn) for k, b in enumerate(found)}
+    overlaps = {
+        (i, k): float(measure_overlap(a, b)) for i, a in enumerate(drawn) for k, b in enumerate(found)
+    }
     matches: list[int | None] = [None] * len(drawn)
     for (i, k), overlap in sorted(overlaps.items(), key=lambda item: -item[1]):
         if overlap >= SAME_FACE and matches[i] is None and k not in matches:
             matches[i] = k
     return matches
-
-
-def _overlap(a: list[float], b: list[float]) -> float:
-    """Intersection over union."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
 
 
 def _count_faces(faces: list[Row]) -> dict[str, Any]:
@@ -160,8 +157,7 @@ def _count_faces(faces: list[Row]) -> dict[str, Any]:
 
 
 def _longer_side(face: Row) -> float:
-    x0, y0, x1, y1 = face["box"]
-    return float(max(x1 - x0, y1 - y0))
+    return float(measure_sides(np.asarray(face["box"])))
 
 
 def _count(faces: list[Row]) -> Counts:

@@ -58,6 +58,11 @@ class Classifier:
             for values in (card.mean, card.std)
         )
 
+    @property
+    def dtype_name(self) -> str:
+        """`bfloat16` or `float32`."""
+        return str(self.dtype).removeprefix("torch.")
+
     @torch.inference_mode()
     def logits(self, images_NHWC: NDArray[np.uint8]) -> torch.Tensor:
         """Logits (N, K) float32, on the CPU, of RGB images (N, H, W, 3) uint8, N <= batch_size."""

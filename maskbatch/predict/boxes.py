@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
+from maskbatch.geometry import do_overlap
 from maskbatch.predict.ink import ALERT, INK, MARGIN_PX, MUTED, PAPER, TRACK, WIDTH_PX, font, shorten
 from maskbatch.stores.uris import SCHEME
 from maskbatch.visible import make_visible
@@ -96,7 +97,7 @@ def draw_boxes(picture: Image.Image, prediction: "Prediction") -> Image.Image:
     for k, (face, box) in enumerate(zip(faces, boxes, strict=True)):
         text = f"{k + 1} {name_face(face)}"
         longer = _place_tag(text, box, picture.size)
-        if any(_overlap(longer, other) for other in (*boxes, *tags[:k], *tags[k + 1 :])):
+        if any(do_overlap(longer, other) for other in (*boxes, *tags[:k], *tags[k + 1 :])):
             text = f"{k + 1}"
         else:
             tags[k] = longer
@@ -118,10 +119,6 @@ def _place_tag(text: str, box: Box, size: tuple[int, int]) -> Box:
     if top < 0:
         top = min(box[3] + 3, size[1] - TAG_PX)
     return left, top, left + wide, top + TAG_PX
-
-
-def _overlap(one: Box, other: Box) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _draw_face(row: Image.Image, at: tuple[int, int], number: int, face: "Face") -> None:

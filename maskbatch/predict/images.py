@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby, islice
-from math import ceil
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from maskbatch.archives.entries import Entry
 from maskbatch.archives.tally import Tally
 from maskbatch.clock import Clock, now
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
-from maskbatch.decode.images import HEADROOM, Decoded, Picture, Shape, Whole
+from maskbatch.decode.images import Decoded, Picture, Shape, Whole
 from maskbatch.decode.sandbox import open_sandbox
 from maskbatch.decode.source import Encoded
 from maskbatch.errors import ImageError, MaskbatchError, UsageError
@@ -36,7 +35,7 @@ from maskbatch.progress import step
 from maskbatch.review.pictures import fit
 from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.read import READ_COLUMNS, read_images
-from maskbatch.score.scene import Frame, cut_face
+from maskbatch.score.scene import Frame, cut_face, frame_shape
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import explain
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
@@ -117,9 +116,9 @@ class Predictor:
         Without `data`, or where that cannot be decoded, nothing is drawn.
         """
         detect = self.config.detect_px
-        longest_px = ceil(HEADROOM * detect) if detect else max(box_px)
+        shape = frame_shape(detect) if detect else Whole(max(box_px))
         try:
-            picture = self._decode(data or b"", Whole(longest_px), self.config.max_pixels)
+            picture = self._decode(data or b"", shape, self.config.max_pixels)
         except ImageError:
             return prediction
         if prediction.faces is None:

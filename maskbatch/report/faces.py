@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from maskbatch.schema import SIZE_BAND_NAMES, SIZE_BANDS
+from maskbatch.geometry import find_bands, measure_overlap, measure_seen, measure_sides
+from maskbatch.schema import SIZE_BAND_NAMES
 
 Numbers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -38,10 +39,8 @@ class Faces:
 
     def name_size_bands(self, detect_px: int) -> pa.Array:
         """The band (M,) of each face's size, of `schema.SIZE_BAND_NAMES`."""
-        sides_2M = (self.rows[name].to_numpy().astype(np.float64) for name in ("width", "height"))
-        scale_M = np.minimum(1, detect_px / np.maximum(*sides_2M))
-        longer_M = (self.box_M4[:, 2:] - self.box_M4[:, :2]).max(axis=1, initial=0)
-        band_M = np.searchsorted(SIZE_BANDS, longer_M * scale_M, side="right") - 1
+        width_M, height_M = (self.rows[name].to_numpy() for name in ("width", "height"))
+        band_M = find_bands(measure_seen(measure_sides(self.box_M4), width_M, height_M, detect_px))
         return pa.DictionaryArray.from_arrays(band_M.astype(np.int8), list(SIZE_BAND_NAMES))
 
     def is_labelled(self, names: Sequence[str]) -> Bools:
@@ -76,12 +75,3 @@ class Faces:
 SAME_OVERLAP = 0.8
 """Two boxes of one thing that stands still overlap by more (intersection over union). A detector's boxes of
 it differ by 1 to 3 % of its size, which leaves 0.88 to 0.97; a shift of a tenth both ways leaves 0.68."""
-
-
-def measure_overlap(first: Floats, second: Floats) -> Floats:
-    """Intersection over union of boxes (..., 4), 0 to 1."""
-    low = np.maximum(first[..., :2], second[..., :2])
-    high = np.minimum(first[..., 2:], second[..., 2:])
-    both = np.prod(np.maximum(high - low, 0), axis=-1)
-    areas = [np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (first, second)]
-    return np.asarray(both / np.maximum(areas[0] + areas[1] - both, 1e-9))

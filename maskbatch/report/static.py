@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 from scipy.ndimage import median_filter
 
+from maskbatch.geometry import measure_overlap
 from maskbatch.report.cells import to_floats
-from maskbatch.report.faces import SAME_OVERLAP, Bools, Faces, Floats, Numbers, measure_overlap
+from maskbatch.report.faces import SAME_OVERLAP, Bools, Faces, Floats, Numbers
 
 STATIC_S = 3 * 3600
 LEAST_SIGHTINGS = 12

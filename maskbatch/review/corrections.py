@@ -19,7 +19,6 @@ from maskbatch.errors import UsageError
 from maskbatch.progress import step
 from maskbatch.review.queue import STRATA
 from maskbatch.runs.committed import CommittedRun
-from maskbatch.runs.records import RunSettings
 from maskbatch.runs.versions import list_versions
 from maskbatch.stores.files import (
     Location,
@@ -113,14 +112,9 @@ def list_folders(run: CommittedRun) -> list[Location]:
     versions = list_versions(run.run) if run.settings.replaces else [run.run]
     paths = [str(version.path) for version in versions]
     earlier = [(version, version.find_run()) for version in versions[: paths.index(str(run.run.path))]]
-    alike = describe_regions(run.settings)
-    same = [version for version, settings in earlier if settings and describe_regions(settings) == alike]
+    found_by = run.settings.found_by
+    same = [version for version, settings in earlier if settings and settings.found_by == found_by]
     return [version.corrections for version in (*same, run.run)]
-
-
-def describe_regions(settings: RunSettings) -> tuple[object, ...]:
-    """What decides which face of a picture a region is."""
-    return settings.detector and settings.detector.digest, settings.score and settings.score.detect_px
 
 
 def find_latest_judgements(rows: pa.Table) -> pd.DataFrame:

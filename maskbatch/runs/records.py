@@ -145,6 +145,12 @@ class RunSettings:
         return {**to_dict(self.score), **self.unknown.get("score", {})} if self.score else None
 
     @property
+    def found_by(self) -> tuple[str | None, int | None]:
+        """What decides which face of a picture a region is; no digest and no size with the view `face`."""
+        digest = self.detector.digest if self.detector else None
+        return digest, self.score.detect_px if self.score else None
+
+    @property
     def scored_by(self) -> tuple[Any, ...]:
         """What decides a row's content beside the image: settings, and digests of checkpoint and detector."""
         files = (file and file.digest for file in (self.checkpoint, self.detector))

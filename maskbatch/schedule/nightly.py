@@ -109,8 +109,7 @@ def _before(schedule: Schedule, day: date, run: RunDir) -> tuple[dict[date, RunD
     """The nights whose rows mean what `run`'s do, and an alert for each night that is damaged."""
 
     def meaning(one: CommittedRun) -> tuple[object, ...]:  # another checkpoint would be taken for a change
-        finds = one.detector and one.detector.digest, one.score.detect_px
-        return one.digest, one.score.view, *finds, one.keep_column
+        return one.digest, one.settings.found_by, one.keep_column
 
     alike, damaged = {}, []
     ours = meaning(open_committed(run))

@@ -17,29 +17,29 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from math import ceil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from maskbatch.decode.images import HEADROOM, Whole, decode_each
+from maskbatch.decode.images import decode_each
 from maskbatch.decode.sandbox import Sandbox
+from maskbatch.geometry import measure_sides
 from maskbatch.model.checkpoint import open_detector
 from maskbatch.model.detector import Detector, Faces
 from maskbatch.plan.table import GROUP_ROWS, read_plan
 from maskbatch.runs.work import Work
 from maskbatch.score.guard import Found
 from maskbatch.score.read import READ_COLUMNS, PlanRow, read_images
-from maskbatch.score.scene import shrink
+from maskbatch.score.scene import frame_shape, shrink
 
 SAMPLE = 64
 PLAN_GROUPS = 16
 """Row groups of the plan that the sample is drawn from, milliseconds each."""
 ROW_GROUPS = 8
 """Of Parquet files with pictures in them, it reads no more row groups, which may have 100 MB each."""
-DETECTOR, DETECT_PX = "yunet_n", 640
+DETECTOR, LONGEST_PX = "yunet_n", 640
 CONFIDENCE = 0.6
 """Of a face that counts here: more than a run asks, so that a lamp is nobody."""
 BESIDE = 0.5
@@ -78,10 +78,10 @@ def _decode(rows: list[PlanRow], work: Work) -> Iterator[NDArray[np.uint8]]:
     """The pictures (H, W, 3) as the detector sees them."""
     with Sandbox(work.decode_timeout_s) as sandbox:
         encoded = read_images(rows, work.access, work.config.max_bytes)
-        shape, max_pixels = Whole(ceil(HEADROOM * DETECT_PX)), work.config.max_pixels
+        shape, max_pixels = frame_shape(LONGEST_PX), work.config.max_pixels
         for _, picture in decode_each(encoded, shape, max_pixels, lambda _, *image: sandbox.decode(*image)):
             if picture:
-                yield shrink(picture.image, DETECT_PX)
+                yield shrink(picture.image, LONGEST_PX)
 
 
 def draw_sample(work: Work) -> list[PlanRow]:
@@ -112,7 +112,7 @@ def judge(faces: Faces, size: tuple[int, int]) -> str:
     boxes = faces.boxes_K4[faces.confidence_K >= CONFIDENCE]
     if not len(boxes):
         return "nobody"
-    lengths = (boxes[:, 2:] - boxes[:, :2]).max(axis=1) / min(size)
+    lengths = measure_sides(boxes) / min(size)
     largest = lengths.max()
     if (lengths >= BESIDE * largest).sum() > 1:
         return "several"

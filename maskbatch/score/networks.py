@@ -54,7 +54,7 @@ class Networks:
     @property
     def device(self) -> str:
         """Device and dtype, such as `cpu/bfloat16`."""
-        return f"{self.classifier.device}/{str(self.classifier.dtype).removeprefix('torch.')}"
+        return f"{self.classifier.device}/{self.classifier.dtype_name}"
 
     def score(
         self, planned: pa.Table, pixels: Pixels, clock: Clock, keep_column: str | None = None

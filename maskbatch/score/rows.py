@@ -13,12 +13,11 @@ from maskbatch.clock import Clock
 from maskbatch.decode.images import Decoded
 from maskbatch.model.card import Card
 from maskbatch.runs.work import take_planned
-from maskbatch.score.scene import Scene, Scenes
+from maskbatch.schema import MEASURES
+from maskbatch.score.scene import BROKEN_MODEL, Scene, Scenes
 
-BROKEN = {"status": "score_error", "error": "the model's output is not a finite number"}
-PICTURES_OWN = ("status", "error", "num_bytes", "sha256", "brightness", "contrast", "sharpness", "dhash")
+PICTURES_OWN = ("status", "error", "num_bytes", "sha256", *MEASURES, "dhash")
 """Of the columns that decoding gives, those that the faces of a picture do not share with it."""
-MEASURES = ("brightness", "contrast", "sharpness")
 
 
 def make_rows(
@@ -38,7 +37,7 @@ def make_rows(
     ok = np.array([status == "ok" for status in columns["status"]], bool)
     broken = ok & ~np.isfinite(probs_NK).all(axis=1)
     for i in np.flatnonzero(broken):
-        for name, value in BROKEN.items():
+        for name, value in BROKEN_MODEL.items():
             columns[name][i] = value
     values = {
         **take_planned(planned, columns.pop("exif_time"), clock, keep_column),
@@ -120,7 +119,7 @@ def _drop_broken(found: Scenes) -> tuple[dict[str, list[object]], list[Scene | N
     for i, scene in enumerate(scenes):
         if scene and not np.isfinite(scene.probs_FK[scene.assess_F]).all():
             scenes[i] = None
-            for name, value in BROKEN.items():
+            for name, value in BROKEN_MODEL.items():
                 columns[name][i] = value
     return columns, scenes
 

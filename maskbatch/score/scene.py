@@ -18,8 +18,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from maskbatch.config import DETECT_PX, ScoreConfig
-from maskbatch.decode.images import COLUMNS, HEADROOM, Decode, Row, Whole, decode_each, describe, resize
+from maskbatch.decode.images import (
+    HEADROOM,
+    Columns,
+    Decode,
+    Row,
+    Whole,
+    decode_each,
+    describe,
+    gather_columns,
+    resize,
+)
 from maskbatch.decode.source import Encoded
+from maskbatch.geometry import measure_sides
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import DetectorFile
 from maskbatch.schema import MAX_FACES
@@ -29,7 +40,10 @@ if TYPE_CHECKING:
     from maskbatch.model.detector import Faces
 
 CROP_SCALE = 1.3
-BROKEN = {"status": "score_error", "error": "the detector's output is not a finite number"}
+BROKEN_DETECTOR, BROKEN_MODEL = (
+    {"status": "score_error", "error": f"the {network}'s output is not a finite number"}
+    for network in ("detector", "model")
+)
 
 
 @dataclass(slots=True)
@@ -67,8 +81,7 @@ class Scene:
 class Scenes:
     """Pictures in plan order, and what was found in them."""
 
-    columns: dict[str, list[object]]
-    """By COLUMNS, an entry a picture."""
+    columns: Columns
     scenes: list[Scene | None]
     """None where the picture is not ok."""
 
@@ -114,22 +127,23 @@ class Finder:
     ) -> None:
         from maskbatch.model.detector import Detector  # torch: who only decodes does without
 
-        dtype = str(classifier.dtype).removeprefix("torch.")
-        self.detector = Detector(opened, dtype=dtype, device=classifier.device)
+        self.detector = Detector(opened, dtype=classifier.dtype_name, device=classifier.device)
         self.min_face_px, self.detect_px = opened.card.min_face_px, detect_px(config)
         self.classifier, self.preset = classifier, preset
 
     def score(self, frames: Iterable[DecodedFrame]) -> Scenes:
         """Find and judge the faces of pictures, in full batches across them."""
-        out = Scenes({name: [] for name in COLUMNS}, [])
-        probs_MK = iter(self.classifier.probs_of_each(self._cut_all(frames, out)))
-        for scene in filter(None, out.scenes):
+        rows, scenes = list[Row](), list[Scene | None]()
+        probs_MK = iter(self.classifier.probs_of_each(self._cut_all(frames, rows, scenes)))
+        for scene in filter(None, scenes):
             for face in np.flatnonzero(scene.assess_F):
                 scene.probs_FK[face] = next(probs_MK)
-        return out
+        return Scenes(gather_columns(rows), scenes)
 
-    def _cut_all(self, frames: Iterable[DecodedFrame], out: Scenes) -> Iterator[NDArray[np.uint8]]:
-        """The crops (H, W, 3) of all faces to judge; puts pictures and faces into `out`."""
+    def _cut_all(
+        self, frames: Iterable[DecodedFrame], rows: list[Row], scenes: list[Scene | None]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """The crops (H, W, 3) of all faces to judge; adds pictures to `rows`, and faces to `scenes`."""
         frames = iter(frames)
         while batch := list(islice(frames, self.detector.batch_size)):
             copies = [shrink(frame.image, self.detect_px) for _, frame in batch if frame]
@@ -140,12 +154,11 @@ class Finder:
                     copy, faces = next(found)
                     row |= describe(_resize(Image.fromarray(copy), self.preset))
                     if faces is None:
-                        row |= BROKEN
+                        row |= BROKEN_DETECTOR
                     else:
                         scene, crops = self._cut_scene(frame, faces, copy.shape)
-                out.scenes.append(scene)
-                for name in COLUMNS:
-                    out.columns[name].append(row[name])
+                rows.append(row)
+                scenes.append(scene)
                 yield from crops
 
     def _cut_scene(
@@ -157,7 +170,7 @@ class Finder:
         boxes_F4, confidence_F = faces.boxes_K4[:MAX_FACES] * scale, faces.confidence_K[:MAX_FACES]
         order = np.lexsort(boxes_F4.T[::-1])
         boxes_F4 = boxes_F4[order]
-        assess_F = (boxes_F4[:, 2:] - boxes_F4[:, :2]).max(axis=1, initial=0) >= self.min_face_px
+        assess_F = measure_sides(boxes_F4) >= self.min_face_px
         crops = [cut_face(frame, box, self.preset) for box in boxes_F4.tolist()]
         scene = Scene(
             boxes_F4=boxes_F4,

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from maskbatch.schema import MAY_HEAL
+from maskbatch.geometry import measure_overlap
+from maskbatch.schema import MAY_HEAL, MEASURES
 from maskbatch.verify.result import Verification
 
 TOLERANCE = 0.02
@@ -24,7 +25,6 @@ ELSEWHERE = (
 )  # fmt: skip
 """Columns that `rows` and `faces` check, and `error`, which is in a library's words."""
 FROM_EXIF = ("captured_at", "captured_local", "time_source")
-MEASURES = ("brightness", "contrast", "sharpness")
 Row = Mapping[str, Any]
 Differ = Callable[[str, object, object], None]
 
@@ -47,7 +47,7 @@ class Finding:
     def is_same(self, old: Row, new: Row, picture: Row) -> bool:
         """Whether two boxes are of one face."""
         if not self.is_exact:
-            return _overlap(old["box"], new["box"]) >= SAME_OVERLAP
+            return bool(measure_overlap(old["box"], new["box"]) >= SAME_OVERLAP)
         longest_px = float(max(picture["width"], picture["height"]))
         return _shift_px(old, new) <= max(1.0, longest_px / self.detect_px)
 
@@ -215,13 +215,6 @@ def _pair_faces(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row | None
 
 def _shift_px(old: Row, new: Row) -> float:
     return float(np.abs(np.subtract(old["box"], new["box"])).max())
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes."""
-    wide, high = (max(0.0, min(one[k + 2], other[k + 2]) - max(one[k], other[k])) for k in (0, 1))
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return wide * high / (sum(areas) - wide * high)
 
 
 def _name(face: Row) -> str:

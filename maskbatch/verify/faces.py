@@ -5,7 +5,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from maskbatch.geometry import measure_sides
 from maskbatch.runs.committed import CommittedRun
+from maskbatch.schema import MEASURES
 from maskbatch.verify.result import Verification
 from maskbatch.verify.rows import check_labels
 
@@ -14,7 +16,7 @@ SHARED = (
 )  # fmt: skip
 """Columns that a face repeats of its picture, beside --keep-column."""
 PICTURES_OWN = ("error", "num_bytes", "sha256", "dhash", "num_faces", "num_faces_left_out")
-FACES_OWN = ("face_confidence", "brightness", "contrast", "sharpness")
+FACES_OWN = ("face_confidence", *MEASURES)
 SLACK_PX = 0.01
 """By so much rounding may put a box outside of its picture."""
 
@@ -40,7 +42,7 @@ def check_faces(faces: pa.Table, pictures: pa.Table, run: CommittedRun, result: 
     within = pc.and_(pc.greater_equal(confidence, least), pc.less_equal(confidence, 1))
     outside = pc.invert(pc.fill_null(within, True))
     result.mark(faces, outside, "face_confidence", f"{threshold:g} to 1", confidence)
-    side_N = (boxes_N4[:, 2:] - boxes_N4[:, :2]).max(axis=1, initial=0)
+    side_N = measure_sides(boxes_N4)
     nulls = dict.fromkeys(PICTURES_OWN, pa.repeat(True, len(faces)))
     nulls |= dict.fromkeys(FACES_OWN, pa.repeat(False, len(faces)))
     check_labels(faces, nulls, pa.array(side_N >= detector.card["min_face_px"]), run, result)

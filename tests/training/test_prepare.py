@@ -11,6 +11,7 @@ from PIL import Image
 
 from maskbatch.config import ScoreConfig
 from maskbatch.drawing.gate import LABELS
+from maskbatch.geometry import do_overlap
 from maskbatch.model.card import Preset
 from maskbatch.model.checkpoint import open_checkpoint, open_detector
 from training import crops, data, prepare, splits
@@ -36,7 +37,7 @@ def test_windows_without_a_face_stay_in_the_scene_and_clear_of_every_widened_box
         assert 0 <= window[0] < window[2] <= SIZE[0] and 0 <= window[1] < window[3] <= SIZE[1]
         for x0, y0, x1, y1 in faces:
             wide, tall = 0.15 * (x1 - x0), 0.15 * (y1 - y0)
-            assert not prepare.overlaps(window, (x0 - wide, y0 - tall, x1 + wide, y1 + tall))
+            assert not do_overlap(window, (x0 - wide, y0 - tall, x1 + wide, y1 + tall))
 
 
 def test_a_scene_without_a_face_gives_every_window_and_one_full_of_it_none() -> None:
@@ -54,7 +55,7 @@ def test_a_face_window_holds_its_face_whole_and_no_other(
     if window is not None:
         assert 0 <= window[0] <= face[0] and 0 <= window[1] <= face[1]
         assert face[2] <= window[2] <= max(SIZE[0], face[2]) and face[3] <= window[3] <= max(SIZE[1], face[3])
-        assert not any(prepare.overlaps(window, other) for other in others)
+        assert not any(do_overlap(window, other) for other in others)
 
 
 def test_a_face_alone_in_the_middle_always_has_a_window_and_a_covered_one_never() -> None:
@@ -71,7 +72,7 @@ def test_boxes_overlap_where_some_pixel_is_in_both(one: prepare.Box, other: prep
     seen = np.zeros((2, 300, 400), bool)
     for plane, (x0, y0, x1, y1) in zip(seen, (one, other), strict=True):
         plane[int(y0) : int(y1), int(x0) : int(x1)] = True
-    assert prepare.overlaps(one, other) == prepare.overlaps(other, one) == bool(seen.all(axis=0).any())
+    assert do_overlap(one, other) == do_overlap(other, one) == bool(seen.all(axis=0).any())
 
 
 def test_drawings_are_as_many_of_each_label_and_a_seed_repeats_them() -> None:

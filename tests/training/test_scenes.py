@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.errors import UsageError
+from maskbatch.geometry import find_bands, measure_overlap
 from maskbatch.schema import SIZE_BAND_NAMES, SIZE_BANDS
 from training import scenes
 from training.scenes import REPEATED, UNLABELLED
@@ -26,7 +27,7 @@ def table_of(
 
 @given(boxes, boxes)
 def test_the_shared_part_of_two_boxes_is_that_of_their_pixels(one: np.ndarray, other: np.ndarray) -> None:
-    iou = scenes.compute_iou(one, other)
+    iou = measure_overlap(one[:, None], other)
     assert iou.shape == (len(one), len(other))
     for k, n in np.ndindex(iou.shape):
         planes = np.zeros((2, 80, 80), bool)
@@ -43,7 +44,7 @@ def test_a_face_is_matched_once_and_never_with_a_box_that_is_less_sure_than_one_
     match = scenes.match_boxes(found, confidence, boxed)
     taken = match[match >= 0]
     assert len(set(taken)) == len(taken)
-    iou = scenes.compute_iou(found, boxed)
+    iou = measure_overlap(found[:, None], boxed)
     for k, n in enumerate(match):
         near = set(np.flatnonzero(iou[k] >= scenes.MIN_IOU))
         if n >= 0:
@@ -98,7 +99,7 @@ def test_faces_are_matched_within_their_photograph_and_counted_by_label_and_size
 
 @given(st.floats(0, 4096))
 def test_every_size_lies_in_the_band_of_its_edges(size: float) -> None:
-    band = int(scenes.find_bands(np.array([size]))[0])
+    band = int(find_bands(np.array([size]))[0])
     assert SIZE_BANDS[band] <= size and size < (*SIZE_BANDS, np.inf)[band + 1]
 
 
