@@ -104,7 +104,7 @@ def test_an_answer_that_was_lost_costs_no_one_his_lease_or_his_file(
         for number in range(8):
             run = RunDir.at(f"s3://{bucket}/{number}", options)
             with Lease(run):
-                write_shard(run.staging, 0, pa.table({"status": ["ok"]}), "cpu", "run")
+                write_shard(run.staging, 0, pa.table({"region": [0], "status": ["ok"]}), "cpu", "run")
             assert list_names(run.path) == ["staging"]
             assert list(list_staged(run.staging, "run")) == [0]
         assert proxy.counts()["reset"] > 5
@@ -119,7 +119,7 @@ def test_what_failed_in_its_block_leaves_nothing(run: RunDir) -> None:
 
 
 def test_staged_shards_are_found_and_read(run: RunDir) -> None:
-    tables = {shard: pa.table({"id": [shard], "status": ["ok"]}) for shard in (0, 1, 5)}
+    tables = {shard: pa.table({"id": [shard], "region": [0], "status": ["ok"]}) for shard in (0, 1, 5)}
     for shard, table in tables.items():
         write_shard(run.staging, shard, table, "cpu/float32", "run")
     (run.staging / "00000001.parquet").write_bytes(b"PAR1")
