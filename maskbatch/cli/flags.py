@@ -53,6 +53,7 @@ SETTINGS = {
     "detector": Flag(
         "Finds the faces of --view scene: a .safetensors file, or yunet_n, the quick one.", "centerface"
     ),
+    "decoder": Flag("cpu, or gpu: decode baseline JPEGs on the GPUs that score."),
     "dtype": Flag("auto, bfloat16 or float32.", "auto: bfloat16 where the hardware has it"),
     "batch_size": Flag("Images the model sees at a time."),
     "max_bytes": Flag("Largest encoded image, bytes."),

@@ -12,6 +12,7 @@ from torch import nn
 
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
+from maskbatch.model.card import BATCH_SIZES
 from maskbatch.model.checkpoint import Checkpoint, CheckpointFile
 
 
@@ -30,17 +31,17 @@ class Classifier:
     """A checkpoint's model, ready to score."""
 
     def __init__(
-        self, checkpoint: Checkpoint, *, dtype: str, batch_size: int, device: str | None = None
+        self, checkpoint: Checkpoint, *, dtype: str, batch_size: int | None = None, device: str | None = None
     ) -> None:
         """Load the weights strictly, fold batch norms into convolutions, move to the device.
 
         `device` None takes CUDA where there is one. The model sees batches of `batch_size` images only: the
-        last digits of a picture's probabilities depend on it.
+        last digits of a picture's probabilities depend on it. None: that of the device, see BATCH_SIZES.
         """
         card = checkpoint.card
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype: torch.dtype = getattr(torch, resolve_dtype(dtype, self.device))
-        self.batch_size = batch_size
+        self.batch_size = batch_size or BATCH_SIZES[torch.device(self.device).type]
         self.input_size = card.input_size
         self.num_classes = len(card.classes)
         self.temperature = card.temperature

@@ -53,6 +53,8 @@ from maskbatch.stores.uris import (
 MEMBER = re.compile(r"(tar|zip|parquet)://(.*?)::(.*)", re.DOTALL)
 MOST_ENLARGED = 3
 """Times that a small scene is enlarged to be seen."""
+BATCH_SIZE = 32
+"""Images predicted at a time."""
 QUIET_IMAGES = 64
 """No progress bar for so many images or fewer."""
 
@@ -170,8 +172,8 @@ def predict_images(
     plan_rows = [{name: getattr(entries[i], name) for name in READ_COLUMNS} for i in order]
     encoded, predictions = read_images(plan_rows, access, score.max_bytes), dict[int, Prediction]()
     with step("predict", len(images)) if len(images) > QUIET_IMAGES else nullcontext() as progress:
-        for start in range(0, len(order), score.batch_size):
-            batch = list(islice(encoded, score.batch_size))
+        for start in range(0, len(order), BATCH_SIZE):
+            batch = list(islice(encoded, BATCH_SIZE))
             for i, item, prediction in zip(order[start:], batch, predictor.predict(batch), strict=False):
                 entry, error = entries[i], prediction.error
                 if prediction.status == "missing" and not (entry.status or entry.container):

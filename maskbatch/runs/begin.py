@@ -8,6 +8,7 @@ from importlib.metadata import version
 from maskbatch.clock import now
 from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig
 from maskbatch.errors import RunLockedError, UsageError
+from maskbatch.model.card import BATCH_SIZES
 from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import check_plan, write_groups, write_plan
 from maskbatch.progress import say, step
@@ -68,7 +69,13 @@ def _clear_plan(run: RunDir, settings: RunSettings, lease: Lease) -> RunSettings
 
 
 def begin_scoring(
-    run: RunDir, settings: RunSettings, request: Request, job: JobConfig, lease: Lease
+    run: RunDir,
+    settings: RunSettings,
+    request: Request,
+    job: JobConfig,
+    lease: Lease,
+    *,
+    on_gpus: bool = False,
 ) -> RunSettings:
     """Complete run.json by how the run is scored, unless that is done; from here on it never changes.
 
@@ -84,7 +91,7 @@ def begin_scoring(
         say(f"resume: {run.path} was begun under older {older}; what it staged is scored again")
     settings = replace(
         settings,
-        score=config,
+        score=replace(config, batch_size=config.batch_size or BATCH_SIZES["cuda" if on_gpus else "cpu"]),
         job=job,
         checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
         detector=UsedDetector(detector.path, detector.digest, detector.card_dict()) if detector else None,

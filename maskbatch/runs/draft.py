@@ -137,7 +137,7 @@ def _pick_usable(runs: Sequence[CommittedRun], request: Request) -> list[Committ
             say(f"reuse: {earlier.run.path} was scored by another checkpoint; its rows are not carried over")
         elif (earlier.detector and earlier.detector.digest) != (request.detector and request.detector.digest):
             say(f"reuse: {earlier.run.path} was scored by another detector; its rows are not carried over")
-        elif earlier.settings.score_values != (request.score and to_dict(request.score)):
+        elif request.score and list_differences(to_dict(request.score), earlier.settings.score_values or {}):
             say(f"reuse: {earlier.run.path} was scored by other settings; its rows are not carried over")
         else:
             usable.append(earlier)

@@ -152,9 +152,12 @@ class RunSettings:
 
     @property
     def scored_by(self) -> tuple[Any, ...]:
-        """What decides a row's content beside the image: settings, and digests of checkpoint and detector."""
+        """What decides a row's content beside the image: settings, and digests of checkpoint and detector.
+
+        Not the batch shape: as the device, it changes the last digits alone.
+        """
         files = (file and file.digest for file in (self.checkpoint, self.detector))
-        return self.score_values, *files
+        return self.score_values and {**self.score_values, "batch_size": None}, *files
 
     @classmethod
     def from_json(cls, values: dict[str, Any], path: Location) -> "RunSettings":

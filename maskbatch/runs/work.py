@@ -79,7 +79,7 @@ def make_work(run: RunDir, settings: RunSettings, request: Request) -> Work:
         digest=opened.digest,
         detector=detector.path if detector else None,
         detector_digest=detector.digest if detector else None,
-        config=request.score,
+        config=settings.score or request.score,
         clock=Clock.parse(settings.plan.timezone, settings.created_at),
         is_remote=any(source.is_remote for source in request.sources),
         num_images=settings.num_to_score,

@@ -44,7 +44,12 @@ def test_run_json_has_these_keys_and_no_others(committed: Run) -> None:
 def test_a_later_version_may_write_more_and_an_earlier_one_wrote_less(staged: Run) -> None:
     values = json.loads(staged.run.run_json.read_text())
     plan = {name: value for name, value in values["plan"].items() if name != "margin_days"}
-    edit_json(staged.run.run_json, zoom=[2], plan={**plan, "tilt": 3}, score={"dtype": "float32", "lens": 1})
+    edit_json(
+        staged.run.run_json,
+        zoom=[2],
+        plan={**plan, "tilt": 3},
+        score={"dtype": "float32", "batch_size": 32, "lens": 1},
+    )
     settings = staged.run.read_run()
     assert settings.to_json()["zoom"] == [2]
     assert settings.to_json()["plan"] == {**plan, "margin_days": 0, "tilt": 3}
