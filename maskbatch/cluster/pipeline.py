@@ -168,7 +168,7 @@ def _map_actors(source: Any, work: Work, pools: Pools, *, device: str | None, **
         Scorer,
         fn_constructor_kwargs={"work": work, "device": device},
         batch_size=1,
-        batch_format="numpy",
+        batch_format="pyarrow",  # what was decoded lies in shared memory, and is not copied
         compute=ray.data.ActorPoolStrategy(
             min_size=pools.start,
             initial_size=pools.start,

@@ -1,6 +1,7 @@
 """What runs on the cluster, a shard a call: `decode`, a task on a CPU, and `Scorer`, an actor."""
 
-import threading
+import os
+import signal
 import time
 from dataclasses import dataclass
 from functools import cache, partial
@@ -10,15 +11,16 @@ import pyarrow as pa
 
 from maskbatch.cluster import metrics
 from maskbatch.cluster.packing import pack, unpack
-from maskbatch.decode.images import Decoded
+from maskbatch.decode.images import Decoded, Picture
 from maskbatch.decode.source import Encoded
+from maskbatch.decode.triage import Sorted, sort_images
 from maskbatch.decode.watch import Watch
 from maskbatch.errors import UsageError
 from maskbatch.model.card import Card
 from maskbatch.model.checkpoint import Checkpoint, DetectorFile, open_checkpoint, open_detector
 from maskbatch.runs import staging
 from maskbatch.runs.work import Work
-from maskbatch.score.networks import Pixels, decode_pixels
+from maskbatch.score.networks import Pixels, decode_pixels, picture_shape
 from maskbatch.score.scene import DecodedFrame
 from maskbatch.score.shard import Timed, read_shard, refuse_missing_archive
 
@@ -80,8 +82,11 @@ def _watch(work: Work, shard: int, stage: str, num_images: int) -> Watch:
 
 def _decode(
     work: Work, card: Card, planned: pa.Table, encoded: Timed[Encoded], watch: Watch
-) -> Decoded | Timed[DecodedFrame]:
-    pixels = decode_pixels(encoded, len(planned), card.preset, work.config, watch.decode)
+) -> Decoded | Sorted | Timed[DecodedFrame]:
+    config = work.config
+    if config.decoder == "gpu":
+        return sort_images(encoded, picture_shape(card.preset, config), config.max_pixels, watch.decode)
+    pixels = decode_pixels(encoded, len(planned), card.preset, config, watch.decode)
     return pixels if isinstance(pixels, Decoded) else Timed(iter(pixels))
 
 
@@ -118,22 +123,19 @@ class Scorer:
         self.work, self.card = work, checkpoint.card
         self.networks = Networks(checkpoint, detector, work.config, device=device)
         self.device = self.networks.device
-        self._busy = threading.Lock()
         self._scored = time.perf_counter()
 
-    def __call__(self, batch: Batch) -> Batch:
-        shard, is_packed = int(batch["shard"][0]), "pixels" in batch
-        if not is_packed:
-            planned, encoded = read_shard(self.work, shard)
-        num_images = 0 if is_packed else len(planned)
-        with self._busy, _watch(self.work, shard, "score", num_images) as watch:
-            # Meanwhile another call of this actor reads ahead, or stages.
-            if is_packed:
-                table, model_s, report = self._score_packed(batch)
+    def __call__(self, batch: pa.Table) -> Batch:
+        shard, is_packed = batch["shard"][0].as_py(), "pixels" in batch.column_names
+        planned, images = unpack(batch) if is_packed else read_shard(self.work, shard)
+        with self.networks.turns.take(), _watch(self.work, shard, "score", len(planned)) as watch:
+            # Meanwhile another call of this actor reads ahead, stages, or works on the GPU beside this one.
+            if isinstance(images, Timed):
+                table, model_s, report = self._decode_and_score(planned, images, watch)
             else:
-                table, model_s, report = self._decode_and_score(planned, encoded, watch)
+                table, model_s, report = self._score_packed(planned, images, watch, batch)
             before, self._scored = self._scored, time.perf_counter()
-            metrics.set_busy(self.device, model_s / (self._scored - before))
+            metrics.set_busy(self.device, min(1.0, model_s / (self._scored - before)))
         statuses = staging.write_shard(self.work.run.staging, shard, table, self.device, self.work.run_id)
         watch.finish()
         score_s = model_s + time.perf_counter() - self._scored
@@ -149,11 +151,13 @@ class Scorer:
             **report,
         }
 
-    def _score_packed(self, batch: Batch) -> tuple[pa.Table, float, Batch]:
+    def _score_packed(
+        self, planned: pa.Table, pixels: Pixels, watch: Watch, batch: pa.Table
+    ) -> tuple[pa.Table, float, Batch]:
         """The rows of a shard, the model's seconds, and the report of reading and decoding."""
         began = time.perf_counter()
-        table = self._score(*unpack(batch))
-        report = {name: batch[name] for name in ("read_s", "decode_s", "decode_node")}
+        table = self._score(planned, pixels, watch)
+        report = {name: batch[name].to_pylist() for name in ("read_s", "decode_s", "decode_node")}
         return table, time.perf_counter() - began, report
 
     def _decode_and_score(
@@ -163,11 +167,29 @@ class Scorer:
         began, waited_s = time.perf_counter(), encoded.seconds
         pixels = _decode(self.work, self.card, planned, encoded, watch)
         decode_s = time.perf_counter() - began
-        table = self._score(planned, pixels)
+        table = self._score(planned, pixels, watch)
         refuse_missing_archive(self.work, table["status"].to_pylist())
         read_s = encoded.seconds - waited_s
         decode_s += (pixels.seconds if isinstance(pixels, Timed) else 0.0) - read_s
         return table, time.perf_counter() - began - decode_s - read_s, _report(encoded, decode_s)
 
-    def _score(self, planned: pa.Table, pixels: Pixels) -> pa.Table:
-        return self.networks.score(planned, pixels, self.work.clock, self.work.keep_column)
+    def _score(self, planned: pa.Table, pixels: Pixels, watch: Watch) -> pa.Table:
+        """A shard that ended a worker is not given to the device again: something in it may have done so."""
+
+        def decode(*image: Any) -> Picture:
+            with self.networks.turns.lock:  # its deadline is that of the process
+                return watch.decode(*image)
+
+        try:
+            return self.networks.score(
+                planned,
+                pixels,
+                self.work.clock,
+                self.work.keep_column,
+                decode,
+                is_device_safe=not watch.num_ended,
+            )
+        except RuntimeError:
+            if self.networks.is_device_lost():
+                os.kill(os.getpid(), signal.SIGKILL)  # another worker can use it, and tries again
+            raise

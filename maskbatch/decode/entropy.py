@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from maskbatch.decode.huffman import END_OF_BLOCK, MAX_MCU_BLOCKS, Component, Scan, read_scan
+from maskbatch.decode.huffman import END_OF_BLOCK, MAX_DC_BITS, MAX_MCU_BLOCKS, Component, Scan, read_scan
 
 MAX_BYTES = 12 * 2**20
 """To count the blocks of: 1 MB takes 0.2 s, and 24 MB of memory."""
@@ -30,7 +30,6 @@ MARGIN_BYTES = 4_096
 RESTART = re.compile(rb"\xff([\xd0-\xd7])")
 SURELY_INSIDE = 48
 """Below it, no single step ends a block: two are taken at once."""
-MAX_DC_BITS = 11
 
 
 def trim_scan(

@@ -3,6 +3,7 @@
 Source: ITU-T T.81, annexes A.2, B.2, C and K.3.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -12,6 +13,7 @@ import simplejpeg
 MAX_MCU_BLOCKS = 10
 END_OF_BLOCK, INVALID = 200, 65
 """Added to a coefficient's number; between 64 and END_OF_BLOCK lie blocks that no encoder writes."""
+MAX_DC_BITS = 11
 MAX_DC = 1100
 """Of a mean, times 8, less 1,024; encoders round it by a quantum or two."""
 
@@ -54,15 +56,8 @@ class Scan:
 
 def read_scan(segments: list[bytes], size: tuple[int, int], components: list[Component]) -> Scan | None:
     """None where a table is missing, or a number impossible."""
-    tables, restart_interval = _standard_tables(), 0
-    quanta: dict[int, int] = {}
-    for segment in segments:
-        if segment[1:2] == b"\xdb":
-            quanta |= _read_quanta(segment[4:])
-        elif segment[1:2] == b"\xc4":
-            tables = tables | _read_tables(segment[4:])
-        elif segment[1:2] == b"\xdd":
-            restart_interval = int.from_bytes(segment[4:6], "big")
+    own, quanta, restart_interval = read_segments(segments)
+    tables = _standard_tables() | own
     count = segments[-1][4]
     chosen = dict(zip(segments[-1][5 : 5 + 2 * count : 2], segments[-1][6 : 6 + 2 * count : 2], strict=False))
     parts = [part for part in components if part.name in chosen]
@@ -76,13 +71,26 @@ def read_scan(segments: list[bytes], size: tuple[int, int], components: list[Com
         steps, pairs = _make_table(tables[ac], True)
         block = Block(k, MAX_DC // quanta[part.quanta] + 2, _make_table(tables[dc], False)[0], steps, pairs)
         blocks += [block] * (part.across * part.down if len(parts) > 1 else 1)
-    num_mcus = _count_mcus(size, parts, components)
+    num_mcus = count_mcus(size, parts, components)
     if len(blocks) > MAX_MCU_BLOCKS or not num_mcus:
         return None
     return Scan(blocks, num_mcus, restart_interval or num_mcus)
 
 
-def _count_mcus(size: tuple[int, int], parts: list[Component], components: list[Component]) -> int:
+def read_segments(segments: Iterable[bytes]) -> tuple[dict[int, bytes], dict[int, int], int]:
+    """Huffman tables and the mean's quantum, by number, and the restart interval; 0 where there is none."""
+    tables, quanta, restart_interval = dict[int, bytes](), dict[int, int](), 0
+    for segment in segments:
+        if segment[1:2] == b"\xdb":
+            quanta |= _read_quanta(segment[4:])
+        elif segment[1:2] == b"\xc4":
+            tables |= _read_tables(segment[4:])
+        elif segment[1:2] == b"\xdd":
+            restart_interval = int.from_bytes(segment[4:6], "big")
+    return tables, quanta, restart_interval
+
+
+def count_mcus(size: tuple[int, int], parts: list[Component], components: list[Component]) -> int:
     """MCUs of a scan of `parts`: of one component they are its blocks."""
     across, down = max(part.across for part in components), max(part.down for part in components)
     if len(parts) > 1:
@@ -110,6 +118,13 @@ def _read_tables(content: bytes) -> dict[int, bytes]:
             tables[content[0]] = content[1:end]
         content = content[end:]
     return tables
+
+
+@lru_cache(maxsize=64)
+def is_prefix_code(content: bytes, *, is_ac: bool) -> bool:
+    """Whether libjpeg takes this Huffman table: no code is all ones, and means have at most 11 bits."""
+    used = sum(count << (16 - length) for length, count in enumerate(content[:16], 1))
+    return 0 < used < 1 << 16 and (is_ac or max(content[16:]) <= MAX_DC_BITS)
 
 
 @cache

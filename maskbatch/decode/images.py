@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import floor, log2
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,7 @@ class Picture:
     """EXIF time, ISO 8601, with an offset only where the camera wrote one."""
 
 
+AnyPicture = TypeVar("AnyPicture")
 Columns = dict[str, list[object]]
 """By COLUMNS, a value an image."""
 
@@ -85,8 +87,8 @@ class Decoded:
 COLUMNS = (
     "status", "error", "width", "height", "num_bytes", "sha256", *MEASURES, "dhash", "exif_time",
 )  # fmt: skip
-
-
+OF_PICTURE = ("width", "height", "exif_time")
+"""Those that a picture knows of its source."""
 Row = dict[str, object]
 """One image's values of COLUMNS."""
 Decode = Callable[[int, bytes, Shape, int], Picture]
@@ -123,6 +125,18 @@ def decode_each(
     encoded: Iterable[Encoded], shape: Shape, max_pixels: int, decode: Decode | None = None
 ) -> Iterator[tuple[Row, Picture | None]]:
     """Each image's row, without what `describe` adds, and its picture; None where it is not ok."""
+
+    def decode_one(i: int, data: bytes) -> Picture:
+        wanted = data, shape, max_pixels
+        return decode(i, *wanted) if decode else decode_image(*wanted)
+
+    return open_each(encoded, decode_one)
+
+
+def open_each(
+    encoded: Iterable[Encoded], open_one: Callable[[int, bytes], AnyPicture]
+) -> Iterator[tuple[Row, AnyPicture | None]]:
+    """As `decode_each`; `open_one` makes what has OF_PICTURE of each image, or raises ImageError."""
     for i, item in enumerate(encoded):
         row: Row = dict.fromkeys(COLUMNS)
         row["status"], row["error"], row["num_bytes"] = item.status, item.error, item.num_bytes
@@ -130,12 +144,11 @@ def decode_each(
         if item.data is not None:
             row["sha256"] = hashlib.sha256(item.data).hexdigest()
             try:
-                wanted = item.data, shape, max_pixels
-                picture = decode(i, *wanted) if decode else decode_image(*wanted)
+                picture = open_one(i, item.data)
             except ImageError as error:
                 row["status"], row["error"] = error.status, error.message
             else:
-                row |= {name: getattr(picture, name) for name in ("width", "height", "exif_time")}
+                row |= {name: getattr(picture, name) for name in OF_PICTURE}
         yield row, picture
 
 
@@ -177,12 +190,11 @@ def _decode(source: Source, shape: Shape) -> Picture:
     swapped = source.exif.orientation in (5, 6, 7, 8)
     size = source.width, source.height
     if isinstance(shape, Whole):
-        # Halves alone: to decode a JPEG at 3/4 of its size takes longer than to decode it whole.
-        scale = 2 ** -max(0, floor(log2(max(size) / shape.least_px)))
+        scale = 2.0 ** -count_halvings(size, shape)
         image = source.decode((size[0] * scale, size[1] * scale))
     else:
         target = shape.input_size if swapped else shape.input_size[::-1]
-        left, top, right, bottom = _visible_part(size, shape)
+        left, top, right, bottom = visible_part(size, shape)
         image = source.decode((HEADROOM * target[0] / (right - left), HEADROOM * target[1] / (bottom - top)))
         image = resize(image, shape, target, size)
     for turn in TURN.get(source.exif.orientation, ()):
@@ -192,13 +204,18 @@ def _decode(source: Source, shape: Shape) -> Picture:
 
 def resize(image: Image.Image, preset: Preset, target: tuple[int, int], size: tuple[int, int]) -> Image.Image:
     """What the model sees of `image`, at `target` (W, H); `size` is that of the source."""
-    left, top, right, bottom = _visible_part(size, preset)
+    left, top, right, bottom = visible_part(size, preset)
     wide, high = image.size
     box = left * wide, top * high, right * wide, bottom * high
     return image.resize(target, Image.Resampling[preset.interpolation.upper()], box, reducing_gap=2.0)
 
 
-def _visible_part(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, float]:
+def count_halvings(size: tuple[int, int], shape: Whole) -> int:
+    """How often a picture is halved; a JPEG decodes faster whole than at 3/4 of its size."""
+    return max(0, floor(log2(max(size) / shape.least_px)))
+
+
+def visible_part(size: tuple[int, int], preset: Preset) -> tuple[float, float, float, float]:
     """The part of a frame of `size` (W, H) that the model sees: left, top, right, bottom, as shares of it.
 
     A crop lies where the image processors of transformers put it, to the pixel, but without their picture in

@@ -48,8 +48,9 @@ class Watch:
         An attempt that did not `finish` counts as one that ended its worker. So it is while Ray tries again
         only after its own failures: an exception of ours ends the run.
         """
-        self._num_ended, self._sandbox = self._marks[0], Sandbox(timeout_s)
-        if self._num_ended >= MAX_ATTEMPTS:
+        self.num_ended, self._sandbox = self._marks[0], Sandbox(timeout_s)
+        """Workers that earlier attempts at this shard ended."""
+        if self.num_ended >= MAX_ATTEMPTS:
             self.finish()
             what = f"{shard} ended its worker {MAX_ATTEMPTS} times, and no image is to blame"
             raise RunFailedError(f"{what}; --verbose shows the workers' logs, the same command goes on")
@@ -68,7 +69,7 @@ class Watch:
 
     def decode(self, number: int, data: bytes, shape: Shape, max_pixels: int) -> Picture:
         """As `decode_image`, of the image at place `number` of the shard."""
-        if not self._marks[1 + number] and self._num_ended < SANDBOXED_ATTEMPTS:
+        if not self._marks[1 + number] and self.num_ended < SANDBOXED_ATTEMPTS:
             began = time.monotonic()
             decoded = self._decode_here(number, data, shape, max_pixels)
             if time.monotonic() - began < self._timeout_s:  # and so its processor time

@@ -1,7 +1,7 @@
 """A model on its device, which turns uint8 images into class probabilities: the one hop with a state."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,9 @@ from maskbatch.errors import UsageError
 from maskbatch.model.architectures import build
 from maskbatch.model.card import BATCH_SIZES
 from maskbatch.model.checkpoint import Checkpoint, CheckpointFile
+
+Images = NDArray[np.uint8] | torch.Tensor
+"""On the host, or resident on the classifier's device."""
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
@@ -64,31 +67,66 @@ class Classifier:
         """`bfloat16` or `float32`."""
         return str(self.dtype).removeprefix("torch.")
 
-    @torch.inference_mode()
-    def logits(self, images_NHWC: NDArray[np.uint8]) -> torch.Tensor:
+    def logits(self, images_NHWC: Images) -> torch.Tensor:
         """Logits (N, K) float32, on the CPU, of RGB images (N, H, W, 3) uint8, N <= batch_size."""
-        num_images = len(images_NHWC)
-        if num_images < self.batch_size:
-            images_NHWC = np.resize(images_NHWC, (self.batch_size, *images_NHWC.shape[1:]))
-        images = torch.from_numpy(images_NHWC).to(self.device).permute(0, 3, 1, 2)
-        inputs = ((images.float() - self.mean) / self.std).to(self.dtype)
-        logits: torch.Tensor = self.model(inputs)
-        return logits[:num_images].float().cpu()
+        return self._logits(images_NHWC).cpu()
 
-    def probs(self, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Temperature-scaled probabilities (N, K) float32 of images (N, H, W, 3) uint8, any N."""
+    @torch.inference_mode()
+    def _logits(self, images_NHWC: Images) -> torch.Tensor:
+        """As `logits`, on the device."""
+        num_images = len(images_NHWC)
+        images = self._place(images_NHWC).permute(0, 3, 1, 2)
+        inputs = ((images.float() - self.mean) / self.std).to(self.dtype, memory_format=torch.channels_last)
+        logits: torch.Tensor = self.model(inputs)
+        return logits[:num_images].float()
+
+    def _place(self, images_NHWC: Images) -> torch.Tensor:
+        """A whole batch on the device, filled up with the first of its images."""
+        num_missing = self.batch_size - len(images_NHWC)
+        if isinstance(images_NHWC, torch.Tensor):
+            filling = images_NHWC[:1].expand(num_missing, -1, -1, -1)
+            return torch.cat([images_NHWC, filling]) if num_missing else images_NHWC
+        if num_missing:
+            images_NHWC = np.resize(images_NHWC, (self.batch_size, *images_NHWC.shape[1:]))
+        return upload(images_NHWC, self.device)
+
+    def probs(self, images_NHWC: Images) -> NDArray[np.float32]:
+        """Temperature-scaled probabilities (N, K) float32 of images (N, H, W, 3) uint8, any N.
+
+        Images on a GPU stay there; nothing waits for it before the last batch is under way.
+        """
         parts = [
-            torch.softmax(self.logits(images_NHWC[i : i + self.batch_size]) / self.temperature, dim=1)
+            self._logits(images_NHWC[i : i + self.batch_size])
             for i in range(0, len(images_NHWC), self.batch_size)
         ]
-        return torch.cat(parts).numpy() if parts else np.zeros((0, self.num_classes), np.float32)
+        if not parts:
+            return np.zeros((0, self.num_classes), np.float32)
+        probs_NK: NDArray[np.float32] = torch.softmax(
+            torch.cat(parts).cpu() / self.temperature, dim=1
+        ).numpy()
+        return probs_NK
 
-    def probs_of_each(self, images: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def probs_of_each(self, images: Iterable[Images]) -> NDArray[np.float32]:
         """As `probs`, of images (H, W, 3) that come one by one; no more than a batch of them waits."""
         images, parts = iter(images), [np.zeros((0, self.num_classes), np.float32)]
         while batch := list(islice(images, self.batch_size)):
-            parts.append(self.probs(np.stack(batch)))
+            parts.append(self.probs(stack(batch)))
         return np.concatenate(parts)
+
+
+def stack(images: Sequence[Images]) -> Images:
+    """Images of one shape as one array, where they are: all on the host, or all on the device."""
+    resident = [image for image in images if isinstance(image, torch.Tensor)]
+    return torch.stack(resident) if resident else np.stack(images)
+
+
+def upload(images: NDArray[np.uint8], device: str) -> torch.Tensor:
+    """On the device; to CUDA from pinned memory, so that the host goes on meanwhile."""
+    if device == "cpu":
+        return torch.from_numpy(np.require(images, requirements="W"))
+    pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
+    pinned.numpy()[...] = images
+    return pinned.to(device, non_blocking=True)
 
 
 def load_weights(model: nn.Module, opened: CheckpointFile[Any]) -> None:

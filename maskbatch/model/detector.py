@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from maskbatch.errors import UsageError
 from maskbatch.model.architectures import import_torchvision
 from maskbatch.model.checkpoint import DetectorFile
-from maskbatch.model.classifier import load_weights, resolve_dtype
+from maskbatch.model.classifier import Images, load_weights, resolve_dtype, stack, upload
 from maskbatch.model.face_networks import NETWORKS
 
 STEP_PX = 32
@@ -70,8 +70,8 @@ class Detector:
         return faces
 
     @torch.inference_mode()
-    def detect_all(self, images: Sequence[NDArray[np.uint8]]) -> list[Faces | None]:
-        """As `detect`, of each picture; None where numbers are not finite.
+    def detect_all(self, images: Sequence[Images]) -> list[Faces | None]:
+        """As `detect`, of each picture; None where numbers are not finite. Pictures may lie on the device.
 
         On a GPU pictures of one size share batches of BATCH_SIZE; on a CPU none changes the faces of another.
         """
@@ -79,13 +79,13 @@ class Detector:
         found: list[Faces | None] = [None] * len(images)
         by_size = defaultdict[tuple[int, ...], list[int]](list)
         for place, image_HWC in enumerate(images):
-            by_size[image_HWC.shape].append(place)
+            by_size[tuple(image_HWC.shape)].append(place)
         for places in by_size.values():
             for start in range(0, len(places), batch_size):
                 own = places[start : start + batch_size]
                 batch = [images[place] for place in own]
                 batch += batch[-1:] * (batch_size - len(batch))
-                faces_NP9 = self.network(self._pad(np.stack(batch)))
+                faces_NP9 = self.network(self._pad(stack(batch)))
                 for place, faces_P9 in zip(own, faces_NP9, strict=False):
                     found[place] = self._select(faces_P9, images[place].shape)
         return found
@@ -104,10 +104,12 @@ class Detector:
         eyes = faces[kept, 5:].view(-1, 2, 2)
         return Faces(boxes[kept].numpy(), faces[kept, 0].numpy(), eyes.numpy())
 
-    def _pad(self, images_NHWC: NDArray[np.uint8]) -> torch.Tensor:
+    def _pad(self, images_NHWC: Images) -> torch.Tensor:
         """Pictures as (N, 3, H, W), black at the right and below up to multiples of STEP_PX."""
+        if not isinstance(images_NHWC, torch.Tensor):
+            images_NHWC = upload(images_NHWC, self.device)
         num, height, width = images_NHWC.shape[:3]
         sides = [-(-side // STEP_PX) * STEP_PX for side in (height, width)]
-        padded = np.zeros((num, *sides, 3), np.uint8)
+        padded = images_NHWC.new_zeros((num, *sides, 3))
         padded[:, :height, :width] = images_NHWC
-        return torch.from_numpy(padded).to(self.device).permute(0, 3, 1, 2).to(self.dtype)
+        return padded.permute(0, 3, 1, 2).to(self.dtype)

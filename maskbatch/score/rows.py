@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.clock import Clock
-from maskbatch.decode.images import Decoded
+from maskbatch.decode.images import Columns
 from maskbatch.model.card import Card
 from maskbatch.runs.work import take_planned
 from maskbatch.schema import MEASURES
@@ -22,7 +22,7 @@ PICTURES_OWN = ("status", "error", "num_bytes", "sha256", *MEASURES, "dhash")
 
 def make_rows(
     planned: pa.Table,
-    decoded: Decoded,
+    decoded: Columns,
     probs_NK: NDArray[np.float32],
     card: Card,
     clock: Clock,
@@ -33,7 +33,7 @@ def make_rows(
     probs_NK: probabilities (N, K) of every image; drops those of images that are not ok.
     Values that are not finite make the row a `score_error`.
     """
-    columns: dict[str, Any] = {name: list(values) for name, values in decoded.columns.items()}
+    columns: dict[str, Any] = {name: list(values) for name, values in decoded.items()}
     ok = np.array([status == "ok" for status in columns["status"]], bool)
     broken = ok & ~np.isfinite(probs_NK).all(axis=1)
     for i in np.flatnonzero(broken):

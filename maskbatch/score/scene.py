@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil, floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from maskbatch.model.checkpoint import DetectorFile
 from maskbatch.schema import MAX_FACES
 
 if TYPE_CHECKING:
-    from maskbatch.model.classifier import Classifier
+    from maskbatch.model.classifier import Classifier, Images
     from maskbatch.model.detector import Faces
 
 CROP_SCALE = 1.3
@@ -46,14 +46,64 @@ BROKEN_DETECTOR, BROKEN_MODEL = (
 )
 
 
+class AnyFrame(Protocol):
+    """A decoded picture in which faces are to be found, or what was made of it, on the host or a device."""
+
+    size: tuple[int, int]
+    """(W, H) of the source, upright."""
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        """(W, H) of its own pixels."""
+
+    @property
+    def pixels(self) -> "Images":
+        """(H, W, 3) uint8 RGB."""
+
+    def shrink(self, longest_px: int) -> Self:
+        """A copy, reduced if its longest side has more pixels: what the detector sees."""
+
+    def fit(self, preset: Preset) -> Self:
+        """As the classifier sees it."""
+
+    def cut(self, box: Sequence[float], preset: Preset) -> Self:
+        """What the classifier sees of the face in `box`, which is in pixels of the source."""
+
+    @staticmethod
+    def describe_all(frames: Sequence[Any]) -> list[Row]:
+        """`decode.describe` of each of these frames of the model's input size."""
+
+
 @dataclass(slots=True)
 class Frame:
-    """A decoded picture in which faces are to be found."""
+    """A picture on the host."""
 
     image: Image.Image
     """RGB, upright, in its proportions: what faces are cut from."""
     size: tuple[int, int]
     """(W, H) of the source, upright."""
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        return self.image.size
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        return np.asarray(self.image)
+
+    def shrink(self, longest_px: int) -> Self:
+        return type(self)(Image.fromarray(shrink(self.image, longest_px)), self.size)
+
+    def fit(self, preset: Preset) -> Self:
+        return type(self)(resize(self.image, preset, preset.input_size[::-1], self.image.size), self.size)
+
+    def cut(self, box: Sequence[float], preset: Preset) -> Self:
+        own = frame_square(box, self.size, self.shown)
+        return type(self)(self.image.crop(own), self.size).fit(preset)
+
+    @staticmethod
+    def describe_all(frames: Sequence["Frame"]) -> list[Row]:
+        return [describe(frame.image) for frame in frames]
 
 
 DecodedFrame = tuple[Row, Frame | None]
@@ -131,7 +181,7 @@ class Finder:
         self.min_face_px, self.detect_px = opened.card.min_face_px, detect_px(config)
         self.classifier, self.preset = classifier, preset
 
-    def score(self, frames: Iterable[DecodedFrame]) -> Scenes:
+    def score(self, frames: Iterable[tuple[Row, AnyFrame | None]]) -> Scenes:
         """Find and judge the faces of pictures, in full batches across them."""
         rows, scenes = list[Row](), list[Scene | None]()
         probs_MK = iter(self.classifier.probs_of_each(self._cut_all(frames, rows, scenes)))
@@ -141,58 +191,60 @@ class Finder:
         return Scenes(gather_columns(rows), scenes)
 
     def _cut_all(
-        self, frames: Iterable[DecodedFrame], rows: list[Row], scenes: list[Scene | None]
-    ) -> Iterator[NDArray[np.uint8]]:
+        self, frames: Iterable[tuple[Row, AnyFrame | None]], rows: list[Row], scenes: list[Scene | None]
+    ) -> Iterator["Images"]:
         """The crops (H, W, 3) of all faces to judge; adds pictures to `rows`, and faces to `scenes`."""
         frames = iter(frames)
         while batch := list(islice(frames, self.detector.batch_size)):
-            copies = [shrink(frame.image, self.detect_px) for _, frame in batch if frame]
-            found = zip(copies, self.detector.detect_all(copies), strict=True)
+            copies = [frame.shrink(self.detect_px) for _, frame in batch if frame]
+            found = zip(copies, self.detector.detect_all([copy.pixels for copy in copies]), strict=True)
             for row, frame in batch:
-                scene, crops = None, list[NDArray[np.uint8]]()
+                scene, crops = None, list[AnyFrame]()
                 if frame:
                     copy, faces = next(found)
-                    row |= describe(_resize(Image.fromarray(copy), self.preset))
                     if faces is None:
                         row |= BROKEN_DETECTOR
                     else:
-                        scene, crops = self._cut_scene(frame, faces, copy.shape)
+                        scene = self._place_faces(faces, copy)
+                        crops = [frame.cut(box, self.preset) for box in scene.boxes_F4.tolist()]
+                    own, *measures = frame.describe_all([copy.fit(self.preset), *crops])
+                    row |= own
+                if scene:
+                    scene.measures = measures
                 rows.append(row)
                 scenes.append(scene)
-                yield from crops
+                assess_F = scene.assess_F if scene else ()
+                yield from (crop.pixels for crop, assess in zip(crops, assess_F, strict=True) if assess)
 
-    def _cut_scene(
-        self, frame: Frame, faces: "Faces", shape: Sequence[int]
-    ) -> tuple[Scene, list[NDArray[np.uint8]]]:
-        """The faces found in a copy of `shape` (h, w, 3), and the crops (H, W, 3) of those to judge."""
-        high, wide = shape[:2]
-        scale = np.array([frame.size[0] / wide, frame.size[1] / high] * 2, np.float32)
+    def _place_faces(self, faces: "Faces", copy: AnyFrame) -> Scene:
+        """The faces found in a copy of a picture, not measured yet."""
+        scale = np.array(
+            [side / own for side, own in zip(copy.size, copy.shown, strict=True)] * 2, np.float32
+        )
         boxes_F4, confidence_F = faces.boxes_K4[:MAX_FACES] * scale, faces.confidence_K[:MAX_FACES]
         order = np.lexsort(boxes_F4.T[::-1])
         boxes_F4 = boxes_F4[order]
-        assess_F = measure_sides(boxes_F4) >= self.min_face_px
-        crops = [cut_face(frame, box, self.preset) for box in boxes_F4.tolist()]
-        scene = Scene(
+        return Scene(
             boxes_F4=boxes_F4,
             confidence_F=confidence_F[order],
-            measures=list(map(describe, crops)),
+            measures=[],
             probs_FK=np.full((len(boxes_F4), self.classifier.num_classes), np.nan, np.float32),
-            assess_F=assess_F,
+            assess_F=measure_sides(boxes_F4) >= self.min_face_px,
             num_left_out=len(faces.boxes_K4) - len(boxes_F4),
         )
-        return scene, [np.asarray(crop) for crop, assess in zip(crops, assess_F, strict=True) if assess]
 
 
 def cut_face(frame: Frame, box: Sequence[float], preset: Preset) -> Image.Image:
     """What the classifier sees of the face in `box`, which is in pixels of the source."""
-    across, down = (side / source for side, source in zip(frame.image.size, frame.size, strict=True))
-    own = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-    return _resize(frame.image.crop(frame_crop(own, frame.image.size)), preset)
+    return frame.cut(box, preset).image
 
 
-def _resize(image: Image.Image, preset: Preset) -> Image.Image:
-    """As the classifier sees it."""
-    return resize(image, preset, preset.input_size[::-1], image.size)
+def frame_square(
+    box: Sequence[float], size: tuple[int, int], shown: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """The square around a face in the `shown` (W, H) pixels of a picture; `box` is in those of its `size`."""
+    across, down = (own / source for own, source in zip(shown, size, strict=True))
+    return frame_crop((box[0] * across, box[1] * down, box[2] * across, box[3] * down), shown)
 
 
 def frame_crop(

@@ -232,5 +232,5 @@ def test_what_is_packed_for_a_gpu_gives_the_same_rows(networks: Networks) -> Non
     encoded = [Encoded(item, num_bytes=len(item)) for item in pictures]
     packed, statuses = pack(plan(4), decode_pixels(encoded, 4, networks.card.preset, CONFIG))
     assert statuses == ["ok", "unsupported", "ok", "ok"]
-    planned, pixels = unpack(packed)
+    planned, pixels = unpack(pa.table(packed))
     assert networks.score(planned, pixels, CLOCK).to_pylist() == score(networks, *pictures)

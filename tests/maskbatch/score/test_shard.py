@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maskbatch import schema
 from maskbatch.clock import Clock
-from maskbatch.decode.images import Decoded, decode_batch
+from maskbatch.decode.images import Columns, decode_batch
 from maskbatch.decode.source import Encoded
 from maskbatch.errors import RunFailedError
 from maskbatch.model.card import Preset
@@ -33,8 +33,8 @@ def planned(num_rows: int, **columns: list[Any]) -> pa.Table:
     )
 
 
-def decode(*items: Encoded) -> Decoded:
-    return decode_batch(items, len(items), Preset(SIZE), 10**6)
+def decode(*items: Encoded) -> Columns:
+    return decode_batch(items, len(items), Preset(SIZE), 10**6).columns
 
 
 def probs(*rows: list[float]) -> NDArray[np.float32]:
@@ -95,7 +95,7 @@ def test_an_output_that_is_no_number_is_a_score_error(bad: float) -> None:
 def test_making_rows_leaves_what_was_decoded_alone() -> None:
     decoded = decode(Encoded(SOUND))
     make_rows(planned(1), decoded, probs([float("nan")] * 4), CARD, CLOCK)
-    assert decoded.columns["status"] == ["ok"]
+    assert decoded["status"] == ["ok"]
 
 
 def test_the_bytes_read_stand_before_the_bytes_listed() -> None:
@@ -132,7 +132,7 @@ def test_a_shard_is_its_plan_rows_in_order_and_its_images_in_the_same(staged_ses
     seen = []
     for shard in range(staged_session.work.num_shards):
         plan, encoded = read_shard(staged_session.work, shard)
-        decoded = decode(*encoded)
+        decoded = decode_batch(encoded, 5, Preset(SIZE), 10**6)
         assert plan["id"].to_pylist() == list(staged_session.work.ids(shard))
         assert len(decoded.images_NHWC) == len(plan) == len(decoded.columns["status"])
         sizes = zip(plan["num_bytes"].to_pylist(), decoded.columns["num_bytes"], strict=True)
