@@ -59,16 +59,25 @@ def _as_array(image: Plain | NDArray[np.uint8] | None) -> NDArray[np.uint8]:
 
 def unpack(packed: pa.Table) -> tuple[pa.Table, Pixels]:
     """The plan rows and the images that were packed, which stay where they are and are only to be read."""
-    source = pa.BufferReader(packed["rows"][0].as_buffer())
+    source = pa.BufferReader(_view(packed["rows"]))
     planned, table, items = (pa.ipc.open_stream(source).read_all() for _ in range(3))
     columns = {name: table[name].to_pylist() for name in table.column_names}
-    arrays = list(_split(packed["pixels"][0].as_buffer(), items["shape"].to_pylist()))
+    arrays = list(_split(_view(packed["pixels"]), items["shape"].to_pylist()))
     if ORIENTATION in items.column_names:
         rows, turns = list(_split_rows(columns)), items[ORIENTATION].to_pylist()
         return planned, Sorted(rows, list(map(_as_image, rows, arrays, turns)))
     if arrays[0].ndim == 4:
         return planned, Decoded(arrays[0], columns)
     return planned, _unpack_frames(columns, arrays)
+
+
+def _view(column: pa.ChunkedArray) -> pa.Buffer:
+    """The bytes of a column's only row where they lie; as a scalar, pyarrow copies them."""
+    (chunk,) = column.chunks
+    _, offsets, data = chunk.buffers()
+    width = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
+    start, stop = np.frombuffer(offsets, width)[chunk.offset : chunk.offset + 2].tolist()
+    return data.slice(start, stop - start)
 
 
 def _split(data: pa.Buffer, shapes: Sequence[Sequence[int]]) -> Iterator[NDArray[np.uint8]]:

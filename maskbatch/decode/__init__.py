@@ -13,6 +13,7 @@ inflate   how much a zlib stream holds
 exif      orientation and time
 rgb       any mode to reduced RGB, in strips
 images    bytes to RGB, of fixed size or whole
+triage    which images go to a GPU as they are
 quality   brightness, contrast, sharpness, perceptual hash
 watch     which image is at work, and what ended the worker before
 sandbox   decodes doubtful images in a process of its own

@@ -2,6 +2,8 @@
 
 read      plan rows to encoded bytes, neighbours by one request
 scene     whole scenes: frames, faces, crops
+device    sorted images to pictures on a device
+tensors   what is done to pictures there
 networks  the classifier, and the detector before it, on one device
 rows      scores rows of images, and of scenes and their faces
 shard     the images of one shard

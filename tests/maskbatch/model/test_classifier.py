@@ -34,6 +34,24 @@ def test_padding_does_not_change_a_row_by_a_bit(
     assert np.array_equal(scorer.probs(images[[31]])[0], whole[31])
 
 
+def test_images_that_lie_on_the_device_get_the_same_scores(
+    classifier: Classifier, images: NDArray[np.uint8]
+) -> None:
+    resident, expected = torch.from_numpy(images), classifier.probs(images)
+    assert np.array_equal(classifier.probs(resident), expected)
+    planes = resident.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)  # as decoders give them
+    np.testing.assert_allclose(classifier.probs(planes), expected, atol=1e-5)
+    assert np.array_equal(classifier.probs(resident[:5]), expected[:5])
+    assert np.array_equal(classifier.probs_of_each(list(resident[:5])), expected[:5])
+    assert classifier.probs(resident[:0]).shape == (0, len(CLASSES))
+
+
+def test_images_that_may_only_be_read_are_scored(classifier: Classifier, images: NDArray[np.uint8]) -> None:
+    shared = images.copy()
+    shared.flags.writeable = False
+    assert np.array_equal(classifier.probs(shared), classifier.probs(images))
+
+
 def test_scores_are_those_of_the_plain_model_on_normalised_images(
     checkpoint: Checkpoint, classifier: Classifier, images: NDArray[np.uint8]
 ) -> None:
