@@ -1,31 +1,25 @@
 """The rows of one image as they were committed, and as they come out again."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isclose
-from typing import Any
 
 import numpy as np
 
 from maskbatch.geometry import measure_overlap
 from maskbatch.schema import MAY_HEAL, MEASURES
 from maskbatch.verify.result import Verification
+from maskbatch.verify.tolerance import TOLERANCES, Row, Tolerance
 
-TOLERANCE = 0.02
-"""Between probabilities, or confidences, of one image on two devices; with its two best labels so close,
-another label is none."""
-ELSEWHERE_TOLERANCE = 0.05
+ELSEWHERE_CONFIDENCE = 0.05
 """Between confidences of one face in bfloat16, or on two devices."""
 SAME_OVERLAP = 0.5
 """Boxes that overlap so much, as intersection over union, are of one face there."""
-MEASURE_TOLERANCE = 1e-3
-"""Between brightness, contrast and sharpness by two versions of a JPEG library, absolute or relative."""
 ELSEWHERE = (
     "id", "uri", "site", "camera", "error", "label", "confidence", "needs_review", "num_faces",
 )  # fmt: skip
 """Columns that `rows` and `faces` check, and `error`, which is in a library's words."""
 FROM_EXIF = ("captured_at", "captured_local", "time_source")
-Row = Mapping[str, Any]
+DAMAGED = ("corrupt", "truncated")
 Differ = Callable[[str, object, object], None]
 
 
@@ -38,11 +32,12 @@ class Finding:
     detect_px: int
     """The longest side of what the detector saw."""
     is_exact: bool
-    """Whether device and dtype are those of the run, and give the same box to a pixel.
+    """Whether device, dtype and decoder are those of the run, and give the same box to a pixel.
 
     Another device, or bfloat16, may put a box a cell of the heat map beside: on photographs up to a tenth of
     its side, and confidences .03 off.
     """
+    tolerance: Tolerance = TOLERANCES["cpu"]
 
     def is_same(self, old: Row, new: Row, picture: Row) -> bool:
         """Whether two boxes are of one face."""
@@ -52,17 +47,17 @@ class Finding:
         return _shift_px(old, new) <= max(1.0, longest_px / self.detect_px)
 
     @property
-    def tolerance(self) -> float:
-        """Between confidences of one face."""
-        return TOLERANCE if self.is_exact else ELSEWHERE_TOLERANCE
+    def confidence(self) -> float:
+        """The most between confidences of one face."""
+        return max(self.tolerance.confidence, 0 if self.is_exact else ELSEWHERE_CONFIDENCE)
 
     def is_near(self, face: Row, faces: Sequence[Row], num_left_out: int | None) -> bool:
-        """Whether a face is so little above the threshold that another device may not find it.
+        """Whether a face is so little above the threshold that another device or decoder may not find it.
 
         Where faces were left out, the least confident of those that were not is the threshold.
         """
         least = min(row["face_confidence"] for row in faces) if num_left_out else self.threshold
-        return bool(face["face_confidence"] - least <= TOLERANCE)
+        return bool(face["face_confidence"] - least <= self.tolerance.confidence)
 
 
 def compare_images(
@@ -73,6 +68,7 @@ def compare_images(
     finding: Finding | None = None,
     own: Sequence[Row] = (),
     *,
+    tolerance: Tolerance = TOLERANCES["cpu"],
     is_older: bool = False,
 ) -> None:
     """Compare the committed rows of an image, its faces after it, with those of the same image scored again.
@@ -82,15 +78,15 @@ def compare_images(
     Of rows that are `is_older` than our decode rules, another status or time from EXIF is only counted.
     """
     differ = _make_differ(old[0], old[0]["uri"], result)
-    if not _compare_pictures(old[0], new[0], result, differ, is_older=is_older):
+    if not _compare_pictures(old[0], new[0], result, tolerance, differ, is_older=is_older):
         return
     result.rescored += 1
     if finding is None:
-        result.bit_equal += _compare_probs(old[0], new[0], classes, result, differ)
+        result.bit_equal += _compare_probs(old[0], new[0], classes, result, tolerance, differ)
         return
     equal = _compare_places(old, new, result, finding, differ)
     for was, again in zip(old[1:], own, strict=True):
-        equal &= _compare_crop(was, again, classes, result)
+        equal &= _compare_crop(was, again, classes, result, tolerance)
     result.bit_equal += equal
 
 
@@ -101,14 +97,18 @@ def _make_differ(row: Row, name: str, result: Verification) -> Differ:
     return differ
 
 
-def _compare_pictures(old: Row, new: Row, result: Verification, differ: Differ, *, is_older: bool) -> bool:
+def _compare_pictures(
+    old: Row, new: Row, result: Verification, tolerance: Tolerance, differ: Differ, *, is_older: bool
+) -> bool:
     """Compare whole-image rows; whether they are of the same bytes, and both ok."""
     result.sampled += 1
     failed = old["status"] != "ok"
     result.still_failing += failed and new["status"] != "ok"
     if old["status"] != new["status"]:
         result.healed += old["status"] in MAY_HEAL and new["status"] == "ok"
-        if old["status"] not in MAY_HEAL and is_older and _is_of_rules(old, new):
+        if tolerance.hides_damage and _is_damaged_inside(old, new):
+            result.damaged_inside += 1
+        elif old["status"] not in MAY_HEAL and is_older and _is_of_rules(old, new):
             result.changed_status += 1
         elif old["status"] not in MAY_HEAL:
             why = f" ({new['error']})" if new["error"] else ""
@@ -121,9 +121,14 @@ def _compare_pictures(old: Row, new: Row, result: Verification, differ: Differ, 
     result.changed_time += changed_time
     passed = (*ELSEWHERE, *FROM_EXIF) if changed_time else ELSEWHERE
     for name in new:
-        if name not in passed and not name.startswith("prob_") and not _alike(name, old[name], new[name]):
+        if name not in passed and not name.startswith("prob_") and not tolerance.is_alike(name, old, new):
             differ(name, old[name], new[name])
     return not failed
+
+
+def _is_damaged_inside(old: Row, new: Row) -> bool:
+    """Whether a decoder that forgives damage called `ok` what ours, of the same bytes, does not."""
+    return bool(old["status"] == "ok" and new["status"] in DAMAGED and old["sha256"] == new["sha256"])
 
 
 def _is_of_rules(old: Row, new: Row) -> bool:
@@ -132,24 +137,26 @@ def _is_of_rules(old: Row, new: Row) -> bool:
     return same_bytes and new["status"] not in ("missing", "read_error")
 
 
-def _alike(name: str, old: Any, new: Any) -> bool:
-    if name == "num_faces_left_out" and old and new:  # most are false alarms of little confidence
-        return isclose(old, new, rel_tol=TOLERANCE, abs_tol=1 / TOLERANCE)
-    if isinstance(old, float) and isinstance(new, float):
-        return isclose(old, new, rel_tol=MEASURE_TOLERANCE, abs_tol=MEASURE_TOLERANCE)
-    return bool(old == new)
-
-
-def _compare_probs(old: Row, new: Row, classes: Sequence[str], result: Verification, differ: Differ) -> bool:
+def _compare_probs(
+    old: Row,
+    new: Row,
+    classes: Sequence[str],
+    result: Verification,
+    tolerance: Tolerance,
+    differ: Differ,
+) -> bool:
     """Compare probabilities, and the label unless two classes are close; whether nothing differs at all."""
     probs, again = (np.array([row[f"prob_{name}"] for name in classes], float) for row in (old, new))
     apart = np.abs(probs - again)
     worst = int(apart.argmax())  # a null is NaN, which argmax takes for the most
     result.largest_difference = max(result.largest_difference, float(np.nanmax(apart, initial=0)))
-    if not apart[worst] <= TOLERANCE:
+    if tolerance.prob < apart[worst] <= tolerance.most_prob:
+        result.far_apart += 1
+        return False
+    if not apart[worst] <= tolerance.prob:
         differ(f"prob_{classes[worst]}", f"{probs[worst]:.6g}", f"{again[worst]:.6g}")
     named = again[[name == old["label"] for name in classes]].max(initial=0)
-    if old["label"] != new["label"] and again.max() - named > TOLERANCE:
+    if old["label"] != new["label"] and again.max() - named > tolerance.label_gap:
         differ("label", old["label"], new["label"])
     return bool((apart == 0).all())
 
@@ -186,19 +193,21 @@ def _compare_place(old: Row, new: Row, picture: Row, result: Verification, findi
     shift_px = _shift_px(old, new)
     result.largest_shift_px = max(result.largest_shift_px, shift_px)
     was, now = old["face_confidence"], new["face_confidence"]
-    if abs(was - now) > finding.tolerance:
+    if abs(was - now) > finding.confidence:
         differ("face_confidence", f"{was:.6g}", f"{now:.6g}")
     return shift_px == 0 and bool(was == now)
 
 
-def _compare_crop(old: Row, new: Row, classes: Sequence[str], result: Verification) -> bool:
+def _compare_crop(
+    old: Row, new: Row, classes: Sequence[str], result: Verification, tolerance: Tolerance
+) -> bool:
     """Compare what is in one box; whether its probabilities are bit for bit equal."""
     result.faces_rescored += 1
     differ = _make_differ(old, _name(old), result)
     for name in MEASURES:
-        if not _alike(name, old[name], new[name]):
+        if not tolerance.is_alike(name, old, new):
             differ(name, old[name], new[name])
-    return old["label"] is None or _compare_probs(old, new, classes, result, differ)
+    return old["label"] is None or _compare_probs(old, new, classes, result, tolerance, differ)
 
 
 def _pair_faces(old: Sequence[Row], new: Sequence[Row]) -> list[tuple[Row | None, Row | None]]:

@@ -3,11 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from math import ceil
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from maskbatch.verify.tolerance import TOLERANCES
 
 Values: TypeAlias = pa.Array | pa.ChunkedArray
 KEPT = 100
@@ -38,6 +41,8 @@ class Verification:
     success_sha256: str
     seed: int
     """Of the sample; the same one draws the same images."""
+    decoder: str = "cpu"
+    """What decoded the run's baseline JPEGs; here it is always the CPU."""
     files: int = 0
     rows: int = 0
     """Whole-image rows of scores/."""
@@ -57,6 +62,10 @@ class Verification:
     """Between a committed probability and the same one computed again."""
     largest_shift_px: float = 0.0
     """Between a side of a committed box and the same one found again, in pixels of the source."""
+    far_apart: int = 0
+    """Images or faces of a run of another decoder with probabilities further apart than those of most."""
+    damaged_inside: int = 0
+    """Sampled images that are `ok` by another decoder, and by ours, of the same bytes, are not."""
     healed: int = 0
     """Sampled images that failed in the run in a way that may heal, and are ok now."""
     still_failing: int = 0
@@ -103,6 +112,15 @@ class Verification:
         neither = pc.and_(pc.is_null(expected), pc.is_null(got))
         self.mark(rows, pc.and_not(unequal, neither), what, expected, got)
 
+    def check_far_apart(self) -> None:
+        """No more images or faces are far apart than another decoder explains."""
+        tolerance, unit = TOLERANCES[self.decoder], "images" if self.faces is None else "faces"
+        judged = self.rescored if self.faces is None else self.faces_rescored
+        most = ceil(tolerance.share_far * judged)
+        if self.far_apart > most:
+            expected = f"at most {most:,} of {judged:,} {unit} more than {tolerance.prob:g} apart"
+            self.differ("scores", "probabilities", expected, f"{self.far_apart:,}")
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"verified": self.verified, **asdict(self)}
@@ -121,6 +139,8 @@ class Verification:
             f"probabilities at most {self.largest_difference:.2g} apart"
             f"{'' if self.faces is None else f', boxes at most {self.largest_shift_px:.2g} pixels'}."
         )
+        if self.decoder != "cpu":
+            text += f" {self._explain_decoder()}"
         if self.faces_near_threshold:
             noun = "face" if self.faces_near_threshold == 1 else "faces"
             text += f" {self.faces_near_threshold:,} {noun} near the detector's threshold came or went."
@@ -131,4 +151,22 @@ class Verification:
         for what, count in (("status", self.changed_status), ("time", self.changed_time)):
             if count:
                 text += f" {count:,} of {self.sampled:,} changed {what} under newer decode rules."
+        return text
+
+    def _explain_decoder(self) -> str:
+        """Which tolerance was used, why, and what was found within it."""
+        tolerance, unit = TOLERANCES[self.decoder], "image" if self.faces is None else "face"
+        judged = self.rescored if self.faces is None else self.faces_rescored
+        text = (
+            f"The run decoded JPEGs on the {self.decoder.upper()}, this check on the CPU, and their pixels "
+            f"differ a little: so probabilities may be {tolerance.prob:g} apart, brightness and contrast "
+            f"{255 * tolerance.level:g} grey levels, sharpness {tolerance.sharpness:.0%}, dhash "
+            f"{tolerance.dhash_bits} bits."
+        )
+        if self.far_apart:
+            far = f"{self.far_apart:,} of {judged:,} {unit}s are further apart"
+            text += f" {far} ({tolerance.share_far:.0%} may be, by up to {tolerance.most_prob:g})."
+        if self.damaged_inside:
+            noun = "image that it called" if self.damaged_inside == 1 else "images that it called"
+            text += f" {self.damaged_inside:,} {noun} ok: damaged inside, says the CPU's decoder."
         return text

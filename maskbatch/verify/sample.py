@@ -1,6 +1,7 @@
 """Read images of a committed run again, score them in this process, and compare."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -27,8 +28,9 @@ from maskbatch.score.networks import Networks, decode_pixels
 from maskbatch.score.read import READ_COLUMNS, read_images
 from maskbatch.score.scene import DecodedFrame, cut_face
 from maskbatch.stores.options import StorageOptions
-from maskbatch.verify.compare import Finding, Row, compare_images
+from maskbatch.verify.compare import Finding, compare_images
 from maskbatch.verify.result import Verification
+from maskbatch.verify.tolerance import TOLERANCES, Row
 
 File = TypeVar("File", Checkpoint, DetectorFile)
 CHUNK_ROWS = 256
@@ -53,13 +55,15 @@ def check_sample(
     files = _open_networks(run, result, *moved)
     if files is None:
         return
-    config, access, clock = run.score, run.open_access(options), run.clock
+    result.decoder, tolerance = run.score.decoder, TOLERANCES[run.score.decoder]
+    config, access, clock = replace(run.score, decoder="cpu"), run.open_access(options), run.clock
     dtype = _choose_dtype(devices, config.dtype, result)
     networks = Networks(*files, config, dtype=dtype)
     card, finding = networks.card, None
     if run.detector and config.detect_px:
         is_exact = dtype == "float32" and isinstance(devices, dict) and networks.device in devices
-        finding = Finding(run.detector.card["threshold"], config.detect_px, is_exact)
+        is_exact &= result.decoder == "cpu"
+        finding = Finding(run.detector.card["threshold"], config.detect_px, is_exact, tolerance)
     chunk_rows = CHUNK_SCENES if finding else CHUNK_ROWS
     sandbox = open_sandbox((run.settings.job or JobConfig()).decode_timeout_s)
     with step("sample", len(planned)) as shown:
@@ -81,11 +85,18 @@ def check_sample(
                 return
             for image, reused in zip(plan["id"].to_pylist(), plan["reuse_run"].to_pylist(), strict=True):
                 is_older = _rules_of(run, reused) < DECODE_RULES
-                faces = own.get(image, [])
                 compare_images(
-                    was[image], again[image], card.classes, result, finding, faces, is_older=is_older
+                    was[image],
+                    again[image],
+                    card.classes,
+                    result,
+                    finding,
+                    own.get(image, []),
+                    tolerance=tolerance,
+                    is_older=is_older,
                 )
             shown.advance(len(plan))
+    result.check_far_apart()
 
 
 def _group_rows(rows: pa.Table) -> dict[int, list[Row]]:
