@@ -177,6 +177,13 @@ class JobConfig:
         _check("max_requests", self.max_requests, 1, 1024)
 
 
+def check_decoder(score: ScoreConfig, job: JobConfig) -> None:
+    """Raises UsageError where GPUs are to decode, and none is to be used."""
+    if score.decoder == "gpu" and not job.gpus_per_worker:
+        what = "--decoder gpu decodes on the GPUs that score, and --gpus-per-worker 0 uses none"
+        raise UsageError(f"{what}; leave one of the two out")
+
+
 UNIT_S = {"s": 1, "min": 60, "h": 3600}
 
 

@@ -11,7 +11,7 @@ from maskbatch.archives.arguments import make_access
 from maskbatch.clock import now
 from maskbatch.cluster.connection import Cluster
 from maskbatch.cluster.pipeline import score_shards
-from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig
+from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, check_decoder
 from maskbatch.errors import NothingToPlanError, RunFailedError, RunLockedError
 from maskbatch.model.checkpoint import open_networks
 from maskbatch.plan.listing import Listing
@@ -124,6 +124,7 @@ def score_archive(
     another driver works there; RunFailedError where the run stopped: the same call goes on.
     """
     effort = Effort(began=time.monotonic())
+    check_decoder(score, job)
     opened, finder = open_networks(checkpoint, detector, score.view)
     request = Request(
         plan=config,

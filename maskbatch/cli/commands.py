@@ -16,7 +16,7 @@ from typer import Argument, Option
 
 from maskbatch.cli import flags
 from maskbatch.cli.program import run_program
-from maskbatch.cli.settings import FILES, JOB, PLAN, REPORT, SCORE, VIEW, Settings, takes
+from maskbatch.cli.settings import FILES, HERE, JOB, PLAN, REPORT, SCORE, VIEW, Settings, takes
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, make_config
 from maskbatch.errors import DONE, FAILED, UsageError
 from maskbatch.progress import say
@@ -84,7 +84,7 @@ def plan(
 
 
 @app.command()
-@takes(*PLAN, "checkpoint", *VIEW, "dtype", "batch_size")
+@takes(*PLAN, "checkpoint", *VIEW, "decoder", "dtype", "batch_size")
 def estimate(
     archives: flags.Archives,
     values: Settings,
@@ -253,7 +253,7 @@ def verify(
 
 @app.command()
 @takes(
-    *SCORE,
+    *HERE,
     *FILES,
     "request_timeout_s",
     "image_timeout_s",

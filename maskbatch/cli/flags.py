@@ -55,7 +55,7 @@ SETTINGS = {
     ),
     "decoder": Flag("cpu, or gpu: decode baseline JPEGs on the GPUs that score."),
     "dtype": Flag("auto, bfloat16 or float32.", "auto: bfloat16 where the hardware has it"),
-    "batch_size": Flag("Images the model sees at a time."),
+    "batch_size": Flag("Images the model sees at a time.", "what suits the device: more on a GPU"),
     "max_bytes": Flag("Largest encoded image, bytes."),
     "max_pixels": Flag("Largest image, pixels."),
     "address": Flag("Ray cluster to join, such as auto.", "local: one started here"),

@@ -23,6 +23,8 @@ FILES = ("checkpoint", "detector")
 """Settings that name files of networks."""
 VIEW = ("view", "detector", "detect_px")
 """Settings of whole scenes."""
+HERE = tuple(name for name in SCORE if name != "decoder")
+"""Settings of SCORE for single images, which the CPU decodes always."""
 
 
 def takes(*settings: str, toml: bool = True) -> Callable[[Command], Command]:

@@ -70,10 +70,14 @@ class Predictor:
         *,
         detector: DetectorFile | None = None,
     ) -> None:
-        """`detector` goes with the view `scene`, as `open_networks` opens it."""
+        """`detector` goes with the view `scene`, as `open_networks` opens it. The CPU decodes, always."""
         self._sandbox = open_sandbox(job.decode_timeout_s)
         self.card: Card = checkpoint.card
-        self.path, self.digest, self.config = checkpoint.path, checkpoint.digest, config
+        self.path, self.digest, self.config = (
+            checkpoint.path,
+            checkpoint.digest,
+            replace(config, decoder="cpu"),
+        )
         self.detector = detector
         self._networks = Networks(checkpoint, detector, config)
 

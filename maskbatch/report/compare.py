@@ -50,8 +50,8 @@ class Comparison:
     view: str
     """That of both sides."""
     runs: list[dict[str, Any]]
-    """Both sides: path, checkpoint, detector, decode_rules, planned, first_time and last_time (local). Commas
-    stand between several values of a side."""
+    """Both sides: path, checkpoint, detector, decode_rules, decoder, planned, first_time and last_time
+    (local). Commas stand between several values of a side."""
     shared: int
     only_first: int
     only_second: int
@@ -235,6 +235,7 @@ def _identity(runs: Sequence[CommittedRun], extent: Extent) -> dict[str, Any]:
         "checkpoint": _join(run.digest for run in runs),
         "detector": runs[0].detector and runs[0].detector.digest,
         "decode_rules": _join(str(run.settings.decode_rules) for run in runs),
+        "decoder": _join(run.score.decoder for run in runs),
         "planned": extent.num_images,
         "first_time": min(extent.times, default=None),
         "last_time": max(extent.times, default=None),

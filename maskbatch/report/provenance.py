@@ -72,6 +72,7 @@ def _describe_run(run: CommittedRun) -> dict[str, Any]:
         "checkpoint": run.digest,
         "architecture": run.card["architecture"],
         **({"detector": _describe_detector(run)} if run.detector else {}),
+        **({"decoder": run.score.decoder} if run.score.decoder != "cpu" else {}),
         "created_at": settings.created_at.isoformat(),
         "versions": settings.versions,
         "planned": success.planned,

@@ -149,6 +149,10 @@ def describe_overlap(comparison: "Comparison") -> Iterator[str]:
     if rules[0] != rules[1]:
         which = f"{rules[0]} and {rules[1]}"
         yield f"Their decode rules differ ({which}), which may explain other counts of failed images."
+    decoders = [run["decoder"] for run in comparison.runs]
+    if decoders[0] != decoders[1]:
+        which = f"{decoders[0]} and {decoders[1]}"
+        yield f"Their decoders differ ({which}), which alone may change some labels of unsure images."
     shared = f"{comparison.shared:,} images" if comparison.shared else "No image"
     if comparison.kind == "images":
         yield (

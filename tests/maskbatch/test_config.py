@@ -10,6 +10,7 @@ from maskbatch.config import (
     PlanConfig,
     ReportConfig,
     ScoreConfig,
+    check_decoder,
     list_differences,
     make_config,
     read_toml,
@@ -28,6 +29,7 @@ from maskbatch.errors import UsageError
         (PlanConfig, {"until": "2026-99-01"}, "--until 2026-99-01"),
         (ScoreConfig, {"dtype": "float16"}, "dtype float16"),
         (ScoreConfig, {"batch_size": 0}, "--batch-size 0"),
+        (ScoreConfig, {"decoder": "tpu"}, "--decoder tpu: cpu or gpu expected"),
         (ScoreConfig, {"batch_size": 5000}, "1 to 4096"),
         (ScoreConfig, {"max_bytes": 0}, "--max-bytes"),
         (ScoreConfig, {"max_pixels": 10**9}, "--max-pixels"),
@@ -140,6 +142,22 @@ def test_every_flag_of_score_is_a_name_in_the_toml_file(tmp_path: Path, flag: st
     path = tmp_path / "run.toml"
     path.write_text(f"{flag.replace('_', '-')} = {value}\n")
     assert len(read_toml(path)) == 1
+
+
+@pytest.mark.parametrize("gpus", [1.0, 0.5])
+def test_gpus_that_are_not_used_decode_nothing(gpus: float) -> None:
+    check_decoder(ScoreConfig(decoder="gpu"), JobConfig(gpus_per_worker=gpus))
+    check_decoder(ScoreConfig(), JobConfig(gpus_per_worker=0.0))
+    with pytest.raises(UsageError, match=r"--gpus-per-worker 0 uses none; leave one of the two out$"):
+        check_decoder(ScoreConfig(decoder="gpu"), JobConfig(gpus_per_worker=0.0))
+
+
+def test_a_batch_size_left_open_fits_any_and_a_decoder_only_its_own() -> None:
+    recorded = to_dict(ScoreConfig(batch_size=256))
+    assert list_differences(to_dict(ScoreConfig()), recorded) == []
+    assert list_differences(to_dict(ScoreConfig(batch_size=32)), recorded) == ["batch_size 32 instead of 256"]
+    asked = to_dict(ScoreConfig(decoder="gpu"))
+    assert list_differences(asked, recorded) == ["decoder gpu instead of cpu"]
 
 
 def test_differences_name_what_changed_in_words() -> None:

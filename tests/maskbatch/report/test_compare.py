@@ -215,6 +215,21 @@ def test_runs_of_different_decode_rules_are_named(committed: Run, other: Run, tm
     assert rest == same
 
 
+def test_runs_of_different_decoders_are_compared_and_named(
+    committed: Run, other: Run, tmp_path: Path
+) -> None:
+    same = make_comparison([committed.run], [other.run])
+    assert [run["decoder"] for run in same.runs] == ["cpu", "cpu"]
+    of_gpu = other.copy(tmp_path / "run").run
+    score = json.loads(of_gpu.run_json.read_bytes())["score"]
+    edit_json(of_gpu.run_json, score=score | {"decoder": "gpu"})
+    made = make_comparison([committed.run], [of_gpu])
+    said, *rest = describe_overlap(made)
+    assert said == "Their decoders differ (cpu and gpu), which alone may change some labels of unsure images."
+    assert rest == list(describe_overlap(same))
+    assert made.overall == same.overall
+
+
 def test_a_run_in_a_store_is_compared_like_a_local_one(committed: Run, other: Run, root: Location) -> None:
     local, there = make_comparison([committed.run], [other.run]), committed.copy(root / "run").run
     made = make_comparison([there], [other.run])

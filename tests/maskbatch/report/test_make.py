@@ -77,6 +77,23 @@ def test_several_runs_add_up_unless_they_share_images(
         make_report([committed.run, committed.copy(tmp_path / "copy").run], tmp_path / "twice")
 
 
+def test_a_run_that_a_gpu_decoded_says_so_and_adds_up_with_others(
+    month: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    made = [stage_run(tmp_path / name, month, checkpoint, camera=(name,)) for name in ("gate-1", "dock")]
+    for run in made:
+        run.commit()
+    score = json.loads(made[0].run.run_json.read_bytes())["score"]
+    edit_json(made[0].run.run_json, score=score | {"decoder": "gpu"})
+    report = make_report([run.run for run in made], tmp_path / "both")
+    assert report.overall["listed"] == 66
+    said = {str(run["path"]): run.get("decoder") for run in report.values["runs"]}
+    assert said == {str(made[0].run.path): "gpu", str(made[1].run.path): None}
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert page.count("<dt>Decoder</dt>") == 1
+    assert page.count("<dt>Checkpoint</dt>") == 2
+
+
 def test_only_a_committed_run_is_reported(staged_at: Run, root: Location) -> None:
     with pytest.raises(UsageError, match="not finished"):
         make_report([staged_at.run], root / "report")

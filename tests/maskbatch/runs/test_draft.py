@@ -41,6 +41,7 @@ from maskbatch.stores.files import Location
 from maskbatch.verify.files import check_run
 from tests.maskbatch.samples import (
     LAYOUT,
+    Run,
     edit_json,
     read_scores,
     speckle,
@@ -48,6 +49,7 @@ from tests.maskbatch.samples import (
     with_exif_time,
     write_files,
 )
+from tests.maskbatch.verify.test_files import sign
 
 
 class InProcess:
@@ -288,6 +290,51 @@ def test_rows_of_another_checkpoint_or_other_settings_are_not_carried_over(
     assert InProcess.scored == 102
     assert result.run.path.name == "run.v2" and result.success.carried == 0
     assert "was scored by another checkpoint; its rows are not carried over" in capsys.readouterr().err
+
+
+def change_score(result: runner.Result, **changes: Any) -> None:
+    """Make a run's settings say other ones of scoring, and `_SUCCESS` list them."""
+    values = json.loads(result.run.run_json.read_bytes())
+    edit_json(result.run.run_json, score=values["score"] | changes)
+    sign(Run(result.run, None), "run.json")
+
+
+def test_rows_of_another_batch_shape_are_carried_over(
+    score: Any, archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = score("run")
+    assert first.run.read_run().score.batch_size == 32
+    change_score(first, batch_size=256)
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    second = score("run", "run")
+    assert (InProcess.scored, second.success.carried) == (2, 101)  # the late image, and a link to nowhere
+    assert second.run.read_run().score.batch_size == 32
+    assert check_run(second.run).verified
+
+
+def test_rows_that_a_gpu_decoded_are_not_carried_into_a_run_of_the_cpu(
+    score: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_score(score("run"), decoder="gpu")
+    result = score("run", "run")
+    assert (InProcess.scored, result.success.carried) == (102, 0)
+    assert "was scored by other settings; its rows are not carried over" in capsys.readouterr().err
+
+
+def test_a_decoder_that_changes_before_rows_are_copied_stops_the_commit(
+    score: Any, archive: Path, tmp_path: Path
+) -> None:
+    """The digest stands for it too: no row of another decoder comes along."""
+    first = score("run")
+    write_files(archive, {"north/gate-1/2026-10-02/101500.jpg": speckle(5000)})
+    InProcess.stop_after = 0
+    with pytest.raises(RunFailedError, match="stopped"):
+        score("run", "run")
+    InProcess.stop_after = None
+    change_score(first, decoder="gpu")
+    with pytest.raises(MaskbatchError):
+        score("run", "run")
+    assert not (tmp_path / "run.v2" / "_SUCCESS").exists()
 
 
 def test_carried_rows_follow_the_new_plan_in_what_paths_and_zones_say(score: Any, archive: Path) -> None:

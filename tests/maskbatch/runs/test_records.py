@@ -65,6 +65,31 @@ def test_a_later_version_may_write_more_and_an_earlier_one_wrote_less(staged: Ru
     assert staged.run.read_success().planned == 102
 
 
+def test_an_earlier_run_was_decoded_by_the_cpu(staged: Run) -> None:
+    values = json.loads(staged.run.run_json.read_text())
+    score = {name: value for name, value in values["score"].items() if name != "decoder"}
+    edit_json(staged.run.run_json, score=score)
+    settings = staged.run.read_run()
+    assert settings.score.decoder == settings.score_values["decoder"] == "cpu"
+    assert settings.scored_by == RunSettings.from_json(values, staged.run.run_json).scored_by
+    request = Request(
+        plan=settings.plan,
+        access=Access(),
+        score=replace(settings.score, decoder="gpu"),
+        checkpoint=settings.checkpoint,
+    )
+    with pytest.raises(UsageError, match="decoder gpu instead of cpu"):
+        request.refuse_difference(staged.run, settings)
+    replace(request, score=settings.score).refuse_difference(staged.run, settings)
+
+
+def test_rows_of_another_decoder_are_scored_otherwise_and_those_of_another_batch_are_not(staged: Run) -> None:
+    ours = staged.run.read_run()
+    for changes, is_same in (({"batch_size": 256}, True), ({"decoder": "gpu"}, False)):
+        theirs = replace(ours, score=replace(ours.score, **changes))
+        assert (theirs.scored_by == ours.scored_by) == is_same
+
+
 def test_a_plan_of_older_rules_is_gone_on_with_by_the_same_command(tmp_path: Path) -> None:
     archive = write_files(tmp_path / "archive", {"a.jpg": b"x", ".b.jpg": b"x"})
     config, out = PlanConfig(archives=(str(archive),)), tmp_path / "run"
