@@ -87,7 +87,7 @@ def compare_damage(files: Sequence[bytes], tries: int) -> None:
                 spoil(spoilt, rng.randrange(first, len(spoilt) - MARGIN), rng)
                 goes = read_plain(bytes(spoilt), MAX_PIXELS) is not None
                 sound = status_of(bytes(spoilt)) == "ok"
-                counts += goes, sound, is_drawn(bytes(spoilt)) if goes else sound
+                counts += goes, sound, sound or (goes and is_drawn(bytes(spoilt)))
                 num += 1
         print("|".join(["", f" {name} ", f" {num:,} ", *(f" {count / num:.1%} " for count in counts), ""]))
 
