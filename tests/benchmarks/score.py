@@ -103,14 +103,16 @@ def make_files(name: str, count: int | None = None) -> Path:
         path = folder / f"cam-{k % 4}" / f"{k:06d}.jpg"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            data = tasks[k % NUM_DRAWN][0].read_bytes()
-            comment = f"{k:08d}".encode()
-            path.write_bytes(
-                data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
-            )
+            path.write_bytes(mark(tasks[k % NUM_DRAWN][0].read_bytes(), k))
     for path in sorted(folder.rglob("*.jpg"))[count:]:
         path.unlink()
     return folder
+
+
+def mark(data: bytes, number: int) -> bytes:
+    """The JPEG with a number in a comment: other bytes, the same pixels."""
+    comment = f"{number:08d}".encode()
+    return data[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + data[2:]
 
 
 def measure(command: list[str]) -> tuple[float, str, int, int]:
@@ -223,13 +225,21 @@ def maskbatch(name: str) -> Timing:
 def recipe(name: str) -> Timing:
     """Ray's documentation by the letter, with this model."""
     whole, output, driver, worker = measure(
-        [sys.executable, "-m", "tests.benchmarks.score", "--recipe", str(FOLDER / name)]
+        [
+            sys.executable,
+            "-m",
+            "tests.benchmarks.score",
+            "--recipe",
+            str(FOLDER / name),
+            str(FOLDER / "recipe"),
+        ]
     )
     span = json.loads(output.strip().splitlines()[-1])
     return Timing(whole, span["images"] / span["busy"], whole - span["busy"], driver, worker)
 
 
-def recipe_job(files: Path) -> None:
+def recipe_job(files: Path, out: Path, *, on_gpu: bool) -> None:
+    """Score by the recipe; `out` has for each image the time at which its batch was scored."""
     import ray
 
     from maskbatch.model.checkpoint import open_checkpoint
@@ -244,15 +254,21 @@ def recipe_job(files: Path) -> None:
 
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
             probs = self.model.probs(batch.pop("image"))
-            return {"path": batch["path"], "label": probs.argmax(axis=1), "probs": probs}
+            scored_at = np.full(len(probs), time.time())
+            return {
+                "path": batch["path"],
+                "label": probs.argmax(axis=1),
+                "probs": probs,
+                "scored_at": scored_at,
+            }
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    out = FOLDER / "recipe"
     shutil.rmtree(out, ignore_errors=True)
     began = time.time()
     dataset = ray.data.read_images(str(files), size=size, mode="RGB", include_paths=True)
+    resources, num_actors = ({"num_gpus": 1}, 1) if on_gpu else ({"num_cpus": 0.5}, CORES)
     scored = dataset.map_batches(
-        Predictor, batch_size=64, num_cpus=0.5, compute=ray.data.ActorPoolStrategy(size=CORES)
+        Predictor, batch_size=64, compute=ray.data.ActorPoolStrategy(size=num_actors), **resources
     )
     scored.write_parquet(str(out.absolute()))
     print(json.dumps({"images": len(list(files.rglob("*.jpg"))), "busy": time.time() - began}))
@@ -288,10 +304,11 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2, help="runs of limit and maskbatch, in turn")
     parser.add_argument("--without-recipe", action="store_true")
     parser.add_argument("--loop", help=argparse.SUPPRESS)
-    parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--recipe", type=Path, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--on-gpu", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.loop or options.recipe:
-        loop(options.loop) if options.loop else recipe_job(options.recipe)
+        loop(options.loop) if options.loop else recipe_job(*options.recipe, on_gpu=options.on_gpu)
         return
     for name in options.cases:
         make_files(name)
