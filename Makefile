@@ -3,6 +3,7 @@
 # make check   lint, types and tests: what CI runs
 # make floors  a small run with the lowest versions that pyproject.toml allows
 # make bench   scoring against the limit and Ray's recipe (about 20 minutes)
+# make bench-gpu   scoring on one GPU: its parts alone, both decoders, Ray's recipe (six minutes; without a GPU, a stand-in)
 # make bench-store   scoring from S3, readers side by side, planning 10,000,000 keys (about 30 minutes)
 # make torture   what it promises, tried until it breaks: kills, mutations, bombs (about half an hour)
 # make env     build .venv alone
@@ -13,7 +14,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 FLOORS := .venv-floors
 
-.PHONY: env demo test lint check floors bench bench-store torture clean
+.PHONY: env demo test lint check floors bench bench-gpu bench-store torture clean
 
 env: $(STAMP)
 
@@ -51,6 +52,9 @@ floors: env
 
 bench: env
 	@$(BIN)/python -m tests.benchmarks.score
+
+bench-gpu: env
+	@$(BIN)/python -m tests.benchmarks.gpu
 
 bench-store: env
 	@$(BIN)/python -m tests.benchmarks.store

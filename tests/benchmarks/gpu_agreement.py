@@ -30,8 +30,9 @@ def compare_decoders(cpu: Path, gpu: Path) -> dict[str, float]:
     found = {"damaged": float(len(ours)), "status_same": 100 * same / len(ours)}
     found |= {f"{PAIR}{first} {second}": count for (first, second), count in pairs.items()}
     ours, theirs = (read_rows(out, "photographs") for out in (cpu, gpu))
+    found["photographs"] = len(ours)
     if len(ours):
         same = np.equal(ours["label"].to_pylist(), theirs["label"].to_pylist()).mean()
         apart = np.nanmax(np.abs(read_probs(ours) - read_probs(theirs)))
-        found |= {"photographs": len(ours), "labels_same": 100 * float(same), "prob_apart": float(apart)}
+        found |= {"labels_same": 100 * float(same), "prob_apart": float(apart)}
     return found

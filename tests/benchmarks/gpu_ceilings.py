@@ -10,18 +10,17 @@ Each runs for so many seconds, over the same files again where they are few.
 import json
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tests.benchmarks.gpu_files import count_cores
 
-if TYPE_CHECKING:
-    import torch
-
-BATCH = 64
+Batch = Sequence[Any]
+SHARD = 64
 DEVICE_BATCH = 256
 HELD_BYTES = 10**9
 """Encoded bytes that one process holds."""
@@ -42,7 +41,7 @@ def decode_share(number: int, folder: Path, cores: int, begin_at: float, seconds
     from maskbatch.model.checkpoint import open_checkpoint
 
     preset, max_pixels = open_checkpoint().card.preset, ScoreConfig().max_pixels
-    batches = make_batches(folder, BATCH, slice(number, None, cores))
+    batches = make_batches(folder, SHARD, slice(number, None, cores))
 
     def work(paths: list[Path]) -> int:
         decode_batch((Encoded(path.read_bytes()) for path in paths), len(paths), preset, max_pixels)
@@ -65,18 +64,15 @@ def measure_cores(folder: Path, device: str, seconds: float) -> dict[str, float]
         return {"cores": sum(pool.map(work, range(cores)))}
 
 
-def hold_bytes(folder: Path) -> list["torch.Tensor"]:
-    """Encoded images in memory, up to HELD_BYTES."""
-    import numpy as np
-    import torch
-
-    held, num_bytes = [], 0
+def hold_bytes(folder: Path) -> list[list[bytes]]:
+    """Encoded images in memory, up to HELD_BYTES, in batches of DEVICE_BATCH."""
+    held, num_bytes = list[bytes](), 0
     for path in sorted(folder.rglob("*.jpg")):
-        held.append(torch.from_numpy(np.fromfile(path, np.uint8)))
-        num_bytes += len(held[-1])
         if num_bytes > HELD_BYTES:
             break
-    return held
+        held.append(path.read_bytes())
+        num_bytes += len(held[-1])
+    return [held[i : i + DEVICE_BATCH] for i in range(0, len(held), DEVICE_BATCH)]
 
 
 def wait_for(device: str) -> None:
@@ -87,24 +83,71 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def time_batches(
+    batches: Sequence[Batch], work: Callable[[Batch], None], device: str, seconds: float, threads: int = 1
+) -> float:
+    """Images a second of `work` in so many threads, each with batches of its own."""
+
+    def work_alone(first: int) -> int:
+        done = 0
+        for batch in cycle(batches[first::threads] or batches):
+            work(batch)
+            done += len(batch)
+            if time.perf_counter() - began >= seconds:
+                return done
+        return done
+
+    work(batches[0])
+    wait_for(device)
+    with ThreadPoolExecutor(threads) as pool:
+        began = time.perf_counter()
+        done = sum(pool.map(work_alone, range(threads)))
+        wait_for(device)
+        return done / (time.perf_counter() - began)
+
+
 def measure_jpeg(folder: Path, device: str, seconds: float) -> dict[str, float]:
+    import numpy as np
+    import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    held = hold_bytes(folder)
-    batches = [held[i : i + DEVICE_BATCH] for i in range(0, len(held), DEVICE_BATCH)]
-    decode_jpeg(batches[0], mode=ImageReadMode.RGB, device=device)
-    wait_for(device)
-    began, done = time.perf_counter(), 0
-    for batch in cycle(batches):
+    def decode(batch: Sequence[torch.Tensor]) -> None:
         decode_jpeg(batch, mode=ImageReadMode.RGB, device=device)
-        done += len(batch)
-        if time.perf_counter() - began >= seconds:
-            break
-    wait_for(device)
-    return {"jpeg": done / (time.perf_counter() - began)}
+
+    batches = [
+        [torch.from_numpy(np.frombuffer(bytearray(data), np.uint8)) for data in batch]
+        for batch in hold_bytes(folder)
+    ]
+    return {"jpeg": time_batches(batches, decode, device, seconds)}
 
 
-MEASURES = {"cores": measure_cores, "jpeg": measure_jpeg}
+def measure_probs(folder: Path, device: str, seconds: float) -> dict[str, float]:
+    from maskbatch.config import ScoreConfig
+    from maskbatch.decode.images import decode_image
+    from maskbatch.decode.source import Encoded
+    from maskbatch.decode.triage import Plain, Sorted, sort_images
+    from maskbatch.model.checkpoint import open_checkpoint
+    from maskbatch.score.networks import Networks
+
+    config = ScoreConfig(decoder="gpu")
+    networks = Networks(open_checkpoint(), None, config, device=device)
+    preset = networks.card.preset
+
+    def score(batch: Sequence[Plain]) -> None:
+        images = Sorted([{}] * len(batch), list(batch))
+        with networks.turns.take():
+            _, images_NHWC = networks.decoder.decode_faces(images, lambda _, *image: decode_image(*image))
+            networks.classifier.probs(images_NHWC)
+
+    batches = [
+        sort_images(map(Encoded, batch), preset, config.max_pixels).images for batch in hold_bytes(folder)
+    ]
+    if not all(isinstance(image, Plain) for batch in batches for image in batch):
+        sys.exit(f"{folder} has files that are not left to the device")
+    return {f"probs_{threads}": time_batches(batches, score, device, seconds, threads) for threads in (1, 2)}
+
+
+MEASURES = {"cores": measure_cores, "jpeg": measure_jpeg, "probs": measure_probs}
 
 
 def main() -> None:

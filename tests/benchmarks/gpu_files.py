@@ -25,7 +25,7 @@ from tests.benchmarks.score import mark
 
 NUM_DRAWN = 96
 NOISE = 11
-"""Grey levels. With it a file has 440 KB at 1920x1080 and 66 KB at 640x480, as from a camera."""
+"""Grey levels. With it a file has 430 KB at 1920x1080 and 69 KB at 640x480, as from a camera."""
 QUALITY = 85
 SHARE_OF_DISK, SHARE_OF_MEMORY = 0.5, 0.25
 """What the files of one size may take at most: beside them lie runs, and Ray's object store."""

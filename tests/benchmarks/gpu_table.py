@@ -49,12 +49,10 @@ ROWS = (
     Row("gpu_of_recipe_reckoned", f"`--decoder gpu` / the recipe, whole, both reckoned for {RECKONED:,} files", ".1f"),
     Row("damaged", "damaged JPEGs of 640x480"),
     Row("status_same", "damaged JPEGs with the same status by both decoders, %", ".1f"),
-)  # fmt: skip
-PHOTOGRAPHS = (
     Row("photographs", "photographs"),
     Row("labels_same", "photographs with the same label by both decoders, %", ".1f"),
     Row("prob_apart", "photographs: largest difference of a probability", ".3f"),
-)
+)  # fmt: skip
 PAIR = "pair "
 """`pair CPU GPU`: damaged files with these two statuses."""
 
@@ -87,9 +85,8 @@ def add_ratios(figures: Figures) -> dict[str, float]:
 
 
 def list_rows(figures: Mapping[str, Figures]) -> list[Row]:
-    """The rows of a table: those of ROWS, of the photographs, and one for each pair of statuses."""
-    names = {name for of_size in figures.values() for name in of_size}
-    rows = [*ROWS, *(PHOTOGRAPHS if "photographs" in names else ())]
+    """ROWS, and one for each pair of statuses."""
+    names, rows = {name for of_size in figures.values() for name in of_size}, list(ROWS)
     for name in sorted(name for name in names if name.startswith(PAIR)):
         cpu, gpu = name.removeprefix(PAIR).split()
         rows.append(Row(name, f"damaged JPEGs: `{cpu}` by the CPU decoder, `{gpu}` by the GPU decoder"))
