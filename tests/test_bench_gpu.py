@@ -44,7 +44,10 @@ def test_every_row_of_the_table_has_a_figure(tmp_path: Path) -> None:
     assert figures["photographs"] == 30
     pairs = {name: value for name, value in figures.items() if name.startswith("pair ")}
     assert sum(pairs.values()) == 300
-    assert figures["status_same"] > 95
+    # damage inside of a scan, where no marker shows it, is all that passes unnoticed on a device
+    same = {f"pair {status} {status}" for status in ("ok", "truncated", "corrupt")}
+    assert same <= set(pairs) <= {*same, "pair corrupt ok"}
+    assert figures["status_same"] == pytest.approx(sum(pairs[name] for name in same) / 3)
     assert figures["labels_same"] > 95
 
 

@@ -112,7 +112,6 @@ class Setup:
 
 def read_marks(out: Path) -> Samples:
     """When how many images of the recipe's table had been scored."""
-
     times = sorted(
         at for path in out.glob("*.parquet") for at in pq.ParquetFile(path).read(["scored_at"])[0].to_pylist()
     )
