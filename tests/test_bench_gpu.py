@@ -93,6 +93,18 @@ def test_processor_time_counts_the_children_that_have_ended(tmp_path: Path) -> N
     assert 1.0 <= watched.cpu[-1][1] <= 2.5
 
 
+def test_how_busy_a_gpu_is_comes_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teller = tmp_path / "nvidia-smi"
+    teller.write_text("#!/bin/sh\necho '[N/A]'; while sleep 0.1; do echo 37; done\n")
+    teller.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    script = "import time; time.sleep(1); print('{}')"
+    watched = watch((sys.executable, "-c", script), tmp_path / "log", 60, {}, sees_gpu=True)
+    assert len(watched.busy) >= 3
+    assert {value for _, value in watched.busy} == {37}
+    assert watched.mean_busy(Window(watched.began, watched.began + 1, 1)) == 37
+
+
 def test_a_run_is_steady_from_a_tenth_to_nine_tenths_of_its_images() -> None:
     marks = [(100.0, 1), (101.0, 10), (103.0, 50), (105.0, 90), (200.0, 100)]
     assert find_window(marks) == Window(101.0, 105.0, 80)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -167,22 +167,20 @@ def _sample_gpu(wanted: bool) -> Iterator[Samples]:
         yield samples
         return
     command = SMI if shutil.which(SMI[0]) else (sys.executable, "-c", TORCH)
-    teller = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as teller:
+        listener = threading.Thread(target=_listen, args=(teller.stdout, samples), daemon=True)
+        listener.start()
+        try:
+            yield samples
+        finally:
+            teller.kill()
+            listener.join()
 
-    def listen() -> None:
-        assert teller.stdout
-        for line in teller.stdout:
-            with suppress(ValueError):  # [N/A]
-                samples.append((time.time(), float(line)))
 
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield samples
-    finally:
-        teller.kill()
-        teller.wait()
-        listener.join(1)
+def _listen(lines: Iterable[str], samples: Samples) -> None:
+    for line in lines:
+        with suppress(ValueError):  # [N/A]
+            samples.append((time.time(), float(line)))
 
 
 def _read_events(log: Path) -> Iterator[dict[str, Any]]:
