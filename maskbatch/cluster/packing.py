@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def _view(column: pa.ChunkedArray) -> pa.Buffer:
 def _split(data: pa.Buffer, shapes: Sequence[Sequence[int]]) -> Iterator[NDArray[np.uint8]]:
     at = 0
     for shape in shapes:
-        num_bytes = int(np.prod(shape))
+        num_bytes = prod(shape)
         yield np.frombuffer(data, np.uint8, num_bytes, at).reshape(shape)
         at += num_bytes
 

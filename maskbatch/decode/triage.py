@@ -24,6 +24,8 @@ SEGMENTS = METADATA | {BASELINE, DHT, DQT, DRI, SOS}
 SAMPLINGS = frozenset(((1, 1), (2, 1), (1, 2), (2, 2)))
 """(across, down) of the luma where each chroma has 1, 1: 4:4:4, 4:2:2, 4:4:0 and 4:2:0."""
 MARKER = re.compile(rb"\xff([^\0])")
+HOLE = bytes(16)
+"""What a lost sector leaves; no camera's codes are all zeros for so long."""
 NAMES = ((1, 2, 3), (0, 1, 2))
 """Of components that every decoder takes for YCbCr."""
 
@@ -130,10 +132,11 @@ def _has_tables(data: bytes, header: Header) -> bool:
 
 
 def _is_scan_whole(data: bytes, header: Header) -> bool:
-    """Whether the restarts that are due, and no other marker, stand between the header and the end."""
+    """Whether the restarts that are due, no other marker and no hole stand between the header and the end."""
+    start = header.segments[-1][2]
     _, _, interval = huffman.read_segments(
         data[start:end] for marker, start, end in header.segments if marker == DRI
     )
     num_mcus = huffman.count_mcus((header.width, header.height), header.components, header.components)
     due = (b"%c" % (0xD0 + k % 8) for k in range((num_mcus - 1) // interval if interval else 0))
-    return MARKER.findall(data, header.segments[-1][2]) == [*due, b"\xd9"]
+    return MARKER.findall(data, start) == [*due, b"\xd9"] and data.find(HOLE, start) < 0

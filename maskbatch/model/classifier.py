@@ -61,6 +61,10 @@ class Classifier:
             torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
             for values in (card.mean, card.std)
         )
+        if self.device != "cpu":
+            self.logits(
+                np.zeros((1, *card.input_size, 3), np.uint8)
+            )  # the first batch loads kernels: a second
 
     @property
     def dtype_name(self) -> str:

@@ -136,6 +136,7 @@ class DeviceDecoder:
         except RuntimeError:  # nvJPEG's for what it does not take, and where memory is short
             if is_lost(self.device):
                 raise
+            release_memory(self.device)
         if len(plains) == 1:
             return [None]
         middle = len(plains) // 2
@@ -205,6 +206,12 @@ def is_lost(device: str) -> bool:
     except RuntimeError:
         return True
     return False
+
+
+def release_memory(device: str) -> None:
+    """Give back what torch keeps for later: nvJPEG has its own memory on the device."""
+    if device != "cpu":
+        torch.cuda.empty_cache()
 
 
 class Turns:

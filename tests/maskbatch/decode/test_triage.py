@@ -79,6 +79,7 @@ ODD = {
     "fill before a marker": SOUND[:2] + b"\xff" + SOUND[2:],
     "end lost": SOUND[:-2],
     "an end within": SOUND[:-40] + b"\xff\xd9" + SOUND[-38:],
+    "a hole": SOUND[:-140] + bytes(16) + SOUND[-124:],
     "a restart that is not due": SOUND[:-40] + b"\xff\xd0" + SOUND[-38:],
     "a restart lost": PLAIN["restarts by row"].replace(b"\xff\xd3", b""),
     "restarts swapped": PLAIN["restarts by row"].replace(b"\xff\xd3", b"\xff\xd5"),
