@@ -200,7 +200,7 @@ def test_a_picture_has_at_most_500_faces_and_counts_the_rest(finds_everywhere: D
 def test_networks_that_give_no_number_make_the_picture_a_score_error(tmp_path: Path, broken: str) -> None:
     files: dict[str, Any] = {"model": open_checkpoint(), "detector": open_detector()}
     state = {
-        name: tensor * 1e34 if tensor.ndim == 4 and (broken == "model" or "heads" in name) else tensor
+        name: tensor * 1e38 if tensor.ndim == 2 or (tensor.ndim == 4 and "heads" in name) else tensor
         for name, tensor in files[broken].load_state().items()
     }
     save_checkpoint(tmp_path / "broken.safetensors", files[broken].card, state, halved=False)

@@ -132,7 +132,7 @@ def test_a_shard_is_its_plan_rows_in_order_and_its_images_in_the_same(staged_ses
     seen = []
     for shard in range(staged_session.work.num_shards):
         plan, encoded = read_shard(staged_session.work, shard)
-        decoded = decode_batch(encoded, 5, Preset(SIZE), 10**6)
+        decoded = decode_batch(encoded, len(plan), Preset(SIZE), 10**6)
         assert plan["id"].to_pylist() == list(staged_session.work.ids(shard))
         assert len(decoded.images_NHWC) == len(plan) == len(decoded.columns["status"])
         sizes = zip(plan["num_bytes"].to_pylist(), decoded.columns["num_bytes"], strict=True)
