@@ -69,9 +69,14 @@ def _poison(module):
     import os, pathlib, signal
     decode = module.decode_jpegs
     def act(encoded, device):
-        if any(b"POISON" in bytes(image[:64].numpy()) for image in encoded):
+        heads = [bytes(image[:64].numpy()) for image in encoded]
+        if any(b"POISON:" in head for head in heads):
             pathlib.Path(__file__).with_name("ended").touch()
+        if any(b"POISON:crash" in head for head in heads):
             os.kill(os.getpid(), signal.SIGSEGV)
+        if any(b"POISON:break" in head for head in heads):
+            module.is_lost = lambda device: True
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return decode(encoded, device)
     module.decode_jpegs = act
 
@@ -80,7 +85,7 @@ sys.meta_path.insert(0, Finder())
 
 
 def write_device_hook(folder: Path) -> Path:
-    """As `write_hook`: what decodes on the device ends its process at a JPEG that says POISON at its start."""
+    """As `write_hook`: what decodes on the device crashes at a poisoned JPEG, or breaks the device."""
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(DEVICE_HOOK)
     return folder
@@ -91,6 +96,12 @@ def write_hook(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(HOOK)
     return folder
+
+
+def poison_header(image: bytes, kind: str) -> bytes:
+    """A JPEG that is as plain as before, for the hook of the device."""
+    comment = MARK + kind.encode()
+    return image[:2] + b"\xff\xfe" + struct.pack(">H", 2 + len(comment)) + comment + image[2:]
 
 
 def poison(image: bytes, kind: str) -> bytes:

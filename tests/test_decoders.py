@@ -18,7 +18,7 @@ from maskbatch.runs.regions import find_wrong_regions
 from maskbatch.schema import MEASURES
 from tests.conftest import LAYOUT, Cli, table_of
 from tests.maskbatch.samples import draw, encode
-from tests.poison import write_device_hook
+from tests.poison import poison_header, write_device_hook
 
 pytestmark = pytest.mark.slow
 GPU = "import ray, functools\nray.init = functools.partial(ray.init, num_gpus=1)"
@@ -116,14 +116,14 @@ runner.score_shards = score_one
     assert table_of(tmp_path / "out").equals(by_gpu)
 
 
+@pytest.mark.parametrize("kind", ["crash", "break"])
 def test_an_image_that_ends_the_devices_process_is_decoded_on_the_cpu_and_all_others_are_scored(
-    cli: Cli, by_gpu: pa.Table, mixed: Path, small_checkpoint: Path, tmp_path: Path
+    kind: str, cli: Cli, by_gpu: pa.Table, mixed: Path, small_checkpoint: Path, tmp_path: Path
 ) -> None:
     hook = write_device_hook(tmp_path / "hook")
     root = Path(shutil.copytree(mixed, tmp_path / "mixed"))
     path = sorted(root.rglob("*.jpg"))[30]
-    data = path.read_bytes()
-    path.write_bytes(data[:2] + b"\xff\xfe\0\x08POISON" + data[2:])
+    path.write_bytes(poison_header(path.read_bytes(), kind))
     command = ("score", root, "--out", tmp_path / "out", "--layout", LAYOUT, "--checkpoint", small_checkpoint)
     done = cli(
         *command, "--decoder", "gpu", "--json", script=GPU, PYTHONPATH=f"{hook}:{Path(__file__).parents[1]}"

@@ -122,6 +122,8 @@ class Scorer:
         detector = _open_detector(work.detector, work.detector_digest) if work.detector else None
         self.work, self.card = work, checkpoint.card
         self.networks = Networks(checkpoint, detector, work.config, device=device)
+        if work.config.decoder == "gpu":
+            self.networks.decoder.check()
         self.device = self.networks.device
         self._scored = time.perf_counter()
 

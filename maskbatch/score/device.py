@@ -5,19 +5,21 @@ nvJPEG decodes on CUDA. On a CPU, where tests have a GPU only by name, libjpeg t
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from maskbatch.decode.images import OF_PICTURE, Decode, Row, Shape, Whole, count_halvings
 from maskbatch.decode.triage import Plain, Sorted
-from maskbatch.errors import ImageError
+from maskbatch.errors import ImageError, UsageError
 from maskbatch.model.architectures import import_torchvision
 from maskbatch.model.card import Preset
 from maskbatch.model.classifier import upload
@@ -28,8 +30,8 @@ MAX_BATCH = 128
 """Pictures that are decoded at a time: more make nvJPEG no faster."""
 MAX_BATCH_BYTES = 2**30
 """Of decoded pictures at a time; with what reduces them, four times as much is taken for a while."""
+CHECK_PX = 64
 Tensor = torch.Tensor
-Finish = Callable[[Tensor, Plain], Tensor]
 
 
 @dataclass(slots=True)
@@ -76,6 +78,18 @@ class DeviceDecoder:
 
     def __init__(self, shape: Shape, max_pixels: int, device: str) -> None:
         self.shape, self.max_pixels, self.device = shape, max_pixels, device
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Decode a picture, which loads what all need. Raises UsageError where the device cannot."""
+        sink = BytesIO()
+        Image.new("RGB", (CHECK_PX, CHECK_PX)).save(sink, "JPEG")
+        try:
+            self._decode_all([Plain(sink.getvalue(), CHECK_PX, CHECK_PX, orientation=1, exif_time=None)])
+        except RuntimeError as error:
+            why = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+            remedy = "install a torchvision with nvJPEG there, or leave out --decoder gpu"
+            raise UsageError(f"a GPU worker cannot decode JPEGs on its device ({why}); {remedy}") from error
 
     @torch.inference_mode()
     def decode_faces(
@@ -131,8 +145,7 @@ class DeviceDecoder:
         if not plains:
             return []
         try:
-            decoded = decode_jpegs([view(plain.data) for plain in plains], self.device)
-            return self._finish(plains, decoded)
+            return self._decode_all(plains)
         except RuntimeError:  # nvJPEG's for what it does not take, and where memory is short
             if is_lost(self.device):
                 raise
@@ -141,6 +154,10 @@ class DeviceDecoder:
             return [None]
         middle = len(plains) // 2
         return self._decode_plain(plains[:middle]) + self._decode_plain(plains[middle:])
+
+    def _decode_all(self, plains: Sequence[Plain]) -> list[Tensor | None]:
+        """As `_decode_plain`. Raises RuntimeError."""
+        return self._finish(plains, decode_jpegs([view(plain.data) for plain in plains], self.device))
 
     def _finish(self, plains: Sequence[Plain], decoded: Sequence[Tensor]) -> list[Tensor | None]:
         """Decoded pictures (3, H, W), which are as stored, in their shape; those of one size together."""

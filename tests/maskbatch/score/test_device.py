@@ -18,7 +18,7 @@ from maskbatch.decode.images import Picture, Shape, Whole, decode_image
 from maskbatch.decode.source import Encoded
 from maskbatch.decode.triage import Plain, read_plain, sort_images
 from maskbatch.drawing.gate import LABELS
-from maskbatch.errors import ImageError
+from maskbatch.errors import ImageError, UsageError
 from maskbatch.model.checkpoint import open_checkpoint, open_detector
 from maskbatch.schema import MEASURES
 from maskbatch.score import device
@@ -207,6 +207,19 @@ def test_pictures_are_decoded_in_batches_of_bounded_number_and_size(monkeypatch:
         waiting.append(len(tries))
     assert tries == [3, 2, 1, 4, 2]
     assert waiting == [1] * 3 + [2] * 2 + [3] + [4] * 4 + [5] * 2  # no batch is decoded before its turn
+
+
+def test_a_device_that_decodes_nothing_is_refused_before_the_first_shard(
+    faces: Networks,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse_all(*_: Any) -> list[torch.Tensor]:
+        raise RuntimeError("torchvision not compiled with nvJPEG support\nmore")
+
+    faces.decoder.check()
+    monkeypatch.setattr(device, "decode_jpegs", refuse_all)
+    with pytest.raises(UsageError, match=r"on its device \(torchvision not compiled .* support\); install"):
+        faces.decoder.check()
 
 
 def test_only_shards_decoded_on_cuda_are_scored_side_by_side() -> None:
