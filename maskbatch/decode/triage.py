@@ -2,7 +2,7 @@
 
 nvJPEG says nothing of damage: it draws what it can, and some files end its process. So it gets only what a
 walk over the file's segments finds sound: a baseline JPEG of a usual kind, whose one scan reaches the end
-marker that ends the file. Damage inside of the scan, where no marker shows it, passes unnoticed.
+marker that ends the file. Damage inside of the scan passes unnoticed, but for holes and markers.
 """
 
 import re

@@ -29,7 +29,9 @@ from maskbatch.score.scene import frame_square
 MAX_BATCH = 128
 """Pictures that are decoded at a time: more make nvJPEG no faster."""
 MAX_BATCH_BYTES = 2**30
-"""Of decoded pictures at a time; with what reduces them, four times as much is taken for a while."""
+"""Of decoded pictures at a time."""
+PIECE_BYTES = 2**27
+"""Of those, what is reduced at a time; it takes three times as much meanwhile, and five times on a CPU."""
 CHECK_PX = 64
 Tensor = torch.Tensor
 
@@ -160,16 +162,13 @@ class DeviceDecoder:
         return self._finish(plains, decode_jpegs([view(plain.data) for plain in plains], self.device))
 
     def _finish(self, plains: Sequence[Plain], decoded: Sequence[Tensor]) -> list[Tensor | None]:
-        """Decoded pictures (3, H, W), which are as stored, in their shape; those of one size together."""
+        """Decoded pictures (3, H, W), which are as stored, in their shape; None for those of another size."""
         finished: list[Tensor | None] = [None] * len(plains)
-        groups = defaultdict[tuple[int, tuple[int, int]], list[int]](list)
-        for place, (plain, image_CHW) in enumerate(zip(plains, decoded, strict=True)):
-            if tuple(image_CHW.shape) == (3, *plain.stored_size[::-1]):
-                groups[plain.orientation, plain.stored_size].append(place)
-        for (orientation, size), places in groups.items():
+        for places in _group(plains, decoded):
+            size, orientation = plains[places[0]].stored_size, plains[places[0]].orientation
             images_NCHW = torch.stack([decoded[place] for place in places])
-            shaped = tensors.turn(self._shape(images_NCHW, size, is_swapped=orientation > 4), orientation)
-            for place, image_CHW in zip(places, shaped, strict=True):
+            shaped_NCHW = self._shape(images_NCHW, size, is_swapped=orientation > 4)
+            for place, image_CHW in zip(places, tensors.turn(shaped_NCHW, orientation), strict=True):
                 finished[place] = image_CHW
         return finished
 
@@ -192,6 +191,18 @@ def _batch(images: Sequence[Plain | NDArray[np.uint8] | None]) -> Iterator[list[
         num_bytes += own
     if places:
         yield places
+
+
+def _group(plains: Sequence[Plain], decoded: Sequence[Tensor]) -> Iterator[list[int]]:
+    """The places of pictures that are reduced together: of one size, which is the header's, and one turn."""
+    groups = defaultdict[tuple[int, tuple[int, int]], list[int]](list)
+    for place, (plain, image_CHW) in enumerate(zip(plains, decoded, strict=True)):
+        if tuple(image_CHW.shape) == (3, *plain.stored_size[::-1]):
+            groups[plain.orientation, plain.stored_size].append(place)
+    for (_, size), places in groups.items():
+        num_pictures = max(1, PIECE_BYTES // (3 * size[0] * size[1]))
+        for start in range(0, len(places), num_pictures):
+            yield places[start : start + num_pictures]
 
 
 def view(data: bytes | memoryview) -> Tensor:
