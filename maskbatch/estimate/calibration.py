@@ -7,7 +7,7 @@ archive is listed, and planned in random order in a temporary run directory; not
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from os import cpu_count
 from pathlib import Path
@@ -83,11 +83,14 @@ def calibrate(
     checkpoint: str | None = None,
     detector: str | None = None,
     options: StorageOptions = NO_OPTIONS,
+    needs_gpu: bool = False,
     verbose: bool = False,
 ) -> Calibration:
     """List the archive, and score a random sample of it for STEADY_S.
 
-    Raises UsageError for an archive that cannot be planned, or of whose sample no image can be scored.
+    Where GPUs are to decode, and none is here, the CPU does it, unless that `needs_gpu`.
+    Raises UsageError for an archive that cannot be planned, or of whose sample no image can be scored, and
+    where a GPU is needed, and none is here.
     """
     began = time.monotonic()
     opened, finder = open_networks(checkpoint, detector, score_config.view)
@@ -97,6 +100,7 @@ def calibrate(
     group_size = shard_size(0, opened.card.input_size, score_config.view)
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
     with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:
+        score_config = _choose_decoder(cluster, score_config, needs_gpu=needs_gpu)
         with step("list") as progress:
             rows = plan_rows(sources, config, clock, listing, access)
             groups = draw_groups(rows, group_size, most, progress)
@@ -138,6 +142,19 @@ def calibrate(
         spread=_spread(shards),
         **{name: sum(getattr(shard, name) for shard in shards) / num_images for name in TIMES},
     )
+
+
+def _choose_decoder(cluster: Cluster, config: ScoreConfig, *, needs_gpu: bool) -> ScoreConfig:
+    """How this machine can score the sample."""
+    if config.decoder == "cpu":
+        return config
+    cluster.wait()
+    if cluster.read_capacity().num_scorers(cluster.job.gpus_per_worker):
+        return config
+    if needs_gpu:
+        what = "--decoder gpu: this machine has no GPU to measure how fast one decodes and scores"
+        raise UsageError(f"{what}; give --gpu-rate with --cluster, or leave --decoder out")
+    return replace(config, decoder="cpu")
 
 
 def draw_groups(rows: Iterable[Row], group_size: int, num_groups: int, progress: Step) -> list[pa.Table]:

@@ -104,6 +104,34 @@ def test_the_slower_of_cores_and_gpus_is_the_limit() -> None:
     assert any("give --gpu-rate" in line for line in projected(nodes).assumptions)
 
 
+def test_cores_only_read_where_gpus_decode_too() -> None:
+    nodes = [HEAD, DECODE, SCORE]
+    made = projected(nodes, gpu_rate=4_000, decoder="gpu")
+    assert (made.limit, made.images_per_s) == ("GPUs", 8_000)
+    assert made.paces["reading cores"] == pytest.approx(64 / (0.0013 * (2 / 200) / 0.01))
+    assert any("decodes and scores 4,000 images a second, as given" in line for line in made.assumptions)
+    assert any("could not be tried here" in line for line in made.assumptions)
+    few = projected([HEAD, replace(DECODE, num_cpus=2), SCORE], gpu_rate=4_000, decoder="gpu")
+    assert few.limit == "reading cores"
+    here = projected(nodes, replace(ON_GPU, decode_s=0.0003), decoder="gpu")
+    assert here.paces.keys() == {"reading cores", "GPUs"}
+    assert not any("could not be tried here" in line for line in here.assumptions)
+
+
+def test_gpus_that_decode_must_be_there_and_their_pace_known(
+    archive: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    def ask(job: JobConfig = JobConfig(), **options: Any) -> None:  # noqa: B008
+        config, score = PlanConfig(archives=(str(archive),)), ScoreConfig(decoder="gpu")
+        estimate_run(config, score, job, checkpoint=str(small_checkpoint), **options)
+
+    on_cpus = write_cluster(tmp_path / "cluster.yaml")
+    with pytest.raises(UsageError, match=r"cluster.yaml have no GPU that scores; leave it out"):
+        ask(cluster=on_cpus, gpu_rate=4_000)
+    with pytest.raises(UsageError, match="--gpus-per-worker 0 uses none"):
+        ask(JobConfig(gpus_per_worker=0), cluster=ROOT / "cluster.yaml")
+
+
 def test_a_gpu_here_is_the_measure_of_those_there() -> None:
     nodes = [HEAD, replace(DECODE, max_nodes=40), SCORE]
     made = projected(nodes, ON_GPU)
@@ -234,6 +262,31 @@ def test_flags_of_a_cluster_need_one(flags: dict[str, Any]) -> None:
 def estimated(archive: Path, checkpoint: Path, **options: Any) -> Estimate:
     config = PlanConfig(archives=(str(archive),))
     return estimate_run(config, ScoreConfig(), JobConfig(), checkpoint=str(checkpoint), **options)
+
+
+@pytest.mark.slow
+def test_without_a_gpu_here_one_that_decodes_needs_a_rate(
+    archive: Path, small_checkpoint: Path, cli: Cli
+) -> None:
+    flags = (
+        "--decoder",
+        "gpu",
+        "--limit",
+        "64",
+        "--checkpoint",
+        small_checkpoint,
+        "--cluster",
+        ROOT / "cluster.yaml",
+    )
+    refused = cli("estimate", archive, *flags, RAY_TMPDIR="/tmp")
+    assert refused.returncode == 2
+    assert (
+        "this machine has no GPU to measure how fast one decodes and scores; give --gpu-rate"
+        in refused.stderr
+    )
+    made = cli("estimate", archive, *flags, "--gpu-rate", "4000", "--json", RAY_TMPDIR="/tmp")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["paces"].keys() == {"reading cores", "GPUs"}
 
 
 @pytest.mark.slow
