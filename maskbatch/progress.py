@@ -171,6 +171,12 @@ def step(name: str, total: int | None = None, unit: str = "images") -> Iterator[
     say(message, "step", phase=name, unit=unit, done=shown.done, took_s=round(took_s, 3))
 
 
+@contextmanager
+def quiet_step(name: str, total: int | None = None, unit: str = "images") -> Iterator[Step]:
+    """As `step`, of what takes no time to speak of: nothing is shown."""
+    yield Step(name, total, unit)
+
+
 def add_up(counts: Mapping[str, int]) -> str:
     """` + 3 truncated + 1 missing`."""
     return "".join(f" + {name} {count:,}" for name, count in counts.items())

@@ -1,7 +1,6 @@
 """A whole run, as in the diagram: plan, read + decode, score, staging, commit, report."""
 
 import time
-from collections import Counter
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from maskbatch.archives.arguments import make_access
 from maskbatch.clock import now
 from maskbatch.cluster.connection import Cluster
-from maskbatch.cluster.pipeline import score_shards
+from maskbatch.cluster.pipeline import find_crew, score_shards
 from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, check_decoder
-from maskbatch.errors import NothingToPlanError, RunFailedError, RunLockedError
+from maskbatch.errors import NothingToPlanError, RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import open_networks
 from maskbatch.plan.listing import Listing
 from maskbatch.progress import event, say, step
@@ -25,6 +24,7 @@ from maskbatch.runs.draft import Draft, draft_plan
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import Success
 from maskbatch.runs.request import Request, Target
+from maskbatch.runs.shards import Crew
 from maskbatch.runs.sweep import sweep_leftovers
 from maskbatch.runs.work import Work, make_work
 from maskbatch.score.guard import Guard
@@ -156,12 +156,14 @@ def score_archive(
         try:
             with nullcontext() if all_carried else Cluster(job, verbose=verbose) as cluster:
                 settings = ensure_plan(target, request, lease, fresh=fresh, draft=draft)
+                effort.timings_s["plan"] = time.monotonic() - effort.began
                 is_first = settings.score is None and not all_carried
                 is_first = is_first and not (scheduled and _has_siblings(target.run))
-                settings = begin_scoring(target.run, settings, request, job, lease)
+                sampled = make_work(target.run, settings, request)
+                guard = stack.enter_context(Guard(sampled, is_wanted=is_first))
+                crew = _wait_for_crew(cluster, score) if cluster else Crew()
+                settings = begin_scoring(target.run, settings, request, job, lease, crew)
                 work = make_work(target.run, settings, request)
-                effort.timings_s["plan"] = time.monotonic() - effort.began
-                guard = stack.enter_context(Guard(work, is_wanted=is_first))
                 _score(work, cluster, effort, lease, guard)
             carrier = Carrier(settings, options) if work.num_carried else None
             success = commit_run(work, effort, job.max_error_rate, lease, carrier)
@@ -222,22 +224,29 @@ def _draft(stack: ExitStack, target: Target, request: Request) -> Draft | None:
         return None
 
 
+def _wait_for_crew(cluster: Cluster, config: ScoreConfig) -> Crew:
+    """Who is to score. Raises UsageError where GPUs are to decode, and there are none."""
+    cluster.wait()
+    crew = find_crew(cluster)
+    if config.decoder == "gpu" and not crew.on_gpus:
+        what = f"--decoder gpu: the Ray cluster at {cluster.job.address!r} has no GPUs"
+        raise UsageError(f"{what}; leave it out, or give --address of a cluster that has")
+    return crew
+
+
 def _score(work: Work, cluster: Cluster | None, effort: Effort, lease: Lease, guard: Guard) -> None:
     """Score every shard that is not staged, and add what it takes to `effort`."""
-    done = staging.list_staged(work.run.staging, work.run_id)
-    statuses: Counter[str] = Counter()
-    for counts, device in done.values():
-        statuses.update(counts)
-        effort.devices[device] += 1
+    staged = staging.count_staged(work.run.staging, work.run_id)
+    effort.devices.update(staged.devices)
     timings = effort.timings_s
     timings |= dict.fromkeys(("start", "score", "worker_read", "worker_decode", "worker_score"), 0.0)
-    pending = [shard for shard in range(work.num_shards) if shard not in done]
-    if done:
-        say(f"resume: {len(done):,} of {work.num_shards:,} shards are staged")
+    pending = [shard for shard in range(work.num_shards) if shard not in staged.shards]
+    if staged.shards:
+        say(f"resume: {len(staged.shards):,} of {work.num_shards:,} shards are staged")
     if not pending or cluster is None:
         return
-    began = time.monotonic()
-    cluster.wait()
+    statuses, began = staged.statuses, time.monotonic()
+    say(f"score: loading the model, and the first of {len(pending):,} shards")
     with step("score", work.num_images) as shown:
         shown.start_at(statuses.total())
         shown.statuses = statuses

@@ -111,6 +111,8 @@ class Cluster:
 
     def wait(self) -> None:
         """Wait for Ray. Raises RunFailedError where it did not start, or is dead."""
+        if not self._ready.is_set():
+            say("score: waiting for Ray to start")
         if not self._ready.wait(limit_s := max(START_S, self.job.stall_timeout_s)):
             remedy = "see whether its machine hangs, then run the same command to go on"
             raise RunFailedError(f"Ray at {self.job.address!r} did not start in {limit_s:.0f} s; {remedy}")

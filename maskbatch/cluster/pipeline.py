@@ -1,9 +1,10 @@
 """The Ray Data job: shards in, staged shards out; how many CPUs, GPUs and actors it takes.
 
-    on CPUs   shard number -> Scorer actor, one a core: read, decode, score, stage
-    on GPUs   shard number -> decode task on a CPU -> Scorer actor on a GPU: score, stage
+    on CPUs   shard numbers -> Scorer actor, one a core: read, decode, score, stage
+    on GPUs   shard numbers -> decode task on a CPU -> Scorer actor on a GPU: score, stage
 
-A shard travels as one row of one block. Pixels cross the object store only on the way to a GPU, as uint8.
+A row is one block: numbers of shards, the more the larger the archive is, or one decoded shard.
+Pixels cross the object store only on the way to a GPU, as uint8.
 When a node dies, Ray runs again what was lost with it: tasks, actors with their work, decoded images.
 """
 
@@ -28,6 +29,7 @@ from maskbatch.decode.watch import WALL_FACTOR, forget
 from maskbatch.errors import MaskbatchError, RunFailedError
 from maskbatch.progress import say
 from maskbatch.runs import staging
+from maskbatch.runs.shards import Crew
 from maskbatch.runs.work import Work
 from maskbatch.schema import DECODE_WALL_FACTOR
 
@@ -39,6 +41,10 @@ CALLS_PER_ACTOR = 2
 PATIENCE_S = 30.0
 """When nothing came for so long, log what we are waiting for; again every REPEAT_S."""
 REPEAT_S = 60.0
+ROWS = 1000
+"""The driver gets slower and larger with the rows that it starts with: 10,000 take 13 s, 100,000 127 s."""
+ROW_IMAGES = 512
+"""In a row at least where GPUs decode: reading takes little, and the driver passes 40 rows a second."""
 MAX_ACTORS = 1000
 """Where nobody says how far a cluster grows."""
 Done = queue.Queue[ShardDone | BaseException | None]
@@ -58,15 +64,44 @@ class Pools:
 
     @classmethod
     def of(cls, capacity: Capacity, job: JobConfig, num_shards: int) -> "Pools":
-        scorers = capacity.num_scorers(job.gpus_per_worker)
-        if job.gpus_per_worker and capacity.largest is None and job.address != "local":
-            scorers = max(scorers, job.max_scorers or 0)  # a cluster that does not say what it can grow to
+        scorers = _count_scorers(capacity, job)
         on_gpus = scorers > 0
         asked = job.max_scorers if on_gpus else job.max_workers
         bound = min(asked or num_shards, num_shards)
         start = min(bound, max(1, scorers if on_gpus else capacity.num_workers()))
         most = max(start, min(bound, MAX_ACTORS))
         return cls(on_gpus, start, most, capacity.scorer_cpus(job.gpus_per_worker))
+
+
+def find_crew(cluster: Cluster) -> Crew:
+    """Who decodes and scores in a cluster; call its `wait` first."""
+    capacity, job = cluster.read_capacity(), cluster.job
+    num_workers = max(1, capacity.num_workers())
+    return Crew(min(job.max_workers or num_workers, num_workers), _count_scorers(capacity, job) > 0)
+
+
+def _count_scorers(capacity: Capacity, job: JobConfig) -> int:
+    """Actors that GPUs hold, or come to hold."""
+    scorers = capacity.num_scorers(job.gpus_per_worker)
+    if job.gpus_per_worker and capacity.largest is None and job.address != "local":
+        return max(scorers, job.max_scorers or 0)  # a cluster that does not say what it can grow to
+    return scorers
+
+
+def cut_rows(shards: Sequence[int], num_workers: int, least: int = 1) -> list[list[int]]:
+    """Shards in rows, each of which one call of a worker takes: some ROWS of them, however many there are.
+
+    The first hold one shard, so that every worker begins at once; the last get smaller, so that all end
+    together. Those between hold `least` or more.
+    """
+    rows: list[list[int]] = []
+    most, at = max(least, -(-len(shards) // ROWS)), 0
+    while at < len(shards):
+        fair = (len(shards) - at) // (2 * num_workers)
+        size = 1 if len(rows) < CALLS_PER_ACTOR * num_workers else max(1, min(most, fair))
+        rows.append(list(shards[at : at + size]))
+        at += size
+    return rows
 
 
 def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
@@ -106,9 +141,13 @@ def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone |
             return _get(cluster, done, max(0.0, min(patience_s, end - time.monotonic())))
         except queue.Empty:
             before, signs = signs, staging.list_signs(work.run.staging)
-            if signs - (before or set()):
+            new = signs - before if before is not None else set()
+            if any(map(staging.is_slow_sign, new)):
                 say("score: waiting for images that ended their worker, or take long; each is tried apart")
                 end = time.monotonic() + max(stall_s, 2 * DECODE_WALL_FACTOR * hang_s)
+                continue
+            if new:  # shards of a row that goes on
+                end = time.monotonic() + stall_s
                 continue
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
         left_s = end - time.monotonic()
@@ -141,8 +180,10 @@ def _build_dataset(cluster: Cluster, work: Work, shards: Sequence[int], pools: P
     if not cluster.verbose:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module=r"ray\.")
+    least = ROW_IMAGES // work.shard_size if work.config.decoder == "gpu" else 1
+    rows = [{"shards": row} for row in cut_rows(shards, find_crew(cluster).num_workers, least)]
     # Not from_arrow: it runs a task for each block, in the workers that were warmed up for the actors.
-    source = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    source = ray.data.from_items(rows, override_num_blocks=len(rows))
     if not pools.on_gpus:
         return _map_actors(source, work, pools, device="cpu", num_cpus=WORKER_CPUS)
     with warnings.catch_warnings():
@@ -151,7 +192,7 @@ def _build_dataset(cluster: Cluster, work: Work, shards: Sequence[int], pools: P
             decode,
             fn_kwargs={"work": work},
             batch_size=1,
-            batch_format="numpy",
+            batch_format="pyarrow",
             num_cpus=DECODE_CPUS / (CALLS_PER_ACTOR if work.is_remote else 1),
             max_retries=-1,  # as actors have it; `Watch` counts
             compute=ray.data.TaskPoolStrategy(cluster.job.max_workers),

@@ -1,8 +1,9 @@
-"""What runs on the cluster, a shard a call: `decode`, a task on a CPU, and `Scorer`, an actor."""
+"""What runs on the cluster, a row of shards a call: `decode`, a task on a CPU, and `Scorer`, an actor."""
 
 import os
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -97,9 +98,28 @@ def _report(encoded: Timed[Encoded], decode_s: float) -> Batch:
     return {"read_s": [encoded.seconds], "decode_s": [decode_s], "decode_node": [_node_id()]}
 
 
-def decode(batch: Batch, work: Work) -> Batch:
-    """One shard number to its decoded images, packed."""
-    shard = int(batch["shard"][0])
+def _report_shard(
+    shard: int, statuses: Mapping[str, int], device: str, score_s: float, effort: Batch
+) -> Batch:
+    """A row of what `ShardDone` holds; `effort` is that of `_report`."""
+    return {
+        "shard": [shard],
+        "statuses": [list(statuses)],
+        "counts": [list(statuses.values())],
+        "device": [device],
+        "score_s": [score_s],
+        "node": [_node_id()],
+        **effort,
+    }
+
+
+def decode(rows: pa.Table, work: Work) -> Iterator[Batch]:
+    """A row of shard numbers to the decoded images of each, packed."""
+    for shard in rows["shards"][0].as_py():
+        yield _decode_shard(shard, work)
+
+
+def _decode_shard(shard: int, work: Work) -> Batch:
     planned, encoded = read_shard(work, shard)
     card = _open_checkpoint(work.checkpoint, work.digest).card
     began, waited_s = time.perf_counter(), encoded.seconds
@@ -127,15 +147,30 @@ class Scorer:
         self.device = self.networks.device
         self._scored = time.perf_counter()
 
-    def __call__(self, batch: pa.Table) -> Batch:
-        shard, is_packed = batch["shard"][0].as_py(), "pixels" in batch.column_names
-        planned, images = unpack(batch) if is_packed else read_shard(self.work, shard)
+    def __call__(self, rows: pa.Table) -> Iterator[Batch]:
+        """Score a row: the numbers of shards, or a decoded shard."""
+        if "pixels" in rows.column_names:
+            yield self._score_shard(rows["shard"][0].as_py(), rows)
+            return
+        shards = rows["shards"][0].as_py()
+        was_begun = len(shards) > 1 and self._read_staged(shards[0]) is not None
+        for shard in shards:  # of a row whose worker died, some are done
+            yield (self._read_staged(shard) if was_begun else None) or self._score_shard(shard)
+
+    def _read_staged(self, shard: int) -> Batch | None:
+        """The report of a shard that another call staged."""
+        summary = staging.read_summary(staging.shard_path(self.work.run.staging, shard), self.work.run_id)
+        effort = {"read_s": [0.0], "decode_s": [0.0], "decode_node": [_node_id()]}
+        return _report_shard(shard, *summary, 0.0, effort) if summary else None
+
+    def _score_shard(self, shard: int, packed: pa.Table | None = None) -> Batch:
+        planned, images = unpack(packed) if packed is not None else read_shard(self.work, shard)
         with self.networks.turns.take(), _watch(self.work, shard, "score", len(planned)) as watch:
             # Meanwhile another call of this actor reads ahead, stages, or works on the GPU beside this one.
             if isinstance(images, Timed):
                 table, model_s, report = self._decode_and_score(planned, images, watch)
             else:
-                table, model_s, report = self._score_packed(planned, images, watch, batch)
+                table, model_s, report = self._score_packed(planned, images, watch, packed)
             before, self._scored = self._scored, time.perf_counter()
             metrics.set_busy(self.device, min(1.0, model_s / (self._scored - before)))
         statuses = staging.write_shard(self.work.run.staging, shard, table, self.device, self.work.run_id)
@@ -143,23 +178,15 @@ class Scorer:
         score_s = model_s + time.perf_counter() - self._scored
         metrics.count_images(statuses)
         metrics.count_seconds("score", score_s)
-        return {
-            "shard": [shard],
-            "statuses": [list(statuses)],
-            "counts": [list(statuses.values())],
-            "device": [self.device],
-            "score_s": [score_s],
-            "node": [_node_id()],
-            **report,
-        }
+        return _report_shard(shard, statuses, self.device, score_s, report)
 
     def _score_packed(
-        self, planned: pa.Table, pixels: Pixels, watch: Watch, batch: pa.Table
+        self, planned: pa.Table, pixels: Pixels, watch: Watch, packed: pa.Table
     ) -> tuple[pa.Table, float, Batch]:
         """The rows of a shard, the model's seconds, and the report of reading and decoding."""
         began = time.perf_counter()
         table = self._score(planned, pixels, watch)
-        report = {name: batch[name].to_pylist() for name in ("read_s", "decode_s", "decode_node")}
+        report = {name: packed[name].to_pylist() for name in ("read_s", "decode_s", "decode_node")}
         return table, time.perf_counter() - began, report
 
     def _decode_and_score(

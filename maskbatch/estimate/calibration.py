@@ -32,7 +32,8 @@ from maskbatch.plan.listing import Listing
 from maskbatch.plan.table import write_plan
 from maskbatch.progress import Step, step
 from maskbatch.runs.directory import RunDir
-from maskbatch.runs.work import Work, shard_size
+from maskbatch.runs.shards import Crew, choose_shard_size
+from maskbatch.runs.work import Work
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 
 STEADY_S = 20.0
@@ -41,6 +42,7 @@ LEAST_ROUNDS = 3
 """Groups that each worker scores at least, if there are so many: fewer tell little of the steady pace."""
 GROUPS_PER_CORE = 64
 TIMES = ("read_s", "decode_s", "score_s")
+GROUP_IMAGES = {"face": 64, "scene": 32}
 MAX_GROUPS = 2048
 """About 30 MB of plan rows."""
 Timed = tuple[float, ShardDone]
@@ -97,7 +99,7 @@ def calibrate(
     access = arguments.make_access(config, options, job)
     sources = arguments.find_sources(config, access)  # refuses a wrong path before Ray starts
     listing, clock = Listing(), Clock.parse(config.timezone, now(), config.names_in)
-    group_size = shard_size(0, opened.card.input_size, score_config.view)
+    group_size = GROUP_IMAGES[score_config.view]
     most = min(MAX_GROUPS, GROUPS_PER_CORE * (cpu_count() or 1))
     with TemporaryDirectory(prefix="maskbatch-estimate-") as folder, Cluster(job, verbose=verbose) as cluster:
         score_config = _choose_decoder(cluster, score_config, needs_gpu=needs_gpu)
@@ -127,7 +129,10 @@ def calibrate(
         cores, gpus = _in_use(cluster, work)
         done = _score_groups(cluster, work, cores)
     shards = [shard for _, shard in done]
-    whole_size = shard_size(listing.num_images, opened.card.input_size, score_config.view)
+    mean_bytes = listing.num_bytes / max(1, listing.num_images)
+    whole_size = choose_shard_size(
+        listing.num_images, mean_bytes, opened.card.input_size, score_config, Crew(cores, gpus > 0)
+    )
     num_images, statuses = _num_images(*shards), _statuses(config, shards)
     return Calibration(
         listing=listing,

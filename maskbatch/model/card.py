@@ -13,7 +13,7 @@ from maskbatch.stores.files import parse_json
 FORMAT_VERSION = 1
 DETECTOR = "detector"
 """The `kind` of a detector's card; a classifier's has none."""
-BATCH_SIZES = {"cpu": 32, "cuda": 256}
+BATCH_SIZES = {"cpu": 32, "cuda": 128}
 """Images that a classifier sees at a time, by device: by 64, a GPU does less than half of what it can."""
 RESIZES = ("squash", "crop")
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")

@@ -18,7 +18,7 @@ from maskbatch.runs.draft import Draft, number_rows
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint, UsedDetector
 from maskbatch.runs.request import Request, Target
-from maskbatch.runs.work import shard_size
+from maskbatch.runs.shards import Crew, choose_shard_size
 from maskbatch.stores.files import remove_files, remove_tree, write_json
 
 LIBRARIES = ("maskbatch", "ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")
@@ -74,10 +74,9 @@ def begin_scoring(
     request: Request,
     job: JobConfig,
     lease: Lease,
-    *,
-    on_gpus: bool = False,
+    crew: Crew,
 ) -> RunSettings:
-    """Complete run.json by how the run is scored, unless that is done; from here on it never changes.
+    """Complete run.json by how `crew` scores the run, unless that is done; from here on it never changes.
 
     But where older decode rules began it: then every image is scored again by those of now.
     """
@@ -91,16 +90,24 @@ def begin_scoring(
         say(f"resume: {run.path} was begun under older {older}; what it staged is scored again")
     settings = replace(
         settings,
-        score=replace(config, batch_size=config.batch_size or BATCH_SIZES["cuda" if on_gpus else "cpu"]),
+        score=replace(config, batch_size=config.batch_size or BATCH_SIZES["cuda" if crew.on_gpus else "cpu"]),
         job=job,
         checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
         detector=UsedDetector(detector.path, detector.digest, detector.card_dict()) if detector else None,
         shard_size=settings.shard_size
-        or shard_size(settings.num_to_score, opened.card.input_size, config.view),
+        or choose_shard_size(
+            settings.num_to_score, _mean_bytes(settings), opened.card.input_size, config, crew
+        ),
         decode_rules=DECODE_RULES,
     )
     write_json(run.run_json, settings.to_json(), check=lease.check)
     return settings
+
+
+def _mean_bytes(settings: RunSettings) -> float:
+    """Of the plan's images; 0 where their sizes are not known."""
+    listing = settings.listing or Listing()
+    return listing.num_bytes / max(1, listing.num_images)
 
 
 def _refuse_older_carried(run: RunDir, settings: RunSettings) -> None:

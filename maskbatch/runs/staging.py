@@ -5,15 +5,20 @@ import re
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from maskbatch.progress import quiet_step, step
 from maskbatch.stores.files import Location, list_names, num_threads, open_file, parse_json, write_whole
 
 SUMMARY_KEY = b"maskbatch"
 NAME = re.compile(r"(\d{8,})\.parquet")
+AT_WORK = "at-work-"
+AHEAD = 4096
+"""Footers that are read ahead: what waits takes memory."""
 
 
 def shard_path(folder: Location, shard: int) -> Location:
@@ -34,13 +39,18 @@ def write_shard(folder: Location, shard: int, table: pa.Table, device: str, run_
 
 def write_sign(folder: Location, shard: int) -> None:
     """Show the driver that work on a shard goes on which takes unusually long: a new name in staging."""
-    with write_whole(folder / f"at-work-{shard:08d}-{uuid.uuid4().hex}") as partial:
+    with write_whole(folder / f"{AT_WORK}{shard:08d}-{uuid.uuid4().hex}") as partial:
         partial.touch()
 
 
 def list_signs(folder: Location) -> set[str]:
-    """The names of the signs so far."""
-    return {name for name in list_names(folder) if name.startswith("at-work-")}
+    """What shows that work goes on: the names of shards and signs so far."""
+    return set(list_names(folder))
+
+
+def is_slow_sign(name: str) -> bool:
+    """Whether it is one of `write_sign`."""
+    return name.startswith(AT_WORK)
 
 
 def read_staged(path: Location) -> pa.Table:
@@ -75,9 +85,32 @@ def _read_metadata(schema: pa.Schema, run_id: str) -> tuple[dict[str, int], str]
         return None
 
 
-def list_staged(folder: Location, run_id: str) -> dict[int, tuple[dict[str, int], str]]:
-    """The shards that are done, with their summaries; done are those whose footer reads."""
-    found = sorted(int(match[1]) for match in map(NAME.fullmatch, list_names(folder)) if match)
-    with ThreadPoolExecutor(num_threads(folder)) as pool:
-        summaries = pool.map(lambda shard: read_summary(shard_path(folder, shard), run_id), found)
-        return {shard: s for shard, s in zip(found, summaries, strict=True) if s is not None}
+@dataclass(slots=True)
+class Staged:
+    """What is done of a run."""
+
+    shards: set[int] = field(default_factory=set)
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Their images."""
+    devices: Counter[str] = field(default_factory=Counter)
+    """Shards by device/dtype."""
+
+
+def count_staged(folder: Location, run_id: str) -> Staged:
+    """The shards that are done: those whose footer reads."""
+    shards = sorted(int(match[1]) for match in map(NAME.fullmatch, list_names(folder)) if match)
+    staged = Staged()
+    if not shards:
+        return staged
+    reading = step if len(shards) > AHEAD else quiet_step
+    with ThreadPoolExecutor(num_threads(folder)) as pool, reading("resume", len(shards), "shards") as shown:
+        for start in range(0, len(shards), AHEAD):
+            batch = shards[start : start + AHEAD]
+            summaries = pool.map(lambda shard: read_summary(shard_path(folder, shard), run_id), batch)
+            for shard, summary in zip(batch, summaries, strict=True):
+                shown.advance()
+                if summary is not None:
+                    staged.shards.add(shard)
+                    staged.statuses.update(summary[0])
+                    staged.devices[summary[1]] += 1
+    return staged

@@ -91,18 +91,6 @@ def make_work(run: RunDir, settings: RunSettings, request: Request) -> Work:
     )
 
 
-def shard_size(num_images: int, input_size: tuple[int, int], view: str = "face") -> int:
-    """Images of a shard: 64 to 1,024, for about 10,000 shards, and fewer where pixels would pass 96 MB.
-
-    From 32 on, a multiple of 32, the default batch. Of whole scenes 32 to 64: on its way to a GPU each has
-    6 MB at 1080p, and at most 25 MB by the default --detect-px.
-    """
-    least, most = (64, 1024) if view == "face" else (32, 64)
-    rows = min(max(least, num_images // 10_000), most)
-    rows = max(1, min(rows, 96 * 2**20 // (input_size[0] * input_size[1] * 3)))
-    return rows // 32 * 32 or rows
-
-
 def take_planned(
     planned: pa.Table, exif_times: list[object], clock: Clock, keep_column: str | None
 ) -> dict[str, Any]:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(begin, "shard_size", lambda *_: 8)
+    monkeypatch.setattr(begin, "choose_shard_size", lambda *_: 8)
 
 
 def counted(site: Site, name: str, tag: str) -> dict[str, Counter[str]]:
@@ -148,7 +148,7 @@ def test_nodes_that_join_a_run_are_used(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(begin, "shard_size", lambda *_: 1)
+    monkeypatch.setattr(begin, "choose_shard_size", lambda *_: 1)
     site.have(cpu=1, gpu=gpus_per_worker)
     scoring = site.gpu if gpus_per_worker else site.cpu
 
@@ -177,7 +177,7 @@ def test_a_cluster_that_can_grow_to_gpus_scores_on_gpus_all_at_once(
     from ray._private.worker import global_worker
     from ray.core.generated.autoscaler_pb2 import ClusterConfig
 
-    monkeypatch.setattr(begin, "shard_size", lambda *_: 1)
+    monkeypatch.setattr(begin, "choose_shard_size", lambda *_: 1)
     site.have(cpu=1, gpu=0)
     config = ClusterConfig()
     config.node_group_configs.add(resources={"CPU": 1}, max_count=1)

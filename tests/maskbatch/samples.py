@@ -37,6 +37,7 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint, UsedDetector
 from maskbatch.runs.request import Request
+from maskbatch.runs.shards import Crew
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
 from maskbatch.score.networks import Networks, decode_pixels
@@ -220,7 +221,7 @@ def stage_run(
     _, finder = open_networks(checkpoint.path, detector, view)
     request = Request(plan=config, access=Access(), score=score, checkpoint=checkpoint, detector=finder)
     with Lease(run) as lease:
-        settings = begin_scoring(run, run.read_run(), request, JobConfig(), lease)
+        settings = begin_scoring(run, run.read_run(), request, JobConfig(), lease, Crew())
     work = replace(make_work(run, settings, request), shard_size=32)
     networks = Networks(checkpoint, finder, score, device="cpu")
     for shard in range(work.num_shards):

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from maskbatch.review.queue import read_queue
 from maskbatch.runs.committed import open_committed
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease, read_lease
-from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_shard
+from maskbatch.runs.staging import Staged, count_staged, read_staged, shard_path, write_shard
 from maskbatch.stores.files import list_names, no_check, remove_tree, write_json, write_whole
 from maskbatch.stores.options import StorageOptions
 from tests.fault_proxy import Faults, fault_proxy
@@ -106,7 +107,7 @@ def test_an_answer_that_was_lost_costs_no_one_his_lease_or_his_file(
             with Lease(run):
                 write_shard(run.staging, 0, pa.table({"region": [0], "status": ["ok"]}), "cpu", "run")
             assert list_names(run.path) == ["staging"]
-            assert list(list_staged(run.staging, "run")) == [0]
+            assert count_staged(run.staging, "run").shards == {0}
         assert proxy.counts()["reset"] > 5
     assert "exclusive creation" not in capsys.readouterr().err
 
@@ -123,11 +124,11 @@ def test_staged_shards_are_found_and_read(run: RunDir) -> None:
     for shard, table in tables.items():
         write_shard(run.staging, shard, table, "cpu/float32", "run")
     (run.staging / "00000001.parquet").write_bytes(b"PAR1")
-    assert list_staged(run.staging, "run") == {0: ({"ok": 1}, "cpu/float32"), 5: ({"ok": 1}, "cpu/float32")}
+    assert count_staged(run.staging, "run") == Staged({0, 5}, Counter(ok=2), Counter({"cpu/float32": 2}))
     assert read_staged(shard_path(run.staging, 5)).equals(tables[5])
     remove_tree(run.staging)
     remove_tree(run.staging)
-    assert list_staged(run.staging, "run") == {}
+    assert count_staged(run.staging, "run") == Staged()
 
 
 def test_more_than_a_page_of_names_is_listed_and_removed(

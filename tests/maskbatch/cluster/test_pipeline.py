@@ -8,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from maskbatch.cluster import pipeline
-from maskbatch.cluster.pipeline import Done, Pools, _wait
+from maskbatch.cluster.pipeline import Done, Pools, _wait, cut_rows
 from maskbatch.config import JobConfig
 from maskbatch.errors import RunFailedError
 
@@ -40,3 +42,32 @@ def test_a_run_that_nothing_comes_of_ends_after_its_stall_timeout(
     with pytest.raises(RunFailedError, match="nothing was scored for 1 s, waiting for a shard"):
         wait(tmp_path, queue.Queue(), JobConfig(stall_timeout_s=1, decode_timeout_s=0.1))
     assert time.monotonic() - began >= 1
+
+
+def test_shards_that_come_to_staging_are_a_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "PATIENCE_S", 0.1)
+    done: Done = queue.Queue()
+
+    def stage() -> None:
+        for shard in range(6):  # of one row, which is not done before its last
+            time.sleep(0.5)
+            (tmp_path / f"{shard:08d}.parquet").touch()
+        done.put(None)
+
+    worker = threading.Thread(target=stage)
+    worker.start()
+    assert wait(tmp_path, done, JobConfig(stall_timeout_s=1, decode_timeout_s=0.1)) is None
+    worker.join()
+
+
+@given(st.integers(0, 30_000), st.integers(1, 300), st.integers(1, 40))
+def test_every_shard_is_in_one_row_and_rows_are_few_however_many_shards_there_are(
+    num_shards: int, num_workers: int, least: int
+) -> None:
+    rows = cut_rows(range(num_shards), num_workers, least)
+    assert [shard for row in rows for shard in row] == list(range(num_shards))
+    assert all(len(row) == 1 for row in rows[:num_workers])  # every worker begins at once
+    assert all(len(row) <= max(1, num_shards // num_workers // 2) for row in rows)
+    assert len(rows) <= 1000 + 20 * num_workers

@@ -19,7 +19,7 @@ from maskbatch.runs import commit
 from maskbatch.runs.commit import Effort
 from maskbatch.runs.committed import open_committed, read_files
 from maskbatch.runs.lease import Lease
-from maskbatch.runs.staging import list_staged, read_staged, shard_path, write_shard
+from maskbatch.runs.staging import count_staged, read_staged, shard_path, write_shard
 from maskbatch.stores import files as files_module
 from maskbatch.stores.files import Check, Location, find_names, list_names, no_check, remove_tree
 from tests.maskbatch.samples import CLASSES, Run, edit_json, read_scores, write_rows
@@ -135,7 +135,7 @@ def test_rows_that_another_version_staged_meanwhile_are_not_committed(staged_at:
         RunFailedError, match=r"staged some of these rows meanwhile; run the same command again"
     ):
         staged_at.commit()
-    assert 2 not in list_staged(staged_at.run.staging, staged_at.work.run_id)  # it is scored again
+    assert 2 not in count_staged(staged_at.run.staging, staged_at.work.run_id).shards  # it is scored again
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cache
@@ -59,7 +60,7 @@ class InProcess:
     stop_after: int | None = None
 
     def __init__(self, job: JobConfig, *, verbose: bool) -> None:
-        pass
+        self.job = job
 
     def __enter__(self) -> "InProcess":
         return self
@@ -69,6 +70,9 @@ class InProcess:
 
     def wait(self) -> None:
         pass
+
+    def read_capacity(self) -> Capacity:
+        return Capacity(Counter({Node(1, 0): 1}))
 
     @staticmethod
     def score_shards(cluster: object, work: Work, shards: Sequence[int]) -> Iterator[ShardDone]:
@@ -484,7 +488,7 @@ def test_a_version_that_was_cut_off_is_gone_on_with(
     score("run")
     write_files(archive, {f"south/dock/2026-10-03/22{k:02d}00.jpg": speckle(7000 + k) for k in range(40)})
     with monkeypatch.context() as broken:
-        broken.setattr(begin, "shard_size", lambda *_: 16)
+        broken.setattr(begin, "choose_shard_size", lambda *_: 16)
         if moment == "while scoring":
             broken.setattr(InProcess, "stop_after", 16)
         else:
@@ -635,7 +639,7 @@ def test_an_unfinished_run_of_older_decode_rules_scores_all_of_its_images_again(
     score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(InProcess, "stop_after", 64)
-    monkeypatch.setattr(begin, "shard_size", lambda *_: 32)
+    monkeypatch.setattr(begin, "choose_shard_size", lambda *_: 32)
     with pytest.raises(RunFailedError, match="stopped"):
         score("run")
     run = RunDir.at(str(tmp_path / "run"))

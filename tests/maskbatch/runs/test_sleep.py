@@ -32,7 +32,7 @@ FORKS.set_forkserver_preload(["tests.maskbatch.runs.sleeping_driver", "maskbatch
 def in_process(monkeypatch: pytest.MonkeyPatch, no_plots: None) -> None:
     monkeypatch.setattr(runner, "Cluster", InProcess)
     monkeypatch.setattr(runner, "score_shards", InProcess.score_shards)
-    monkeypatch.setattr(begin, "shard_size", lambda *_: 32)
+    monkeypatch.setattr(begin, "choose_shard_size", lambda *_: 32)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def staged(month: Path, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "Cluster", InProcess)
         patch.setattr(runner, "score_shards", InProcess.score_shards)
-        patch.setattr(begin, "shard_size", lambda *_: 32)
+        patch.setattr(begin, "choose_shard_size", lambda *_: 32)
         patch.setattr(runner, "commit_run", lambda *_: (_ for _ in ()).throw(RunFailedError("stopped")))
         with pytest.raises(RunFailedError, match="stopped"):
             drive(str(month), str(out), checkpoint.path)

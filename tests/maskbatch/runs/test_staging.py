@@ -1,7 +1,9 @@
+from collections import Counter
+
 import pyarrow as pa
 import pytest
 
-from maskbatch.runs.staging import list_staged, read_staged, read_summary, shard_path, write_shard
+from maskbatch.runs.staging import Staged, count_staged, read_staged, read_summary, shard_path, write_shard
 from maskbatch.stores.files import Location, list_names
 from tests.maskbatch.samples import write_rows
 
@@ -15,7 +17,7 @@ def table(*statuses: str) -> pa.Table:
 def test_a_shard_is_one_object_whose_footer_counts_its_statuses(root: Location) -> None:
     counts = write_shard(root / "staging", 7, table("ok", "missing", "ok"), "cpu/float32", "run")
     assert counts == {"ok": 2, "missing": 1}
-    assert list_staged(root / "staging", "run") == {7: (counts, "cpu/float32")}
+    assert count_staged(root / "staging", "run") == Staged({7}, Counter(counts), Counter({"cpu/float32": 1}))
     assert read_staged(shard_path(root / "staging", 7)).equals(table("ok", "missing", "ok"))
     assert list_names(root / "staging") == ["00000007.parquet"]
 
@@ -23,7 +25,7 @@ def test_a_shard_is_one_object_whose_footer_counts_its_statuses(root: Location) 
 def test_a_repeated_shard_overwrites_its_name(root: Location) -> None:
     write_shard(root, 0, table("ok"), "cpu", "run")
     write_shard(root, 0, table("ok", "corrupt"), "cuda", "run")
-    assert list_staged(root, "run") == {0: ({"ok": 1, "corrupt": 1}, "cuda")}
+    assert count_staged(root, "run") == Staged({0}, Counter(ok=1, corrupt=1), Counter(cuda=1))
 
 
 def test_only_a_shard_whose_footer_reads_is_done(root: Location) -> None:
@@ -35,7 +37,7 @@ def test_only_a_shard_whose_footer_reads_is_done(root: Location) -> None:
     write_rows(shard_path(root, 2), table("ok"))  # somebody else's: no summary
     shard_path(root, 3).unlink()
     shard_path(root, 3).mkdir()
-    assert list(list_staged(root, "run")) == [4]
+    assert count_staged(root, "run").shards == {4}
     assert read_summary(shard_path(root, 99), "run") is None
     for damaged in (0, 1):
         with pytest.raises(pa.ArrowInvalid):
@@ -48,11 +50,11 @@ def test_other_files_are_no_shards_and_a_missing_folder_is_empty(root: Location)
     write_shard(root, 123_456_789, table("ok"), "cpu", "run")
     for name in (".00000001.parquet.ab12", "notes.txt", "00000001.parquet.tmp", "1.parquet"):
         (root / name).write_bytes(b"x")
-    assert list(list_staged(root, "run")) == [123_456_789]
-    assert list_staged(root / "nowhere", "run") == {}
+    assert count_staged(root, "run").shards == {123_456_789}
+    assert count_staged(root / "nowhere", "run") == Staged()
 
 
 def test_a_shard_that_another_run_left_is_not_taken_for_done(root: Location) -> None:
     write_shard(root, 0, table("ok"), "cpu", "another run")
     write_shard(root, 1, table("ok"), "cpu", "run")
-    assert list(list_staged(root, "run")) == [1]
+    assert count_staged(root, "run").shards == {1}

@@ -25,6 +25,7 @@ from maskbatch.runs.begin import begin_scoring
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.request import Request
+from maskbatch.runs.shards import Crew
 from maskbatch.runs.work import Work, make_work
 from maskbatch.score.glance import ROW_GROUPS, SAMPLE, draw_sample, judge, look
 from maskbatch.score.guard import MIN_PICTURES, YIELD, Found, Guard
@@ -58,7 +59,7 @@ def plan(archive: Path, out: Path, view: str = "face") -> Work:
     settings = run.read_run()
     assert settings
     with Lease(run) as lease:
-        settings = begin_scoring(run, settings, request, JobConfig(), lease)
+        settings = begin_scoring(run, settings, request, JobConfig(), lease, Crew())
     return make_work(run, settings, request)
 
 
