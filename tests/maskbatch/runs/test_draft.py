@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from maskbatch import runner
 from maskbatch.archives.hidden import Rules
+from maskbatch.cluster.nodes import Capacity, Node
 from maskbatch.cluster.pipeline import ShardDone
 from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig, PlanConfig, ReportConfig, ScoreConfig
 from maskbatch.errors import MaskbatchError, RunFailedError, RunLockedError, UsageError
