@@ -161,7 +161,7 @@ def score_archive(
                 is_first = is_first and not (scheduled and _has_siblings(target.run))
                 sampled = make_work(target.run, settings, request)
                 guard = stack.enter_context(Guard(sampled, is_wanted=is_first))
-                crew = _wait_for_crew(cluster, score) if cluster else Crew()
+                crew = _wait_for_crew(cluster, score) if cluster and settings.score is None else Crew()
                 settings = begin_scoring(target.run, settings, request, job, lease, crew)
                 work = make_work(target.run, settings, request)
                 _score(work, cluster, effort, lease, guard)
@@ -245,14 +245,15 @@ def _score(work: Work, cluster: Cluster | None, effort: Effort, lease: Lease, gu
         say(f"resume: {len(staged.shards):,} of {work.num_shards:,} shards are staged")
     if not pending or cluster is None:
         return
-    statuses, began = staged.statuses, time.monotonic()
+    _wait_for_crew(cluster, work.config)
+    statuses, planned = staged.statuses, effort.began + timings["plan"]
     say(f"score: loading the model, and the first of {len(pending):,} shards")
     with step("score", work.num_images) as shown:
         shown.start_at(statuses.total())
         shown.statuses = statuses
         for shard in score_shards(cluster, work, pending):
             lease.watch()
-            timings["start"] = timings["start"] or time.monotonic() - began
+            timings["start"] = timings["start"] or time.monotonic() - planned
             statuses.update(shard.statuses)
             effort.devices[shard.device] += 1
             timings["worker_read"] += shard.read_s
@@ -262,7 +263,7 @@ def _score(work: Work, cluster: Cluster | None, effort: Effort, lease: Lease, gu
             event("shard", images=num_images, **asdict(shard))
             shown.advance(num_images)
             guard.check()
-    timings["score"] = time.monotonic() - began - timings["start"]
+    timings["score"] = time.monotonic() - planned - timings["start"]
 
 
 def _report(
