@@ -15,13 +15,13 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 from tests.benchmarks.gpu_files import count_cores
 
 Batch = Sequence[Any]
 SHARD = 64
-DEVICE_BATCH = 256
 HELD_BYTES = 10**9
 """Encoded bytes that one process holds."""
 START_S = 3.0
@@ -64,15 +64,15 @@ def measure_cores(folder: Path, device: str, seconds: float) -> dict[str, float]
         return {"cores": sum(pool.map(work, range(cores)))}
 
 
-def hold_bytes(folder: Path) -> list[list[bytes]]:
-    """Encoded images in memory, up to HELD_BYTES, in batches of DEVICE_BATCH."""
+def hold_bytes(folder: Path, size: int) -> list[list[bytes]]:
+    """Encoded images in memory, up to HELD_BYTES, in batches of `size`."""
     held, num_bytes = list[bytes](), 0
     for path in sorted(folder.rglob("*.jpg")):
         if num_bytes > HELD_BYTES:
             break
         held.append(path.read_bytes())
         num_bytes += len(held[-1])
-    return [held[i : i + DEVICE_BATCH] for i in range(0, len(held), DEVICE_BATCH)]
+    return [held[i : i + size] for i in range(0, len(held), size)]
 
 
 def wait_for(device: str) -> None:
@@ -86,24 +86,25 @@ def wait_for(device: str) -> None:
 def time_batches(
     batches: Sequence[Batch], work: Callable[[Batch], None], device: str, seconds: float, threads: int = 1
 ) -> float:
-    """Images a second of `work` in so many threads, each with batches of its own."""
+    """Images a second of `work` in so many threads, each with batches of its own; all begin together, warm."""
+    barrier = Barrier(threads, timeout=60)
 
-    def work_alone(first: int) -> int:
-        done = 0
-        for batch in cycle(batches[first::threads] or batches):
+    def work_alone(first: int) -> float:
+        own = batches[first::threads] or batches
+        work(own[0])
+        wait_for(device)
+        barrier.wait()
+        began, done = time.perf_counter(), 0
+        for batch in cycle(own):
             work(batch)
             done += len(batch)
             if time.perf_counter() - began >= seconds:
-                return done
-        return done
-
-    work(batches[0])
-    wait_for(device)
-    with ThreadPoolExecutor(threads) as pool:
-        began = time.perf_counter()
-        done = sum(pool.map(work_alone, range(threads)))
+                break
         wait_for(device)
         return done / (time.perf_counter() - began)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(work_alone, range(threads)))
 
 
 def measure_jpeg(folder: Path, device: str, seconds: float) -> dict[str, float]:
@@ -111,12 +112,14 @@ def measure_jpeg(folder: Path, device: str, seconds: float) -> dict[str, float]:
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
+    from maskbatch.model.card import BATCH_SIZES
+
     def decode(batch: Sequence[torch.Tensor]) -> None:
         decode_jpeg(batch, mode=ImageReadMode.RGB, device=device)
 
     batches = [
         [torch.from_numpy(np.frombuffer(bytearray(data), np.uint8)) for data in batch]
-        for batch in hold_bytes(folder)
+        for batch in hold_bytes(folder, BATCH_SIZES[device])
     ]
     return {"jpeg": time_batches(batches, decode, device, seconds)}
 
@@ -126,6 +129,7 @@ def measure_probs(folder: Path, device: str, seconds: float) -> dict[str, float]
     from maskbatch.decode.images import decode_image
     from maskbatch.decode.source import Encoded
     from maskbatch.decode.triage import Plain, Sorted, sort_images
+    from maskbatch.model.card import BATCH_SIZES
     from maskbatch.model.checkpoint import open_checkpoint
     from maskbatch.score.networks import Networks
 
@@ -140,7 +144,8 @@ def measure_probs(folder: Path, device: str, seconds: float) -> dict[str, float]
             networks.classifier.probs(images_NHWC)
 
     batches = [
-        sort_images(map(Encoded, batch), preset, config.max_pixels).images for batch in hold_bytes(folder)
+        sort_images(map(Encoded, batch), preset, config.max_pixels).images
+        for batch in hold_bytes(folder, BATCH_SIZES[device])
     ]
     if not all(isinstance(image, Plain) for batch in batches for image in batch):
         sys.exit(f"{folder} has files that are not left to the device")
