@@ -164,8 +164,8 @@ class Verification:
             f"{tolerance.dhash_bits} bits."
         )
         if self.far_apart:
-            far = f"{self.far_apart:,} of {judged:,} {unit}s are further apart"
-            text += f" {far} ({tolerance.share_far:.0%} may be, by up to {tolerance.most_prob:g})."
+            may = f"{tolerance.share_far:.0%} may be, by up to {tolerance.most_prob:g}"
+            text += f" Further apart: {self.far_apart:,} of {judged:,} {unit}s ({may})."
         if self.damaged_inside:
             noun = "image that it called" if self.damaged_inside == 1 else "images that it called"
             text += f" {self.damaged_inside:,} {noun} ok: damaged inside, says the CPU's decoder."

@@ -24,6 +24,7 @@ from PIL import ExifTags, Image
 from maskbatch import runner, schema
 from maskbatch.config import DECODE_RULES, JobConfig, PlanConfig, ScoreConfig
 from maskbatch.decode.images import Decode, Picture, Shape, decode_image
+from maskbatch.decode.triage import sort_images
 from maskbatch.drawing.gate import Gate, draw_snapshot
 from maskbatch.drawing.scene import HEADS, Lobby, Person, draw_scene
 from maskbatch.errors import ImageError
@@ -40,7 +41,7 @@ from maskbatch.runs.request import Request
 from maskbatch.runs.shards import Crew
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
-from maskbatch.score.networks import Networks, decode_pixels
+from maskbatch.score.networks import Networks, Pixels, decode_pixels, picture_shape
 from maskbatch.score.shard import read_shard
 from maskbatch.stores.access import Access
 from maskbatch.stores.files import Location, list_names, write_json, write_whole
@@ -213,7 +214,8 @@ def stage_run(
 ) -> Run:
     """Plan, decode, score and stage `archive` by the real functions, in shards of 32; not committed.
 
-    `decode` takes the place of `decode_image`.
+    `decode` takes the place of `decode_image`. With the decoder `gpu`, and without it, a device decodes, in
+    whose place the CPU is.
     """
     config = PlanConfig(archives=(str(archive),), layout=layout, timezone=("Europe/Paris",), **filters)
     runner.plan_archive(config, str(out))
@@ -232,7 +234,12 @@ def stage_run(
 def stage_shard(work: Work, shard: int, networks: Networks, decode: Decode | None = None) -> dict[str, int]:
     """Read, decode, score and stage one shard; its images by status."""
     planned, encoded = read_shard(work, shard)
-    pixels = decode_pixels(encoded, len(planned), networks.card.preset, work.config, decode)
+    preset, config = networks.card.preset, work.config
+    pixels: Pixels
+    if config.decoder == "gpu" and not decode:
+        pixels = sort_images(encoded, picture_shape(preset, config), config.max_pixels)
+    else:
+        pixels = decode_pixels(encoded, len(planned), preset, config, decode)
     table = networks.score(planned, pixels, work.clock, work.keep_column)
     return staging.write_shard(work.run.staging, shard, table, "cpu/float32", work.run_id)
 

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from maskbatch.decode.images import Decode
 from maskbatch.model.checkpoint import open_checkpoint
 from maskbatch.verify.compare import Finding, compare_images
 from maskbatch.verify.files import check_run
@@ -93,6 +94,23 @@ def test_a_status_that_the_cpu_gave_is_held_to_it(spoilt: Run) -> None:
     assert "status" in whats
 
 
+@pytest.mark.parametrize("decode", [None, decode_roughly])
+def test_photographs_that_a_device_decoded_verify(
+    decode: Decode | None, shared: Path, tmp_path: Path
+) -> None:
+    photographs = sorted((shared / "data/faces/val").rglob("*.jpg"))[::4]
+    photographs += sorted((shared / "data/scenes/val").rglob("*.jpg"))[::4]
+    files = {f"{DAY}/{k // 60:04d}{k % 60:02d}.jpg": path.read_bytes() for k, path in enumerate(photographs)}
+    archive = write_files(tmp_path / "archive", files)
+    made = stage_run(tmp_path / "run", archive, open_checkpoint(), decoder="gpu", decode=decode)
+    made.commit()
+    found = check_run(made.run, sample=len(files))
+    assert found.verified, found.differences
+    assert found.rescored == len(files) >= 140
+    assert found.bit_equal < found.rescored
+    assert found.far_apart <= 2
+
+
 def make_row(**values: Any) -> dict[str, Any]:
     measures = {"brightness": 0.5, "contrast": 0.2, "sharpness": 90.0}
     row = {"file": "f", "id": 3, "uri": "u", "status": "ok", "sha256": "x", "error": None, "label": "a"}
@@ -128,7 +146,7 @@ def test_too_many_that_are_far_apart_are_a_difference(far: int, verified: bool) 
     found = Verification(success_sha256="", seed=0, decoder="gpu", sampled=200, rescored=200, far_apart=far)
     found.check_far_apart()
     assert found.verified == verified
-    assert f"{far} of 200 images are further apart (5% may be, by up to 0.5)" in str(found)
+    assert f"Further apart: {far} of 200 images (5% may be, by up to 0.5)." in str(found)
 
 
 @pytest.mark.parametrize(
