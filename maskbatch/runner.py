@@ -14,6 +14,7 @@ from maskbatch.config import JobConfig, PlanConfig, ReportConfig, ScoreConfig, c
 from maskbatch.errors import NothingToPlanError, RunFailedError, RunLockedError, UsageError
 from maskbatch.model.checkpoint import open_networks
 from maskbatch.plan.listing import Listing
+from maskbatch.plan.shards import Crew
 from maskbatch.progress import event, say, step
 from maskbatch.runs import staging
 from maskbatch.runs.begin import begin_scoring, ensure_plan
@@ -24,7 +25,6 @@ from maskbatch.runs.draft import Draft, draft_plan
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import Success
 from maskbatch.runs.request import Request, Target
-from maskbatch.runs.shards import Crew
 from maskbatch.runs.sweep import sweep_leftovers
 from maskbatch.runs.work import Work, make_work
 from maskbatch.score.guard import Guard

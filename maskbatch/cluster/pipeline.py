@@ -27,9 +27,9 @@ from maskbatch.cluster.workers import Scorer, ShardDone, decode
 from maskbatch.config import JobConfig
 from maskbatch.decode.watch import WALL_FACTOR, forget
 from maskbatch.errors import MaskbatchError, RunFailedError
+from maskbatch.plan.shards import Crew
 from maskbatch.progress import say
 from maskbatch.runs import staging
-from maskbatch.runs.shards import Crew
 from maskbatch.runs.work import Work
 from maskbatch.schema import DECODE_WALL_FACTOR
 
@@ -257,5 +257,6 @@ def _translate(cluster: Cluster, error: BaseException) -> MaskbatchError:
     if isinstance(error, RayError) and not isinstance(error, RayTaskError):
         cluster.check_soon()
         return RunFailedError(f"Ray failed ({type(error).__name__}); {remedy}")
-    last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    return RunFailedError(f"a worker failed: {type(error).__name__}: {last[0].strip()}; {remedy}")
+    cause = getattr(error, "cause", None) or error  # of a task's error, what its worker raised
+    first = str(cause).strip().splitlines()[:1] or ["no reason given"]
+    return RunFailedError(f"a worker failed: {type(cause).__name__}: {first[0]}; {remedy}")

@@ -29,10 +29,10 @@ from maskbatch.model.checkpoint import open_networks
 from maskbatch.plan.build import plan_rows
 from maskbatch.plan.columns import Row
 from maskbatch.plan.listing import Listing
+from maskbatch.plan.shards import Crew, choose_shard_size
 from maskbatch.plan.table import write_plan
 from maskbatch.progress import Step, step
 from maskbatch.runs.directory import RunDir
-from maskbatch.runs.shards import Crew, choose_shard_size
 from maskbatch.runs.work import Work
 from maskbatch.stores.options import NO_OPTIONS, StorageOptions
 

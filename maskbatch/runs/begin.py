@@ -10,6 +10,7 @@ from maskbatch.config import DECODE_RULES, PLAN_RULES, JobConfig
 from maskbatch.errors import RunLockedError, UsageError
 from maskbatch.model.card import BATCH_SIZES
 from maskbatch.plan.listing import Listing
+from maskbatch.plan.shards import Crew, choose_shard_size
 from maskbatch.plan.table import check_plan, write_groups, write_plan
 from maskbatch.progress import say, step
 from maskbatch.runs.committed import CommittedRun
@@ -18,7 +19,6 @@ from maskbatch.runs.draft import Draft, number_rows
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import ReusedRun, RunSettings, UsedCheckpoint, UsedDetector
 from maskbatch.runs.request import Request, Target
-from maskbatch.runs.shards import Crew, choose_shard_size
 from maskbatch.stores.files import remove_files, remove_tree, write_json
 
 LIBRARIES = ("maskbatch", "ray", "torch", "torchvision", "pyarrow", "pillow", "simplejpeg")

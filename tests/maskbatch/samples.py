@@ -31,6 +31,7 @@ from maskbatch.errors import ImageError
 from maskbatch.model.card import Card, DetectorCard, Preset
 from maskbatch.model.checkpoint import Checkpoint, open_networks
 from maskbatch.plan.listing import Listing
+from maskbatch.plan.shards import Crew
 from maskbatch.runs import staging
 from maskbatch.runs.begin import begin_scoring
 from maskbatch.runs.commit import Effort, commit_run
@@ -38,7 +39,6 @@ from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.records import CommittedFile, RunSettings, Success, UsedCheckpoint, UsedDetector
 from maskbatch.runs.request import Request
-from maskbatch.runs.shards import Crew
 from maskbatch.runs.work import Work, make_work
 from maskbatch.schema import SIZE_BANDS
 from maskbatch.score.networks import Networks, Pixels, decode_pixels, picture_shape

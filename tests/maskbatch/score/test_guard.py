@@ -19,13 +19,13 @@ from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
 from maskbatch.model.checkpoint import open_networks
 from maskbatch.model.detector import Faces
 from maskbatch.plan.columns import Row
+from maskbatch.plan.shards import Crew
 from maskbatch.plan.table import GROUP_ROWS, write_plan
 from maskbatch.progress import Step
 from maskbatch.runs.begin import begin_scoring
 from maskbatch.runs.directory import RunDir
 from maskbatch.runs.lease import Lease
 from maskbatch.runs.request import Request
-from maskbatch.runs.shards import Crew
 from maskbatch.runs.work import Work, make_work
 from maskbatch.score.glance import ROW_GROUPS, SAMPLE, draw_sample, judge, look
 from maskbatch.score.guard import MIN_PICTURES, YIELD, Found, Guard

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskbatch.config import ScoreConfig
-from maskbatch.runs.shards import EACH, Crew, choose_shard_size
+from maskbatch.plan.shards import EACH, Crew, choose_shard_size
 
 FACES, SCENES = ScoreConfig(), ScoreConfig(view="scene")
 ENCODED = ScoreConfig(decoder="gpu")
