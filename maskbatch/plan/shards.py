@@ -18,7 +18,8 @@ MANY_SHARDS = 10_000
 """Of more, shards are larger: each is an object in staging."""
 SIZES = {"face": (32, 1024), "scene": (32, 64), "encoded": (256, 1024)}
 """Images of the smallest and of the largest shard. Whole scenes on their way to a GPU have 6 MB each at
-1080p, and at most 25 MB by the default --detect-px; `encoded` ones are decoded there."""
+1080p, and at most 25 MB by the default --detect-px, those too that the GPU does not decode. Of faces that it
+decodes, `encoded`, few are anything else."""
 FIXED_S, S_PER_BYTE = 0.005, 1e-8
 """A worker's time for an image: 9 ms for 440 KB at 1920x1080, 6 ms for 66 KB at 640x480, read, decoded and
 scored on one core. To read one and sort it takes a tenth."""
@@ -42,7 +43,7 @@ def choose_shard_size(
     """Images of a shard, a power of two where SIZES allows; `input_size` is (H, W) of the classifier."""
     mean_bytes = mean_bytes or USUAL_BYTES
     is_encoded = config.decoder == "gpu"
-    least, most = SIZES["encoded" if is_encoded else config.view]
+    least, most = SIZES["encoded" if is_encoded and config.view == "face" else config.view]
     image_s = (FIXED_S + S_PER_BYTE * mean_bytes) * (ENCODED_SHARE if is_encoded else 1)
     wanted = max(SHARD_S / image_s, num_images / MANY_SHARDS)
     fair = max(num_images / (EACH * max(1, crew.num_workers)), num_images / MANY_SHARDS, 1)

@@ -41,6 +41,7 @@ def test_every_worker_has_eight_shards_where_there_are_images_enough(
         (720, VGA, FACES, Crew(2), 32),
         (10**8, HD, FACES, Crew(64), 1024),  # 100,000 objects in staging
         (8_000, HD, SCENES, Crew(2), 64),
+        (48_000, HD, ScoreConfig(view="scene", decoder="gpu"), Crew(16, on_gpus=True), 64),
         (48_000, HD, ENCODED, Crew(16, on_gpus=True), 128),  # 56 MB
         (48_000, VGA, ENCODED, Crew(16, on_gpus=True), 256),
         (10**6, VGA, ENCODED, Crew(16, on_gpus=True), 1024),
