@@ -14,8 +14,10 @@ import pytest
 
 from maskbatch import runner
 from maskbatch.config import JobConfig, PlanConfig, ScoreConfig
+from maskbatch.decode.triage import read_plain
 from maskbatch.runs.regions import find_wrong_regions
 from maskbatch.schema import MEASURES
+from maskbatch.verify.files import verify_run
 from tests.conftest import LAYOUT, Cli, table_of
 from tests.maskbatch.samples import draw, encode
 from tests.poison import poison_header, write_device_hook
@@ -114,6 +116,25 @@ runner.score_shards = score_one
     assert done.returncode == 0, done.stderr
     assert "shards are staged" in done.stderr
     assert table_of(tmp_path / "out").equals(by_gpu)
+    found = verify_run(tmp_path / "out")
+    assert (found.decoder, found.verified, found.damaged_inside) == ("gpu", True, 0), found.differences
+
+
+def test_damage_that_only_the_cpu_notices_is_said_when_the_run_is_verified(
+    archive: Path, small_checkpoint: Path, tmp_path: Path, ray_with_a_logical_gpu: None
+) -> None:
+    root = Path(shutil.copytree(archive, tmp_path / "archive"))
+    path = next(path for path in sorted(root.rglob("*.jpg")) if read_plain(path.read_bytes(), 10**7))
+    data = path.read_bytes()
+    place = len(data) * 2 // 3
+    path.write_bytes(data[:place] + data[place + 40 :])
+    assert read_plain(path.read_bytes(), 10**7), "it goes to the device"
+    for decoder, status in (("cpu", "corrupt"), ("gpu", "ok")):
+        rows = score(root, tmp_path / decoder, small_checkpoint, decoder).to_pylist()
+        assert [row["status"] for row in rows if row["uri"] == f"file://{path}"] == [status]
+    found = verify_run(tmp_path / "gpu")
+    assert (found.verified, found.damaged_inside) == (True, 1), found.differences
+    assert "1 image that it called ok: damaged inside" in str(found)
 
 
 @pytest.mark.parametrize("kind", ["crash", "break"])
@@ -154,4 +175,6 @@ def test_faces_of_whole_scenes_are_found_on_the_device(tmp_path: Path, ray_with_
         assert ours[name] == theirs[name], name
     boxes = [np.array([box for box in table["box"].to_pylist() if box]) for table in (ours, theirs)]
     assert len(boxes[0]) >= 6
+    found = verify_run(tmp_path / "gpu")
+    assert found.verified and found.faces_rescored == len(boxes[0]), found.differences
     assert np.abs(boxes[0] - boxes[1]).max() < 4
