@@ -1,8 +1,8 @@
 """How far a committed row may be from the same image scored again on the CPU, by what decoded it in the run.
 
 Measured on 5,000 pictures and 1,141 faces of whole scenes, decoded as the CPU does it and by libjpeg-turbo's
-fast transform without smoothed chroma (`python -m tests.benchmarks.decoders`). On 573 pictures these two gave
-about as many other labels, and probabilities as far apart, as the CPU and nvJPEG on one H100.
+fast transform without smoothed chroma. On 573 pictures these two gave about as many other labels, and
+probabilities as far apart, as the CPU and nvJPEG on one H100 (`python -m tests.benchmarks.decoders`).
 """
 
 from collections.abc import Mapping
