@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from maskbatch.decode import huffman, jpeg
 from maskbatch.decode.exif import NOTHING, read_exif
-from maskbatch.decode.images import Decode, Picture, Row, Shape, decode_image, open_each
+from maskbatch.decode.images import Decode, Picture, Row, Shape, Whole, decode_image, open_each
 from maskbatch.decode.jpeg import APP14, METADATA, SOS, Header
 from maskbatch.decode.source import Encoded, check_size
 from maskbatch.errors import ImageError
@@ -26,6 +26,8 @@ SAMPLINGS = frozenset(((1, 1), (2, 1), (1, 2), (2, 2)))
 MARKER = re.compile(rb"\xff([^\0])")
 HOLE = bytes(16)
 """What a lost sector leaves; no camera's codes are all zeros for so long."""
+KEPT_BYTES = 2**28
+"""Of JPEGs that are kept for a GPU, of one shard. A plan may not know sizes, or only their mean."""
 NAMES = ((1, 2, 3), (0, 1, 2))
 """Of components that every decoder takes for YCbCr."""
 
@@ -61,11 +63,21 @@ class Sorted:
 def sort_images(
     encoded: Iterable[Encoded], shape: Shape, max_pixels: int, decode: Decode | None = None
 ) -> Sorted:
-    """Sort images; what is not plain becomes `shape`. `decode` takes the place of `decode_image`."""
+    """Sort images; `decode` takes the place of `decode_image`.
+
+    What is not plain becomes `shape`. So does what comes after KEPT_BYTES, unless `shape` is that of frames,
+    which are larger than their JPEGs.
+    """
+    kept_bytes = 0
 
     def open_one(i: int, data: bytes) -> Plain | Picture:
+        nonlocal kept_bytes
+        fits = kept_bytes + len(data) <= KEPT_BYTES or isinstance(shape, Whole)
+        if fits and (plain := read_plain(data, max_pixels)):
+            kept_bytes += len(data)
+            return plain
         wanted = data, shape, max_pixels
-        return read_plain(data, max_pixels) or (decode(i, *wanted) if decode else decode_image(*wanted))
+        return decode(i, *wanted) if decode else decode_image(*wanted)
 
     out = Sorted([], [])
     for row, picture in open_each(encoded, open_one):

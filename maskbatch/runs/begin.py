@@ -84,13 +84,15 @@ def begin_scoring(
         return settings
     config, opened, detector = request.score, request.checkpoint, request.detector
     assert config and opened  # noqa: S101  a request to score
+    batch_size = config.batch_size or BATCH_SIZES["cuda" if crew.on_gpus else "cpu"]
     if settings.score:
+        batch_size = settings.score.batch_size or batch_size
         _refuse_older_carried(run, settings)
         older = f"decode rules {settings.decode_rules}, now {DECODE_RULES}"
         say(f"resume: {run.path} was begun under older {older}; what it staged is scored again")
     settings = replace(
         settings,
-        score=replace(config, batch_size=config.batch_size or BATCH_SIZES["cuda" if crew.on_gpus else "cpu"]),
+        score=replace(config, batch_size=batch_size),
         job=job,
         checkpoint=UsedCheckpoint(opened.path, opened.digest, opened.card_dict()),
         detector=UsedDetector(detector.path, detector.digest, detector.card_dict()) if detector else None,

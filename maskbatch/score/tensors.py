@@ -1,7 +1,8 @@
 """Pictures on a device, reduced, resized, turned and measured there as `decode` does it on a CPU.
 
 Every sum is one of whole numbers below 2**24, which float32 holds: a picture becomes the same pixels on every
-device, whatever lies beside it.
+device, whatever lies beside it. But CUDA reduces in half precision, which is faster: there one pixel in 20 of
+those reduced by 3 or more is a level off.
 
 Shape suffixes: N pictures of one size, C = 3 colours, H, W.
 """

@@ -9,7 +9,8 @@ import pytest
 import simplejpeg
 from PIL import ExifTags, Image
 
-from maskbatch.decode.images import Picture, Shape, decode_each, decode_image
+from maskbatch.decode import triage
+from maskbatch.decode.images import Picture, Shape, Whole, decode_each, decode_image
 from maskbatch.decode.source import Encoded
 from maskbatch.decode.triage import Plain, read_plain, sort_images
 from maskbatch.errors import ImageError
@@ -133,6 +134,19 @@ def test_sorted_images_have_the_rows_of_decoded_ones() -> None:
         if isinstance(image, np.ndarray):
             assert picture and np.array_equal(image, picture.image)
     assert sum(isinstance(image, Plain) for image in images.images) == len(PLAIN) + 8
+
+
+def test_a_shard_keeps_so_many_bytes_for_the_device_and_decodes_what_comes_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = with_segment(0xFE, bytes(5_000))
+    monkeypatch.setattr(triage, "KEPT_BYTES", 2 * len(SOUND) + 100)
+    encoded = [Encoded(item, num_bytes=len(item)) for item in (SOUND, large, SOUND, SOUND)]
+    images = sort_images(encoded, PRESET, LIMIT)
+    assert [isinstance(image, Plain) for image in images.images] == [True, False, True, False]
+    assert [row["status"] for row in images.rows] == ["ok"] * 4
+    frames = sort_images(encoded, Whole(80), LIMIT)
+    assert all(isinstance(image, Plain) for image in frames.images)
 
 
 def test_a_header_that_a_decoder_refuses_never_goes_to_the_device() -> None:

@@ -662,6 +662,19 @@ def test_an_unfinished_run_of_older_decode_rules_scores_all_of_its_images_again(
     assert table(result).equals(scored_anew(score))
 
 
+def test_an_unfinished_run_of_older_decode_rules_keeps_its_batch_shape(
+    score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InProcess, "stop_after", 0)
+    with pytest.raises(RunFailedError, match="stopped"):
+        score("run")
+    run = RunDir.at(str(tmp_path / "run"))
+    edit_json(run.run_json, score={**run.read_run().score_values, "batch_size": 128})  # by a GPU
+    age(run)
+    monkeypatch.setattr(InProcess, "stop_after", None)
+    assert score("run").run.read_run().score.batch_size == 128
+
+
 def test_an_unfinished_version_of_older_decode_rules_is_planned_again(
     score: Any, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
