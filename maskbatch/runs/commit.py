@@ -125,10 +125,7 @@ def _read_ranges(run: RunDir, work: Work, lease: Lease) -> Iterator[tuple[range,
             shards = range(first, min(first + shards_each, work.num_shards))
             batches = (shards[at : at + AHEAD_SHARDS] for at in range(0, len(shards), AHEAD_SHARDS))
             table = _join([_read_shards(batch, work, lease, pool) for batch in batches])
-            yield (
-                range(work.ids(shards.start).start, work.ids(shards.stop - 1).stop),
-                table.sort_by([("id", "ascending"), ("region", "ascending")]),
-            )
+            yield range(work.ids(shards.start).start, work.ids(shards.stop - 1).stop), _sort(table)
 
 
 def _read_shards(shards: range, work: Work, lease: Lease, pool: ThreadPoolExecutor) -> pa.Table:
@@ -145,6 +142,14 @@ def _read_shards(shards: range, work: Work, lease: Lease, pool: ThreadPoolExecut
         what = "workers of another call, or of another maskbatch, staged some of these rows meanwhile"
         raise RunFailedError(f"{run.staging}: {what}; run the same command again")
     return _join(tables).combine_chunks()
+
+
+def _sort(table: pa.Table) -> pa.Table:
+    """By id and region; most often it is so, and a copy takes 150 MB."""
+    place = table["id"].to_numpy() * 2**15 + table["region"].to_numpy()
+    if (place[1:] > place[:-1]).all():
+        return table
+    return table.sort_by([("id", "ascending"), ("region", "ascending")])
 
 
 def _join(tables: Sequence[pa.Table]) -> pa.Table:
@@ -201,9 +206,11 @@ def _prove(run: RunDir, ids: range, table: pa.Table) -> Counter[str]:
     wrong_ids = table["id"].filter(pa.array(find_wrong_regions(table)))
     if len(wrong_ids):
         _fail(run, f"id {wrong_ids[0]}: its regions are not those that its row counts")
-    if whole_images["uri"].to_pylist() != read_plan(run.plan, ids.start, ids.stop)["uri"].to_pylist():
+    if not whole_images["uri"].equals(read_plan(run.plan, ids.start, ids.stop)["uri"]):
         _fail(run, f"ids {ids.start}..{ids.stop - 1}: a row's uri is not the planned one")
-    statuses = Counter(whole_images["status"].to_pylist())
+    statuses = Counter(
+        {row["values"]: row["counts"] for row in whole_images["status"].value_counts().to_pylist()}
+    )
     unknown = set(statuses) - set(schema.STATUSES)
     if unknown:
         _fail(run, f"unknown status {sorted(unknown)[0]!r}")
