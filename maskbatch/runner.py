@@ -230,7 +230,8 @@ def _wait_for_crew(cluster: Cluster, config: ScoreConfig) -> Crew:
     crew = find_crew(cluster)
     if config.decoder == "gpu" and not crew.on_gpus:
         what = f"--decoder gpu: the Ray cluster at {cluster.job.address!r} has no GPUs"
-        raise UsageError(f"{what}; leave it out, or give --address of a cluster that has")
+        remedy = "leave it out, give --address of a cluster that has, or --max-scorers if some are to come"
+        raise UsageError(f"{what}; {remedy}")
     return crew
 
 

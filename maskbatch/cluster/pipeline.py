@@ -41,7 +41,7 @@ CALLS_PER_ACTOR = 2
 PATIENCE_S = 30.0
 """When nothing came for so long, log what we are waiting for; again every REPEAT_S."""
 REPEAT_S = 60.0
-ROWS = 1000
+ROWS = 2000
 """The driver gets slower and larger with the rows that it starts with: 10,000 take 13 s, 100,000 127 s."""
 ROW_IMAGES = 512
 """In a row at least where GPUs decode: reading takes little, and the driver passes 40 rows a second."""
@@ -91,14 +91,15 @@ def _count_scorers(capacity: Capacity, job: JobConfig) -> int:
 def cut_rows(shards: Sequence[int], num_workers: int, least: int = 1) -> list[list[int]]:
     """Shards in rows, each of which one call of a worker takes: some ROWS of them, however many there are.
 
-    The first hold one shard, so that every worker begins at once; the last get smaller, so that all end
-    together. Those between hold `least` or more.
+    The first hold one shard, so that every worker begins at once, the next ones more; the last get smaller,
+    so that all end together. Those between hold `least` or more.
     """
     rows: list[list[int]] = []
     most, at = max(least, -(-len(shards) // ROWS)), 0
     while at < len(shards):
         fair = (len(shards) - at) // (2 * num_workers)
-        size = 1 if len(rows) < CALLS_PER_ACTOR * num_workers else max(1, min(most, fair))
+        first = 2 ** min(16, len(rows) // (CALLS_PER_ACTOR * num_workers))
+        size = max(1, min(most, fair, first))
         rows.append(list(shards[at : at + size]))
         at += size
     return rows
@@ -111,11 +112,12 @@ def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterato
     """
     pools = Pools.of(cluster.read_capacity(), cluster.job, len(shards))
     done: Done = queue.Queue()
+    signs = staging.list_signs(work.run.staging)
     dataset = _build_dataset(cluster, work, shards, pools)
     thread = threading.Thread(target=_drain, args=(dataset, done), daemon=True)
     thread.start()
     try:
-        while (item := _wait(cluster, work, done, pools)) is not None:
+        while (item := _wait(cluster, work, done, pools, signs)) is not None:
             if isinstance(item, BaseException):
                 raise _translate(cluster, item) from item
             yield item
@@ -126,27 +128,29 @@ def score_shards(cluster: Cluster, work: Work, shards: Sequence[int]) -> Iterato
         forget(work.call)
 
 
-def _wait(cluster: Cluster, work: Work, done: Done, pools: Pools) -> ShardDone | BaseException | None:
+def _wait(
+    cluster: Cluster, work: Work, done: Done, pools: Pools, signs: set[str]
+) -> ShardDone | BaseException | None:
     """What comes next. Raises RunFailedError after `stall_timeout_s` without it or a sign of a worker.
 
-    A worker that an image holds up gives no sign before it is ended and started again.
+    `signs` are those seen before, and grow: shards of a row that is not whole yet are signs. A worker that an
+    image holds up gives no sign before it is ended and started again.
     """
     hang_s = cluster.job.decode_timeout_s
     stall_s = max(cluster.job.stall_timeout_s, 2 * WALL_FACTOR * hang_s + PATIENCE_S)
     end = time.monotonic() + stall_s
     patience_s = PATIENCE_S
-    signs: set[str] | None = None
     while True:
         try:
             return _get(cluster, done, max(0.0, min(patience_s, end - time.monotonic())))
         except queue.Empty:
-            before, signs = signs, staging.list_signs(work.run.staging)
-            new = signs - before if before is not None else set()
+            new = staging.list_signs(work.run.staging) - signs
+            signs |= new
             if any(map(staging.is_slow_sign, new)):
                 say("score: waiting for images that ended their worker, or take long; each is tried apart")
                 end = time.monotonic() + max(stall_s, 2 * DECODE_WALL_FACTOR * hang_s)
                 continue
-            if new:  # shards of a row that goes on
+            if new:
                 end = time.monotonic() + stall_s
                 continue
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)

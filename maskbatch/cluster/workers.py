@@ -25,6 +25,8 @@ from maskbatch.score.networks import Pixels, decode_pixels, picture_shape
 from maskbatch.score.scene import DecodedFrame
 from maskbatch.score.shard import Timed, read_shard, refuse_missing_archive
 
+DEVICE_ATTEMPTS = 2
+"""One death may have been another's fault, and what the CPU decodes has other pixels."""
 Batch = dict[str, Any]
 AnyFile = TypeVar("AnyFile", Checkpoint, DetectorFile)
 
@@ -203,7 +205,7 @@ class Scorer:
         return table, time.perf_counter() - began - decode_s - read_s, _report(encoded, decode_s)
 
     def _score(self, planned: pa.Table, pixels: Pixels, watch: Watch) -> pa.Table:
-        """A shard that ended a worker is not given to the device again: something in it may have done so."""
+        """A shard that ended its workers time and again is not given to the device any more."""
 
         def decode(*image: Any) -> Picture:
             with self.networks.turns.lock:  # its deadline is that of the process
@@ -216,7 +218,7 @@ class Scorer:
                 self.work.clock,
                 self.work.keep_column,
                 decode,
-                is_device_safe=not watch.num_ended,
+                is_device_safe=watch.num_ended < DEVICE_ATTEMPTS,
             )
         except RuntimeError:
             if self.networks.is_device_lost():

@@ -49,7 +49,8 @@ def choose_shard_size(
     fair = max(num_images / (EACH * max(1, crew.num_workers)), num_images / MANY_SHARDS, 1)
     quick = 0 if is_encoded else crew.num_workers / (MAX_PER_S * image_s)  # those share rows
     size = min(2 * _floor(wanted), max(_floor(fair), _floor(quick)))
-    kept_bytes = mean_bytes if is_encoded else input_size[0] * input_size[1] * 3
+    pixel_bytes = input_size[0] * input_size[1] * 3
+    kept_bytes = max(mean_bytes, pixel_bytes) if is_encoded else pixel_bytes
     return min(max(least, size), most, _floor(MAX_BYTES / kept_bytes))
 
 

@@ -70,6 +70,7 @@ def commit_run(
         for ids, table in chain(_read_ranges(run, work, lease), _read_carried(run, work, carrier)):
             statuses.update(_prove(run, ids, table))
             scores += _write_range(run, ids.start, table, lease)
+            del table  # before the next one is read
             shown.advance(len(ids))
     files = [_describe(run.run_json.name, run.run_json.read_bytes(), None)]
     files += [_finish_plan(run, first, lease) for first in range(0, work.num_planned, FILE_ROWS)] + scores
@@ -124,8 +125,8 @@ def _read_ranges(run: RunDir, work: Work, lease: Lease) -> Iterator[tuple[range,
         for first in range(0, work.num_shards, shards_each):
             shards = range(first, min(first + shards_each, work.num_shards))
             batches = (shards[at : at + AHEAD_SHARDS] for at in range(0, len(shards), AHEAD_SHARDS))
-            table = _join([_read_shards(batch, work, lease, pool) for batch in batches])
-            yield range(work.ids(shards.start).start, work.ids(shards.stop - 1).stop), _sort(table)
+            ids = range(work.ids(shards.start).start, work.ids(shards.stop - 1).stop)
+            yield ids, _sort(_join([_read_shards(batch, work, lease, pool) for batch in batches]))
 
 
 def _read_shards(shards: range, work: Work, lease: Lease, pool: ThreadPoolExecutor) -> pa.Table:

@@ -142,7 +142,7 @@ def _round(sums: Tensor, bits: int) -> Tensor:
     return sums.mul_(2.0**-bits).add_(0.5).floor_().clamp_(0, 255)
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _weigh(
     side: int,
     box: tuple[float, float],
