@@ -220,7 +220,7 @@ def test_a_driver_that_was_killed_is_resumed(
 import os, signal
 from maskbatch import runner
 from maskbatch.runs import begin
-begin.shard_size = lambda *_: 8
+begin.choose_shard_size = lambda *_: 8
 score = runner.score_shards
 def score_two(cluster, work, shards):
     for k, shard in enumerate(score(cluster, work, shards)):

@@ -27,7 +27,7 @@ Finished = "subprocess.CompletedProcess[str]"
 def web_archive(
     pictures: PictureServer, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[object]:
-    """What scores 200 pictures of the web server in four shards, without its --out."""
+    """What scores 200 pictures of the web server in seven shards, without its --out."""
     path = tmp_path_factory.mktemp("manifest") / "pictures.csv"
     names = (f"{pictures.url}{number:03d}.jpg" for number in range(len(pictures.files)))
     path.write_text("\n".join(["uri", *names, ""]))
@@ -142,7 +142,7 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again_and_its_table_is_ident
     assert resumed.returncode == 0, resumed.stderr + resumed.stdout
     assert "the next attempt goes on from there" in resumed.stderr
     assert f"{name}-2: " in resumed.stderr
-    assert re.search(r"resume: [123] of 4 shards are staged", resumed.stdout)
+    assert re.search(r"resume: [1-6] of 7 shards are staged", resumed.stdout)
     assert table_of(out).equals(table_of(undisturbed[0]))
 
 
