@@ -138,7 +138,8 @@ def _wait(
     """
     hang_s = cluster.job.decode_timeout_s
     stall_s = max(cluster.job.stall_timeout_s, 2 * WALL_FACTOR * hang_s + PATIENCE_S)
-    end = time.monotonic() + stall_s
+    checked = time.monotonic()
+    end = checked + stall_s
     patience_s = PATIENCE_S
     while True:
         try:
@@ -146,12 +147,13 @@ def _wait(
         except queue.Empty:
             new = staging.list_signs(work.run.staging) - signs
             signs |= new
+            before, checked = checked, time.monotonic()
             if any(map(staging.is_slow_sign, new)):
                 say("score: waiting for images that ended their worker, or take long; each is tried apart")
                 end = time.monotonic() + max(stall_s, 2 * DECODE_WALL_FACTOR * hang_s)
                 continue
-            if new:
-                end = time.monotonic() + stall_s
+            if new:  # some time since the check before
+                end, patience_s = before + stall_s, PATIENCE_S
                 continue
             missing = cluster.explain_wait(on_gpus=pools.on_gpus, scorer_cpus=pools.scorer_cpus)
         left_s = end - time.monotonic()
