@@ -12,18 +12,26 @@ from pathlib import Path
 from PIL import Image
 
 MARK = b"POISON:"
-HOOK = """
+FINDER = """
 import importlib.util, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name != "maskbatch.decode.images":
+        if name != MODULE:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         run = spec.loader.exec_module
         spec.loader.exec_module = lambda module: (run(module), _poison(module))
         return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+"""Has `_poison` change MODULE as it is imported; what follows it says both."""
+HOOK = (
+    FINDER
+    + """
+MODULE = "maskbatch.decode.images"
 
 def _poison(module):
     import os, signal, time
@@ -47,23 +55,12 @@ def _poison(module):
                 os.kill(os.getpid(), signal.SIGKILL)
         return decode(data, *rest)
     module.decode_image = act
-
-sys.meta_path.insert(0, Finder())
 """
-
-
-DEVICE_HOOK = """
-import importlib.util, sys
-
-class Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name != "maskbatch.score.device":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        run = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: (run(module), _poison(module))
-        return spec
+)
+DEVICE_HOOK = (
+    FINDER
+    + """
+MODULE = "maskbatch.score.device"
 
 def _poison(module):
     import os, pathlib, signal
@@ -79,9 +76,8 @@ def _poison(module):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return decode(encoded, device)
     module.decode_jpegs = act
-
-sys.meta_path.insert(0, Finder())
 """
+)
 
 
 def write_device_hook(folder: Path) -> Path:

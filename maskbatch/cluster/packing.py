@@ -49,13 +49,9 @@ def _take_apart(pixels: Pixels) -> tuple[Columns, list[NDArray[np.uint8]], dict[
 
 
 def _as_array(image: Plain | NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-    return (
-        np.frombuffer(image.data, np.uint8)
-        if isinstance(image, Plain)
-        else NOTHING
-        if image is None
-        else image
-    )
+    if isinstance(image, Plain):
+        return np.frombuffer(image.data, np.uint8)
+    return NOTHING if image is None else image
 
 
 def unpack(packed: pa.Table) -> tuple[pa.Table, Pixels]:

@@ -129,9 +129,8 @@ def calibrate(
         cores, gpus = _in_use(cluster, work)
         done = _score_groups(cluster, work, cores)
     shards = [shard for _, shard in done]
-    mean_bytes = listing.num_bytes / max(1, listing.num_images)
     whole_size = choose_shard_size(
-        listing.num_images, mean_bytes, opened.card.input_size, score_config, Crew(cores, gpus > 0)
+        listing.num_images, listing.mean_bytes, opened.card.input_size, score_config, Crew(cores, gpus > 0)
     )
     num_images, statuses = _num_images(*shards), _statuses(config, shards)
     return Calibration(

@@ -31,6 +31,11 @@ class Listing(Tally):
     misfit: str | None = None
     """The first planned path that follows no layout."""
 
+    @property
+    def mean_bytes(self) -> float:
+        """Of an image; 0 where their sizes are not known."""
+        return self.num_bytes / max(1, self.num_images)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, for run.json."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}

@@ -98,18 +98,16 @@ def begin_scoring(
         detector=UsedDetector(detector.path, detector.digest, detector.card_dict()) if detector else None,
         shard_size=settings.shard_size
         or choose_shard_size(
-            settings.num_to_score, _mean_bytes(settings), opened.card.input_size, config, crew
+            settings.num_to_score,
+            (settings.listing or Listing()).mean_bytes,
+            opened.card.input_size,
+            config,
+            crew,
         ),
         decode_rules=DECODE_RULES,
     )
     write_json(run.run_json, settings.to_json(), check=lease.check)
     return settings
-
-
-def _mean_bytes(settings: RunSettings) -> float:
-    """Of the plan's images; 0 where their sizes are not known."""
-    listing = settings.listing or Listing()
-    return listing.num_bytes / max(1, listing.num_images)
 
 
 def _refuse_older_carried(run: RunDir, settings: RunSettings) -> None:
